@@ -1,0 +1,40 @@
+# make quickstart: the main job, end to end.   make test: the tests.   make check: lint, format, types.
+# Each sets .venv up first if need be.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test check format setup clean
+
+quickstart: setup
+	$(BIN)/python -m jobs.quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check uniner jobs tests
+	$(BIN)/ruff format --check uniner jobs tests
+	$(BIN)/mypy uniner jobs
+
+format: setup
+	$(BIN)/ruff check --fix uniner jobs tests
+	$(BIN)/ruff format uniner jobs tests
+
+setup: .venv/.ready
+
+# torch first: its CPU build is not in the default registry, so it is taken from where pip is configured
+# to find it, else from PyTorch's own index. --no-deps: the list is complete, and what the resolver would
+# add (torchvision's CUDA build, through vllm) breaks `import transformers`.
+TORCH = $(shell grep '^torch==' requirements/cpu.txt)
+.venv/.ready: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps $(TORCH) \
+	  || $(BIN)/pip install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf .venv runs

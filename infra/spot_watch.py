@@ -1,0 +1,70 @@
+"""Drain this Ray node when AWS takes its spot instance back.
+
+Runs beside Ray on every worker and ends at once where the instance is not spot. AWS gives
+two minutes' notice through the instance metadata (IMDSv2); a drained node gets no new tasks,
+and a training worker sees it through `ray.train.get_preemption_info()` and saves.
+"""
+
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+
+IMDS = os.environ.get("IMDS", "http://169.254.169.254")  # another address only in tests
+POLL_SECONDS = 5
+MARGIN_SECONDS = 10  # be done this long before the machine goes
+
+
+def fetch(method: str, path: str, headers: dict[str, str]) -> str | None:
+    """The body at a metadata path, None where there is nothing (404)."""
+    request = urllib.request.Request(f"{IMDS}/latest/{path}", method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.read().decode()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+
+
+def read(path: str) -> str | None:
+    """A metadata value; a fresh token each time, because a token expires after six hours."""
+    token = fetch("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    return fetch("GET", f"meta-data/{path}", {"X-aws-ec2-metadata-token": token or ""})
+
+
+def seconds_left(notice: str) -> int:
+    """Seconds from now to the end that an `instance-action` document names."""
+    end = datetime.fromisoformat(json.loads(notice)["time"])
+    return max(0, int((end - datetime.now(UTC)).total_seconds()) - MARGIN_SECONDS)
+
+
+def drain(seconds: int) -> bool:
+    """Ask Ray to drain this node within so many seconds; False when it refuses."""
+    command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
+    return subprocess.run(command).returncode == 0
+
+
+def main() -> None:
+    """Wait for the notice, drain, end."""
+    if read("instance-life-cycle") != "spot":
+        return
+    drained = False
+    while not drained:
+        time.sleep(POLL_SECONDS)
+        try:
+            notice = read("spot/instance-action")
+        except OSError as error:  # the metadata service limits its callers: ask again
+            print("metadata:", error, flush=True)
+            continue
+        if notice:
+            print("spot notice:", notice, flush=True)
+            drained = drain(seconds_left(notice))
+
+
+if __name__ == "__main__":
+    main()

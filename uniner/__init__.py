@@ -1,0 +1,1 @@
+"""UniNER: distil a large model's open named-entity recognition into a small one, on Ray."""

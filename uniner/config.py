@@ -1,0 +1,290 @@
+"""The one config tree: a section for what the stages share, a section a stage, and the loader.
+
+Defaults < TOML file < `section.key=value` words. Everything is checked here, before Ray starts; a wrong key
+or value raises `UserError` with one line that names it. Credentials never stand here: they come from the
+environment (`OPENAI_API_KEY`, `AWS_*`).
+
+A field marked `HOW` says where or how fast a stage works, not what comes out: it may change between a run
+and its resumption. All other fields are the stage's identity and are compared with its manifest.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from uniner.errors import UserError
+
+HOW = {"identity": False}
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A strict, frozen section of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide what comes out: all fields but those marked `HOW`."""
+        how = {
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False
+        }
+        return self.model_dump(mode="json", exclude=how)
+
+
+class Run(Section):
+    """Where a run keeps its data."""
+
+    root: str = Field("runs", json_schema_extra=HOW)
+    """Folder of all runs: a local path or s3://bucket/prefix."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", json_schema_extra=HOW)
+    """The run's own folder under the root. Another recipe is another name."""
+    seed: int = 0
+    """Seed of sampling, negatives, split and training order."""
+
+
+class Student(Section):
+    """The model that is trained, and how it is asked."""
+
+    base: str
+    """Base model: a Hugging Face folder (local or s3://) or hub name. Its tokenizer cuts the passages."""
+    template: Literal["type", "definition"] = "type"
+    """How a type is asked: by its name (the paper's best) or by a sentence that defines it."""
+    max_tokens: Count = 1024
+    """Longest conversation in tokens, in training and in tagging (paper: 1,024)."""
+
+
+class Ingest(Section):
+    """Corpus shards to passages."""
+
+    shards: list[str] = Field(min_length=1)
+    """Pile-like .jsonl.zst shards: paths, s3:// addresses or globs."""
+    max_tokens: Count = 256
+    """Longest passage in tokens of the student's tokenizer (paper: 256)."""
+    chunk_passages: Count = 128
+    """Passages a chunk: about a minute of a teacher's or a student's work."""
+    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the documents that is taken, by a seeded hash of the document: each passage of the corpus has
+    the same chance, whatever the number of workers; only chosen documents are tokenised."""
+    text_field: str = "text"
+    """Where the text stands in a line's object; dots go into nested objects."""
+    source_field: str = "meta.pile_set_name"
+    """Where the name of the sub-corpus stands; absent is allowed."""
+    max_reject_share: Share = Field(0.01, json_schema_extra=HOW)
+    """Share of a run's lines that may be rejected before the stage fails."""
+
+
+class Annotate(Section):
+    """Passages to the teacher's annotations."""
+
+    model: str = "gpt-3.5-turbo"
+    """The teacher's model name (paper: gpt-3.5-turbo-0301)."""
+    base_url: str | None = Field(None, json_schema_extra=HOW)
+    """OpenAI-compatible server; unset: the client's default. The key is OPENAI_API_KEY."""
+    recording: str | None = None
+    """Recorded replies (JSON lines of passage and reply) to serve over loopback HTTP instead of base_url."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature (paper: 0)."""
+    max_reply_tokens: Count = 1024
+    """Longest reply in tokens; a longer one is cut and has the outcome too_long."""
+    actors: Count = Field(1, json_schema_extra=HOW)
+    """Most actors that ask the teacher."""
+    in_flight: Count = Field(64, json_schema_extra=HOW)
+    """Requests in flight an actor."""
+    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
+    """Seconds until a request is given up and tried again."""
+    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=HOW)
+    """Further tries after 408, 409, 429, 5xx, time-out or lost connection (the client backs off)."""
+    usd_per_million_in: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
+    """Price of a million prompt tokens, for the cost in the manifest."""
+    usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
+    """Price of a million reply tokens."""
+    max_bad_share: Share = Field(0.2, json_schema_extra=HOW)
+    """Share of passages whose outcome may be other than ok before the stage fails."""
+
+
+class Build(Section):
+    """Annotations to conversations."""
+
+    negatives: Literal["none", "uniform", "frequency"] = "frequency"
+    """How absent types are drawn: not at all, evenly, or in proportion to their mentions (paper's best)."""
+    negatives_per_positive: Annotated[float, Field(ge=0)] = 1.0
+    """Negative questions a positive one; the paper states no number (its data has about 0.5 or more)."""
+    drop_types: list[str] = ["none", "na", "n/a", "misc", "miscellaneous", "else", "other", "entity", "unknown"]
+    """Types that say nothing, dropped (paper: None, NA, MISC, ELSE)."""
+    max_mention_words: Count = 20
+    """Longer mentions are dropped."""
+    validation_share: Share = 0.02
+    """Share of the passages kept for validation (paper: 2 %)."""
+
+
+class Train(Section):
+    """Conversations to the student."""
+
+    epochs: Count = 3
+    """Passes over the conversations (paper: 3)."""
+    max_steps: Count | None = None
+    """Stop after so many steps, whatever the epochs; the schedule ends there too."""
+    batch_conversations: Count = 256
+    """Conversations a step over all workers (paper: 256)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak of the cosine schedule (paper: 2e-5)."""
+    warmup_share: Share = 0.04
+    """Share of the steps with a rising rate (paper: 0.04)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay (paper: 0)."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest gradient norm."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the forward pass; master weights and reductions stay float32."""
+    pack_tokens: Count | None = Field(None, json_schema_extra=HOW)
+    """Tokens a packed row, at least student.max_tokens (the default)."""
+    activation_checkpointing: bool = Field(False, json_schema_extra=HOW)
+    """Compute activations again in the backward pass instead of keeping them."""
+    workers: Count = Field(1, json_schema_extra=HOW)
+    """Training processes; the global batch does not depend on it."""
+    use_gpu: bool = Field(True, json_schema_extra=HOW)
+    """A GPU a worker; false trains on CPU over gloo."""
+    checkpoint_steps: Count = Field(200, json_schema_extra=HOW)
+    """Steps between checkpoints."""
+    failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=HOW)
+    """Worker failures that are survived by going on from the last checkpoint."""
+
+
+class Engine(Section):
+    """The vLLM engine that evaluate and tag use."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of weights and activations."""
+    actors: Count = Field(1, json_schema_extra=HOW)
+    """Most engines at once, an actor each."""
+    gpus: Annotated[float, Field(ge=0)] = Field(1, json_schema_extra=HOW)
+    """GPUs an actor; 0 runs vLLM on CPU."""
+    cpus: Annotated[float, Field(gt=0)] = Field(2, json_schema_extra=HOW)
+    """CPUs an actor (engine process, tokenizer, this process)."""
+    max_num_seqs: Count = Field(256, json_schema_extra=HOW)
+    """Questions that are decoded together."""
+    max_num_batched_tokens: Count = Field(8192, json_schema_extra=HOW)
+    """Tokens computed in one engine step."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(0.9, json_schema_extra=HOW)
+    """Share of the GPU's memory for weights and KV cache."""
+    block_size: Count | None = Field(None, json_schema_extra=HOW)
+    """KV-cache block in tokens; on CPU set 32, else short passages never share a prefix."""
+    max_answer_tokens: Count = 256
+    """Longest answer (paper: 256); a longer one has the outcome too_long."""
+    chunks_in_flight: Count = Field(2, json_schema_extra=HOW)
+    """Chunks an actor works on at once, so that no tail idles the engine."""
+    max_bad_share: Share = Field(0.5, json_schema_extra=HOW)
+    """Share of passages whose outcome may be other than ok before the stage fails."""
+
+
+class Evaluate(Section):
+    """Gold data to scores."""
+
+    gold: dict[str, str] = {}
+    """Data set's name to its file: JSON lines (.jsonl, .gz, .zst) of {"text", "entities"}."""
+    systems: list[str] = ["base", "student"]
+    """What is scored: `base`, `student` (of this run), or a model folder or hub name."""
+    chunk_passages: Count = 256
+    """Passages a chunk."""
+    max_passages: Count | None = None
+    """Score the first so many passages of each data set."""
+
+
+class Tag(Section):
+    """Passages to entities."""
+
+    types: list[str] = []
+    """Types to ask for."""
+    student: str | None = None
+    """Model folder to tag with; unset: this run's student."""
+    located: Literal["all", "first"] = "all"
+    """Which occurrences of an answered mention become entities."""
+
+
+class Config(Section):
+    """The tree."""
+
+    run: Run
+    student: Student
+    ingest: Ingest
+    annotate: Annotate = Annotate()
+    build: Build = Build()
+    train: Train = Train()
+    engine: Engine = Engine()
+    evaluate: Evaluate = Evaluate()
+    tag: Tag = Tag()
+
+
+def load(words: list[str]) -> Config:
+    """Build the tree from command-line words: a TOML file first, then any number of section.key=value.
+
+    Raises:
+        UserError: naming the file, key or value that is wrong.
+    """
+    if not words or "=" in words[0]:
+        raise UserError("the first word must be a TOML config file, then section.key=value words")
+    path = Path(words[0])
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config file {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} is not TOML: {error}") from None
+    for word in words[1:]:
+        _set(tree, word)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def _set(tree: dict[str, Any], word: str) -> None:
+    """Set one `section.key=value` word in the tree; the value is read as TOML, else as plain text."""
+    name, equals, value = word.partition("=")
+    *sections, key = name.split(".")
+    if not equals or not sections or not key:
+        raise UserError(f"'{word}' is not of the form section.key=value")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"'{word}': {section} is a value, not a section")
+    try:
+        tree[key] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[key] = value
+
+
+def _describe(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name}{_nearest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"setting {name} is missing"
+    return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _nearest(location: tuple[Any, ...]) -> str:
+    import difflib
+
+    model: Any = Config
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    near = difflib.get_close_matches(str(location[-1]), list(model.model_fields), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def describe() -> str:
+    """Return every setting with its default and meaning, for --help."""
+    lines = []
+    for name, field in Config.model_fields.items():
+        section: Any = field.annotation
+        lines.append(f"\n[{name}]  {section.__doc__.strip()}")
+        for key, setting in section.model_fields.items():
+            default = "required" if setting.is_required() else repr(setting.default)
+            lines.append(f"  {key} ({default})\n      {' '.join((setting.description or '').split())}")
+    return "\n".join(lines)

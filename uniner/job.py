@@ -1,0 +1,78 @@
+"""What every job does around its stages: read the words, check, start Ray, run, and end with an exit code.
+
+0 done, 1 failed, 2 bad config or input before Ray starts, 3 stopped on purpose (the same command goes on).
+"""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from uniner.config import Config, describe, load
+from uniner.errors import Stopped, UserError
+from uniner.progress import say
+
+STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag")
+
+
+def run(stages: Sequence[str], words: list[str]) -> int:
+    """Run stages in order on the config that the words name. Returns the exit code."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: python -m jobs.STAGE CONFIG.toml [section.key=value ...]\n{describe()}")
+        return 0 if words else 2
+    _stop_on_signals()
+    try:
+        config = load(words)
+        modules = [_module(stage) for stage in stages]
+        for module in modules:
+            module.check(config)
+    except UserError as error:
+        return _fail(error, 2)
+    return _run(modules, config)
+
+
+def _run(modules: Sequence[Any], config: Config) -> int:
+    from uniner import work  # Ray takes seconds to import: only now that the config is known to be right
+
+    try:
+        work.connect()
+        _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
+        for module in modules:
+            module.run(config)
+    except Stopped as stopped:
+        say(f"{stopped}; the same command goes on from here")
+        return 3
+    except Exception as error:
+        user_error = work.user_error_in(error)
+        if user_error is None:
+            raise
+        return _fail(user_error, 1)
+    finally:
+        work.disconnect()
+    return 0
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"uniner.{stage}.stage")
+
+
+def _fail(error: UserError, code: int) -> int:
+    say(f"error: {error}")
+    return code
+
+
+def _stop_on_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the job at once
+    raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+
+def main(*stages: str) -> None:
+    """Run as a command: the words come from the command line, the exit code goes to the shell."""
+    sys.exit(run(stages or STAGES, sys.argv[1:]))

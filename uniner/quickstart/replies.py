@@ -1,0 +1,88 @@
+"""The recorded teacher: what a large model would answer about a passage, with a real teacher's flaws.
+
+The flaws are there so that the quickstart's parsing and filtering have work to do: replies that do not
+parse, types nobody can use, mentions that the passage does not hold, capitals that differ.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from uniner.quickstart.corpus import Mention
+from uniner.quickstart.names import name
+
+# Shares of replies, except the missed mentions: a share of mentions.
+UNPARSEABLE_SHARE = 0.03
+USELESS_TYPE_SHARE = 0.08
+ABSENT_MENTION_SHARE = 0.05
+ODD_TYPE_CAPITALS_SHARE = 0.05
+ODD_MENTION_CAPITALS_SHARE = 0.05
+MISSED_MENTION_SHARE = 0.03
+
+USELESS_TYPE = "misc"
+ABSENT_TYPES = ("person", "city", "company")
+
+Pair = tuple[str, str]
+
+
+def reply(text: str, mentions: Iterable[Mention], random: Random) -> str:
+    """The teacher's reply: `[("entity 1", "type of entity 1"), ...]`, each pair once, in order of appearance.
+
+    `mentions` are those inside the passage `text`; only their texts, types and order matter, so their
+    offsets may count from the start of the document.
+    """
+    in_order = sorted(mentions, key=lambda mention: mention.start)
+    every_pair = list(dict.fromkeys((mention.text, mention.type) for mention in in_order))
+    pairs = [pair for pair in every_pair if random.random() >= MISSED_MENTION_SHARE]
+    if random.random() < USELESS_TYPE_SHARE:
+        pairs = _with_useless_type(text, every_pair, pairs, random)
+    if random.random() < ABSENT_MENTION_SHARE:
+        pairs.append(_absent_pair(text, random))
+    if random.random() < ODD_TYPE_CAPITALS_SHARE:
+        change = random.choice((str.capitalize, str.upper))
+        pairs = [(mention, change(type)) for mention, type in pairs]
+    if pairs and random.random() < ODD_MENTION_CAPITALS_SHARE:
+        place = random.randrange(len(pairs))
+        pairs[place] = (pairs[place][0].upper(), pairs[place][1])
+    if random.random() < UNPARSEABLE_SHARE:
+        return _unparseable(pairs, random)
+    return _listed(pairs)
+
+
+def _listed(pairs: Sequence[Pair]) -> str:
+    # A string that JSON quotes without escaping to ASCII is a Python string as well.
+    quoted = (tuple(json.dumps(part, ensure_ascii=False) for part in pair) for pair in pairs)
+    return "[" + ", ".join(f"({mention}, {type})" for mention, type in quoted) + "]"
+
+
+def _with_useless_type(
+    text: str, every_pair: Sequence[Pair], pairs: list[Pair], random: Random
+) -> list[Pair]:
+    """The pairs and, at a random place, a word of the passage outside all mentions with a useless type."""
+    named = {word for mention, _ in every_pair for word in mention.split()}
+    stripped = (part.strip('.,;:!?"()') for part in text.split())
+    words = [word for word in stripped if word and word not in named]
+    if not words:
+        return pairs
+    place = random.randint(0, len(pairs))
+    return [*pairs[:place], (random.choice(words), USELESS_TYPE), *pairs[place:]]
+
+
+def _absent_pair(text: str, random: Random) -> Pair:
+    """A mention that the passage does not hold."""
+    while True:
+        type = random.choice(ABSENT_TYPES)
+        mention = name(type, random, "train")
+        if mention not in text:
+            return mention, type
+
+
+def _unparseable(pairs: Sequence[Pair], random: Random) -> str:
+    """The reply cut off in the middle, or told in prose."""
+    listed = _listed(pairs)
+    if random.random() < 0.5:
+        return listed[: random.randint(1, len(listed) - 1)]
+    if not pairs:
+        return "I found no entities in the passage."
+    told = "; ".join(f"{mention} is a {type}" for mention, type in pairs)
+    return f"I found the following entities: {told}."

@@ -1,0 +1,78 @@
+"""The model folders that stages pass on: the base, and the student with the facts of its training."""
+
+import functools
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from uniner.errors import UserError
+from uniner.storage import Folder, absolute, explained, is_remote, localised
+
+FACTS = "uniner.json"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def model_address(name: str) -> str:
+    """Return a model's address: a folder's absolute path or s3:// address, or the hub name as it is."""
+    return name if is_remote(name) or not Path(name).expanduser().exists() else absolute(name)
+
+
+def require_model(name: str) -> None:
+    """Make sure that a name is a model folder, or can be a hub name.
+
+    Raises:
+        UserError: where it is neither.
+    """
+    if not is_remote(name) and not Path(name).expanduser().exists() and _HUB_NAME.fullmatch(name):
+        return  # a hub name: transformers and vLLM fetch it
+    folder = Folder(name)
+    with explained(name):
+        has_config = folder.exists("config.json")
+    if not has_config:
+        raise UserError(
+            f"{name}: is no model folder (no config.json); name a Hugging Face folder or hub name"
+        )
+
+
+def local_model(name: str) -> str:
+    """Return what transformers and vLLM take: a local folder (a remote one is copied once a node) or a hub name."""
+    return localised(model_address(name), Path(tempfile.gettempdir()) / "uniner-models")
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(name: str) -> Any:
+    """Return a model's fast tokenizer, quiet about texts longer than the model's window."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(local_model(name))
+    tokenizer.model_max_length = 10**9
+    return tokenizer
+
+
+def student_facts(url: str) -> dict[str, Any]:
+    """Return what a student's folder says of itself: template, max_tokens, base, types.
+
+    Raises:
+        UserError: where the folder is no student's.
+    """
+    with explained(url):
+        facts = Folder(url).read_json(FACTS)
+    if facts is None:
+        raise UserError(f"{url}: is no student folder (no {FACTS}); train one, or name one that train made")
+    return facts
+
+
+def require_template(url: str, asked: str) -> dict[str, Any]:
+    """Return a student's facts after making sure that it was trained with the template asked for.
+
+    Raises:
+        UserError: where it was trained with another one.
+    """
+    facts = student_facts(url)
+    if facts["template"] != asked:
+        raise UserError(
+            f"{url}: was trained with the template {facts['template']}, student.template asks for {asked}; "
+            f"set student.template={facts['template']}"
+        )
+    return facts

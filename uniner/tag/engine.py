@@ -1,0 +1,223 @@
+"""vLLM's asynchronous engine: token ids in, answers out. No Ray, no config.
+
+The questions of a passage are sent together: vLLM keeps the blocks of their common prefix from the step in
+which the first of them is scheduled, so that the passage is computed once, whatever the number of types.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uniner.errors import UserError
+
+log = logging.getLogger(__name__)
+_MARK = "UNINER_ENGINE"
+_CPU_KV_CACHE_GIB = "1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one question.
+
+    finish: stop (the end token came) or length (cut at the limit). score: geometric mean of the sampled
+    tokens' probabilities, end token included. cached: prompt tokens that came from the prefix cache.
+    """
+
+    text: str
+    finish: str
+    score: float
+    tokens: int
+    cached: int = 0
+
+
+class Engine:
+    """A model that answers questions given as token ids, greedily; deterministic on CPU in float32.
+
+    model: local folder or hub name. max_tokens: longest conversation the student was trained on; the window
+    is that and an answer, or the model's own limit where that is shorter. gpus: 0 runs on CPU, more than 1
+    splits the model over so many. max_num_seqs, max_num_batched_tokens, block_size and
+    gpu_memory_utilization are vLLM's. Takes half a minute to start.
+
+    Raises:
+        UserError: where the model cannot be asked: no end token, or no room for a question and an answer.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_tokens: int,
+        max_answer_tokens: int = 256,
+        dtype: str = "auto",
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 8192,
+        cpus: float = 2,
+        gpus: float = 1,
+        gpu_memory_utilization: float = 0.9,
+        block_size: int | None = None,
+    ):
+        _set_environment(cpus, on_cpu=gpus == 0)
+        from transformers import AutoConfig, AutoTokenizer
+        from vllm import SamplingParams
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(f"{model}: its tokenizer has no end-of-sequence token, so no answer would end")
+        limit = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
+        self.window = min(max_tokens + max_answer_tokens, limit or sys.maxsize)
+        self.max_prompt_tokens = self.window - max_answer_tokens
+        if self.max_prompt_tokens < 1:
+            raise UserError(
+                f"{model} takes {limit} tokens, which leaves no room beside engine.max_answer_tokens "
+                f"= {max_answer_tokens}; lower it"
+            )
+        devices = max(1, round(gpus))
+        arguments = AsyncEngineArgs(
+            model=model,
+            dtype=dtype,  # type: ignore[arg-type]
+            max_model_len=self.window,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
+            gpu_memory_utilization=gpu_memory_utilization,
+            block_size=block_size,  # type: ignore[arg-type]
+            enable_prefix_caching=True,
+            enforce_eager=gpus == 0,  # compiling for a CPU takes longer than it saves
+            tensor_parallel_size=devices,
+            # Named, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
+            distributed_executor_backend="uni" if devices == 1 else "mp",
+            skip_tokenizer_init=True,  # ids in, ids out
+            generation_config="vllm",  # greedy, whatever the model's folder says
+            disable_log_stats=True,
+            seed=0,
+        )
+        with _children_watched() as self._watch:
+            self._llm = AsyncLLM.from_engine_args(arguments)
+        self._sampling = SamplingParams(
+            temperature=0,
+            max_tokens=max_answer_tokens,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        # A quarter more than the engine decodes at once: it never waits for us, and the passages at work are
+        # few enough that the cache still holds their prefixes when their last questions are scheduled.
+        self._places = max_num_seqs + max(1, max_num_seqs // 4)
+        self._free = asyncio.Semaphore(self._places)
+        self._door = asyncio.Lock()
+        self._asked = 0
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, questions: int) -> AsyncIterator[None]:
+        """Wait, first come first served, until the engine has room for so many questions."""
+        needed = min(questions, self._places)
+        async with self._door:  # one at a time, or two could wait for ever, each with half of its places
+            for _ in range(needed):
+                await self._free.acquire()
+        try:
+            yield
+        finally:
+            for _ in range(needed):
+                self._free.release()
+
+    async def ask(self, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+        """Answer a passage's prompts, all sent at once. No prompt may be longer than `max_prompt_tokens`.
+
+        Where the engine itself died, this process ends too: whoever runs it then starts another.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._answer(prompt)) for prompt in prompts]
+        except* EngineDeadError:
+            log.critical("the vLLM engine died; this process ends")
+            os._exit(1)
+        return [task.result() for task in tasks]
+
+    async def _answer(self, prompt: Sequence[int]) -> Answer:
+        from vllm import TokensPrompt
+
+        self._asked += 1
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=list(prompt)), self._sampling, str(self._asked)
+        )
+        async for output in outputs:
+            (completion,) = output.outputs
+            ids = [*completion.token_ids]
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        score = math.exp(completion.cumulative_logprob / len(ids))
+        return Answer(text.strip(), completion.finish_reason, score, len(ids), output.num_cached_tokens or 0)
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        self._llm.shutdown()
+        del self._llm
+        if self._watch:
+            self._watch.communicate()
+
+
+def _set_environment(cpus: float, on_cpu: bool) -> None:
+    """Set what vLLM reads from the environment, before it is imported; what the user has set of it stands."""
+    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    if on_cpu:
+        # nobind: else all engines of a machine bind to its same first cores. PASSIVE: threads that wait do
+        # not spin, which on a busy machine made an engine 6 times slower.
+        settings |= {
+            "VLLM_CPU_KVCACHE_SPACE": _CPU_KV_CACHE_GIB,
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus) - 1))  # one is for the engine's own work
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+_WATCH = """
+import os, sys
+sys.stdin.buffer.read()
+mark = sys.argv[1].encode()
+for pid in filter(str.isdecimal, os.listdir("/proc")):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            marked = mark in file.read().split(bytes(1))
+        if marked:
+            os.kill(int(pid), 9)
+    except OSError:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def _children_watched() -> Iterator[subprocess.Popen[bytes] | None]:
+    """Let none of the processes that are started in this block outlive this one, however it ends.
+
+    vLLM's engine process does not notice when its parent is killed: it would keep the GPU's memory, and the
+    actor that is started in the killed one's place would find none (ray#54364, vllm#34643). A small process
+    holds the reading end of a pipe; when this process is gone it kills all that inherited our mark.
+    """
+    if not sys.platform.startswith("linux"):
+        yield None
+        return
+    mark = uuid.uuid4().hex
+    unmarked = {name: value for name, value in os.environ.items() if name != _MARK}
+    command = [sys.executable, "-S", "-E", "-c", _WATCH, f"{_MARK}={mark}"]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, env=unmarked, start_new_session=True)
+    os.environ[_MARK] = mark
+    try:
+        yield watch
+    finally:
+        del os.environ[_MARK]

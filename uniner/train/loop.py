@@ -1,0 +1,169 @@
+"""The training loop: one optimizer step after another over a plan, exact for any number of workers.
+
+A step's loss is the sum of its tokens' losses over the answer tokens of the whole step, over all rows and
+workers, so it does not depend on how the rows are divided.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import cross_entropy
+
+from uniner.errors import UserError
+from uniner.train.packing import IGNORED, Batch, Plan, Row, Sample, collate, empty_batch
+
+_NAMED = 5  # passages named where a step goes wrong
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did. The same on every worker: seconds are worker 0's."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    answer_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second over all workers."""
+        return self.tokens / self.seconds
+
+
+def make_optimizer(model: Any, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW with the paper's code's betas; `train` sets the learning rate of each step."""
+    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> float:
+    """Return the rate of a step counted from 1: linear warm-up, then a cosine to 0 after the last step."""
+    warmup = math.ceil(steps * warmup_share)
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[Sample],
+    plan: Plan,
+    *,
+    steps_done: int,
+    peak_rate: float,
+    warmup_share: float,
+    clip_norm: float,
+    device: torch.device,
+) -> Iterator[Step]:
+    """Run the plan's steps after steps_done and yield each one. All workers must draw in step.
+
+    Raises:
+        UserError: where the loss or the gradient is not finite, before the weights are touched.
+    """
+    for number, rows in enumerate(plan.steps[steps_done:], steps_done + 1):
+        started = time.perf_counter()
+        rate = learning_rate(number, len(plan.steps), peak_rate, warmup_share)
+        tokens, answer_tokens = count(rows, samples)
+        loss = torch.zeros((), device=device)
+        for batch in mine(rows, samples):
+            part = token_losses(model, batch, device) / answer_tokens
+            (part * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
+            loss += part.detach()
+        total, norm = _sum(loss), _clip(model, clip_norm)
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise UserError(_not_finite(number, total, norm, rows, samples))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = _of_first(time.perf_counter() - started, device)
+        yield Step(number, total, rate, norm, tokens, answer_tokens, seconds)
+
+
+def mean_loss(
+    model: Any, samples: Sequence[Sample], rows: Sequence[Row], device: torch.device
+) -> float | None:
+    """Return the mean loss an answer token, over all workers; None where there is nothing to measure."""
+    _, answer_tokens = count(rows, samples)
+    if not answer_tokens:
+        return None
+    loss = torch.zeros((), device=device)
+    model.eval()
+    with torch.no_grad():
+        for batch in mine(rows, samples):
+            loss += token_losses(model, batch, device)
+    model.train()
+    return _sum(loss) / answer_tokens
+
+
+def mine(rows: Sequence[Row], samples: Sequence[Sample]) -> Iterator[Batch]:
+    """Yield this worker's rows, as many as every other worker: FSDP works in lockstep, so some are empty."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for turn in zip_longest(*[iter(rows)] * world):
+        row = turn[rank]
+        yield collate([samples[number] for number in row]) if row else empty_batch()
+
+
+def count(rows: Sequence[Row], samples: Sequence[Sample]) -> tuple[int, int]:
+    """Return the tokens and the answer tokens of rows."""
+    numbers = [number for row in rows for number in row]
+    return sum(len(samples[n]) for n in numbers), sum(samples[n].answer_tokens for n in numbers)
+
+
+def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Return the model's logits, (1, n, vocabulary), of a packed row.
+
+    Samples are told apart by their positions, which transformers looks at only where there is neither a
+    mask nor a cache: with an attention mask of ones, or with use_cache, they would see each other.
+    """
+    output = model(
+        input_ids=torch.from_numpy(batch.input_ids).to(device),
+        position_ids=torch.from_numpy(batch.position_ids).to(device),
+        attention_mask=None,
+        use_cache=False,
+    )
+    return output.logits
+
+
+def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Return the sum of the losses of a row's answer tokens, in float32."""
+    predicted = logits(model, batch, device)[0, :-1].float()
+    labels = torch.from_numpy(batch.labels[0, 1:]).to(device)
+    return cross_entropy(predicted, labels, ignore_index=IGNORED, reduction="sum")
+
+
+def _sum(value: torch.Tensor) -> float:
+    """Return a number summed over the workers."""
+    dist.all_reduce(value)
+    return value.item()
+
+
+def _of_first(value: float, device: torch.device) -> float:
+    """Return worker 0's number, so that all decide alike."""
+    told = torch.tensor(value, device=device)
+    dist.broadcast(told, src=0)
+    return told.item()
+
+
+def _clip(model: Any, limit: float) -> float:
+    """Scale the gradients down to a norm of at most `limit`. Returns the norm they had."""
+    norm: Any = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def _not_finite(number: int, loss: float, norm: float, rows: Sequence[Row], samples: Sequence[Sample]) -> str:
+    passages = sorted({samples[sample].passage_id for row in rows for sample in row})
+    more = f" and {len(passages) - _NAMED} more" if len(passages) > _NAMED else ""
+    return (
+        f"train: step {number} has loss {loss} and gradient norm {norm}; its passages are "
+        f"{', '.join(passages[:_NAMED])}{more}; look at them, or lower train.learning_rate"
+    )

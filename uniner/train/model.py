@@ -1,0 +1,58 @@
+"""The base model, sharded with FSDP2: float32 master weights, forward pass in the chosen number format."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import AutoModelForCausalLM
+
+
+def read(base: str) -> Any:
+    """Read a base model whole into host memory, in float32; only worker 0 does."""
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def load(
+    config: Any, full: Any | None, dtype: torch.dtype, device: torch.device, checkpointing: bool = False
+) -> Any:
+    """Return the model sharded over all workers; every worker must call this.
+
+    full: what `read` returned on worker 0, None on the others: they receive their shards from it.
+    """
+    config.use_cache = False  # with a cache, transformers takes packed samples for one and they leak
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    shard(model, dtype, device)
+    _receive(model, full, device)
+    return model.train()
+
+
+def shard(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Shard each decoder layer and the rest over all workers; gradients are reduced in float32."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    layer_names = set(model._no_split_modules or ())
+    for module in list(model.modules()):
+        if type(module).__name__ in layer_names:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _receive(model: Any, full: Any | None, device: torch.device) -> None:
+    """Fill a sharded model on the meta device with worker 0's full one."""
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, full.state_dict() if full else {}, options=options)
+    model.tie_weights()  # filling parts tied weights
+    # Buffers outside the state dict (rotary frequencies) travel by themselves.
+    sources = dict(full.named_buffers()) if full else {}
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            parent, _, leaf = name.rpartition(".")
+            received = sources[name].to(device) if full else torch.empty_like(buffer, device=device)
+            dist.broadcast(received, src=0)
+            setattr(model.get_submodule(parent), leaf, received)

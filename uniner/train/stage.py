@@ -1,0 +1,223 @@
+"""The train stage: conversations to the student, on Ray Train's TorchTrainer.
+
+Ray starts the processes, starts them again after a failure, and stores the checkpoints; what they do stands
+in `worker.py`. torch is imported only once the config is known to be right.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from uniner import work
+from uniner.config import Config, Train
+from uniner.errors import UserError
+from uniner.progress import Progress, say
+from uniner.storage import Folder, filesystem, is_remote
+from uniner.student import model_address, require_model
+
+_POLL_SECONDS = 0.2
+
+
+def check(config: Config) -> None:
+    """Check what can be checked before Ray starts.
+
+    Raises:
+        UserError: where the base model is missing, or the settings differ from those the stage began with.
+    """
+    train, student = config.train, config.student
+    if train.pack_tokens is not None and train.pack_tokens < student.max_tokens:
+        raise UserError(
+            f"train.pack_tokens = {train.pack_tokens} is below student.max_tokens = {student.max_tokens}"
+        )
+    require_model(student.base)
+    work.check_plan(_folder(config), {"stage": "train", "config": _identity(config)})
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train the student and export it to `<run>/train/student/`. Returns the manifest."""
+    started = time.monotonic()
+    folder = _folder(config)
+    build = Folder(config.run.root) / config.run.name / "build"
+    plan = {"stage": "train", "config": _identity(config), "parents": {"build": build.digest()}}
+    if folder.begin(plan):
+        return work.already_done("train", folder, "conversations")
+    _require_resources(config.train)
+    figures = _train(config, build, folder)
+    manifest = folder.finish(
+        plan,
+        [],
+        rows=figures["conversations"],
+        figures=figures,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    return _say_done(manifest)
+
+
+def _folder(config: Config) -> Folder:
+    return Folder(config.run.root) / config.run.name / "train"
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return {
+        "seed": config.run.seed,
+        "student": config.student.identity(),
+        "train": config.train.identity(),
+    }
+
+
+def _require_resources(train: Train) -> None:
+    """Fail where this machine alone can never give what is asked for; say so where a cluster may grow."""
+    kind = "GPU" if train.use_gpu else "CPU"
+    there = ray.cluster_resources().get(kind, 0)
+    if there >= train.workers:
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        say(f"train: waiting for {train.workers} {kind}s, the cluster has {there:.0f} now")
+        return
+    cure = "set train.use_gpu=false, or join a cluster with RAY_ADDRESS" if train.use_gpu else "take fewer"
+    raise UserError(f"train.workers = {train.workers} needs as many {kind}s, there are {there:.0f}; {cure}")
+
+
+def _train(config: Config, build: Folder, folder: Folder) -> dict[str, float]:
+    """Run the workers and show their progress. Returns the figures."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from uniner.train.worker import Order
+
+    order = Order(
+        student=config.student,
+        train=config.train,
+        seed=config.run.seed,
+        base=model_address(config.student.base),
+        build_url=build.url,
+        folder_url=folder.url,
+    )
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
+    fitting: Future[dict[str, Any]] = Future()
+    # In a thread: the main one keeps its signal handlers, which Ray Train would replace, and shows progress.
+    trainer = threading.Thread(target=_fit, args=(fitting, order, folder, board), daemon=True)
+    trainer.start()
+    with Progress("train", None, "steps") as progress:
+        shown = 0
+        while trainer.is_alive():
+            trainer.join(_POLL_SECONDS)
+            step, steps, note = ray.get(board.look.remote())
+            if note or step > shown:
+                progress.add(max(0, step - shown), share=step / steps, note=note)
+                shown = max(shown, step)
+    result = fitting.result()
+    if "error" in result:
+        raise UserError(result["error"])
+    return result["figures"]
+
+
+class _Board:
+    """An actor on which worker 0 writes how far the run is, and where the driver looks."""
+
+    def __init__(self) -> None:
+        self._told = (0, 1, "")
+
+    def tell(self, step: int, steps: int, note: str) -> None:
+        self._told = (step, steps, note)
+
+    def look(self) -> tuple[int, int, str]:
+        return self._told
+
+
+def _fit(fitting: Future[dict[str, Any]], order: Any, folder: Folder, board: Any) -> None:
+    try:
+        fitting.set_result(_trainer(order, folder, board).fit().return_value)
+    except BaseException as error:
+        fitting.set_exception(_user_error_in(error) or error)
+
+
+def _trainer(order: Any, folder: Folder, board: Any) -> Any:
+    # How often Ray Train looks at its workers; its default of 2 s would be a large part of a short run.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    import pyarrow.fs
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    system, path = filesystem(folder.url)
+    # s3fs and not Arrow's own S3 client: it reads the same AWS_* variables as the rest, AWS_ENDPOINT_URL too.
+    remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(system)) if is_remote(folder.url) else None
+    resources = {"CPU": 1.0, "GPU": 1.0} if order.train.use_gpu else {"CPU": 1.0}
+    return TorchTrainer(
+        _run_worker,  # type: ignore[arg-type]  # Ray's annotation forgets that it may return a value
+        train_loop_config={"order": order, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=order.train.workers,
+            use_gpu=order.train.use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=path,
+            storage_filesystem=remote,
+            failure_config=FailureConfig(max_failures=order.train.failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # Ray's stubs lag
+        ),
+    )
+
+
+def _run_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    from uniner.train import worker
+
+    return worker.work(settings["order"], _RaySession(settings["board"]))
+
+
+class _RaySession:
+    """Ray Train behind the worker's `Session`."""
+
+    def __init__(self, board: Any):
+        import ray.train
+
+        self._ray = ray.train
+        self._board = board
+        self._first = ray.train.get_context().get_world_rank() == 0
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        checkpoint = self._ray.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def save(self, folder: Path, step: int) -> None:
+        self._ray.report({"step": step}, checkpoint=self._ray.Checkpoint.from_directory(folder))
+
+    def leaving(self) -> bool:
+        return self._ray.get_preemption_info() is not None
+
+    def tell(self, step: int, steps: int, note: str) -> None:
+        if self._first:
+            self._board.tell.remote(step, steps, note)
+
+
+def _user_error_in(error: BaseException) -> UserError | None:
+    """Find the UserError inside what Ray Train raises, which keeps the workers' errors in its own fields."""
+    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+    found = (work.user_error_in(each) for each in (error, *inner) if each is not None)
+    return next((user_error for user_error in found if user_error), None)
+
+
+def _say_done(manifest: dict[str, Any]) -> dict[str, Any]:
+    figures = manifest["figures"]
+    measured = f", validation {figures['validation_loss']:.4f}" if "validation_loss" in figures else ""
+    say(
+        f"train: {figures['steps']:,} steps over {manifest['rows']:,} conversations, "
+        f"loss {figures['first_loss']:.4f} to {figures['last_loss']:.4f}{measured}, "
+        f"{figures['tokens_per_s']:,.0f} tokens/s, in {manifest['seconds']:,.0f} s"
+    )
+    return manifest

@@ -1,0 +1,258 @@
+"""Run a stage's work over chunks on Ray Data: resume, progress, counts.
+
+Every stage is the same pipeline: items (what to read: a parent's chunk, a shard) -> read (CPU tasks, an item
+to one or more chunks) -> work (the stage's actor pool, asynchronous; optional) -> write (CPU tasks, one
+atomic put a chunk) -> summaries to the driver. A dataset row is a whole chunk, its table as Arrow IPC bytes,
+so that no chunk is split or mixed and Arrow infers nothing. Chunks that stand are never done again.
+"""
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from uniner.errors import UserError
+from uniner.progress import Progress, say
+from uniner.storage import PLAN, Chunk, Folder, Summary, explained, merge
+
+Read = Callable[[Any], Iterable[Chunk]]
+_LOGICAL_CPUS = 8  # pipelines of several operators hang where Ray believes in one or two CPUs
+
+
+class Worker(Protocol):
+    """What an actor holds: turns a chunk into a chunk and knows nothing of storage."""
+
+    def __call__(self, chunk: Chunk) -> Awaitable[Chunk]:
+        """Work on a chunk; the key stays."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An actor pool: how to make a worker, how many at most, what each needs, chunks each has in hand."""
+
+    make: Callable[[], Worker]
+    actors: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    chunks_in_flight: int = 2
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start a Ray of our own."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**common)
+        return
+    temporary = tempfile.mkdtemp(prefix="uniner-ray-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **common)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray of our own ends."""
+    ray.shutdown()
+
+
+def chunks_of(parent: Folder) -> dict[str, int]:
+    """Return the keys and rows of a finished parent's chunks."""
+    return {chunk["key"]: chunk["rows"] for chunk in parent.require_manifest()["chunks"]}
+
+
+def run_stage(
+    name: str,
+    folder: Folder,
+    plan: dict[str, Any],
+    parent: Folder,
+    *,
+    pool: Pool,
+    unit: str = "passages",
+    max_bad_share: float = 1.0,
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run a stage whose chunks are its parent's, one for one, and write its manifest. Returns the manifest."""
+    started = time.monotonic()
+    if folder.begin(plan):
+        return already_done(name, folder, unit)
+    chunks = chunks_of(parent)
+    standing = folder.chunk_keys() & chunks.keys()
+    summaries = folder.read_summaries(standing)
+    todo = sorted(chunks.keys() - standing)
+    with Progress(name, sum(chunks.values()), unit) as progress:
+        progress.add(sum(summary.rows for summary in summaries))
+        for summary in stream(folder, todo, _read_chunk_of(parent), pool):
+            summaries.append(summary)
+            progress.add(summary.rows, note=_note(summaries))
+    require_good(name, summaries, max_bad_share, folder)
+    manifest = folder.finish(plan, summaries, seconds=_seconds(started), **(more or {}))
+    return say_done(name, manifest, unit)
+
+
+def check_plan(folder: Folder, plan: dict[str, Any]) -> None:
+    """Compare a stage's plan with the one it was begun with, if it was; parents that come to be are left out.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    with explained(folder.url):
+        standing = folder.read_json(PLAN)
+    if standing is not None:
+        folder.require_same({**standing, "parents": None}, {**plan, "parents": None})
+
+
+def already_done(name: str, folder: Folder, unit: str) -> dict[str, Any]:
+    """Say that there is nothing to do. Returns the manifest."""
+    manifest = folder.require_manifest()
+    say(f"{name}: already done, {manifest['rows']:,} {unit}")
+    return manifest
+
+
+def say_done(name: str, manifest: dict[str, Any], unit: str) -> dict[str, Any]:
+    """Say what a stage made. Returns the manifest."""
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest["outcomes"].items())
+    listed = f" ({outcomes})" if outcomes else ""
+    say(f"{name}: {manifest['rows']:,} {unit}{listed} in {manifest['seconds']:,.0f} s")
+    return manifest
+
+
+def require_good(name: str, summaries: Sequence[Summary], limit: float, folder: Folder) -> None:
+    """Fail the stage where more than `limit` of its rows have an outcome other than ok.
+
+    The chunks stay: with a higher limit the same command only writes the manifest.
+    """
+    outcomes = merge(summary.outcomes for summary in summaries)
+    total, bad = sum(outcomes.values()), sum(outcomes.values()) - outcomes.get("ok", 0)
+    if total and bad / total > limit:
+        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items() if outcome != "ok")
+        raise UserError(
+            f"{name}: {bad / total:.1%} of {total:,} rows are bad ({listed}), the limit is {limit:.1%}; "
+            f"look at the outcomes in {folder.url}, or raise max_bad_share"
+        )
+
+
+def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None = None) -> Iterator[Summary]:
+    """Read, work on and write the chunks of `items`; yield each chunk's summary once it stands.
+
+    Raises:
+        UserError: the first that a task or an actor raised.
+    """
+    if not items:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # every chunk is a block of its own: it moves on as soon as it is made
+    context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised; jobs print one line of them
+    rows = [{"item": json.dumps(item)} for item in items]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    # Different num_cpus keep Ray Data from fusing the steps into one.
+    dataset = dataset.flat_map(_Reader(read), num_cpus=0.5)
+    if pool:
+        dataset = dataset.map(
+            _Actor,
+            fn_constructor_kwargs={"make": pool.make},
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=min(pool.actors, len(rows)),
+                max_tasks_in_flight_per_actor=pool.chunks_in_flight * 2,
+            ),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            max_concurrency=pool.chunks_in_flight,
+        )
+    dataset = dataset.map(_Writer(folder), num_cpus=0.25)
+    try:
+        for row in dataset.iter_rows():
+            yield Summary(**json.loads(row["summary"]))
+    except Exception as error:
+        raise user_error_in(error) or error from None
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """Find the UserError that a task or an actor raised inside the layers that Ray puts around it."""
+    seen, waiting = set(), [error]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, UserError):
+            return UserError(str(found.args[0]) if found.args else str(found))
+        seen.add(id(found))
+        causes = (found.__cause__, getattr(found, "cause", None), found.__context__)
+        waiting += [cause for cause in causes if isinstance(cause, BaseException) and id(cause) not in seen]
+    return None
+
+
+def _read_chunk_of(parent: Folder) -> Read:
+    def read(key: str) -> Iterator[Chunk]:
+        yield Chunk(key, parent.read_chunk(key))
+
+    return read
+
+
+class _Reader:
+    """Reads an item's chunks; a generator, so that chunks move on while a long item is still being read."""
+
+    def __init__(self, read: Read):
+        self._read = read
+
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for chunk in self._read(json.loads(row["item"])):
+            yield _to_row(chunk)
+
+
+class _Actor:
+    """Holds a stage's worker and times its work."""
+
+    def __init__(self, make: Callable[[], Worker]):
+        self._worker = make()
+
+    async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        done = await self._worker(_from_row(row))
+        return _to_row(replace(done, seconds=time.monotonic() - started))
+
+
+class _Writer:
+    """Writes a chunk."""
+
+    def __init__(self, folder: Folder):
+        self._folder = folder
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"summary": json.dumps(asdict(self._folder.write_chunk(_from_row(row))))}
+
+
+def _to_row(chunk: Chunk) -> dict[str, Any]:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, chunk.table.schema) as writer:
+        writer.write_table(chunk.table)
+    about = {"seconds": chunk.seconds, "figures": chunk.figures, "position": chunk.position}
+    return {"key": chunk.key, "table": sink.getvalue().to_pybytes(), "about": json.dumps(about)}
+
+
+def _from_row(row: dict[str, Any]) -> Chunk:
+    return Chunk(row["key"], pa.ipc.open_stream(row["table"]).read_all(), **json.loads(row["about"]))
+
+
+def _note(summaries: Sequence[Summary]) -> str:
+    cost = sum(summary.figures.get("cost_usd", 0) for summary in summaries)
+    return f"{cost:.2f} USD" if cost else ""
+
+
+def _seconds(started: float) -> float:
+    return round(time.monotonic() - started, 1)
