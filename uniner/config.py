@@ -85,7 +85,7 @@ class Annotate(Section):
     """The teacher's model name (paper: gpt-3.5-turbo-0301)."""
     base_url: str | None = Field(None, json_schema_extra=HOW)
     """OpenAI-compatible server; unset: the client's default. The key is OPENAI_API_KEY."""
-    recording: str | None = None
+    recording: str | None = Field(None, json_schema_extra=HOW)
     """Recorded replies (JSON lines of passage and reply) to serve over loopback HTTP instead of base_url."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature (paper: 0)."""

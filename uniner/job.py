@@ -6,7 +6,7 @@
 import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -14,17 +14,24 @@ from uniner.config import Config, describe, load
 from uniner.errors import Stopped, UserError
 from uniner.progress import say
 
-STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag")
+STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag", "report")
 
 
-def run(stages: Sequence[str], words: list[str]) -> int:
-    """Run stages in order on the config that the words name. Returns the exit code."""
+def run(
+    stages: Sequence[str], words: list[str], prepare: Callable[[Config], Config] | None = None
+) -> int:
+    """Run stages in order on the config that the words name. Returns the exit code.
+
+    `prepare`, where given, makes what the stages read and returns the config that names it.
+    """
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: python -m jobs.STAGE CONFIG.toml [section.key=value ...]\n{describe()}")
         return 0 if words else 2
     _stop_on_signals()
     try:
         config = load(words)
+        if prepare:
+            config = prepare(config)
         modules = [_module(stage) for stage in stages]
         for module in modules:
             module.check(config)
@@ -37,10 +44,10 @@ def _run(modules: Sequence[Any], config: Config) -> int:
     from uniner import work  # Ray takes seconds to import: only now that the config is known to be right
 
     try:
-        work.connect()
-        _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
-        for module in modules:
-            module.run(config)
+        with work.connected():
+            _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
+            for module in modules:
+                module.run(config)
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on from here")
         return 3
@@ -49,8 +56,6 @@ def _run(modules: Sequence[Any], config: Config) -> int:
         if user_error is None:
             raise
         return _fail(user_error, 1)
-    finally:
-        work.disconnect()
     return 0
 
 
@@ -73,6 +78,6 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
-def main(*stages: str) -> None:
+def main(*stages: str, prepare: Callable[[Config], Config] | None = None) -> None:
     """Run as a command: the words come from the command line, the exit code goes to the shell."""
-    sys.exit(run(stages or STAGES, sys.argv[1:]))
+    sys.exit(run(stages or STAGES, sys.argv[1:], prepare))

@@ -303,12 +303,12 @@ class Folder:
             UserError: naming the settings that differ from those the run was started with.
         """
         with explained(self.url):
+            self.remove_leftovers()
             standing = self.read_json(PLAN)
             if standing is None:
                 self.write_json(PLAN, plan)
                 return False
         self.require_same(standing, plan)
-        self.remove_leftovers()
         return self.manifest() is not None
 
     def require_same(self, standing: dict[str, Any], plan: dict[str, Any]) -> None:

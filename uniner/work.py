@@ -6,11 +6,10 @@ atomic put a chunk) -> summaries to the driver. A dataset row is a whole chunk, 
 so that no chunk is split or mixed and Arrow infers nothing. Chunks that stand are never done again.
 """
 
-import atexit
+import contextlib
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -48,25 +47,28 @@ class Pool:
     chunks_in_flight: int = 2
 
 
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start a Ray of our own."""
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Be in the cluster that RAY_ADDRESS names (a submitted job has it), else in a Ray of our own, which ends.
+
+    A Ray that this process is in already stays as it is.
+    """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
+        yield
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**common)
-        return
-    temporary = tempfile.mkdtemp(prefix="uniner-ray-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **common)
-
-
-def disconnect() -> None:
-    """Leave the cluster; a Ray of our own ends."""
-    ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="uniner-ray-", ignore_cleanup_errors=True) as temporary:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**common)
+        else:
+            cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **common)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def chunks_of(parent: Folder) -> dict[str, int]:
@@ -80,12 +82,16 @@ def run_stage(
     plan: dict[str, Any],
     parent: Folder,
     *,
-    pool: Pool,
+    read: Read | None = None,
+    pool: Pool | None = None,
     unit: str = "passages",
     max_bad_share: float = 1.0,
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a stage whose chunks are its parent's, one for one, and write its manifest. Returns the manifest."""
+    """Run a stage whose chunks are its parent's, one for one, and write its manifest. Returns the manifest.
+
+    `read` makes a chunk of its parent's key (by default it is the parent's chunk), `pool` works on it.
+    """
     started = time.monotonic()
     if folder.begin(plan):
         return already_done(name, folder, unit)
@@ -95,7 +101,7 @@ def run_stage(
     todo = sorted(chunks.keys() - standing)
     with Progress(name, sum(chunks.values()), unit) as progress:
         progress.add(sum(summary.rows for summary in summaries))
-        for summary in stream(folder, todo, _read_chunk_of(parent), pool):
+        for summary in stream(folder, todo, read or _read_chunk_of(parent), pool):
             summaries.append(summary)
             progress.add(summary.rows, note=_note(summaries))
     require_good(name, summaries, max_bad_share, folder)
@@ -153,23 +159,15 @@ def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None =
     """
     if not items:
         return
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 1  # every chunk is a block of its own: it moves on as soon as it is made
-    context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised; jobs print one line of them
-    rows = [{"item": json.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     # Different num_cpus keep Ray Data from fusing the steps into one.
-    dataset = dataset.flat_map(_Reader(read), num_cpus=0.5)
+    dataset = _items(items).flat_map(_Reader(read), num_cpus=0.5)
     if pool:
         dataset = dataset.map(
             _Actor,
             fn_constructor_kwargs={"make": pool.make},
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=min(pool.actors, len(rows)),
+                max_size=min(pool.actors, len(items)),
                 max_tasks_in_flight_per_actor=pool.chunks_in_flight * 2,
             ),
             num_cpus=pool.cpus,
@@ -177,9 +175,39 @@ def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None =
             max_concurrency=pool.chunks_in_flight,
         )
     dataset = dataset.map(_Writer(folder), num_cpus=0.25)
+    for row in _rows(dataset):
+        yield Summary(**json.loads(row["summary"]))
+
+
+def gather(items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yield what a function makes of each item, both plain JSON values, in any order.
+
+    Raises:
+        UserError: the first that a task raised.
+    """
+
+    def apply(row: dict[str, Any]) -> dict[str, Any]:
+        return {"result": json.dumps(function(json.loads(row["item"])))}
+
+    if items:
+        for row in _rows(_items(items).map(apply, num_cpus=0.5)):
+            yield json.loads(row["result"])
+
+
+def _items(items: Sequence[Any]) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # every chunk is a block of its own: it moves on as soon as it is made
+    context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised; jobs print one line of them
+    rows = [{"item": json.dumps(item)} for item in items]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
-        for row in dataset.iter_rows():
-            yield Summary(**json.loads(row["summary"]))
+        yield from dataset.iter_rows()
     except Exception as error:
         raise user_error_in(error) or error from None
 
@@ -193,7 +221,7 @@ def user_error_in(error: BaseException) -> UserError | None:
             return UserError(str(found.args[0]) if found.args else str(found))
         seen.add(id(found))
         causes = (found.__cause__, getattr(found, "cause", None), found.__context__)
-        waiting += [cause for cause in causes if isinstance(cause, BaseException) and id(cause) not in seen]
+        waiting += [cause for cause in (*causes, *getattr(found, "exceptions", ())) if isinstance(cause, BaseException) and id(cause) not in seen]
     return None
 
 

@@ -102,6 +102,7 @@ def mean_loss(
         for batch in mine(rows, samples):
             loss += token_losses(model, batch, device)
     model.train()
+    model.reshard()  # without a backward pass, FSDP leaves the outer weights gathered
     return _sum(loss) / answer_tokens
 
 

@@ -45,14 +45,13 @@ def shard(model: Any, dtype: torch.dtype, device: torch.device) -> None:
 
 def _receive(model: Any, full: Any | None, device: torch.device) -> None:
     """Fill a sharded model on the meta device with worker 0's full one."""
+    model.to_empty(device=device)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(model, full.state_dict() if full else {}, options=options)
-    model.tie_weights()  # filling parts tied weights
-    # Buffers outside the state dict (rotary frequencies) travel by themselves.
+    model.tie_weights()  # to_empty parts tied weights
+    # Some buffers stand in no state dict (the rotary frequencies).
     sources = dict(full.named_buffers()) if full else {}
     for name, buffer in model.named_buffers():
-        if buffer.is_meta:
-            parent, _, leaf = name.rpartition(".")
-            received = sources[name].to(device) if full else torch.empty_like(buffer, device=device)
-            dist.broadcast(received, src=0)
-            setattr(model.get_submodule(parent), leaf, received)
+        if full:
+            buffer.copy_(sources[name])
+        dist.broadcast(buffer, src=0)

@@ -1,0 +1,89 @@
+"""What tests share: a real S3 server, one real local Ray, and the run folders that stages read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[1] / ".." / "shared"
+_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "tests-access-key",
+    "AWS_SECRET_ACCESS_KEY": "tests-secret-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment():
+    """Test credentials and no cluster of the user's, before anything reads them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        for name, value in _VARIABLES.items():
+            patch.setenv(name, value)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(environment):
+    """A real S3 server on a free port; AWS_ENDPOINT_URL names it. Ray's workers inherit the variables."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    yield os.environ["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_endpoint):
+    """An empty bucket's address, shared by the session: take a prefix of your own."""
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="uniner-tests")
+    return "s3://uniner-tests"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request, tmp_path):
+    """A folder for runs, once on disk and once on S3."""
+    if request.param == "disk":
+        return str(tmp_path / "runs")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_endpoint):
+    """One real local Ray for the session."""
+    from uniner import work
+
+    with work.connected():
+        yield
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The nano base model that ships: its tokenizer cuts passages in tests too."""
+    from uniner.quickstart.prepare import BASE
+
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    from uniner.student import load_tokenizer
+
+    return load_tokenizer(base)
+
+
+@pytest.fixture
+def shared_pile():
+    """The real passages and the recorded ChatGPT replies, where they are at hand."""
+    folder = (SHARED / "data" / "pile").resolve()
+    if not folder.is_dir():
+        pytest.skip("needs the shared data beside the project (../shared/data/pile)")
+    return folder

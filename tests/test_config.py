@@ -1,0 +1,73 @@
+"""The config tree: order, strictness, one line an error; every config that ships loads."""
+
+from pathlib import Path
+
+import pytest
+
+from uniner.config import Annotate, Config, describe, load
+from uniner.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+MINIMAL = '[run]\nname = "a"\n[student]\nbase = "b"\n[ingest]\nshards = ["x.jsonl.zst"]\n'
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(MINIMAL + "max_tokens = 100\n")
+    return str(path)
+
+
+def test_words_win_over_file_over_defaults(config_file):
+    config = load([config_file, "ingest.sample=0.5", "run.name=other", 'tag.types=["person", "city"]'])
+    assert (config.ingest.max_tokens, config.ingest.sample, config.annotate.temperature) == (100, 0.5, 0.0)
+    assert config.run.name == "other"
+    assert config.tag.types == ["person", "city"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("ingest.max_token=3", "unknown setting ingest.max_token (did you mean max_tokens?)"),
+        ("ingestion.max_tokens=3", "unknown setting ingestion"),
+        ("ingest.max_tokens=many", "ingest.max_tokens = 'many': input should be a valid integer"),
+        ("ingest.sample=0", "ingest.sample = 0: input should be greater than 0"),
+        ("student.template=own", "student.template = 'own': input should be 'type' or 'definition'"),
+        ("run.name=../up", "run.name = '../up': string should match pattern"),
+        ("nonsense", "'nonsense' is not of the form section.key=value"),
+        ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),
+    ],
+)
+def test_a_wrong_word_is_named_in_one_line(config_file, word, message):
+    with pytest.raises(UserError) as caught:
+        load([config_file, word])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[run\n", "is not TOML"), ("[run]\nname='a'\n", "setting student is missing")]
+)
+def test_a_wrong_file_is_named(tmp_path, content, message):
+    path = tmp_path / "wrong.toml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load([str(path)])
+
+
+def test_identity_leaves_out_how_and_keeps_what():
+    identity = Annotate(in_flight=3, base_url="http://x", model="m").identity()
+    assert identity["model"] == "m"
+    assert not {"in_flight", "base_url", "actors", "timeout_s"} & identity.keys()
+
+
+def test_every_setting_is_described():
+    for section in Config.model_fields.values():
+        for name, field in section.annotation.model_fields.items():
+            assert field.description, name
+    assert "ingest" in describe()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_config_that_ships_loads(path):
+    load([str(path)])

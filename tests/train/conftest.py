@@ -1,0 +1,113 @@
+"""A tiny Llama with a byte-level tokenizer, made on the spot, and conversations to train it on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from uniner.records import CONVERSATION, Conversation, to_table
+from uniner.storage import Chunk, Folder
+from uniner.templates import turns
+
+NAMES = ["Berlin", "Ada Lovelace", 'a "quoted" name', "Zürich", "Nairobi", "Grace [Hopper]"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    bare.train_from_iterator(["USER: What describes a city in the text? ASSISTANT:"] * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare,
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_llama(tokenizer, **changes):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **changes,
+    }
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**settings))
+
+
+@pytest.fixture(scope="session")
+def base(tokenizer, tmp_path_factory) -> Path:
+    """A base model's folder."""
+    folder = tmp_path_factory.mktemp("base")
+    make_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tied_base(tokenizer, tmp_path_factory) -> Path:
+    """A base model whose output layer is its embedding."""
+    folder = tmp_path_factory.mktemp("tied-base")
+    make_llama(tokenizer, tie_word_embeddings=True).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_conversation(number: int, split: str = "train") -> Conversation:
+    passage = (
+        f"{number}: " + " and ".join(NAMES[(number + shift) % 6] for shift in range(1 + number % 4)) + "."
+    )
+    asked = [
+        (f"type {kind}", [NAMES[(number + kind) % 6]] if kind % 2 else []) for kind in range(1 + number % 3)
+    ]
+    positive = tuple(name for name, mentions in asked if mentions)
+    negative = tuple(name for name, mentions in asked if not mentions)
+    return Conversation(f"c{number}", f"p{number}", turns(passage, asked), positive, negative, "", split)
+
+
+@pytest.fixture(scope="session")
+def conversations() -> list[Conversation]:
+    return [make_conversation(number, "validation" if number % 8 == 7 else "train") for number in range(24)]
+
+
+@pytest.fixture(scope="session")
+def write_build():
+    """Return a function that writes what the build stage would: two chunks and a manifest."""
+
+    def write(folder: Folder, conversations: list[Conversation]) -> None:
+        half = len(conversations) // 2
+        summaries = [
+            folder.write_chunk(Chunk(key, to_table(rows, CONVERSATION)))
+            for key, rows in [("0", conversations[:half]), ("1", conversations[half:])]
+        ]
+        plan = {"stage": "build", "config": {}, "parents": {}}
+        folder.begin(plan)
+        folder.finish(plan, summaries)
+
+    return write
+
+
+@pytest.fixture
+def answers():
+    """Return the answers of a conversation as its data say, apart from the renderer."""
+
+    def read(conversation: Conversation) -> list[list[str]]:
+        return [json.loads(turn["value"]) for turn in conversation.conversations[3::2]]
+
+    return read

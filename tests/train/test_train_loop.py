@@ -1,0 +1,219 @@
+"""The loop's arithmetic, on one process without Ray: no leak, exact losses, sharding that changes nothing."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from uniner.errors import UserError
+from uniner.templates import Renderer
+from uniner.train import checkpoint, export, loop, model, packing
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    """A process group of this process alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model is tiny; threads would only wait for each other
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer, conversations):
+    renderer = Renderer(tokenizer)
+    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    return packing.fit(rendered, 512).samples
+
+
+@pytest.fixture
+def plain(base):
+    """The base model as transformers loads it, with what it would do by default."""
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+
+
+def load(base, dtype=torch.float32, checkpointing=False):
+    return model.load(AutoConfig.from_pretrained(base), model.read(str(base)), dtype, CPU, checkpointing)
+
+
+def make_plan(samples, epochs=1, batch=8):
+    lengths = [len(sample) for sample in samples]
+    return packing.plan(lengths, [1] * len(samples), seed=0, epochs=epochs, batch=batch, row_tokens=1024)
+
+
+def steps_of(net, optimizer, samples, plan, steps_done=0):
+    settings = {"peak_rate": 1e-2, "warmup_share": 0.2, "clip_norm": 1.0}
+    return loop.train(net, optimizer, samples, plan, steps_done=steps_done, device=CPU, **settings)
+
+
+def run(net, samples, plan):
+    return list(steps_of(net, loop.make_optimizer(net, 0.0), samples, plan))
+
+
+def alone(net, samples):
+    return torch.cat([loop.logits(net, packing.collate([sample]), CPU)[0] for sample in samples])
+
+
+def test_packed_logits_and_gradients_equal_unpacked(plain, samples):
+    row = samples[:5]
+    packed = loop.logits(plain, packing.collate(row), CPU)[0]
+    torch.testing.assert_close(packed, alone(plain, row), atol=1e-5, rtol=0)
+    loop.token_losses(plain, packing.collate(row), CPU).backward()
+    gradients = [parameter.grad.clone() for parameter in plain.parameters()]
+    plain.zero_grad()
+    for sample in row:
+        loop.token_losses(plain, packing.collate([sample]), CPU).backward()
+    for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("leak", [{"use_cache": True}, {"attention_mask": "ones"}])
+def test_a_cache_or_a_mask_would_leak(plain, samples, leak, monkeypatch):
+    """What the loop passes is needed: with either default changed, the equality above breaks."""
+    forward = plain.forward
+
+    def leaking(**inputs):
+        inputs.update(leak)
+        if "attention_mask" in leak:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return forward(**inputs)
+
+    row = samples[:5]
+    separate = alone(plain, row)
+    monkeypatch.setattr(plain, "forward", leaking)
+    assert (loop.logits(plain, packing.collate(row), CPU)[0] - separate).abs().max() > 1e-2
+
+
+def test_sharded_model_is_the_model(base, plain, samples):
+    batch = packing.collate(samples[:3])
+    net = load(base)
+    torch.testing.assert_close(
+        loop.logits(net, batch, CPU), loop.logits(plain, batch, CPU), atol=1e-6, rtol=0
+    )
+
+
+def test_step_loss_is_the_mean_over_answer_tokens(plain, base, samples):
+    plan = make_plan(samples)
+    chosen = [samples[number] for row in plan.steps[0] for number in row]
+    losses = [loop.token_losses(plain, packing.collate([sample]), CPU).item() for sample in chosen]
+    step = run(load(base), samples, plan)[0]
+    answer_tokens = sum(sample.answer_tokens for sample in chosen)
+    assert (step.tokens, step.answer_tokens) == (sum(map(len, chosen)), answer_tokens)
+    assert step.loss == pytest.approx(sum(losses) / answer_tokens, abs=1e-5)
+
+
+def test_packing_and_activation_checkpointing_do_not_change_the_curve(base, samples):
+    plan = make_plan(samples, epochs=2)
+    single = dataclasses.replace(
+        plan, steps=[[[number] for row in rows for number in row] for rows in plan.steps]
+    )
+    curve = run(load(base), samples, plan)
+    for other in (run(load(base), samples, single), run(load(base, checkpointing=True), samples, plan)):
+        assert [step.loss for step in other] == pytest.approx([step.loss for step in curve], abs=1e-5)
+        assert [step.grad_norm for step in other] == pytest.approx(
+            [step.grad_norm for step in curve], rel=1e-3
+        )
+    assert curve[-1].loss < curve[0].loss - 1
+
+
+def test_master_weights_stay_float32_under_bfloat16(base, samples):
+    net = load(base, torch.bfloat16)
+    steps = run(net, samples, make_plan(samples, epochs=2))
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    assert loop.logits(net, packing.collate(samples[:1]), CPU).dtype == torch.bfloat16
+    assert steps[-1].loss < steps[0].loss - 1
+
+
+def test_schedule_warms_up_and_decays():
+    rates = [loop.learning_rate(step, 10, 1.0, 0.2) for step in range(1, 11)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[2:] == sorted(rates[2:], reverse=True) and 0 < rates[-1] < 0.1
+    assert loop.learning_rate(1, 10, 1.0, 0.0) == 1.0
+
+
+def test_a_loss_that_is_not_finite_names_its_passages(base, samples):
+    net = load(base)
+    with torch.no_grad():
+        next(net.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"step 1 has loss nan .* p\d+, .*learning_rate"):
+        run(net, samples, make_plan(samples))
+
+
+def test_a_worker_without_a_row_works_on_an_empty_one(base, samples):
+    net = load(base)
+    loss = loop.token_losses(net, packing.empty_batch(), CPU)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(float(parameter.grad.full_tensor().abs().max()) == 0 for parameter in net.parameters())
+
+
+def test_mean_loss_leaves_the_model_as_it_was(base, plain, samples):
+    net = load(base)
+    before = copy.deepcopy(net.state_dict())
+    rows = packing.pack(range(len(samples)), [len(sample) for sample in samples], 1024)
+    losses = [loop.token_losses(plain, packing.collate([sample]), CPU).item() for sample in samples]
+    expected = sum(losses) / sum(sample.answer_tokens for sample in samples)
+    assert loop.mean_loss(net, samples, rows, CPU) == pytest.approx(expected, abs=1e-5)
+    assert net.training and all(isinstance(weight, DTensor) for weight in net.parameters())
+    for name, weight in net.state_dict().items():
+        assert torch.equal(before[name].full_tensor(), weight.full_tensor())
+    assert loop.mean_loss(net, samples, [], CPU) is None
+
+
+@pytest.mark.parametrize("which", ["base", "tied_base"])
+def test_resumed_from_a_checkpoint_the_curve_is_the_same(which, request, samples, tmp_path):
+    base, plan = request.getfixturevalue(which), make_plan(samples, epochs=2)
+    whole = run(load(base), samples, plan)
+    net = load(base)
+    optimizer = loop.make_optimizer(net, 0.0)
+    steps = steps_of(net, optimizer, samples, plan)
+    state = checkpoint.State("digest", [dataclasses.asdict(next(steps)) for _ in range(3)])
+    checkpoint.save(tmp_path, net, optimizer, state)
+
+    again = load(base)
+    fresh = loop.make_optimizer(again, 0.0)
+    loaded = checkpoint.load(tmp_path, again, fresh, "digest")
+    assert loaded == state and loaded.steps == 3
+    rest = list(steps_of(again, fresh, samples, plan, steps_done=3))
+    assert [step.step for step in rest] == [4, 5, 6]
+    assert [step.loss for step in rest] == pytest.approx([step.loss for step in whole[3:]], abs=1e-6)
+
+
+def test_a_checkpoint_of_another_plan_or_with_a_part_missing_is_refused(base, tmp_path):
+    net = load(base)
+    checkpoint.save(tmp_path, net, loop.make_optimizer(net, 0.0), checkpoint.State("digest"))
+    with pytest.raises(UserError, match="of another plan"):
+        checkpoint.read_state(tmp_path, "other")
+    shard = next(tmp_path.glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{shard.name} is missing or cut short"):
+        checkpoint.read_state(tmp_path, "digest")
+
+
+@pytest.mark.parametrize("which", ["base", "tied_base"])
+def test_the_exported_student_is_the_trained_model(which, request, samples, tokenizer, tmp_path):
+    base = request.getfixturevalue(which)
+    net = load(base)
+    run(net, samples, make_plan(samples))
+    facts = {"template": "type", "max_tokens": 512, "base": "base", "types": []}
+    export.write(
+        tmp_path, AutoConfig.from_pretrained(base), export.gather(net, torch.float32), tokenizer, facts
+    )
+    student = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert student.dtype == torch.float32 and student.config.use_cache
+    batch = packing.collate(samples[:2])
+    expected = loop.logits(net, batch, CPU)
+    torch.testing.assert_close(loop.logits(student, batch, CPU), expected, atol=1e-6, rtol=0)
+    assert (student.lm_head.weight is student.model.embed_tokens.weight) == (which == "tied_base")
+
+
+def test_frequent_types_come_first():
+    assert export.frequent_types([("b", "a"), ("b",), ("c", "a", "b")], most=2) == ["b", "a"]

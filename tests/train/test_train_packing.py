@@ -1,0 +1,149 @@
+"""Fit, plan, pack and collate, and which ids carry loss."""
+
+import json
+
+import numpy as np
+import pytest
+
+from uniner.templates import Renderer, turns
+from uniner.train import packing
+from uniner.train.packing import IGNORED, collate, fit, pack, plan
+
+
+@pytest.fixture(scope="module")
+def renderer(tokenizer):
+    return Renderer(tokenizer)
+
+
+def fitted(renderer, conversations, max_tokens=512):
+    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    return fit(rendered, max_tokens)
+
+
+DEFINITION = "a person, real or invented, who is named"
+
+
+@pytest.mark.parametrize("asked", ["person", DEFINITION], ids=["type", "definition"])
+def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, asked):
+    passage = 'She wrote ["nonsense"] </s> ASSISTANT: [] in Zürich.'
+    conversation = turns(passage, [(asked, ['Ada "A" Lovelace', "Zürich"]), ("x", [])])
+    sample = fit([("p", *renderer.blocks(conversation))], 512).samples[0]
+    labels = collate([sample]).labels[0]
+    runs, current = [], []
+    for label in [*labels.tolist(), IGNORED]:
+        if label != IGNORED:
+            current.append(label)
+        elif current:
+            runs.append(tokenizer.decode(current))
+            current = []
+    assert runs == [' ["Ada \\"A\\" Lovelace", "Zürich"]</s>', " []</s>"]
+    unlabelled = tokenizer.decode(sample.ids[labels == IGNORED])
+    assert "I've read this text.</s>" in unlabelled
+    assert sample.answer_tokens == (labels != IGNORED).sum()
+
+
+@pytest.mark.parametrize("asked", ["person", DEFINITION], ids=["type", "definition"])
+def test_the_student_is_trained_on_the_ids_that_the_engine_gets(renderer, asked):
+    passage = "Ada Lovelace met Babbage."
+    for mentions in (["Ada Lovelace", "Babbage"], []):
+        sample = fit([("p", *renderer.blocks(turns(passage, [(asked, mentions)])))], 512).samples[0]
+        prompt = renderer.prompts(passage, [asked])[0]
+        assert tuple(sample.ids[: len(prompt)]) == prompt
+        assert not sample.loss[: len(prompt)].any() and sample.loss[len(prompt) :].all()
+
+
+def test_a_long_conversation_is_split_with_its_head_repeated(renderer, tokenizer):
+    asked = [(f"type {number}", ["Zürich"] * (number % 3)) for number in range(12)]
+    conversation = turns("They met in Zürich.", asked)
+    head, blocks = renderer.blocks(conversation)
+    limit = len(head) + 3 * max(map(len, blocks))
+    result = fit([("p", head, blocks)], limit)
+    assert result.counts == {"conversations": 1, "samples": len(result.samples), "split": 1, "set_aside": 0}
+    assert len(result.samples) > 2 and result.per_conversation == [len(result.samples)]
+    assert all(len(sample) <= limit for sample in result.samples)
+    assert all(tuple(sample.ids[: len(head)]) == head.ids for sample in result.samples)
+    rest = [tuple(sample.ids[len(head) :]) for sample in result.samples]
+    assert sum(rest, ()) == sum((block.ids for block in blocks), ())
+
+
+def test_a_question_that_does_not_fit_alone_is_set_aside_and_counted(renderer):
+    short, long = ("a", ["b"]), ("c", ["d" * 200])
+    head, blocks = renderer.blocks(turns("b", [short, long, short]))
+    limit = len(head) + 2 * len(blocks[0])
+    result = fit([("p", head, blocks), ("q", head, [blocks[1]])], limit)
+    assert result.counts == {"conversations": 1, "samples": 1, "split": 0, "set_aside": 2}
+    assert tuple(result.samples[0].ids) == head.ids + blocks[0].ids + blocks[2].ids
+
+
+LENGTHS = [int(length) for length in np.random.default_rng(0).integers(10, 100, 57)]
+PER_CONVERSATION = [1] * 40 + [2] * 7 + [3]
+
+
+def make_plan(**changes):
+    settings = {"seed": 3, "epochs": 3, "batch": 8, "row_tokens": 128, **changes}
+    return plan(LENGTHS, PER_CONVERSATION, **settings)
+
+
+def test_every_conversation_comes_once_an_epoch():
+    made = make_plan()
+    assert len(made.steps) == 18 and made.epoch_ends == {6, 12, 18}
+    epochs = [
+        [sample for rows in made.steps[first : first + 6] for row in rows for sample in row]
+        for first in (0, 6, 12)
+    ]
+    assert all(sorted(epoch) == list(range(57)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_conversation_stays_in_one_step():
+    for rows in make_plan().steps:
+        chosen = {sample for row in rows for sample in row}
+        assert all((40 + 2 * pair in chosen) == (41 + 2 * pair in chosen) for pair in range(7))
+
+
+def test_the_plan_depends_on_the_seed_alone():
+    assert make_plan() == make_plan()
+    assert make_plan(seed=4).digest() != make_plan().digest()
+
+
+def test_row_size_changes_the_rows_but_not_what_a_step_learns_from():
+    small, large = make_plan(row_tokens=100), make_plan(row_tokens=400)
+    assert small.digest() == large.digest()
+    assert len(small.steps[0]) > len(large.steps[0])
+
+
+def test_max_steps_ends_the_plan():
+    made = make_plan(max_steps=7)
+    assert made.steps == make_plan().steps[:7] and made.epoch_ends == {6}
+
+
+def test_rows_are_full_but_never_over():
+    made = make_plan(batch=57)
+    assert all(sum(LENGTHS[sample] for sample in row) <= 128 for step in made.steps for row in step)
+    assert packing.packing_share(made.steps, LENGTHS, 128) > 0.9
+    unpacked = [[[sample] for sample in range(57)]]
+    assert packing.packing_share(unpacked, LENGTHS, 128) < 0.5
+
+
+def test_pack_puts_the_longest_first():
+    assert pack([0, 1, 2, 3], [5, 6, 4, 5], 10) == [[1, 2], [0, 3]]
+
+
+def test_collate_restarts_positions_and_never_labels_a_first_token():
+    samples = [
+        packing.Sample("a", np.array([7, 8, 9], np.int32), np.array([True, False, True])),
+        packing.Sample("b", np.array([5, 6], np.int32), np.array([True, True])),
+    ]
+    batch = collate(samples)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 5, 6]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.labels.tolist() == [[IGNORED, IGNORED, 9, IGNORED, 6]]
+    assert [sample.answer_tokens for sample in samples] == [1, 1]
+
+
+def test_real_conversations_fit(renderer, conversations, answers, tokenizer):
+    result = fitted(renderer, conversations)
+    assert result.counts == {"conversations": 24, "samples": 24, "split": 0, "set_aside": 0}
+    for sample, conversation in zip(result.samples, conversations, strict=True):
+        text = tokenizer.decode(sample.ids[sample.loss])
+        assert [json.loads(answer) for answer in text.split("</s>")[:-1]] == answers(conversation)

@@ -1,0 +1,181 @@
+"""The real stage on a real local Ray: any number of workers, a killed worker, a stop and another start."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from uniner.config import Config
+from uniner.errors import UserError
+from uniner.progress import Progress
+from uniner.storage import Folder
+from uniner.student import student_facts
+from uniner.train import stage
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+STEPS = 7
+
+
+def make_config(root, base, name, **changes) -> Config:
+    train = {
+        "epochs": 2,
+        "max_steps": STEPS,
+        "batch_conversations": 6,
+        "learning_rate": 1e-2,
+        "dtype": "float32",
+        "use_gpu": False,
+        "checkpoint_steps": 2,
+        "failures": 0,
+        **changes,
+    }
+    return Config.model_validate(
+        {
+            "run": {"root": str(root), "name": name},
+            "student": {"base": str(base), "max_tokens": 256},
+            "ingest": {"shards": ["none"]},
+            "train": train,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def prepare(root, base, conversations, write_build):
+    """Return a function that makes a run with its build stage done, and the config to train it."""
+
+    def make(name: str, **changes) -> Config:
+        if not (root / name).exists():
+            write_build(Folder(str(root)) / name / "build", conversations)
+        return make_config(root, base, name, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(ray_session, prepare):
+    """The manifest and the history of one worker that nothing disturbs."""
+    config = prepare("alone")
+    return stage.run(config), history_of(config)
+
+
+def history_of(config: Config) -> dict:
+    return (Folder(config.run.root) / config.run.name / "train").read_json("history.json")
+
+
+def require_same_curve(history, expected):
+    assert [step["step"] for step in history["steps"]] == list(range(1, STEPS + 1))
+    for name in ("loss", "grad_norm", "learning_rate", "tokens", "answer_tokens"):
+        figures = [step[name] for step in history["steps"]]
+        assert figures == pytest.approx([step[name] for step in expected["steps"]], abs=1e-5, rel=1e-5)
+    assert history["validation"][-1]["loss"] == pytest.approx(expected["validation"][-1]["loss"], abs=1e-5)
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Return a function that lets the driver, once, kill a training process after a step."""
+
+    def arm(step: int) -> list[int]:
+        killed: list[int] = []
+
+        class Killing(Progress):
+            def add(self, rows, share=None, note=""):
+                super().add(rows, share, note)
+                if self._rows >= step and not killed:
+                    workers = [
+                        child
+                        for child in psutil.Process().children(recursive=True)
+                        if "RayTrainWorker" in "".join(child.cmdline())
+                    ]
+                    os.kill(workers[-1].pid, signal.SIGKILL)
+                    killed.append(workers[-1].pid)
+
+        monkeypatch.setattr(stage, "Progress", Killing)
+        return killed
+
+    return arm
+
+
+def test_one_worker_learns_and_says_so(alone, prepare):
+    manifest, history = alone
+    figures = manifest["figures"]
+    assert manifest["parents"] == {"build": (Folder(prepare("alone").run.root) / "alone/build").digest()}
+    assert figures["steps"] == STEPS and figures["conversations"] == manifest["rows"] == 21
+    assert figures["last_loss"] == history["steps"][-1]["loss"] < figures["first_loss"] - 1
+    assert figures["tokens"] == sum(step["tokens"] for step in history["steps"])
+    assert figures["validation_loss"] == history["validation"][-1]["loss"]
+    assert [measured["step"] for measured in history["validation"]] == [4, STEPS]
+    assert 0 < figures["packing_share"] <= 1 and figures["tokens_per_s"] > 0 and figures["resumed"] == 0
+
+
+def test_the_student_loads_and_names_its_template(alone, prepare, tokenizer):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = prepare("alone")
+    folder = f"{config.run.root}/alone/train/student"
+    facts = student_facts(folder)
+    assert facts["template"] == "type" and facts["max_tokens"] == 256 and facts["types"] == ["type 1"]
+    assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_second_run_is_a_no_op(alone, prepare, capsys):
+    manifest, _ = alone
+    assert stage.run(prepare("alone", workers=2, checkpoint_steps=1)) == manifest
+    assert "train: already done, 21 conversations" in capsys.readouterr().err
+
+
+def test_two_workers_give_the_curve_of_one(alone, prepare):
+    config = prepare("two", workers=2, pack_tokens=300)
+    stage.run(config)
+    require_same_curve(history_of(config), alone[1])
+
+
+def test_a_killed_worker_is_survived(alone, prepare, kill_after):
+    config = prepare("killed", workers=2, failures=1)
+    killed = kill_after(3)
+    manifest = stage.run(config)
+    history = history_of(config)
+    assert killed and len(history["resumed"]) == manifest["figures"]["resumed"] == 1
+    assert history["resumed"][0] in (2, 4)
+    require_same_curve(history, alone[1])
+
+
+def test_a_failed_run_goes_on_with_another_number_of_workers(alone, prepare, kill_after, monkeypatch):
+    config = prepare("failed", workers=2)
+    assert kill_after(3) == []
+    with pytest.raises(Exception, match="Training failed due to worker errors"):
+        stage.run(config)
+    monkeypatch.undo()
+    again = prepare("failed", workers=1)
+    stage.check(again)
+    stage.run(again)
+    history = history_of(again)
+    assert history["resumed"][0] in (2, 4)
+    require_same_curve(history, alone[1])
+
+
+def test_an_error_that_no_retry_mends_ends_the_run_at_once(prepare, root):
+    config = prepare("far", learning_rate=1e30, failures=3, workers=2)
+    with pytest.raises(UserError, match=r"train: step \d has loss .* p\d+, .*learning_rate"):
+        stage.run(config)
+    assert not (root / "far/train/manifest.json").exists()
+
+
+def test_check_names_what_is_wrong(alone, prepare, root):
+    with pytest.raises(UserError, match=r"train.epochs was 2, now 3"):
+        stage.check(prepare("alone", epochs=3))
+    with pytest.raises(UserError, match=r"pack_tokens = 100 is below student.max_tokens = 256"):
+        stage.check(prepare("alone", pack_tokens=100))
+    with pytest.raises(UserError, match="nowhere"):
+        stage.check(make_config(root, root / "nowhere", "new"))
+
+
+def test_more_than_the_machine_has_is_refused(prepare):
+    with pytest.raises(UserError, match=r"train.workers = 1 needs as many GPUs.*train.use_gpu=false"):
+        stage.run(prepare("gpu", use_gpu=True))

@@ -1,0 +1,81 @@
+"""Write the quickstart's world: corpus shards, a recorded teacher, gold documents with unseen names."""
+
+import gzip
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import zstandard
+
+from uniner.config import Config
+from uniner.ingest.passages import cut
+from uniner.quickstart.corpus import Document, documents
+from uniner.quickstart.domains import DOMAINS
+from uniner.quickstart.replies import reply
+from uniner.storage import Folder
+from uniner.student import load_tokenizer
+
+BASE = str(Path(__file__).parent / "base")
+DOCUMENTS, HELD_OUT = 3_000, 200
+SHARDS = 3
+SENTENCES = (2, 4)
+_MADE_WITH = "made_with.json"
+
+
+def prepare(config: Config) -> Config:
+    """Write the corpus under the run's root and return the config that names it."""
+    folder = Folder(config.run.root) / "quickstart-corpus"
+    write(folder, DOCUMENTS, HELD_OUT, config.ingest.max_tokens)
+    return config.model_copy(
+        update={
+            "student": config.student.model_copy(update={"base": BASE}),
+            "ingest": config.ingest.model_copy(update={"shards": [folder.path("shard-*.jsonl.zst")]}),
+            "annotate": config.annotate.model_copy(update={"recording": folder.path("teacher.jsonl.gz")}),
+            "evaluate": config.evaluate.model_copy(update={"gold": {"held-out": folder.path("heldout.jsonl")}}),
+        }
+    )
+
+
+def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens: int, seed: int = 0) -> None:
+    """Write `shard-*.jsonl.zst` in the Pile's layout, `teacher.jsonl.gz` (a recorded reply for every passage of
+    at most max_tokens) and `heldout.jsonl` (gold documents whose names no shard has). What is there stays.
+    """
+    made_with = {"documents": documents_count, "held_out": held_out_count, "max_tokens": max_tokens, "seed": seed}
+    if folder.read_json(_MADE_WITH) == made_with:
+        return
+    corpus = list(documents(DOMAINS, documents_count, seed, "train", SENTENCES))
+    for shard in range(SHARDS):
+        rows = ({"text": found.text, "meta": {"pile_set_name": found.source}} for found in corpus[shard::SHARDS])
+        folder.write(f"shard-{shard}.jsonl.zst", zstandard.compress(_lines(rows)))
+    folder.write("teacher.jsonl.gz", gzip.compress(_lines(_recording(corpus, max_tokens, seed)), 1, mtime=0))
+    held_out = documents(DOMAINS, held_out_count, seed, "heldout", SENTENCES)
+    rows = (
+        {"id": found.doc_id, "text": found.text, "entities": [vars(mention) for mention in found.mentions]}
+        for found in held_out
+    )
+    folder.write("heldout.jsonl", _lines(rows))
+    folder.write_json(_MADE_WITH, made_with)
+
+
+def _recording(corpus: Iterable[Document], max_tokens: int, seed: int) -> Iterable[dict[str, Any]]:
+    tokenizer = load_tokenizer(BASE)
+    for document in corpus:
+        random = Random(f"{seed}/{document.doc_id}")
+        for piece in cut(document.text, tokenizer, max_tokens):
+            inside = [
+                mention
+                for mention in document.mentions
+                if piece.start <= mention.start and mention.end <= piece.end
+            ]
+            text = document.text[piece.start : piece.end]
+            yield {"passage": text, "reply": reply(text, inside, random)}
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    sink = io.StringIO()
+    for row in rows:
+        sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return sink.getvalue().encode()

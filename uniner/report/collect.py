@@ -1,0 +1,147 @@
+"""Read a run's manifests, scores and some tagged passages into one plain value that both outputs show."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
+from uniner.storage import Folder
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A line of the table."""
+
+    stage: str
+    rows: int
+    seconds: float
+    figure: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tagged passage: its text and its entities, offsets into the text."""
+
+    text: str
+    source: str
+    entities: tuple[TaggedEntity, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A system's strict micro-F1 on a gold data set."""
+
+    system: str
+    dataset: str
+    f1: float
+    questions: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown of a run."""
+
+    name: str
+    stages: tuple[StageRow, ...] = ()
+    scores: tuple[Score, ...] = ()
+    examples: tuple[Example, ...] = ()
+    losses: tuple[tuple[int, float], ...] = field(default=())
+
+
+def collect(run: Folder, name: str) -> Report:
+    """Read what stands of a run; stages that are not done are left out."""
+    manifests = {stage: (run / stage).manifest() for stage in _FIGURES}
+    done = {stage: manifest for stage, manifest in manifests.items() if manifest}
+    rows = tuple(
+        StageRow(stage, manifest["rows"], manifest["seconds"], _FIGURES[stage](manifest))
+        for stage, manifest in done.items()
+    )
+    history = (run / "train").read_json("history.json") or []
+    losses = tuple((entry["step"], entry["loss"]) for entry in history)
+    examples = _examples(run) if "tag" in done else ()
+    return Report(name, rows, scores(done.get("evaluate")), examples, losses)
+
+
+def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
+    """Return the scores in the manifest of evaluate, in the order of systems."""
+    return tuple(
+        Score(system, dataset, found["f1"], found["questions"], found["broken"])
+        for system, datasets in (manifest or {"scores": {}})["scores"].items()
+        for dataset, found in datasets.items()
+    )
+
+
+def _examples(run: Folder) -> tuple[Example, ...]:
+    """Return tagged passages of different sources, the ones with the most types first."""
+    manifest = (run / "tag").require_manifest()
+    best: dict[str, Example] = {}
+    for chunk in manifest["chunks"][:4]:
+        tagged = from_table((run / "tag").read_chunk(chunk["key"]), TaggedPassage)
+        passages = from_table((run / "ingest").read_chunk(chunk["key"]), Passage)
+        for passage, found in zip(passages, tagged, strict=True):
+            example = Example(passage.text, passage.source, _inside(found))
+            standing = best.get(passage.source)
+            if len(passage.text) < 600 and (standing is None or _interest(example) > _interest(standing)):
+                best[passage.source] = example
+    return tuple(sorted(best.values(), key=_interest, reverse=True)[:EXAMPLES])
+
+
+def _inside(tagged: TaggedPassage) -> tuple[TaggedEntity, ...]:
+    """Return the located entities with offsets into the passage, in order, the longer of two that overlap."""
+    chosen: list[TaggedEntity] = []
+    located = [entity for entity in tagged.entities if entity.start >= 0]
+    for entity in sorted(located, key=lambda entity: (entity.start, -entity.end)):
+        start, end = entity.start - tagged.char_start, entity.end - tagged.char_start
+        if not chosen or start >= chosen[-1].end:
+            chosen.append(TaggedEntity(entity.text, entity.type, start, end, entity.score, entity.grounding))
+    return tuple(chosen)
+
+
+def _interest(example: Example) -> tuple[int, int]:
+    return len({entity.type for entity in example.entities}), len(example.entities)
+
+
+def _ingest(manifest: dict[str, Any]) -> str:
+    return f"{manifest['figures'].get('documents_chosen', 0):,} documents"
+
+
+def _annotate(manifest: dict[str, Any]) -> str:
+    figures, rows = manifest["figures"], max(1, manifest["rows"])
+    ok = manifest["outcomes"].get("ok", 0) / rows
+    return f"{figures['entities']:,} entities, {ok:.1%} ok, {figures['cost_usd']:.2f} USD"
+
+
+def _build(manifest: dict[str, Any]) -> str:
+    figures = manifest["figures"]
+    negatives = figures.get("negatives", 0)
+    questions = figures.get("positives", 0) + negatives
+    return f"{manifest['types']:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
+
+
+def _train(manifest: dict[str, Any]) -> str:
+    figures = manifest["figures"]
+    return f"{figures['steps']:,} steps, loss {figures['first_loss']:.2f} to {figures['last_loss']:.3f}"
+
+
+def _evaluate(manifest: dict[str, Any]) -> str:
+    return ", ".join(f"F1 {score.f1:.3f} {score.system}" for score in scores(manifest)[:4])
+
+
+def _tag(manifest: dict[str, Any]) -> str:
+    figures = manifest["figures"]
+    entities = figures.get("entities", 0)
+    grounded = 1 - figures.get("ungrounded", 0) / max(1, entities)
+    return f"{entities:,} entities, {grounded:.1%} found in the text"
+
+
+_FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "ingest": _ingest,
+    "annotate": _annotate,
+    "build": _build,
+    "train": _train,
+    "evaluate": _evaluate,
+    "tag": _tag,
+}

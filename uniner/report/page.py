@@ -1,0 +1,62 @@
+"""The report as a self-contained HTML page."""
+
+import io
+from collections.abc import Sequence
+from importlib import resources
+
+from jinja2 import Environment
+from markupsafe import Markup, escape
+
+from uniner.report.collect import Example, Report
+
+COLOURS = (
+    "#ffd6a5", "#caffbf", "#9bf6ff", "#bdb2ff", "#ffc6ff", "#fdffb6",
+    "#a0c4ff", "#ffadad", "#d0f4de", "#e4c1f9", "#f1c0a8", "#b8e0d2",
+)  # fmt: skip
+
+
+def render(report: Report) -> str:
+    """Return the page's HTML."""
+    template = resources.files("uniner.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    colours = colours_of(report.examples)
+    passages = [(example.source, _marked(example, colours)) for example in report.examples]
+    return page.render(report=report, passages=passages, curve=Markup(_curve(report.losses)))
+
+
+def colours_of(examples: Sequence[Example]) -> dict[str, str]:
+    """Return a colour for each type of the examples, in order of appearance."""
+    types = dict.fromkeys(entity.type for example in examples for entity in example.entities)
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(types)}
+
+
+def _marked(example: Example, colours: dict[str, str]) -> Markup:
+    parts, position = [], 0
+    for entity in example.entities:
+        parts.append(escape(example.text[position : entity.start]))
+        text, name = example.text[entity.start : entity.end], entity.type
+        mark = Markup('<mark style="background:{}">{}<small>{}</small></mark>')
+        parts.append(mark.format(colours[name], text, name))
+        position = entity.end
+    parts.append(escape(example.text[position:]))
+    return Markup("").join(parts)
+
+
+def _curve(losses: Sequence[tuple[int, float]]) -> str:
+    """Return the training loss as SVG; empty where there is none."""
+    if not losses:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*losses, strict=True), color="#33658a", linewidth=1.4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss on the answers")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", metadata={"Date": None})
+    svg = sink.getvalue()
+    return svg[svg.index("<svg") :]

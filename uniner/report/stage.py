@@ -1,0 +1,30 @@
+"""The report stage: shows what stands of a run and writes `report.html` in the run's folder."""
+
+from typing import Any
+
+from rich.console import Console
+
+from uniner.config import Config
+from uniner.errors import UserError
+from uniner.report.collect import collect
+from uniner.report.page import render
+from uniner.report.terminal import show
+from uniner.storage import Folder
+
+PAGE = "report.html"
+
+
+def check(config: Config) -> None:  # noqa: ARG001  (every stage has one)
+    """Find nothing: a report shows whatever stands."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Print the report and write the page. Returns its address."""
+    folder = Folder(config.run.root) / config.run.name
+    report = collect(folder, config.run.name)
+    if not report.stages:
+        raise UserError(f"{folder.url}: no stage of this run is done; run one first")
+    folder.write(PAGE, render(report).encode())
+    show(report, Console())
+    print(f"report: {folder.path(PAGE)}")
+    return {"page": folder.path(PAGE)}

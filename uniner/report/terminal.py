@@ -1,0 +1,41 @@
+"""The report in a terminal."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from uniner.report.collect import Example, Report
+from uniner.report.page import colours_of
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table of stages, the tagged passages with their entities in colour, and the scores."""
+    table = Table("stage", title=f"run {report.name}", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("key figure", overflow="fold")
+    for row in report.stages:
+        table.add_row(row.stage, f"{row.rows:,}", f"{row.seconds:,.1f}", row.figure)
+    console.print(table)
+    colours = colours_of(report.examples)
+    for example in report.examples:
+        console.print(_marked(example, colours), soft_wrap=True)
+        console.print()
+    for score in report.scores:
+        console.print(
+            f"{score.dataset}: F1 {score.f1:.3f} {score.system} "
+            f"(strict, {score.questions:,} questions, {score.broken:,} broken answers)",
+            highlight=False,
+        )
+
+
+def _marked(example: Example, colours: dict[str, str]) -> Text:
+    text, position = Text(f"{example.source}: ", style="dim"), 0
+    text.append_text(Text(style="not dim"))
+    for entity in example.entities:
+        text.append(example.text[position : entity.start], style="not dim")
+        style = f"not dim black on {colours[entity.type]}"
+        text.append(f"{example.text[entity.start : entity.end]} [{entity.type}]", style=style)
+        position = entity.end
+    text.append(example.text[position:], style="not dim")
+    return text
