@@ -1,11 +1,18 @@
 """What tests share: a real S3 server, one real local Ray, and the run folders that stages read."""
 
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
+import zstandard
 
-SHARED = Path(__file__).parents[1] / ".." / "shared"
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
 _VARIABLES = {
     "AWS_ACCESS_KEY_ID": "tests-access-key",
     "AWS_SECRET_ACCESS_KEY": "tests-secret-key",
@@ -83,7 +90,60 @@ def tokenizer(base):
 @pytest.fixture
 def shared_pile():
     """The real passages and the recorded ChatGPT replies, where they are at hand."""
-    folder = (SHARED / "data" / "pile").resolve()
+    folder = SHARED / "data" / "pile"
     if not folder.is_dir():
         pytest.skip("needs the shared data beside the project (../shared/data/pile)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def job():
+    """Return a function that starts a job as a user would, a process of its own; what still runs is ended."""
+    started = []
+
+    def start(name, *words):
+        command = [sys.executable, "-m", f"jobs.{name}", *map(str, words)]
+        started.append(subprocess.Popen(command, cwd=REPOSITORY, stdout=PIPE, stderr=STDOUT, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run_job(job):
+    """Return a function that runs a job to its end and returns its exit code and output."""
+
+    def run(name, *words):
+        process = job(name, *words)
+        output, _ = process.communicate(timeout=400)
+        return process.returncode, output
+
+    return run
+
+
+@pytest.fixture
+def wait_until():
+    """Return a function that waits for a condition, and fails when it does not come."""
+
+    def wait(condition, seconds=120):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the awaited condition did not come"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def write_shard():
+    """Return a function that writes JSON lines as a zstd shard."""
+
+    def write(path, rows):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(zstandard.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        return str(path)
+
+    return write

@@ -33,7 +33,8 @@ def test_importing_the_package_brings_no_heavy_library():
         "uniner", "uniner.config", "uniner.job", "uniner.records", "uniner.templates", "uniner.storage",
         "uniner.student", "uniner.annotate.annotator", "uniner.build.conversations", "uniner.ingest.reader",
     ]  # fmt: skip
-    code = f"import sys, {', '.join(light)}; print({{'ray', 'torch', 'vllm', 'transformers'}} & set(sys.modules))"
+    heavy = {"ray", "torch", "vllm", "transformers"}
+    code = f"import sys, {', '.join(light)}; print({heavy!r} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
@@ -42,7 +43,9 @@ def test_importing_the_package_brings_no_heavy_library():
 def test_a_job_is_thin_and_says_how_it_is_run(path):
     source = path.read_text()
     assert len(source.splitlines()) < 30
-    assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert not [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
     if path.name != "__init__.py":
         assert f"python -m jobs.{path.stem}" in ast.get_docstring(ast.parse(source))
 

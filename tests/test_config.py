@@ -68,6 +68,8 @@ def test_every_setting_is_described():
     assert "ingest" in describe()
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.toml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "jobs" / "configs").glob("*.toml")), ids=lambda p: p.name
+)
 def test_every_config_that_ships_loads(path):
     load([str(path)])

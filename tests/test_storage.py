@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -24,7 +25,11 @@ def test_a_chunk_comes_back_with_its_summary(folder):
     written = folder.write_chunk(Chunk("00001-00002", TABLE, 1.5, {"cost_usd": 0.25}, {"line": 7}))
     assert folder.read_chunk("00001-00002").equals(TABLE)
     assert folder.read_summary("00001-00002") == written
-    assert (written.rows, written.outcomes, written.figures) == (3, {"ok": 2, "refused": 1}, {"cost_usd": 0.25})
+    assert (written.rows, written.outcomes, written.figures) == (
+        3,
+        {"ok": 2, "refused": 1},
+        {"cost_usd": 0.25},
+    )
     assert written.bytes == folder.sizes()["chunk-00001-00002.parquet"]
     assert folder.chunk_keys() == {"00001-00002"}
 
@@ -65,7 +70,7 @@ def test_a_model_folder_is_copied_once_to_the_node(folder, tmp_path):
     folder.write("config.json", b"{}")
     first = localised(folder.url, tmp_path / "cache")
     assert first == localised(folder.url, tmp_path / "cache")
-    assert open(f"{first}/config.json", "rb").read() == b"{}"
+    assert (Path(first) / "config.json").read_bytes() == b"{}"
 
 
 def test_a_writer_killed_in_the_middle_leaves_no_file(tmp_path):
@@ -88,7 +93,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_file(tmp_path):
 
 
 def test_no_bucket_is_one_clear_line(s3_endpoint):
-    with pytest.raises(UserError, match="s3://no-such-bucket-here/.*no such bucket"):
+    with pytest.raises(UserError, match=r"s3://no-such-bucket-here/.*no such bucket"):
         expand(["s3://no-such-bucket-here/a.zst"])
 
 
@@ -114,7 +119,9 @@ def test_an_unreachable_server_is_one_clear_line():
         "try: expand(['s3://bucket/a'])\nexcept UserError as error: print(error)"
     )
     closed = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    found = subprocess.run([sys.executable, "-c", code], env=closed, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=closed, capture_output=True, text=True, check=True
+    )
     assert "s3://bucket/a: cannot be reached" in found.stdout
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from uniner.errors import UserError
 
-HOW = {"identity": False}
+HOW: JsonDict = {"identity": False}
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -114,7 +115,17 @@ class Build(Section):
     """How absent types are drawn: not at all, evenly, or in proportion to their mentions (paper's best)."""
     negatives_per_positive: Annotated[float, Field(ge=0)] = 1.0
     """Negative questions a positive one; the paper states no number (its data has about 0.5 or more)."""
-    drop_types: list[str] = ["none", "na", "n/a", "misc", "miscellaneous", "else", "other", "entity", "unknown"]
+    drop_types: list[str] = [
+        "none",
+        "na",
+        "n/a",
+        "misc",
+        "miscellaneous",
+        "else",
+        "other",
+        "entity",
+        "unknown",
+    ]
     """Types that say nothing, dropped (paper: None, NA, MISC, ELSE)."""
     max_mention_words: Count = 20
     """Longer mentions are dropped."""

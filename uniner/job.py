@@ -17,9 +17,7 @@ from uniner.progress import say
 STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag", "report")
 
 
-def run(
-    stages: Sequence[str], words: list[str], prepare: Callable[[Config], Config] | None = None
-) -> int:
+def run(stages: Sequence[str], words: list[str], prepare: Callable[[Config], Config] | None = None) -> int:
     """Run stages in order on the config that the words name. Returns the exit code.
 
     `prepare`, where given, makes what the stages read and returns the config that names it.

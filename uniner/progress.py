@@ -60,7 +60,7 @@ class Progress:
         elapsed = time.monotonic() - self._start
         return tqdm.format_meter(
             self._rows,
-            self._total,
+            self._total,  # type: ignore[arg-type]  # tqdm takes None for an unknown total
             elapsed,
             prefix=self._stage,
             unit=f" {self._unit}",

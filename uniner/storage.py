@@ -67,12 +67,21 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise UserError(f"{url}: access refused ({_short(error)}); check the AWS_* credentials or role") from None
+        raise UserError(
+            f"{url}: access refused ({_short(error)}); check the AWS_* credentials or role"
+        ) from None
     except FileNotFoundError as error:
-        what = "no such bucket" if "bucket" in str(error).lower() else "no such file or folder"
+        what = "no such bucket" if _names_bucket(error) else "no such file or folder"
         raise UserError(f"{url}: {what}") from None
     except (BotoCoreError, ClientError, ConnectionError) as error:
-        raise UserError(f"{url}: cannot be reached ({_short(error)}); check AWS_* and AWS_ENDPOINT_URL") from None
+        raise UserError(
+            f"{url}: cannot be reached ({_short(error)}); check AWS_* and AWS_ENDPOINT_URL"
+        ) from None
+
+
+def _names_bucket(error: FileNotFoundError) -> bool:
+    # s3fs raises the same for a missing bucket as for a missing key; only the server's words differ.
+    return "specified bucket" in str(error)
 
 
 def _short(error: BaseException) -> str:
@@ -208,7 +217,9 @@ class Folder:
         """Read a JSON file; None where there is none."""
         try:
             return json.loads(self.read(name))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _names_bucket(error):
+                raise
             return None
 
     def chunk_keys(self) -> set[str]:
@@ -316,7 +327,9 @@ class Folder:
         before, now = _flat(standing), _flat(json.loads(json.dumps(plan)))
         differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         if differing:
-            listed = ", ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:3])
+            listed = ", ".join(
+                f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:3]
+            )
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise UserError(
                 f"{self.url} was made with other settings: {listed}{more}; "
@@ -377,7 +390,7 @@ def _provenance() -> dict[str, Any]:
 def localised(url: str, cache: Path) -> str:
     """Return a model's address as one that transformers and vLLM take: a local folder, or a hub name.
 
-    A remote folder is copied into `cache` once for each state of its manifest or config, and whole or not at all.
+    A remote folder is copied into `cache` once for each state of its files, and whole or not at all.
     """
     if not is_remote(url):
         return url

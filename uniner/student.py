@@ -1,15 +1,17 @@
 """The model folders that stages pass on: the base, and the student with the facts of its training."""
 
 import functools
+import hashlib
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.storage import Folder, absolute, explained, is_remote, localised
+from uniner.storage import Folder, absolute, explained, filesystem, is_remote, localised
 
 FACTS = "uniner.json"
+_END_BYTES = 1 << 20
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -36,8 +38,25 @@ def require_model(name: str) -> None:
 
 
 def local_model(name: str) -> str:
-    """Return what transformers and vLLM take: a local folder (a remote one is copied once a node) or a hub name."""
+    """Return what transformers and vLLM take: a local folder (a remote one is copied once a node) or name."""
     return localised(model_address(name), Path(tempfile.gettempdir()) / "uniner-models")
+
+
+def model_fingerprint(name: str) -> str:
+    """Return what identifies a model: a digest of its files' names, sizes and ends, or the hub name itself.
+
+    The ends are enough: training changes every weight, and a folder may be copied without another identity.
+    """
+    folder = Folder(name)
+    files = folder.sizes()
+    if not files:
+        return name
+    system, path = filesystem(folder.url)
+    digest = hashlib.sha256()
+    for file, size in sorted(files.items()):
+        digest.update(f"{file} {size} ".encode())
+        digest.update(system.cat_file(f"{path}/{file}", max(0, size - _END_BYTES), size))
+    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=4)

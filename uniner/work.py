@@ -49,11 +49,13 @@ class Pool:
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Be in the cluster that RAY_ADDRESS names (a submitted job has it), else in a Ray of our own, which ends.
+    """Be in the cluster that RAY_ADDRESS names (a submitted job has it), else in a Ray of our own.
 
     A Ray that this process is in already stays as it is.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Its core would print of each actor pool that Ray Data could not be restarted; what fails is raised.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
@@ -159,22 +161,28 @@ def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None =
     """
     if not items:
         return
-    # Different num_cpus keep Ray Data from fusing the steps into one.
-    dataset = _items(items).flat_map(_Reader(read), num_cpus=0.5)
     if pool:
+        actors = min(pool.actors, len(items))
+        # A reader and a writer for each actor: more would only be processes that wait. What they reserve
+        # differs from each other, else Ray Data would fuse them with their neighbours.
+        beside = min(len(items), max(2, actors))
+        dataset = _items(items).flat_map(_Reader(read), num_cpus=0.5, concurrency=beside)
         dataset = dataset.map(
             _Actor,
             fn_constructor_kwargs={"make": pool.make},
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=min(pool.actors, len(items)),
+                max_size=actors,
                 max_tasks_in_flight_per_actor=pool.chunks_in_flight * 2,
+                max_concurrent_calls_per_actor=pool.chunks_in_flight,
             ),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            max_concurrency=pool.chunks_in_flight,
         )
-    dataset = dataset.map(_Writer(folder), num_cpus=0.25)
+        dataset = dataset.map(_Writer(folder), num_cpus=0.25, concurrency=beside)
+    else:
+        # Reserving the same, the two are fused: a task writes what it has read, chunk by chunk.
+        dataset = _items(items).flat_map(_Reader(read), num_cpus=1).map(_Writer(folder), num_cpus=1)
     for row in _rows(dataset):
         yield Summary(**json.loads(row["summary"]))
 
@@ -190,7 +198,7 @@ def gather(items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any
         return {"result": json.dumps(function(json.loads(row["item"])))}
 
     if items:
-        for row in _rows(_items(items).map(apply, num_cpus=0.5)):
+        for row in _rows(_items(items).map(apply, num_cpus=1)):
             yield json.loads(row["result"])
 
 
@@ -221,7 +229,11 @@ def user_error_in(error: BaseException) -> UserError | None:
             return UserError(str(found.args[0]) if found.args else str(found))
         seen.add(id(found))
         causes = (found.__cause__, getattr(found, "cause", None), found.__context__)
-        waiting += [cause for cause in (*causes, *getattr(found, "exceptions", ())) if isinstance(cause, BaseException) and id(cause) not in seen]
+        waiting += [
+            cause
+            for cause in (*causes, *getattr(found, "exceptions", ()))
+            if isinstance(cause, BaseException) and id(cause) not in seen
+        ]
     return None
 
 

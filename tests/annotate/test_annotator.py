@@ -98,7 +98,8 @@ def serve():
 def teacher(url, **changes):
     settings = {
         "model": "m", "base_url": url, "template": "type", "temperature": 0.0, "max_reply_tokens": 50,
-        "in_flight": 32, "timeout_s": 5.0, "retries": 4, "usd_per_million_in": 1000.0, "usd_per_million_out": 2000.0,
+        "in_flight": 32, "timeout_s": 5.0, "retries": 4, "usd_per_million_in": 1000.0,
+        "usd_per_million_out": 2000.0,
     }  # fmt: skip
     return Teacher(**{**settings, **changes})
 
@@ -160,7 +161,11 @@ def wait_for(condition):
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "refuses the key .*check OPENAI_API_KEY"), (404, "not found .*check annotate.model"), (503, "503")],
+    [
+        (401, "refuses the key .*check OPENAI_API_KEY"),
+        (404, "not found .*check annotate.model"),
+        (503, "503"),
+    ],
 )
 def test_what_is_wrong_with_the_server_ends_the_stage_in_one_line(serve, status, message):
     server = serve(lambda _: [(status, {"error": {"message": "no\nway"}})])

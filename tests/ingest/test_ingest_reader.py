@@ -1,6 +1,7 @@
 """Shards: streamed, resumable at every chunk, bad lines rejected by reason, broken files named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -23,7 +24,9 @@ def shard(tmp_path):
     def write(lines: list[str], name: str = "0.jsonl.zst", frames: int = 2) -> str:
         part = -(-len(lines) // frames)
         pieces = [lines[start : start + part] for start in range(0, len(lines), part)]
-        data = b"".join(zstandard.compress("".join(f"{line}\n" for line in piece).encode()) for piece in pieces)
+        data = b"".join(
+            zstandard.compress("".join(f"{line}\n" for line in piece).encode()) for piece in pieces
+        )
         (tmp_path / name).write_bytes(data)
         return str(tmp_path / name)
 
@@ -64,7 +67,8 @@ def test_the_figures_add_up_to_the_shard(shard, tokenizer):
     assert figures["lines"] == 13
     assert figures["documents"] == figures["documents_chosen"] == 8
     assert {name: count for name, count in figures.items() if name.startswith("rejected_")} == {
-        f"rejected_{reason}": 1 for reason in ("not_json", "not_object", "no_text", "text_not_string", "empty_text")
+        f"rejected_{reason}": 1
+        for reason in ("not_json", "not_object", "no_text", "text_not_string", "empty_text")
     }
     assert figures["bytes_in"] == fingerprint(url)["bytes"]
 
@@ -79,10 +83,8 @@ def test_invalid_utf8_is_a_rejected_line(tmp_path, tokenizer):
 @pytest.mark.parametrize("keep", [0.3, 0.9])
 def test_a_truncated_shard_is_named(shard, keep):
     url = shard([f'{{"text": "{number * 7919}"}}' for number in range(20_000)], frames=1)
-    with open(url, "rb") as file:
-        data = file.read()
-    with open(url, "wb") as file:
-        file.write(data[: int(len(data) * keep)])
+    data = Path(url).read_bytes()
+    Path(url).write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(UserError, match=r"0\.jsonl\.zst: broken or truncated zstd after line \d+"):
         list(read_lines(url))
 

@@ -108,7 +108,9 @@ class Annotator:
         where = f"teacher {self._teacher.model} at {self._client.base_url}"
         said = " ".join(str(error).split())[:200]
         if isinstance(error, openai.APITimeoutError):
-            return f"{where}: no answer in {self._teacher.timeout_s:g} s after {self._teacher.retries} retries"
+            return (
+                f"{where}: no answer in {self._teacher.timeout_s:g} s after {self._teacher.retries} retries"
+            )
         if isinstance(error, openai.APIConnectionError):
             return f"{where}: cannot be reached ({said}); check annotate.base_url and that the server runs"
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
@@ -119,7 +121,7 @@ class Annotator:
 
 
 def entities_of(text: str, pairs: list[tuple[str, str]]) -> tuple[Entity, ...]:
-    """Locate the teacher's pairs in the passage: every occurrence, or one entity at -1 where there is none."""
+    """Locate the teacher's pairs in the passage: every occurrence, or one at -1 where there is none."""
     found = []
     for mention, type_name in pairs:
         spans, _ = locate(text, mention)

@@ -1,4 +1,4 @@
-"""What the teacher is asked: the paper's prompts, word for word (Fig. 1 and the definition data set's card)."""
+"""What the teacher is asked: the paper's prompts, word for word (Fig. 1; the definition model's card)."""
 
 SYSTEM = "You are a helpful information extraction system."
 _FOR_TEMPLATE = {

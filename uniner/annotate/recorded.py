@@ -8,7 +8,6 @@ import asyncio
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -42,7 +41,7 @@ class RecordedTeacher:
 
     def __init__(self, replies: dict[str, str], port: int = 0):
         self._replies, self._port = replies, port
-        self._asked = 0
+        self.asked = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()
@@ -77,7 +76,7 @@ class RecordedTeacher:
         await runner.cleanup()
 
     async def _complete(self, request: web.Request) -> web.Response:
-        self._asked += 1
+        self.asked += 1
         body = await request.json()
         prompt = body["messages"][-1]["content"]
         reply = self._replies.get(passage_in(prompt))
@@ -90,7 +89,7 @@ class RecordedTeacher:
         # Real servers count tokens; a recording has none, so usage counts words.
         words_in, words_out = len(prompt.split()), len(reply.split())
         return {
-            "id": f"chatcmpl-{self._asked}",
+            "id": f"chatcmpl-{self.asked}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": model,
@@ -109,7 +108,7 @@ class RecordedTeacher:
         }
 
     async def _stats(self, _: web.Request) -> web.Response:
-        return web.json_response({"completions": self._asked})
+        return web.json_response({"completions": self.asked})
 
 
 def main() -> None:

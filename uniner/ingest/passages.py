@@ -1,4 +1,4 @@
-"""Cut a document into passages of at most N tokens, at paragraph, sentence or word ends, with exact offsets."""
+"""Cut a document into passages of at most N tokens, at paragraph, sentence or word ends, offsets exact."""
 
 import re
 from bisect import bisect_left
@@ -24,7 +24,7 @@ class Cut:
 
 
 def cut(text: str, tokenizer: Any, max_tokens: int) -> Iterator[Cut]:
-    """Yield the pieces of a text in order. Together they hold every character of it but blanks between pieces.
+    """Yield the pieces of a text in order: together, all of it but blanks between pieces.
 
     tokenizer is a fast one of transformers; n_tokens counts what it makes of the piece alone, without
     special tokens. A piece ends at the last paragraph end of its second half, else the last sentence end
@@ -77,7 +77,9 @@ def _best_end(window: str, position: int, limit: int) -> int:
     half = position + (limit - position) // 2
     for boundary, lowest in ((_PARAGRAPH_END, half), (_SENTENCE_END, half), (_WORD_END, position)):
         # A boundary's blanks may reach past the limit: what counts is where they begin.
-        ends = [match.start() + len(match[0].rstrip()) for match in boundary.finditer(window, lowest, limit + 1)]
+        ends = [
+            match.start() + len(match[0].rstrip()) for match in boundary.finditer(window, lowest, limit + 1)
+        ]
         ends = [end for end in ends if position < end <= limit]
         if ends:
             return ends[-1]

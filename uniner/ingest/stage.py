@@ -110,8 +110,10 @@ def _require_few_rejects(summaries: list[Summary], limit: float) -> None:
     share = sum(rejected.values()) / max(1, figures.get("lines", 0))
     if share > limit:
         first = min(summary.key for summary in summaries if rejected.keys() & summary.figures.keys())
-        listed = ", ".join(f"{count:,.0f} {name.removeprefix('rejected_')}" for name, count in rejected.items())
+        listed = ", ".join(
+            f"{count:,.0f} {name.removeprefix('rejected_')}" for name, count in rejected.items()
+        )
         raise UserError(
-            f"ingest: {share:.2%} of {figures['lines']:,.0f} lines were rejected ({listed}; the first in chunk "
-            f"{first}), the limit is {limit:.2%}; mend the shards or raise ingest.max_reject_share"
+            f"ingest: {share:.2%} of {figures['lines']:,.0f} lines were rejected ({listed}; the first in "
+            f"chunk {first}), the limit is {limit:.2%}; mend the shards or raise ingest.max_reject_share"
         )

@@ -1,6 +1,7 @@
 """Write the quickstart's world: corpus shards, a recorded teacher, gold documents with unseen names."""
 
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Iterable
@@ -34,30 +35,44 @@ def prepare(config: Config) -> Config:
             "student": config.student.model_copy(update={"base": BASE}),
             "ingest": config.ingest.model_copy(update={"shards": [folder.path("shard-*.jsonl.zst")]}),
             "annotate": config.annotate.model_copy(update={"recording": folder.path("teacher.jsonl.gz")}),
-            "evaluate": config.evaluate.model_copy(update={"gold": {"held-out": folder.path("heldout.jsonl")}}),
+            "evaluate": config.evaluate.model_copy(
+                update={"gold": {"held-out": folder.path("heldout.jsonl")}}
+            ),
         }
     )
 
 
 def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens: int, seed: int = 0) -> None:
-    """Write `shard-*.jsonl.zst` in the Pile's layout, `teacher.jsonl.gz` (a recorded reply for every passage of
-    at most max_tokens) and `heldout.jsonl` (gold documents whose names no shard has). What is there stays.
+    """Write shards, recording and gold documents; where the same stand already, nothing.
+
+    `shard-*.jsonl.zst` has the Pile's layout, `teacher.jsonl.gz` a reply for every passage of at most
+    max_tokens, `heldout.jsonl` documents whose names no shard has.
     """
-    made_with = {"documents": documents_count, "held_out": held_out_count, "max_tokens": max_tokens, "seed": seed}
+    made_with = {
+        "documents": documents_count,
+        "held_out": held_out_count,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        # Another tokenizer cuts other passages, which the recording would not know.
+        "tokenizer": hashlib.sha256((Path(BASE) / "tokenizer.json").read_bytes()).hexdigest()[:16],
+    }
     if folder.read_json(_MADE_WITH) == made_with:
         return
     corpus = list(documents(DOMAINS, documents_count, seed, "train", SENTENCES))
     for shard in range(SHARDS):
-        rows = ({"text": found.text, "meta": {"pile_set_name": found.source}} for found in corpus[shard::SHARDS])
+        rows = (
+            {"text": found.text, "meta": {"pile_set_name": found.source}} for found in corpus[shard::SHARDS]
+        )
         folder.write(f"shard-{shard}.jsonl.zst", zstandard.compress(_lines(rows)))
     folder.write("teacher.jsonl.gz", gzip.compress(_lines(_recording(corpus, max_tokens, seed)), 1, mtime=0))
     held_out = documents(DOMAINS, held_out_count, seed, "heldout", SENTENCES)
-    rows = (
-        {"id": found.doc_id, "text": found.text, "entities": [vars(mention) for mention in found.mentions]}
-        for found in held_out
-    )
-    folder.write("heldout.jsonl", _lines(rows))
+    folder.write("heldout.jsonl", _lines(map(_gold, held_out)))
     folder.write_json(_MADE_WITH, made_with)
+
+
+def _gold(document: Document) -> dict[str, Any]:
+    entities = [vars(mention) for mention in document.mentions]
+    return {"id": document.doc_id, "text": document.text, "entities": entities}
 
 
 def _recording(corpus: Iterable[Document], max_tokens: int, seed: int) -> Iterable[dict[str, Any]]:

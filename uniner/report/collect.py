@@ -59,8 +59,8 @@ def collect(run: Folder, name: str) -> Report:
         StageRow(stage, manifest["rows"], manifest["seconds"], _FIGURES[stage](manifest))
         for stage, manifest in done.items()
     )
-    history = (run / "train").read_json("history.json") or []
-    losses = tuple((entry["step"], entry["loss"]) for entry in history)
+    history = (run / "train").read_json("history.json") or {"steps": []}
+    losses = tuple((step["step"], step["loss"]) for step in history["steps"])
     examples = _examples(run) if "tag" in done else ()
     return Report(name, rows, scores(done.get("evaluate")), examples, losses)
 
@@ -118,7 +118,9 @@ def _build(manifest: dict[str, Any]) -> str:
     figures = manifest["figures"]
     negatives = figures.get("negatives", 0)
     questions = figures.get("positives", 0) + negatives
-    return f"{manifest['types']:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
+    return (
+        f"{manifest['types']:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
+    )
 
 
 def _train(manifest: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ class Engine:
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        score = math.exp(completion.cumulative_logprob / len(ids))
+        score = math.exp((completion.cumulative_logprob or 0.0) / len(ids))
         return Answer(text.strip(), completion.finish_reason, score, len(ids), output.num_cached_tokens or 0)
 
     def close(self) -> None:

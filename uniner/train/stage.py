@@ -106,13 +106,16 @@ def _train(config: Config, build: Folder, folder: Folder) -> dict[str, float]:
     trainer = threading.Thread(target=_fit, args=(fitting, order, folder, board), daemon=True)
     trainer.start()
     with Progress("train", None, "steps") as progress:
-        shown = 0
+        shown, told = 0, None
         while trainer.is_alive():
             trainer.join(_POLL_SECONDS)
-            step, steps, note = ray.get(board.look.remote())
-            if note or step > shown:
-                progress.add(max(0, step - shown), share=step / steps, note=note)
-                shown = max(shown, step)
+            if (looked := ray.get(board.look.remote())) == told:
+                continue
+            told = looked
+            step, steps, note = looked
+            # After a failure the steps since the last checkpoint come again: they count once.
+            progress.add(max(0, step - shown), share=step / steps if steps else None, note=note)
+            shown = max(shown, step)
     result = fitting.result()
     if "error" in result:
         raise UserError(result["error"])
@@ -123,7 +126,7 @@ class _Board:
     """An actor on which worker 0 writes how far the run is, and where the driver looks."""
 
     def __init__(self) -> None:
-        self._told = (0, 1, "")
+        self._told = (0, 0, "waiting for workers")
 
     def tell(self, step: int, steps: int, note: str) -> None:
         self._told = (step, steps, note)

@@ -4,7 +4,6 @@ All processes run the same code in step. A `UserError` is raised on all of them 
 waits for another, and is returned rather than raised: trying again would not help.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +26,6 @@ from uniner.train.packing import Fitted, Plan, Row
 
 HISTORY = "history.json"
 _LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
-_MOST_THREADS = 8  # a model that is small enough for CPUs gains nothing from more
 Result = TypeVar("Result")
 
 
@@ -94,8 +92,10 @@ def work(order: Order, session: Session) -> dict[str, Any]:
 def _work(order: Order, session: Session) -> dict[str, float]:
     device = _device(order.train.use_gpu)
     torch.manual_seed(order.seed)
+    session.tell(0, 0, "reading the conversations")
     config, tokenizer = together(lambda: _config_and_tokenizer(order.base))
     data = together(lambda: prepare(order, Renderer(tokenizer), config))
+    session.tell(0, len(data.plan.steps), "loading the base model")
     net = _load(order.base, config, order.train, device)
     optimizer = loop.make_optimizer(net, order.train.weight_decay)
     state = _resume(session, net, optimizer, data.digest())
@@ -121,11 +121,9 @@ def together(action: Callable[[], Result]) -> Result:
 
 
 def _device(use_gpu: bool) -> torch.device:
-    if use_gpu:
-        return torch.device("cuda", torch.cuda.current_device())
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // local)))
-    return torch.device("cpu")
+    # On CPU a worker has one thread (Ray sets OMP_NUM_THREADS to the CPUs it reserves): to use more cores,
+    # take more workers. Two threads on a busy machine were measured 20 times slower than one.
+    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
 def _config_and_tokenizer(base: str) -> tuple[Any, Any]:
@@ -216,35 +214,45 @@ def _train(
     device: torch.device,
 ) -> None:
     """Run the steps that are left; measure at each epoch's end, checkpoint when it is time."""
-    samples, plan = data.training.samples, data.plan
+    last = len(data.plan.steps)
+    look = _Lookout(session)
+    session.tell(state.steps, last, _note(state))
     steps = loop.train(
         net,
         optimizer,
-        samples,
-        plan,
+        data.training.samples,
+        data.plan,
         steps_done=state.steps,
         peak_rate=train.learning_rate,
         warmup_share=train.warmup_share,
         clip_norm=train.clip_norm,
         device=device,
     )
-    last = len(plan.steps)
-    unlooked, warned = 0.0, False
-    session.tell(state.steps, last, _note(state))
     for step in steps:
         state.history.append({**asdict(step), "tokens_per_s": round(step.tokens_per_s, 1)})
-        if step.step in plan.epoch_ends or step.step == last:
+        if step.step in data.plan.epoch_ends or step.step == last:
             measured = loop.mean_loss(net, data.validation.samples, data.validation_rows, device)
             if measured is not None:
                 state.validation.append({"step": step.step, "loss": measured})
         session.tell(step.step, last, _note(state))
-        unlooked += step.seconds
-        leaving = False
-        if unlooked > _LOOK_SECONDS and not warned:
-            unlooked, leaving = 0.0, session.leaving()
-            warned = leaving  # once: the machine goes, and the run with it
+        leaving = look.leaving(step.seconds)
         if leaving or step.step == last or step.step % train.checkpoint_steps == 0:
             _save(session, net, optimizer, state)
+
+
+class _Lookout:
+    """Looks now and then whether a machine of the run is being taken away, and says so once."""
+
+    def __init__(self, session: Session):
+        self._session, self._unlooked, self._said = session, 0.0, False
+
+    def leaving(self, seconds: float) -> bool:
+        """Tell, after a step of so many seconds (the same on all workers: all must look alike)."""
+        self._unlooked += seconds
+        if self._said or self._unlooked < _LOOK_SECONDS:
+            return False
+        self._unlooked, self._said = 0.0, self._session.leaving()
+        return self._said
 
 
 def _save(session: Session, net: Any, optimizer: Any, state: checkpoint.State) -> None:

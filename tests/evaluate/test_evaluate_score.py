@@ -1,0 +1,66 @@
+"""Scores against examples worked by hand."""
+
+import pytest
+
+from uniner.evaluate.score import Counts, compare, normalise, score
+from uniner.records import Prediction
+
+
+@pytest.mark.parametrize(
+    ("mention", "folded"),
+    [
+        ("The  Beatles", "beatles"),
+        ("U.S.A.", "usa"),
+        ("Theodore's an apple\na day", "theodores apple day"),
+        ("A", ""),
+        ("Łódź-Górna", "łódźgórna"),
+        ("another", "another"),
+    ],
+)
+def test_normalisation_folds_case_punctuation_articles_and_space(mention, folded):
+    assert normalise(mention) == folded
+
+
+def test_counts_are_of_sets_of_normalised_strings():
+    assert compare(["The Beatles", "beatles", "Queen"], ["Beatles", "Abba"]) == Counts(1, 1, 1)
+    assert compare([], []) == Counts()
+
+
+def test_shares_of_nothing_are_nothing():
+    assert (Counts().precision, Counts().recall, Counts().f1) == (0, 0, 0)
+    total = Counts(1, 1, 0) + Counts(1, 0, 3)
+    assert (total.precision, total.recall, total.f1) == (2 / 3, 2 / 5, 4 / 8)
+
+
+def prediction(passage_id, type_name, predicted, gold, outcome="ok", dataset="d"):
+    return Prediction(dataset, passage_id, type_name, "", tuple(predicted), tuple(gold), outcome)
+
+
+def test_micro_over_all_questions_per_type_and_broken_answers_count_as_no_prediction():
+    found = score(
+        [
+            prediction("1", "city", ["Paris", "Rome"], ["paris"]),  # 1 right, 1 too many
+            prediction("1", "person", [], ["Ann"]),  # 1 missed
+            prediction("2", "city", ["Oslo"], ["Oslo"], outcome="too_long"),  # broken: 1 missed
+            prediction("2", "person", [], [], outcome="unparseable"),  # broken, nothing to find
+            prediction("9", "city", ["X"], ["X"], dataset="other"),
+        ]
+    )
+    assert list(found) == ["d", "other"]
+    one = found["d"]
+    assert (one["tp"], one["fp"], one["fn"]) == (1, 1, 2)
+    assert one["precision"] == 0.5
+    assert one["recall"] == pytest.approx(1 / 3, abs=1e-6)
+    assert one["f1"] == 0.4
+    assert (one["passages"], one["questions"], one["broken"]) == (2, 4, 2)
+    assert one["outcomes"] == {"ok": 2, "too_long": 1, "unparseable": 1}
+    assert one["types"]["city"]["f1"] == 0.5
+    assert one["types"]["person"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "tp": 0,
+        "fp": 0,
+        "fn": 1,
+    }
+    assert found["other"]["f1"] == 1.0

@@ -1,0 +1,110 @@
+"""The whole stage with the real engine on a real local Ray, and what is refused before Ray starts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from uniner.config import Config
+from uniner.errors import UserError
+from uniner.evaluate import stage
+from uniner.records import Prediction, from_table
+from uniner.storage import Folder
+
+TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
+
+
+def make_gold(path: Path) -> str:
+    lines = []
+    for text in TEXTS:
+        mentions = [("Ann Lee", "person"), ("Velmora", "city"), ("Tarn", "misc")]
+        entities = [
+            {
+                "start": text.index(mention),
+                "end": text.index(mention) + len(mention),
+                "text": mention,
+                "type": kind,
+            }
+            for mention, kind in mentions
+        ]
+        lines.append(json.dumps({"text": text, "entities": entities}))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def make_config(root: Path, base, **evaluate) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"root": str(root), "name": "r"},
+            "student": {"base": str(base), "max_tokens": 512},
+            "ingest": {"shards": ["unused.jsonl.zst"]},
+            "engine": {
+                "dtype": "float32",
+                "gpus": 0,
+                "block_size": 32,
+                "max_num_seqs": 32,
+                "max_num_batched_tokens": 2048,
+                "max_answer_tokens": 32,
+            },
+            "evaluate": {"chunk_passages": 2, **evaluate},
+        }
+    )
+
+
+@pytest.mark.ray
+def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, ray_session, capsys):
+    config = make_config(tmp_path, base, gold={"toy": make_gold(tmp_path / "g.jsonl")}, systems=["base"])
+    stage.check(config)
+    manifest = stage.run(config)
+
+    folder = Folder(str(tmp_path)) / "r" / "evaluate"
+    assert (folder / "base").chunk_keys() == {"toy-00000", "toy-00001", "toy-00002"}
+    rows = from_table((folder / "base").read_rows(), Prediction)
+    asked = [(row.passage_id, row.type) for row in rows]
+    assert asked == [(f"{n:07d}", kind) for n in range(1, 6) for kind in ("city", "person")]
+    assert [row.gold for row in rows] == [("Velmora",), ("Ann Lee",)] * 5
+    assert all(row.reply for row in rows)
+
+    found = manifest["scores"]["base"]["toy"]
+    assert (found["questions"], found["passages"], manifest["rows"]) == (10, 5, 10)
+    assert found["tp"] + found["fn"] == 10
+    assert "strict" in manifest["protocol"]
+    assert (folder / "base").read_json("scores.json")["scores"]["toy"] == found
+    said = capsys.readouterr().err
+    assert f"evaluate: base F1 {found['f1']:.3f}" in said
+    assert "on toy (strict, string sets, 10 questions)" in said
+
+    # A rerun asks nothing; nor does one that finds all chunks but no manifest.
+    before = {key: (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns for key in
+              (folder / "base").chunk_keys()}  # fmt: skip
+    assert stage.run(config) == manifest
+    (tmp_path / "r/evaluate/base/manifest.json").unlink()
+    assert stage.run(config)["scores"] == manifest["scores"]
+    for key, stamp in before.items():
+        assert (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns == stamp
+
+
+def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, capsys):
+    config = make_config(tmp_path, base)
+    stage.check(config)
+    assert stage.run(config) is None
+    assert "evaluate: skipped, evaluate.gold names no data set" in capsys.readouterr().err
+
+
+def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base):
+    gold = {"toy": make_gold(tmp_path / "g.jsonl")}
+    stage.check(make_config(tmp_path, base, gold=gold))  # this run's student is still to be trained
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
+        stage.check(make_config(tmp_path, base, gold={"toy": str(tmp_path / "none.jsonl")}))
+    with pytest.raises(UserError, match=r"evaluate\.gold: 'a/b' must be made of letters"):
+        stage.check(make_config(tmp_path, base, gold={"a/b": gold["toy"]}))
+    with pytest.raises(UserError, match="nowhere"):
+        stage.check(make_config(tmp_path, base, gold=gold, systems=[str(tmp_path / "nowhere")]))
+    with pytest.raises(UserError, match=r"evaluate\.systems: base, base must differ"):
+        stage.check(make_config(tmp_path, base, gold=gold, systems=["base", "base"]))
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    (other / "uniner.json").write_text(json.dumps({"template": "definition"}))
+    with pytest.raises(UserError, match="trained with the template definition"):
+        stage.check(make_config(tmp_path, base, gold=gold, systems=["base", str(other)]))

@@ -1,0 +1,50 @@
+"""The page: escaped, self-contained, entities marked where they stand."""
+
+import io
+
+from rich.console import Console
+
+from uniner.records import TaggedEntity, TaggedPassage
+from uniner.report.collect import Example, Report, Score, StageRow, _inside
+from uniner.report.page import render
+from uniner.report.terminal import show
+
+ENTITIES = (
+    TaggedEntity("<Ann>", "person", 0, 5, 0.9, "exact"),
+    TaggedEntity("Bonn", "city", 15, 19, 0.8, "exact"),
+)
+REPORT = Report(
+    "a & b",
+    (StageRow("ingest", 1234, 5.0, "3 documents"),),
+    (Score("base", "held-out", 0.25, 100, 7), Score("student", "held-out", 0.875, 100, 0)),
+    (Example("<Ann> lives in Bonn.", "cities & men", ENTITIES),),
+    ((1, 2.0), (2, 1.0)),
+)
+
+
+def test_the_page_marks_entities_and_escapes_text():
+    page = render(REPORT)
+    assert "&lt;Ann&gt;<small>person</small></mark> lives in <mark" in page
+    assert "cities &amp; men" in page
+    assert "<Ann>" not in page
+    assert ("0.875" in page, "0.250" in page, "1,234" in page) == (True, True, True)
+    assert "<svg" in page
+    assert "<script" not in page
+    assert "src=" not in page
+
+
+def test_the_terminal_shows_the_same():
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(REPORT, console)
+    text = console.export_text()
+    for part in ("ingest", "1,234", "3 documents", "<Ann> [person]", "Bonn [city]", "F1 0.875 student"):
+        assert part in text
+
+
+def test_overlapping_and_unlocated_entities_are_left_out_of_the_picture():
+    entities = (
+        TaggedEntity("New York", "city", 100, 108, 1.0, "exact"),
+        TaggedEntity("York", "city", 104, 108, 1.0, "exact"),
+        TaggedEntity("Rome", "city", -1, -1, 1.0, "ungrounded"),
+    )
+    assert [e.text for e in _inside(TaggedPassage("d", "p", 100, entities, "ok", ()))] == ["New York"]

@@ -1,0 +1,267 @@
+"""The real vLLM engine on CPU, alone and inside the whole stage on a real local Ray."""
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uniner.config import Config
+from uniner.errors import UserError
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage import Chunk, Folder
+from uniner.tag.asker import Asker
+from uniner.tag.engine import Engine
+from uniner.tag.tagger import Tagger
+from uniner.templates import Renderer, question
+
+KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
+"""What the test's model says of any passage."""
+TYPES = list(KNOWN)
+LINES = [
+    "The mayor of Velmora, Anna Kessling, opened the new library of Tarn and Sons on Monday.",
+    "Ådne Brekke moved from Łódź to Sankt Ülm; the river Ölsa runs through Sankt Ülm.",
+    "Nothing happened here that anybody would remember.",
+]
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer, tmp_path_factory):
+    """A folder with a tiny Llama that has learnt, in seconds, to give every type its one answer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    renderer = Renderer(tokenizer)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=renderer.eos,
+        pad_token_id=renderer.eos,
+    )
+    llama = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(llama.parameters(), lr=3e-3)
+    rows = []
+    for start in range(4):
+        for type_name, mentions in KNOWN.items():
+            answer = json.dumps(mentions, ensure_ascii=False)
+            head = renderer.head(f"Text: {LINES[start % 3][7 * start :]}")
+            rows.append(head + renderer.ask(question(type_name)) + renderer.answer(answer))
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), renderer.eos)
+    labels = torch.full((len(rows), longest), -100)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row.ids)
+        labels[number, : len(row)] = torch.tensor(row.ids).where(torch.tensor(row.loss), -100)
+    for _ in range(400):
+        loss = llama(input_ids=ids, labels=labels).loss
+        if loss < 0.01:
+            break
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.01, f"not learnt: {loss}"
+    folder = tmp_path_factory.mktemp("model")
+    llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(model, loop):
+    engine = Engine(
+        str(model),
+        max_tokens=512,
+        max_answer_tokens=32,
+        dtype="float32",
+        max_num_seqs=32,
+        max_num_batched_tokens=2048,
+        gpus=0,
+        block_size=32,
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def loop():
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engine, loop):
+    asker = Asker(engine)
+    passages = [(f"{number}. {' '.join(LINES)}", TYPES) for number in range(12)]
+    first = loop.run_until_complete(asker.ask_all(passages))
+    again = loop.run_until_complete(asker.ask_all(passages))
+
+    def said(replies):
+        return [[(reply.text, reply.score) for reply in answered] for answered in replies]
+
+    assert said(first) == said(again)
+    replies = [reply for answered in first for reply in answered]
+    assert all(0 < reply.score <= 1 and 1 <= reply.answer_tokens <= 32 for reply in replies)
+    assert [reply.mentions for reply in first[0]] == [tuple(mentions) for mentions in KNOWN.values()]
+    # Of each passage's four prompts three find the prefix: more than half of all prompt tokens.
+    assert sum(reply.cached_tokens for reply in replies) > 0.5 * sum(reply.prompt_tokens for reply in replies)
+
+
+def test_more_questions_than_the_engine_decodes_at_once_all_come_back(engine, loop):
+    (replies,) = loop.run_until_complete(
+        asyncio.wait_for(Asker(engine).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120)
+    )
+    assert [reply.type for reply in replies] == [f"type {n}" for n in range(100)]
+
+
+def test_an_answer_that_does_not_end_is_too_long(engine, loop):
+    prompt = tuple(engine.tokenizer("one one one one one one one one").input_ids)
+    (answer,) = loop.run_until_complete(engine.ask([prompt]))
+    assert answer.finish in ("stop", "length")
+    assert (answer.finish == "length") == (answer.tokens == 32)
+
+
+def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch):
+    asked = []
+    ask = engine.ask
+
+    async def watched(prompts):
+        asked.extend(prompts)
+        return await ask(prompts)
+
+    monkeypatch.setattr(engine, "ask", watched)
+    text = "word " * 2000
+    passages = [Passage(name, "d", 0, 0, len(t), t, 1, "") for name, t in (("a", text), ("b", LINES[0]))]
+    done = loop.run_until_complete(
+        Tagger(Asker(engine), TYPES, every_occurrence=True)(Chunk("k", to_table(passages, PASSAGE)))
+    )
+    overlong, fine = from_table(done.table, TaggedPassage)
+    assert (overlong.outcome, overlong.failed_types, overlong.entities) == ("overlong", tuple(TYPES), ())
+    assert fine.outcome != "overlong"
+    assert len(asked) == len(TYPES)
+    assert max(map(len, asked)) + 32 <= engine.window == 544
+
+
+def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
+    code = (
+        "import subprocess, sys, time\n"
+        "from uniner.tag.engine import _children_watched\n"
+        "with _children_watched() as watch:\n"
+        "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = Path("/proc", owner.stdout.readline().strip())
+    assert child.exists()
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 10
+    while child.exists() and "sleep" in (child / "comm").read_text() and time.monotonic() < deadline:
+        if ") Z " in (child / "stat").read_text():
+            break  # dead; its new parent has not collected it yet
+        time.sleep(0.1)
+    assert not child.exists() or ") Z " in (child / "stat").read_text()
+
+
+# ------------------------------------------------------------------------------------------- the stage
+
+
+def make_config(root: Path, base: Path, **tag) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"root": str(root), "name": "r"},
+            "student": {"base": str(base), "max_tokens": 512},
+            "ingest": {"shards": ["unused.jsonl.zst"]},
+            "engine": {
+                "dtype": "float32",
+                "gpus": 0,
+                "block_size": 32,
+                "max_num_seqs": 32,
+                "max_num_batched_tokens": 2048,
+                "max_answer_tokens": 32,
+                "max_bad_share": 1.0,
+            },
+            "tag": tag,
+        }
+    )
+
+
+def make_student(folder: Path, base: Path, template: str = "type") -> Path:
+    shutil.copytree(base, folder)
+    facts = {"template": template, "max_tokens": 512, "base": str(base), "types": TYPES}
+    (folder / "uniner.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.ray
+def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
+    tmp_path, model, ray_session, capsys
+):
+    from uniner.tag import stage
+
+    student = make_student(tmp_path / "student", model)
+    documents = {f"doc-{number}": " ".join([*LINES[number % 2 :], f"Item {number}."]) for number in range(9)}
+    ingest = Folder(str(tmp_path)) / "r" / "ingest"
+    summaries, passages = [], {}
+    for key in range(3):
+        some = []
+        for doc_id, text in list(documents.items())[3 * key : 3 * key + 3]:
+            cut = text.index("moved")  # two passages a document, so that offsets must be moved
+            for index, (start, end) in enumerate([(0, cut), (cut, len(text))]):
+                some.append(Passage(f"{doc_id}-{index}", doc_id, index, start, end, text[start:end], 9, ""))
+        passages |= {passage.passage_id: passage for passage in some}
+        summaries.append(ingest.write_chunk(Chunk(f"{key:05d}-00000", to_table(some, PASSAGE))))
+    ingest.finish({"stage": "ingest"}, summaries, seconds=0.0)
+
+    config = make_config(tmp_path, model, student=str(student))
+    stage.check(config)
+    manifest = stage.run(config)
+
+    assert manifest["config"]["tag"]["types"] == TYPES
+    said = capsys.readouterr().err
+    assert "asking the student's 4 most frequent: person, city, company, river" in said
+    rows = from_table((Folder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
+    assert [row.passage_id for row in rows] == list(passages)
+    assert manifest["outcomes"] == {"ok": 18}
+    for row in rows:
+        passage, document = passages[row.passage_id], documents[row.doc_id]
+        found = {(entity.text, entity.type) for entity in row.entities if entity.start >= 0}
+        expected = {("Anna Kessling", "person"), ("Sankt Ülm", "city"), ("Łódź", "city"), ("Rhine", "river")}
+        assert found == {(text, type_name) for text, type_name in expected if text in passage.text}
+        for entity in row.entities:
+            if entity.start >= 0:
+                assert document[entity.start : entity.end] == entity.text
+                assert passage.char_start <= entity.start < entity.end <= passage.char_end
+                assert entity.grounding == ("folded" if entity.text == "Sankt Ülm" else "exact")
+            assert entity.score > 0.9
+        twice = [entity.start for entity in row.entities if entity.text == "Sankt Ülm"]
+        assert len(twice) == passage.text.count("Sankt Ülm")
+    assert manifest["figures"]["questions"] == len(passages) * len(TYPES)
+
+    stage.run(config)
+    assert "tag: already done, 18 passages" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"made with other settings: config\.tag\.types"):
+        stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
+
+
+def test_a_student_of_another_template_is_refused_before_ray_starts(tmp_path, base):
+    from uniner.tag import stage
+
+    student = make_student(tmp_path / "student", Path(base), template="definition")
+    with pytest.raises(UserError, match=r"trained with the template definition.*set student\.template"):
+        stage.check(make_config(tmp_path, Path(base), student=str(student)))
+    with pytest.raises(UserError, match="is no student folder"):
+        stage.check(make_config(tmp_path, Path(base), student=str(base)))
+    stage.check(make_config(tmp_path, Path(base)))  # this run's student is still to be trained

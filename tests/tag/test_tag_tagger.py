@@ -1,0 +1,149 @@
+"""What becomes of answers: outcomes, offsets into the document, counts. No engine."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage import Chunk
+from uniner.tag.asker import Asker, Reply, judge
+from uniner.tag.engine import Answer
+from uniner.tag.tagger import Tagger, tagged
+
+DOCUMENT = "Head. Ann Lee met ANN  LEE in Łódź; Łódź is a city. İstanbul too."
+
+
+def passage(start: int = 6, text: str | None = None) -> Passage:
+    text = DOCUMENT[start:] if text is None else text
+    return Passage("d-0", "d", 0, start, start + len(text), text, 9, "")
+
+
+def ok(type_name: str, *mentions: str, score: float = 0.5) -> Reply:
+    return Reply(type_name, "ok", mentions, score=score)
+
+
+def entities(*replies: Reply, every: bool = True) -> list[tuple[str, str, str]]:
+    row = tagged(passage(), replies, every)
+    for entity in row.entities:
+        if entity.grounding != "ungrounded":
+            assert DOCUMENT[entity.start : entity.end] == entity.text
+    return [(entity.text, entity.type, entity.grounding) for entity in row.entities]
+
+
+def test_every_occurrence_or_the_first_with_the_documents_own_text():
+    assert entities(ok("city", "Łódź")) == [("Łódź", "city", "exact")] * 2
+    assert entities(ok("city", "Łódź"), every=False) == [("Łódź", "city", "exact")]
+
+
+def test_offsets_count_characters_of_the_document():
+    row = tagged(passage(), [ok("city", "Łódź")], every_occurrence=True)
+    assert [(entity.start, entity.end) for entity in row.entities] == [(30, 34), (36, 40)]
+    assert row.char_start == 6
+
+
+def test_case_and_white_space_fold_and_say_so():
+    assert entities(ok("person", "ann lee")) == [
+        ("Ann Lee", "person", "folded"),
+        ("ANN  LEE", "person", "folded"),
+    ]
+    # Folded in length by str.lower(): what stands behind it keeps its place.
+    assert entities(ok("word", "TOO.")) == [("too.", "word", "folded")]
+
+
+def test_a_span_of_a_type_appears_once_whatever_the_spelling_and_overlaps_stay():
+    found = entities(ok("person", "Ann Lee", "ann lee", "Ann"), ok("name", "Ann Lee"))
+    assert found.count(("Ann Lee", "person", "exact")) == 1
+    assert ("Ann", "person", "exact") in found
+    assert ("Ann Lee", "name", "exact") in found
+
+
+def test_a_mention_that_is_not_there_is_kept_without_offsets_and_last():
+    row = tagged(passage(), [ok("city", "Paris"), ok("person", "Ann Lee")], every_occurrence=True)
+    assert [(entity.text, entity.start, entity.end) for entity in row.entities] == [
+        ("Ann Lee", 6, 13),
+        ("Paris", -1, -1),
+    ]
+    assert row.outcome == "ok"
+
+
+def test_a_broken_answer_never_looks_like_an_empty_one():
+    empty = tagged(passage(), [ok("a"), ok("b")], every_occurrence=True)
+    assert (empty.outcome, empty.failed_types, empty.entities) == ("ok", (), ())
+    broken = tagged(
+        passage(),
+        [Reply("a", "unparseable", ()), ok("person", "Ann Lee"), Reply("b", "too_long", ())],
+        every_occurrence=True,
+    )
+    assert (broken.outcome, broken.failed_types) == ("too_long", ("a", "b"))
+    assert [entity.type for entity in broken.entities] == ["person"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "outcome", "mentions"),
+    [
+        ('["a", "b"]', "stop", "ok", ("a", "b")),
+        ("[]", "stop", "ok", ()),
+        ('["a"', "stop", "unparseable", ()),
+        ('["a"', "length", "too_long", ()),
+        ('["a"]', "length", "too_long", ()),  # the end token is missing: what would have followed?
+        ("[1]", "stop", "unparseable", ()),
+        ("", "stop", "unparseable", ()),
+    ],
+)
+def test_an_answer_is_judged(text, finish, outcome, mentions):
+    reply = judge("t", 10, Answer(text, finish, 0.5, 3))
+    assert (reply.outcome, reply.mentions) == (outcome, mentions)
+
+
+class Parrot:
+    """An engine that finds the passage's first word for the type `first`, and nothing else."""
+
+    max_prompt_tokens = 150
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.together: list[int] = []
+        self.admissions = 0
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, questions):
+        self.admissions += questions
+        yield
+
+    async def ask(self, prompts):
+        self.together.append(len(prompts))
+        assert all(len(prompt) <= self.max_prompt_tokens for prompt in prompts)
+        texts = [self.tokenizer.decode(prompt) for prompt in prompts]
+        await asyncio.sleep(0.01 * ("slow" in texts[0]))
+        first = texts[0].split("USER: Text: ")[1].split()[0]
+        return [
+            Answer(f'["{first}"]' if "describes first" in text else "[]", "stop", 0.9, 4, 5) for text in texts
+        ]
+
+
+def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_is_too_long(tokenizer):
+    texts = ["Zoe is slow", "word " * 300, "Kim runs", "Bo naps"]
+    passages = [
+        Passage(f"d-{number}", "d", number, 1000 * number, 1000 * number + len(text), text, 5, "")
+        for number, text in enumerate(texts)
+    ]
+    engine = Parrot(tokenizer)
+    worker = Tagger(Asker(engine), ["first", "second", "first"], every_occurrence=True)
+    done = asyncio.run(worker(Chunk("k", to_table(passages, PASSAGE))))
+    rows = from_table(done.table, TaggedPassage)
+    assert done.key == "k"
+    assert [row.passage_id for row in rows] == ["d-0", "d-1", "d-2", "d-3"]
+    assert [row.outcome for row in rows] == ["ok", "overlong", "ok", "ok"]
+    assert rows[1].failed_types == ("first", "second")
+    assert [[(one.text, one.start) for one in row.entities] for row in rows] == [
+        [("Zoe", 0)],
+        [],
+        [("Kim", 2000)],
+        [("Bo", 3000)],
+    ]
+    assert engine.together == [2, 2, 2]
+    assert done.figures["questions"] == 6
+    assert done.figures["answer_tokens"] == 24
+    assert done.figures["cached_tokens"] == 30
+    assert (done.figures["entities"], done.figures["ungrounded"]) == (3, 0)

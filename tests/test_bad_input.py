@@ -1,0 +1,120 @@
+"""What a user can get wrong: each ends in one clear line and the exit code of the design."""
+
+import json
+import shutil
+
+import pytest
+import zstandard
+
+from uniner import job
+from uniner.annotate.recorded import RecordedTeacher
+
+GOOD = [{"text": f"Ann number {number} lives in Bonn.", "meta": {}} for number in range(40)]
+
+
+@pytest.fixture
+def config(tmp_path, base, write_shard):
+    write_shard(tmp_path / "good.jsonl.zst", GOOD)
+    (tmp_path / "broken_recording.jsonl").write_text("nonsense\n")
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'[run]\nroot = "{tmp_path}/runs"\nname = "bad"\n[student]\nbase = "{base}"\n'
+        f'[ingest]\nshards = ["{tmp_path}/good.jsonl.zst"]\nchunk_passages = 10\n'
+        f"[engine]\ngpus = 0\n[tag]\ntypes = ['person']\n"
+    )
+    return str(path)
+
+
+def error_line(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "message"),
+    [
+        ("ingest", ["ingest.max_token=3"], "unknown setting ingest.max_token (did you mean max_tokens?)"),
+        ("ingest", ["ingest.sample=2"], "ingest.sample = 2: input should be less than or equal to 1"),
+        ("ingest", ['ingest.shards=["{tmp}/absent.jsonl.zst"]'], "absent.jsonl.zst: no such file"),
+        ("ingest", ['ingest.shards=["{tmp}/*.parquet"]'], "*.parquet: the glob matches no file"),
+        ("ingest", ['ingest.shards=["{tmp}"]'], "is a folder; name its files"),
+        ("ingest", ["student.base={tmp}"], "is no model folder (no config.json)"),
+        ("ingest", ["student.base=./no/such/model"], "no/such/model: is no model folder"),
+        ("annotate", [], "OPENAI_API_KEY is not set"),
+        (
+            "annotate",
+            ["annotate.recording={tmp}/broken_recording.jsonl"],
+            "line 1: is no object with passage",
+        ),
+        ("tag", ["tag.student={tmp}"], "is no student folder (no uniner.json)"),
+        (
+            "tag",
+            ["tag.student={tmp}/other", "student.template=definition"],
+            "was trained with the template type",
+        ),
+        ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
+    ],
+)
+def test_found_before_ray_starts(stage, words, message, config, base, tmp_path, capsys, monkeypatch):
+    shutil.copytree(base, tmp_path / "other")
+    facts = {"template": "type", "max_tokens": 512, "base": "b", "types": ["person"]}
+    (tmp_path / "other" / "uniner.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(job, "_run", lambda *_: pytest.fail("Ray would have been started"))
+    assert job.run([stage], [config, *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
+    assert message in error_line(capsys)
+
+
+def test_no_bucket_is_found_before_ray_starts(config, s3_endpoint, capsys):
+    assert job.run(["ingest"], [config, 'ingest.shards=["s3://absent-bucket/*.zst"]']) == 2
+    assert "s3://absent-bucket/*.zst: no such bucket" in error_line(capsys)
+    assert job.run(["ingest"], [config, "run.root=s3://absent-bucket"]) == 2
+    assert "s3://absent-bucket/bad/ingest: no such bucket" in error_line(capsys)
+
+
+@pytest.mark.ray
+def test_a_truncated_shard(config, tmp_path, ray_session, capsys):
+    lines = "".join(json.dumps({"text": f"Text {number * 7919} here."}) + "\n" for number in range(3_000))
+    data = zstandard.compress(lines.encode())
+    (tmp_path / "cut.jsonl.zst").write_bytes(data[: len(data) // 2])
+    assert job.run(["ingest"], [config, f'ingest.shards=["{tmp_path}/cut.jsonl.zst"]']) == 1
+    assert "cut.jsonl.zst: broken or truncated zstd after line" in error_line(capsys)
+
+
+@pytest.mark.ray
+def test_a_line_that_is_no_json(config, tmp_path, ray_session, capsys):
+    lines = [json.dumps(row) for row in GOOD]
+    lines[7] = "{not json"
+    (tmp_path / "line.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
+    words = [config, f'ingest.shards=["{tmp_path}/line.jsonl.zst"]']
+    assert job.run(["ingest"], words) == 1
+    assert "2.50% of 40 lines were rejected (1 not_json; the first in chunk 00000-00000)" in error_line(
+        capsys
+    )
+    assert job.run(["ingest"], [*words, "ingest.max_reject_share=0.03"]) == 0
+
+
+@pytest.mark.ray
+def test_a_stage_without_its_parent_a_changed_setting_and_an_unreachable_teacher(config, ray_session, capsys):
+    teacher = "annotate.base_url=http://127.0.0.1:9/v1"
+    assert job.run(["annotate"], [config, teacher]) == 1
+    assert "ingest: the stage ingest is not done" in error_line(capsys)
+    assert job.run(["ingest"], [config]) == 0
+    capsys.readouterr()
+    assert job.run(["ingest"], [config, "ingest.max_tokens=9"]) == 2
+    assert "config.ingest.max_tokens was 256, now 9; take another run.name" in error_line(capsys)
+    assert job.run(["annotate"], [config, teacher, "annotate.retries=0"]) == 1
+    assert "http://127.0.0.1:9/v1/: cannot be reached" in error_line(capsys)
+
+
+@pytest.mark.ray
+def test_too_many_bad_annotations(config, ray_session, capsys):
+    replies = {row["text"]: "I found nothing worth a list." for row in GOOD[:20]}
+    replies |= {row["text"]: '[("Ann", "person")]' for row in GOOD[20:]}
+    assert job.run(["ingest"], [config]) == 0
+    with RecordedTeacher(replies) as teacher:
+        words = [config, f"annotate.base_url={teacher.base_url}"]
+        assert job.run(["annotate"], words) == 1
+        assert "50.0% of 40 rows are bad (20 unparseable), the limit is 20.0%" in error_line(capsys)
+        assert job.run(["annotate"], [*words, "annotate.max_bad_share=0.5"]) == 0
+        assert teacher.asked == 40, "the second run only wrote the manifest"

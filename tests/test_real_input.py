@@ -1,0 +1,70 @@
+"""The main job on real passages of the Pile with recorded ChatGPT replies, from S3 to S3."""
+
+import json
+
+import pytest
+import zstandard
+
+from uniner import job
+from uniner.annotate.recorded import RecordedTeacher, load
+from uniner.storage import Folder, expand
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+TYPES = ["person", "location"]
+
+
+@pytest.fixture
+def config(shared_pile, bucket, base, tmp_path):
+    shards = Folder(f"{bucket}/real/pile")
+    for shard in sorted(shared_pile.glob("*.jsonl.zst")):
+        shards.write(shard.name, shard.read_bytes())
+    path = tmp_path / "real.toml"
+    path.write_text(
+        f'[run]\nroot = "{bucket}/real/runs"\nname = "pile"\n'
+        f'[student]\nbase = "{base}"\nmax_tokens = 1536\n'
+        # The recorded passages are whole documents: with this tokenizer, more than 256 tokens.
+        f'[ingest]\nshards = ["{shards.url}/*.jsonl.zst"]\nmax_tokens = 2048\n'
+        '[train]\nmax_steps = 3\nbatch_conversations = 8\nlearning_rate = 1e-4\ndtype = "float32"\n'
+        "workers = 2\nuse_gpu = false\n"
+        '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_answer_tokens = 24\n'
+        "max_bad_share = 1.0\n"
+        f"[tag]\ntypes = {json.dumps(TYPES)}\n"
+    )
+    return str(path)
+
+
+def documents(url):
+    """The shards' documents by the ids that ingest gives them, read independently."""
+    found = {}
+    for number, shard in enumerate(expand([f"{url}/*.jsonl.zst"])):
+        data = zstandard.ZstdDecompressor().stream_reader(
+            Folder(url).read(shard.rsplit("/", 1)[-1]), read_across_frames=True
+        )
+        for line_number, line in enumerate(data.read().splitlines()):
+            found[f"{number:05d}-{line_number:09d}"] = json.loads(line)["text"]
+    return found
+
+
+def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session):
+    with RecordedTeacher(load(str(shared_pile / "teacher_replies.jsonl.gz"))) as teacher:
+        words = [config, f"annotate.base_url={teacher.base_url}"]
+        assert job.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
+        assert teacher.asked == 700, "each passage is asked for once"
+    texts = documents(f"{bucket}/real/pile")
+    run = Folder(f"{bucket}/real/runs/pile")
+    passages = (run / "ingest").read_rows().to_pylist()
+    assert {row["doc_id"]: row["text"] for row in passages} == {name: t.strip() for name, t in texts.items()}
+    annotations = (run / "annotate").read_rows().to_pylist()
+    assert [row["passage_id"] for row in annotations] == [row["passage_id"] for row in passages]
+    assert {row["outcome"] for row in annotations} == {"ok"}
+    located = [(row["text"], e) for row in annotations for e in row["entities"] if e["start"] >= 0]
+    assert len(located) > 10_000
+    assert all(text[e["start"] : e["end"]] == e["text"] for text, e in located)
+    tagged = (run / "tag").read_rows().to_pylist()
+    assert sorted(row["passage_id"] for row in tagged) == sorted(row["passage_id"] for row in passages)
+    found = [(texts[row["doc_id"]], e) for row in tagged for e in row["entities"]]
+    grounded = [(text, e) for text, e in found if e["start"] >= 0]
+    assert grounded
+    assert all(text[e["start"] : e["end"]] == e["text"] for text, e in grounded)
+    assert {e["type"] for _, e in found} <= set(TYPES)
+    assert (run / "train" / "student").exists("uniner.json")

@@ -1,0 +1,163 @@
+"""The driver is killed with SIGKILL in the middle of a stage; the same command goes on.
+
+What comes out equals an undisturbed run's, row for row (times and attempts aside), and no finished chunk is
+done twice.
+"""
+
+import json
+import shutil
+import signal
+from collections import Counter
+
+import pytest
+
+from uniner.annotate.prompts import passage_in
+from uniner.annotate.recorded import RecordedTeacher
+from uniner.storage import Folder
+
+pytestmark = pytest.mark.ray
+
+
+class GatedTeacher(RecordedTeacher):
+    """Answers some requests at once and the others only once the gate is open; counts each passage's."""
+
+    def __init__(self, replies, free):
+        super().__init__(replies)
+        self.free, self.gate, self.passages = free, None, Counter()
+
+    async def _complete(self, request):
+        import asyncio
+
+        passage = passage_in((await request.json())["messages"][-1]["content"])
+        self.passages[passage] += 1
+        if self.gate is None:
+            self.gate = asyncio.Event()
+        if sum(self.passages.values()) > self.free:
+            await self.gate.wait()
+        return await super()._complete(request)
+
+    def open(self):
+        self.free = 10**9
+        self._loop.call_soon_threadsafe(self.gate.set)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, base):
+    import zstandard
+
+    folder = tmp_path_factory.mktemp("resume")
+    for shard in range(2):
+        rows = [
+            {"text": f"Ann {n} of shard {shard} met Bob {n * 7} in Bonn.", "meta": {}} for n in range(400)
+        ]
+        data = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{shard}.jsonl.zst").write_bytes(zstandard.compress(data.encode()))
+    path = folder / "config.toml"
+    path.write_text(
+        f'[run]\nroot = "{folder}/runs"\nname = "killed"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
+        f'[ingest]\nshards = ["{folder}/*.jsonl.zst"]\nchunk_passages = 8\n'
+        "[annotate]\nin_flight = 8\n"
+        '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_num_seqs = 64\nmax_answer_tokens = 8\n'
+        "chunks_in_flight = 1\nmax_bad_share = 1.0\n"
+        '[tag]\ntypes = ["person", "city"]\n'
+    )
+    return path
+
+
+def runs(config):
+    return config.parent / "runs"
+
+
+def rows_of(folder, without=()):
+    table = Folder(str(folder)).read_rows()
+    return table.drop_columns([name for name in without if name in table.schema.names]).to_pylist()
+
+
+def kill_after(process, folder, chunks, wait_until):
+    """Kill the driver once so many chunks stand. Returns the chunks' files with their change times."""
+    wait_until(lambda: process.poll() is not None or len(list(folder.glob("chunk-*.parquet"))) >= chunks, 240)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "manifest.json").exists(), "killed too late: the stage was done"
+    return {path: path.stat().st_mtime_ns for path in folder.glob("chunk-*.parquet")}
+
+
+def require_untouched(standing):
+    assert standing
+    assert {path: path.stat().st_mtime_ns for path in standing} == standing, "a finished chunk was done twice"
+
+
+@pytest.fixture(scope="module")
+def ingested(config, run_job):
+    """The run that is killed and an undisturbed one, both ingested."""
+    code, output = run_job("ingest", config, "run.name=whole")
+    assert code == 0, output
+    return config
+
+
+def test_ingest(ingested, job, run_job, wait_until):
+    folder = runs(ingested) / "killed" / "ingest"
+    standing = kill_after(job("ingest", ingested), folder, 5, wait_until)
+    code, output = run_job("ingest", ingested)
+    assert code == 0, output
+    require_untouched(standing)
+    assert rows_of(folder) == rows_of(runs(ingested) / "whole" / "ingest")
+    assert len(rows_of(folder)) == 800
+    code, output = run_job("ingest", ingested)
+    assert (code, "already done" in output) == (0, True)
+
+
+def test_annotate(ingested, job, run_job, wait_until):
+    texts = [row["text"] for row in rows_of(runs(ingested) / "whole" / "ingest")]
+    replies = {text: f'[("{text[:5]}", "person"), ("Bonn", "city")]' for text in texts}
+    for name in ("whole", "killed"):
+        if not (runs(ingested) / name / "ingest" / "manifest.json").exists():
+            shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
+    with RecordedTeacher(replies) as teacher:
+        code, output = run_job(
+            "annotate", ingested, "run.name=whole", f"annotate.base_url={teacher.base_url}"
+        )
+        assert code == 0, output
+    folder = runs(ingested) / "killed" / "annotate"
+    with GatedTeacher(replies, free=400) as teacher:
+        url = f"annotate.base_url={teacher.base_url}"
+        standing = kill_after(job("annotate", ingested, url), folder, 20, wait_until)
+        teacher.open()
+        finished = {row["text"] for path in standing for row in read(path)}
+        code, output = run_job("annotate", ingested, url)
+        assert code == 0, output
+        require_untouched(standing)
+        assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"
+        in_flight = sum(count - 1 for count in teacher.passages.values())
+        assert in_flight <= 2 * 2 * 8, "more than the chunks in flight was done again"
+    aside = ("attempts",)
+    assert rows_of(folder, aside) == rows_of(runs(ingested) / "whole" / "annotate", aside)
+
+
+def read(path):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.mark.timeout(600)
+def test_tag(ingested, base, job, run_job, wait_until):
+    student = ingested.parent / "student"
+    if not student.exists():
+        shutil.copytree(base, student)
+        facts = {"template": "type", "max_tokens": 256, "base": "base", "types": ["person", "city"]}
+        (student / "uniner.json").write_text(json.dumps(facts))
+    for name in ("tagged-whole", "tagged-killed"):
+        shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
+    words = [ingested, f"tag.student={student}"]
+    code, output = run_job("tag", *words, "run.name=tagged-whole")
+    assert code == 0, output
+    folder = runs(ingested) / "tagged-killed" / "tag"
+    standing = kill_after(job("tag", *words, "run.name=tagged-killed"), folder, 3, wait_until)
+    code, output = run_job("tag", *words, "run.name=tagged-killed")
+    assert code == 0, output
+    require_untouched(standing)
+    tagged, whole = rows_of(folder), rows_of(runs(ingested) / "tagged-whole" / "tag")
+    assert tagged == whole
+    assert len({row["passage_id"] for row in tagged}) == len(tagged) == 800

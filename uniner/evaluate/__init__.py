@@ -1,0 +1,1 @@
+"""Gold data to scores: any system against any gold data set."""

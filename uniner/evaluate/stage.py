@@ -1,0 +1,205 @@
+"""The evaluate stage: every system answers the questions of every gold data set, one system after another.
+
+Under the run's `evaluate` folder lie `gold` (the questions in chunks), a folder a system with its predictions
+and `scores.json`, and `manifest.json` with all systems' scores. A system that is added later is scored beside
+those that stand.
+"""
+
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from uniner import work
+from uniner.config import Config
+from uniner.errors import UserError
+from uniner.evaluate.gold import cut, digest, read_gold
+from uniner.evaluate.predictor import Predictor
+from uniner.evaluate.score import PROTOCOL, score
+from uniner.progress import say
+from uniner.records import Prediction, from_table
+from uniner.storage import Folder, absolute, merge
+from uniner.student import FACTS, model_address, model_fingerprint, require_model, require_template
+from uniner.tag.asker import start
+from uniner.tag.stage import engine_settings, pool
+
+SCORES = "scores.json"
+_GOLD = "gold"
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_FIRST_LINES = 100
+
+
+def check(config: Config) -> None:
+    """Make sure, before Ray starts, that gold files can be read and systems be asked."""
+    if not config.evaluate.gold:
+        return
+    for dataset, url in config.evaluate.gold.items():
+        if not _NAME.fullmatch(dataset):
+            raise UserError(f"evaluate.gold: '{dataset}' must be made of letters, digits and . _ - alone")
+        for _ in itertools.islice(read_gold(absolute(url)), _FIRST_LINES):
+            pass
+    names = [_name(system) for system in config.evaluate.systems]
+    if len({*names, _GOLD}) <= len(names):
+        raise UserError(f"evaluate.systems: {', '.join(names)} must differ, and none may be '{_GOLD}'")
+    for system in config.evaluate.systems:
+        model = _model(config, system)
+        if system == "student" and not Folder(model).exists(FACTS):
+            continue  # it is still to be trained
+        require_model(model)
+        _require_askable(config, system)
+        work.check_plan(_folder(config) / _name(system), _plan(config, parents={}))
+    work.check_plan(_folder(config) / _GOLD, _gold_plan(config))
+
+
+def run(config: Config) -> dict[str, Any] | None:
+    """Score the systems. Returns the manifest; None where there is no gold data set."""
+    if not config.evaluate.gold:
+        say("evaluate: skipped, evaluate.gold names no data set")
+        return None
+    gold = _cut_gold(config)
+    scores = {_name(system): _evaluate(config, system, gold) for system in config.evaluate.systems}
+    for line in _lines(scores):
+        say(line)
+    return _publish(_folder(config), _plan(config, {"gold": gold.digest()}), scores)
+
+
+def make_predictor(model: str, settings: dict[str, Any]) -> Predictor:
+    """Start an engine in this process and return the worker that asks it."""
+    return Predictor(start(model, **settings))
+
+
+def _evaluate(config: Config, system: str, gold: Folder) -> dict[str, Any]:
+    """Let a system answer all questions. Returns its scores, data set by data set."""
+    if system == "student":
+        _train(config).require_manifest()
+    _require_askable(config, system)
+    model, folder = _model(config, system), _folder(config) / _name(system)
+    settings = engine_settings(config.engine, config.student.max_tokens)
+    parents = {"gold": gold.digest(), "model": model_fingerprint(model)}
+    work.run_stage(
+        f"evaluate {_name(system)}",
+        folder,
+        _plan(config, parents),
+        gold,
+        pool=pool(partial(make_predictor, model, settings), config.engine),
+        unit="questions",
+    )
+    standing = folder.read_json(SCORES)
+    if standing is None:
+        standing = {"system": system, "protocol": PROTOCOL, "scores": score(_predictions(folder))}
+        folder.write_json(SCORES, standing)
+    return standing["scores"]
+
+
+def _predictions(folder: Folder) -> Iterator[Prediction]:
+    for key in sorted(work.chunks_of(folder)):
+        yield from from_table(folder.read_chunk(key), Prediction)
+
+
+def _cut_gold(config: Config) -> Folder:
+    """Cut the gold data sets into chunks of questions, once."""
+    started = time.monotonic()
+    folder, plan, settings = _folder(config) / _GOLD, _gold_plan(config), config.evaluate
+    if not folder.begin(plan):
+        summaries = [
+            folder.write_chunk(chunk)
+            for dataset, url in sorted(settings.gold.items())
+            for chunk in cut(dataset, absolute(url), settings.chunk_passages, settings.max_passages)
+        ]
+        folder.finish(plan, summaries, seconds=round(time.monotonic() - started, 1))
+    return folder
+
+
+def _publish(folder: Folder, plan: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+    """Write all systems' scores into the stage's manifest; those that stood there stay."""
+    folder.begin(plan)
+    standing = folder.manifest()
+    if standing and standing["scores"] == {**standing["scores"], **scores}:
+        return standing
+    scores = {
+        **scores,
+        **{name: old for name, old in (standing or {"scores": {}})["scores"].items() if name not in scores},
+    }
+    manifests = [(folder / name).require_manifest() for name in scores]
+    return folder.finish(
+        plan,
+        [],
+        rows=sum(manifest["rows"] for manifest in manifests),
+        seconds=round(sum(manifest["seconds"] for manifest in manifests), 1),
+        outcomes=merge(manifest["outcomes"] for manifest in manifests),
+        protocol=PROTOCOL,
+        scores=scores,
+    )
+
+
+def _lines(scores: dict[str, Any]) -> Iterator[str]:
+    """Yield a line a data set: the systems' F1 beside each other, and the protocol in short."""
+    datasets = dict.fromkeys(dataset for found in scores.values() for dataset in found)
+    for dataset in datasets:
+        systems = ", ".join(_said(system, found[dataset]) for system, found in scores.items())
+        questions = next(iter(scores.values()))[dataset]["questions"]
+        yield f"evaluate: {systems} on {dataset} (strict, string sets, {questions:,} questions)"
+    if len(datasets) > 1:
+        means = (
+            f"{system} F1 {sum(one['f1'] for one in found.values()) / len(found):.3f}"
+            for system, found in scores.items()
+        )
+        yield f"evaluate: {', '.join(means)} on average over {len(datasets)} data sets"
+
+
+def _said(system: str, found: dict[str, Any]) -> str:
+    broken = f" ({found['broken']:,} answers broken)" if found["broken"] else ""
+    return f"{system} F1 {found['f1']:.3f}{broken}"
+
+
+def _folder(config: Config) -> Folder:
+    return Folder(config.run.root) / config.run.name / "evaluate"
+
+
+def _train(config: Config) -> Folder:
+    return Folder(config.run.root) / config.run.name / "train"
+
+
+def _name(system: str) -> str:
+    """Return a system's folder: its name, or its address in letters that a folder may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "--", system.split("://")[-1]).strip("-.")
+
+
+def _model(config: Config, system: str) -> str:
+    if system == "student":
+        return (_train(config) / "student").url
+    return model_address(config.student.base if system == "base" else system)
+
+
+def _require_askable(config: Config, system: str) -> None:
+    """Refuse a student of another template; a system that is no student is asked with the config's."""
+    model = _model(config, system)
+    if system == "student" or (system != "base" and Folder(model).exists(FACTS)):
+        require_template(model, config.student.template)
+
+
+def _gold_plan(config: Config) -> dict[str, Any]:
+    """Return what decides the questions. Files stand by content: they may be moved."""
+    return {
+        "stage": "evaluate gold",
+        "config": {
+            "chunk_passages": config.evaluate.chunk_passages,
+            "max_passages": config.evaluate.max_passages,
+        },
+        "gold": {dataset: digest(absolute(url)) for dataset, url in config.evaluate.gold.items()},
+    }
+
+
+def _plan(config: Config, parents: dict[str, str]) -> dict[str, Any]:
+    """Return what, beside the gold and the model, decides the answers."""
+    return {
+        "stage": "evaluate",
+        "config": {
+            "template": config.student.template,
+            "max_tokens": config.student.max_tokens,
+            "engine": config.engine.identity(),
+        },
+        "parents": parents,
+    }

@@ -1,0 +1,1 @@
+"""Passages to entities: the student tags a corpus."""

@@ -1,0 +1,71 @@
+"""Passages to tagged passages: every type asked, every answered mention located in the document."""
+
+from collections.abc import Sequence
+
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
+from uniner.storage import Chunk, merge
+from uniner.tag.asker import Asker, Reply, figures
+from uniner.templates import locate
+
+BROKEN = ("overlong", "too_long", "unparseable")
+"""From the worst on: the worst of its questions is a passage's outcome."""
+
+
+def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -> TaggedPassage:
+    """Turn a passage's replies into its entities, with offsets into the document, in the order of the text.
+
+    An entity's text is the document's own. A (start, end, type) appears once, with the first answer's score;
+    so does a mention of a type that is not in the passage, which is kept as ungrounded.
+    """
+    found: dict[tuple[int, int, str, str], TaggedEntity] = {}
+    for reply in replies:
+        for mention in reply.mentions:
+            spans, grounding = locate(passage.text, mention)
+            if not spans:
+                key = (-1, -1, reply.type, mention)
+                found.setdefault(key, TaggedEntity(mention, reply.type, -1, -1, reply.score, grounding))
+            for start, end in spans if every_occurrence else spans[:1]:
+                here, there = passage.char_start + start, passage.char_start + end
+                entity = TaggedEntity(
+                    passage.text[start:end], reply.type, here, there, reply.score, grounding
+                )
+                found.setdefault((here, there, reply.type, ""), entity)
+    outcomes = {reply.outcome for reply in replies}
+    return TaggedPassage(
+        doc_id=passage.doc_id,
+        passage_id=passage.passage_id,
+        char_start=passage.char_start,
+        entities=tuple(sorted(found.values(), key=_place)),
+        outcome=next((broken for broken in BROKEN if broken in outcomes), "ok"),
+        failed_types=tuple(reply.type for reply in replies if reply.outcome != "ok"),
+    )
+
+
+def _place(entity: TaggedEntity) -> tuple[bool, int, int]:
+    return entity.start < 0, entity.start, entity.end  # the ungrounded last
+
+
+class Tagger:
+    """The tag stage's worker: asks every type of each passage."""
+
+    def __init__(self, asker: Asker, types: Sequence[str], every_occurrence: bool):
+        self._asker = asker
+        self._types = tuple(dict.fromkeys(types))
+        self._every_occurrence = every_occurrence
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Tag a chunk's passages, in their order."""
+        passages = from_table(chunk.table.select(PASSAGE.names), Passage)
+        replies = await self._asker.ask_all([(passage.text, self._types) for passage in passages])
+        rows = [
+            tagged(passage, answered, self._every_occurrence)
+            for passage, answered in zip(passages, replies, strict=True)
+        ]
+        counts = merge([figures(answered) for answered in replies])
+        entities = [entity for row in rows for entity in row.entities]
+        ungrounded = sum(entity.start < 0 for entity in entities)
+        return Chunk(
+            chunk.key,
+            to_table(rows, TAGGED_PASSAGE),
+            figures={**counts, "entities": len(entities), "ungrounded": ungrounded},
+        )
