@@ -129,8 +129,8 @@ def test_annotate(ingested, job, run_job, wait_until):
         assert code == 0, output
         require_untouched(standing)
         assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"
-        in_flight = sum(count - 1 for count in teacher.passages.values())
-        assert in_flight <= 2 * 2 * 8, "more than the chunks in flight was done again"
+        again = sum(count - 1 for count in teacher.passages.values())
+        assert again <= 2 * 8, "more than an actor's two chunks in flight was asked for again"
     aside = ("attempts",)
     assert rows_of(folder, aside) == rows_of(runs(ingested) / "whole" / "annotate", aside)
 

@@ -101,6 +101,8 @@ def expand(patterns: Sequence[str]) -> list[str]:
             if any(letter in path for letter in "*?["):
                 found = sorted(system.glob(path))
                 if not found:
+                    if is_remote(pattern):
+                        system.ls(path.split("/", 1)[0])  # a missing bucket is said as such
                     raise UserError(f"{pattern}: the glob matches no file")
             elif system.isfile(path):
                 found = [path]

@@ -18,7 +18,7 @@ from uniner.storage import Chunk, Folder
 from uniner.tag.asker import Asker
 from uniner.tag.engine import Engine
 from uniner.tag.tagger import Tagger
-from uniner.templates import Renderer, question
+from uniner.templates import SYSTEM, Renderer, question
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
 """What the test's model says of any passage."""
@@ -30,13 +30,40 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def model(tokenizer, tmp_path_factory):
+DOCUMENTS = {f"doc-{n}": " ".join([*LINES[n % 2 :], f"Item {n}."]) for n in range(9)}
+
+
+def pieces(document: str) -> list[tuple[int, int]]:
+    """Where a document is cut into two passages, so that offsets must be moved."""
+    cut = document.index("moved")
+    return [(0, cut), (cut, len(document))]
+
+
+def make_tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        [*LINES, SYSTEM, *map(question, KNOWN)],
+        trainers.BpeTrainer(vocab_size=400, special_tokens=["</s>"], initial_alphabet=alphabet),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     """A folder with a tiny Llama that has learnt, in seconds, to give every type its one answer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model only waits for more
+    tokenizer = make_tokenizer()
     renderer = Renderer(tokenizer)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -51,27 +78,30 @@ def model(tokenizer, tmp_path_factory):
         pad_token_id=renderer.eos,
     )
     llama = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(llama.parameters(), lr=3e-3)
-    rows = []
-    for start in range(4):
-        for type_name, mentions in KNOWN.items():
-            answer = json.dumps(mentions, ensure_ascii=False)
-            head = renderer.head(f"Text: {LINES[start % 3][7 * start :]}")
-            rows.append(head + renderer.ask(question(type_name)) + renderer.answer(answer))
+    optimizer = torch.optim.AdamW(llama.parameters(), lr=4e-3)
+    texts = [text[start:end] for text in list(DOCUMENTS.values())[:2] for start, end in pieces(text)]
+    rows = [
+        renderer.head(f"Text: {text}")
+        + renderer.ask(question(type_name))
+        + renderer.answer(json.dumps(mentions, ensure_ascii=False))
+        for text in [*texts, " ".join(LINES)]
+        for type_name, mentions in KNOWN.items()
+    ]
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), renderer.eos)
     labels = torch.full((len(rows), longest), -100)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row.ids)
         labels[number, : len(row)] = torch.tensor(row.ids).where(torch.tensor(row.loss), -100)
-    for _ in range(400):
+    for _ in range(600):
         loss = llama(input_ids=ids, labels=labels).loss
-        if loss < 0.01:
+        if loss < 0.003:
             break
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert loss < 0.01, f"not learnt: {loss}"
+    torch.set_num_threads(threads)
+    assert loss < 0.003, f"not learnt: {loss}"
     folder = tmp_path_factory.mktemp("model")
     llama.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -91,7 +121,7 @@ def engine(model, loop):
         block_size=32,
     )
     yield engine
-    engine.close()
+    loop.run_until_complete(engine.close())
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +155,6 @@ def test_more_questions_than_the_engine_decodes_at_once_all_come_back(engine, lo
     assert [reply.type for reply in replies] == [f"type {n}" for n in range(100)]
 
 
-def test_an_answer_that_does_not_end_is_too_long(engine, loop):
-    prompt = tuple(engine.tokenizer("one one one one one one one one").input_ids)
-    (answer,) = loop.run_until_complete(engine.ask([prompt]))
-    assert answer.finish in ("stop", "length")
-    assert (answer.finish == "length") == (answer.tokens == 32)
-
-
 def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch):
     asked = []
     ask = engine.ask
@@ -153,6 +176,13 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
     assert max(map(len, asked)) + 32 <= engine.window == 544
 
 
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
     code = (
         "import subprocess, sys, time\n"
@@ -163,16 +193,14 @@ def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
         "time.sleep(300)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    child = Path("/proc", owner.stdout.readline().strip())
-    assert child.exists()
+    child = int(owner.stdout.readline())
+    assert alive(child)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
-    deadline = time.monotonic() + 10
-    while child.exists() and "sleep" in (child / "comm").read_text() and time.monotonic() < deadline:
-        if ") Z " in (child / "stat").read_text():
-            break  # dead; its new parent has not collected it yet
+    deadline = time.monotonic() + 20
+    while alive(child) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not child.exists() or ") Z " in (child / "stat").read_text()
+    assert not alive(child)
 
 
 # ------------------------------------------------------------------------------------------- the stage
@@ -212,14 +240,12 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     from uniner.tag import stage
 
     student = make_student(tmp_path / "student", model)
-    documents = {f"doc-{number}": " ".join([*LINES[number % 2 :], f"Item {number}."]) for number in range(9)}
     ingest = Folder(str(tmp_path)) / "r" / "ingest"
     summaries, passages = [], {}
     for key in range(3):
         some = []
-        for doc_id, text in list(documents.items())[3 * key : 3 * key + 3]:
-            cut = text.index("moved")  # two passages a document, so that offsets must be moved
-            for index, (start, end) in enumerate([(0, cut), (cut, len(text))]):
+        for doc_id, text in list(DOCUMENTS.items())[3 * key : 3 * key + 3]:
+            for index, (start, end) in enumerate(pieces(text)):
                 some.append(Passage(f"{doc_id}-{index}", doc_id, index, start, end, text[start:end], 9, ""))
         passages |= {passage.passage_id: passage for passage in some}
         summaries.append(ingest.write_chunk(Chunk(f"{key:05d}-00000", to_table(some, PASSAGE))))
@@ -236,7 +262,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     assert [row.passage_id for row in rows] == list(passages)
     assert manifest["outcomes"] == {"ok": 18}
     for row in rows:
-        passage, document = passages[row.passage_id], documents[row.doc_id]
+        passage, document = passages[row.passage_id], DOCUMENTS[row.doc_id]
         found = {(entity.text, entity.type) for entity in row.entities if entity.start >= 0}
         expected = {("Anna Kessling", "person"), ("Sankt Ülm", "city"), ("Łódź", "city"), ("Rhine", "river")}
         assert found == {(text, type_name) for text, type_name in expected if text in passage.text}

@@ -162,12 +162,15 @@ class Engine:
         score = math.exp((completion.cumulative_logprob or 0.0) / len(ids))
         return Answer(text.strip(), completion.finish_reason, score, len(ids), output.num_cached_tokens or 0)
 
-    def close(self) -> None:
-        """End the engine's processes."""
+    async def close(self) -> None:
+        """End the engine's processes. A worker that is simply killed needs no close."""
+        handler = self._llm.output_handler
         self._llm.shutdown()
+        if handler:
+            await asyncio.wait([handler])
         del self._llm
         if self._watch:
-            self._watch.communicate()
+            await asyncio.to_thread(self._watch.communicate)
 
 
 def _set_environment(cpus: float, on_cpu: bool) -> None:
@@ -186,18 +189,21 @@ def _set_environment(cpus: float, on_cpu: bool) -> None:
         os.environ.setdefault(name, value)
 
 
+# Several passes: a process has no environment to read for a moment while it starts.
 _WATCH = """
-import os, sys
+import os, sys, time
 sys.stdin.buffer.read()
 mark = sys.argv[1].encode()
-for pid in filter(str.isdecimal, os.listdir("/proc")):
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            marked = mark in file.read().split(bytes(1))
-        if marked:
-            os.kill(int(pid), 9)
-    except OSError:
-        pass
+for _ in range(5):
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                marked = mark in file.read().split(bytes(1))
+            if marked:
+                os.kill(int(pid), 9)
+        except OSError:
+            pass
+    time.sleep(0.2)
 """
 
 
