@@ -175,7 +175,12 @@ class Engine:
 
 def _set_environment(cpus: float, on_cpu: bool) -> None:
     """Set what vLLM reads from the environment, before it is imported; what the user has set of it stands."""
-    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    settings = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked engine would hold the watch's pipe open
+    }
     if on_cpu:
         # nobind: else all engines of a machine bind to its same first cores. PASSIVE: threads that wait do
         # not spin, which on a busy machine made an engine 6 times slower.
@@ -212,8 +217,10 @@ def _children_watched() -> Iterator[subprocess.Popen[bytes] | None]:
     """Let none of the processes that are started in this block outlive this one, however it ends.
 
     vLLM's engine process does not notice when its parent is killed: it would keep the GPU's memory, and the
-    actor that is started in the killed one's place would find none (ray#54364, vllm#34643). A small process
-    holds the reading end of a pipe; when this process is gone it kills all that inherited our mark.
+    actor that is started in the killed one's place would find none (ray#54364, vllm#34643). Ray's process
+    group cleanup cures it where it is on (tried: off, the engine stays for good); this does so everywhere. A
+    small process holds the reading end of a pipe; when this process is gone it kills all that inherited our
+    mark.
     """
     if not sys.platform.startswith("linux"):
         yield None
