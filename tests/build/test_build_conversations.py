@@ -1,0 +1,111 @@
+"""Filters, negatives and conversations: the paper's rules, the same from a seed whatever the order."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from uniner.build.conversations import Recipe, bands, converse, count_types
+from uniner.build.filters import filter_mentions, fold_type, is_latin
+from uniner.build.negatives import Sampler, generator
+from uniner.records import Annotation, Entity
+
+RECIPE = Recipe(0, 1.0, frozenset({"misc", "none"}), 20, 0.1)
+
+
+def annotation(number=0, entities=(), outcome="ok", text="Ann met Bob in Bonn."):
+    return Annotation(f"p{number}", "d", text, outcome, "", tuple(entities), "m", 1, 1, 0.0, 1)
+
+
+def test_each_filter_drops_what_it_is_for_and_counts_it():
+    kept = filter_mentions(
+        [
+            Entity("Bob", "Person", 8, 11),
+            Entity("Ann", " person ", 0, 3),
+            Entity("Ann", "person", 30, 33),
+            Entity("Bonn", "MISC", 15, 19),
+            Entity("Rome", "city", -1, -1),
+            Entity("北京大学", "university", 40, 44),
+            Entity("word " * 21, "speech", 50, 155),
+        ],
+        RECIPE.drop_types,
+        20,
+    )
+    assert kept.mentions == {"person": ("Ann", "Bob")}
+    assert kept.dropped == {"else_type": 1, "not_in_passage": 1, "not_english": 1, "long_mention": 1}
+
+
+@pytest.mark.parametrize(("raw", "folded"), [(" Programming  Language", "programming language"), ("City.", "city")])
+def test_types_are_folded(raw, folded):
+    assert fold_type(raw) == folded
+
+
+@pytest.mark.parametrize(
+    ("text", "latin"), [("São Paulo", True), ("42 %", True), ("Москва", False), ("β-catenin", True), ("東京", False)]
+)
+def test_latin(text, latin):
+    assert is_latin(text) is latin
+
+
+def test_frequency_negatives_follow_the_mentions_and_uniform_ones_do_not():
+    mentions = {"common": 900, "rare": 90, "rarest": 10, "present": 5000}
+    frequency, uniform = Sampler(mentions, "frequency"), Sampler(mentions, "uniform")
+    drawn = Counter(n for i in range(4000) for n in frequency.draw(["present"], 1, generator(0, str(i))))
+    assert "present" not in drawn
+    assert drawn["common"] / 4000 == pytest.approx(0.9, abs=0.02)
+    assert drawn["rarest"] / 4000 == pytest.approx(0.01, abs=0.006)
+    evenly = Counter(n for i in range(3000) for n in uniform.draw(["present"], 1, generator(0, str(i))))
+    assert all(count / 3000 == pytest.approx(1 / 3, abs=0.04) for count in evenly.values())
+    assert Sampler(mentions, "none").draw([], 3, generator(0, "x")) == []
+
+
+def test_negatives_are_never_present_never_twice_and_a_fraction_is_a_chance():
+    sampler = Sampler({str(n): n + 1 for n in range(10)}, "frequency")
+    for number in range(200):
+        drawn = sampler.draw(["3", "4"], 20, generator(1, str(number)))
+        assert sorted(drawn) == sorted({str(n) for n in range(10)} - {"3", "4"})
+    counts = [len(sampler.draw([], 1.25, generator(2, str(n)))) for n in range(2000)]
+    assert set(counts) == {1, 2}
+    assert np.mean(counts) == pytest.approx(1.25, abs=0.03)
+
+
+def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
+    entities = [Entity("Ann", "person", 0, 3), Entity("Bonn", "city", 15, 19)]
+    annotations = [
+        annotation(0, entities),
+        annotation(1, [Entity("Bonn", "misc", 15, 19)]),
+        annotation(2, outcome="unparseable"),
+        annotation(3, [Entity("Bob", "person", 8, 11)]),
+    ]
+    sampler = Sampler(count_types(annotations, RECIPE) + Counter(disease=50, film=20), "frequency")
+    conversations, funnel = converse(annotations, sampler, RECIPE)
+    assert [c.passage_id for c in conversations] == ["p0", "p3"]
+    first = conversations[0]
+    turns = [(turn["from"], turn["value"]) for turn in first.conversations]
+    assert turns[:2] == [("human", "Text: Ann met Bob in Bonn."), ("gpt", "I've read this text.")]
+    answers = {
+        asked[1].removeprefix("What describes ").removesuffix(" in the text?"): json.loads(answered[1])
+        for asked, answered in zip(turns[2::2], turns[3::2], strict=True)
+    }
+    assert answers == {"person": ["Ann"], "city": ["Bonn"]} | {name: [] for name in first.negative_types}
+    assert len(first.negative_types) == 2
+    assert funnel["passages"] == 4
+    assert funnel["dropped_unparseable"] == funnel["dropped_no_entities"] == funnel["mentions_else_type"] == 1
+    assert (funnel["conversations"], funnel["mentions"], funnel["positives"], funnel["negatives"]) == (2, 3, 3, 3)
+
+
+def test_the_same_seed_gives_the_same_conversations_in_any_order():
+    annotations = [annotation(n, [Entity("Ann", "person", 0, 3)]) for n in range(300)]
+    sampler = Sampler(Counter(person=300, city=200, film=100, river=50), "frequency")
+    forward, funnel = converse(annotations, sampler, RECIPE)
+    backward, _ = converse(annotations[::-1], sampler, RECIPE)
+    assert forward == backward[::-1]
+    assert 15 <= funnel["validation"] <= 50
+    other, _ = converse(annotations, sampler, Recipe(1, 1.0, frozenset(), 20, 0.1))
+    assert [c.negative_types for c in other] != [c.negative_types for c in forward]
+
+
+def test_bands_are_shares_of_the_mentions():
+    mentions = Counter({f"t{n}": 1 for n in range(99)}, top=101)
+    assert bands(mentions) == {"top_1_percent": 0.505, "1_to_10_percent": 0.045, "rest": 0.45}
