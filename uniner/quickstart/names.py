@@ -198,11 +198,6 @@ def _chemical(draw: Draw) -> str:
     return draw.pick((f"{draw.core()}ate", f"{draw.core()} oxide", f"{draw.core()}anol", f"{draw.core()}ide"))
 
 
-def _band(draw: Draw) -> str:
-    word = draw.title()
-    return draw.pick((f"The {word}s", f"{word} {draw.pick(NOUNS)}s", f"The {word} Trio"))
-
-
 def _team(draw: Draw) -> str:
     animals = ("Hawks", "Wolves", "Lions", "United", "Rovers", "Bears", "Comets", "Sharks")
     return f"{draw.title()} {draw.pick(animals)}"
@@ -229,10 +224,6 @@ def _dish(draw: Draw) -> str:
     return f"{draw.core()} {draw.pick(('stew', 'soup', 'pie', 'dumplings', 'curry', 'salad', 'noodles'))}"
 
 
-def _instrument(draw: Draw) -> str:
-    return draw.core() + draw.pick(("horn", "pipe", "ette", "ola", "phone"))
-
-
 def _river(draw: Draw) -> str:
     return f"{draw.title()} River" if draw.chance(0.5) else f"River {draw.title()}"
 
@@ -249,12 +240,8 @@ def _restaurant(draw: Draw) -> str:
 SHAPES: dict[str, Shape] = {
     "airline": _with_ending(("Airways", "Air", "Wings")),
     "airport": _with_ending(("Airport", "International", "Airfield")),
-    "album": _phrase,
     "amount of money": _amount_of_money,
     "athlete": _person,
-    "band": _band,
-    "book": _phrase,
-    "character": _with_ending(("the Brave", "the Sly", "the Elder", "Nightfoot", "Halfmoon", "Oakhand")),
     "chemical": _chemical,
     "city": _city,
     "company": _company,
@@ -265,12 +252,10 @@ SHAPES: dict[str, Shape] = {
     "dish": _dish,
     "dosage": _dosage,
     "drug": _with_suffix(("trine", "mab", "olol", "cillin", "zole", "vir")),
-    "film": _phrase,
     "gene": _code,
     "hospital": _with_ending(("Hospital", "Clinic", "Infirmary", "Medical Centre")),
     "hotel": _with_ending(("Hotel", "Inn", "Lodge", "Palace")),
     "ingredient": _with_suffix(("berry", "nut", "leaf", "root", "seed")),
-    "instrument": _instrument,
     "law": _with_ending(("Act", "Code", "Decree", "Statute")),
     "mountain": _mountain,
     "percentage": _percentage,
@@ -279,18 +264,15 @@ SHAPES: dict[str, Shape] = {
     "product": _product,
     "programming language": _programming_language,
     "protein": _protein,
-    "publisher": _with_ending(("Press", "Books", "House", "Editions")),
     "restaurant": _restaurant,
     "river": _river,
     "software": _with_suffix(("desk", "flow", "base", "kit", "ware"), capital=True),
-    "song": _phrase,
     "spacecraft": _spacecraft,
     "species": _species,
     "stadium": _with_ending(("Arena", "Stadium", "Park", "Field")),
     "star": _with_ending(("Alpha", "Beta", "Majoris", "Minoris")),
     "team": _team,
     "telescope": _with_ending(("Array", "Telescope", "Observatory", "Scope")),
-    "television series": _phrase,
     "tournament": _with_ending(("Cup", "Open", "Trophy", "Masters")),
     "version": _version,
 }

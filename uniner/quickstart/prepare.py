@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,8 @@ from uniner.storage import Folder
 from uniner.student import load_tokenizer
 
 BASE = str(Path(__file__).parent / "base")
-DOCUMENTS, HELD_OUT = 3_000, 200
+DOCUMENTS, HELD_OUT = 3_000, 120
+LONGEST_HELD_OUT = 500  # characters: gold documents are asked whole, as passages are
 SHARDS = 3
 SENTENCES = (2, 4)
 _MADE_WITH = "made_with.json"
@@ -65,7 +67,9 @@ def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens:
         )
         folder.write(f"shard-{shard}.jsonl.zst", zstandard.compress(_lines(rows)))
     folder.write("teacher.jsonl.gz", gzip.compress(_lines(_recording(corpus, max_tokens, seed)), 1, mtime=0))
-    held_out = documents(DOMAINS, held_out_count, seed, "heldout", SENTENCES)
+    found = documents(DOMAINS, 2 * held_out_count, seed, "heldout", SENTENCES)
+    short = (document for document in found if len(document.text) <= LONGEST_HELD_OUT)
+    held_out = itertools.islice(short, held_out_count)
     folder.write("heldout.jsonl", _lines(map(_gold, held_out)))
     folder.write_json(_MADE_WITH, made_with)
 
