@@ -386,6 +386,102 @@ NEWSPAPER = Domain(
     ),
 )
 
+MUSIC = Domain(
+    name="music",
+    frames=(
+        "The band {band} played their song {song} twice that night.",
+        "{band} released the album {album} on {date}.",
+        "The single {song} was taken from the album {album}.",
+        "Fans of {band} sang along to {song} in the rain.",
+        "{person} learned to play the {instrument} at school.",
+        "The album {album} was recorded in a studio in {city}.",
+        "Singer {person} left the group {band} after a quarrel.",
+        "A solo on the {instrument} opens the song {song}.",
+        "Critics praised {album} as the best record of the year.",
+        "{person} wrote the lyrics of {song} in one evening.",
+        "The drummer of {band} also plays the {instrument}.",
+        "Tickets for the concert of {band} in {city} sold out.",
+        "The sound of the {instrument} is soft and deep.",
+        "The chorus of {song} is known to every child.",
+        "On the album {album}, {band} sounds older and slower.",
+        "An old {instrument} was sold in {city} for {amount of money}.",
+        "The tour to promote {album} begins on {date}.",
+    ),
+    fillers=(
+        "The crowd clapped until the lights went out.",
+        "The sound in the hall was poor at first.",
+        "Nobody expected a second encore.",
+        "The melody is simple and easy to remember.",
+        "Rehearsals went on until late at night.",
+        "The stage was covered with flowers.",
+        "Radio stations played nothing else that summer.",
+    ),
+)
+
+
+FILM_AND_TELEVISION = Domain(
+    name="film and television",
+    frames=(
+        "The film {film} was directed by {person} in three months.",
+        "{person} plays the hero {character} in the film {film}.",
+        "The first episode of the series {television series} aired on {date}.",
+        "The villain {character} returns in the second season of {television series}.",
+        "The movie theatre in {city} showed {film} for a year.",
+        "Director {person} shot {film} in the streets of {city}.",
+        "In the final scene of {film}, {character} leaves the village.",
+        "Viewers loved the character {character} from the very start.",
+        "{television series} was cancelled after only two seasons.",
+        "The film {film} earned {amount of money} at the box office.",
+        "{film} premiered in cinemas in {city} on {date}.",
+        "The role of {character} was written for {person}.",
+        "Each episode of {television series} lasts forty minutes.",
+        "{person} wrote all the episodes of {television series} alone.",
+        "The young wizard {character} loses his hat in the opening scene.",
+        "A sequel to {film} is planned for next year.",
+    ),
+    fillers=(
+        "The costumes were made by hand.",
+        "The ending surprised most of the audience.",
+        "Critics did not like the slow middle part.",
+        "The camera hardly moves at all.",
+        "Tickets were gone within an hour.",
+        "The dialogue is short and full of jokes.",
+        "The last scene was filmed at dawn.",
+    ),
+)
+
+
+LITERATURE = Domain(
+    name="literature",
+    frames=(
+        "The novel {book} was written by {person} in one winter.",
+        "{publisher} published the book {book} on {date}.",
+        "Author {person} sold the story to the publisher {publisher}.",
+        "Readers of {book} will remember the hero {character} fondly.",
+        "In the first chapter of {book}, {character} loses a ring.",
+        "The printer of {publisher} is in the city of {city}.",
+        "{publisher} turned down the manuscript of {book} three times.",
+        "The poet {person} was born in {city} on {date}.",
+        "The novel {book} was translated in {country} last year.",
+        "A signed copy of {book} was sold for {amount of money}.",
+        "The orphan {character} is the narrator of the novel {book}.",
+        "An editor at {publisher} cut half of the chapters.",
+        "The fair in {country} gave a prize to {publisher}.",
+        "Writer {person} named the old captain {character} after a friend.",
+        "Children read {book} at schools all over {country}.",
+        "The paperback from {publisher} costs {amount of money} in shops.",
+    ),
+    fillers=(
+        "The plot is slow but never dull.",
+        "The last page comes as a surprise.",
+        "The language is plain and clear.",
+        "Few copies of the first edition remain.",
+        "The reviews were kind.",
+        "It is best read by a warm fire.",
+        "The cover shows a small boat.",
+    ),
+)
+
 BASE_DOMAINS: tuple[Domain, ...] = (
     FARM,
     HARBOUR,
@@ -399,4 +495,7 @@ BASE_DOMAINS: tuple[Domain, ...] = (
     FAIR,
     ART,
     NEWSPAPER,
+    MUSIC,
+    FILM_AND_TELEVISION,
+    LITERATURE,
 )
