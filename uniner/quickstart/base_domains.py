@@ -470,6 +470,7 @@ LITERATURE = Domain(
         "Writer {person} named the old captain {character} after a friend.",
         "Children read {book} at schools all over {country}.",
         "The paperback from {publisher} costs {amount of money} in shops.",
+        "A collector paid {amount of money} for a letter by {person}.",
     ),
     fillers=(
         "The plot is slow but never dull.",
