@@ -103,5 +103,6 @@ def fingerprint(url: str) -> dict[str, Any]:
     system, path = filesystem(url)
     with explained(url):
         size = system.size(path)
-        ends = system.cat_file(path, 0, _ENDS_BYTES) + system.cat_file(path, max(0, size - _ENDS_BYTES), size)
+        first = system.cat_file(path, start=0, end=min(size, _ENDS_BYTES))
+        ends = first + system.cat_file(path, start=max(0, size - _ENDS_BYTES), end=size)
     return {"bytes": size, "ends": hashlib.sha256(ends).hexdigest()[:16]}
