@@ -76,6 +76,13 @@ def require_same_curve(history, expected):
     assert history["validation"][-1]["loss"] == pytest.approx(expected["validation"][-1]["loss"], abs=1e-5)
 
 
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return ""
+
+
 @pytest.fixture
 def kill_after(monkeypatch):
     """Return a function that lets the driver kill a training process once after each of some steps."""
@@ -90,7 +97,7 @@ def kill_after(monkeypatch):
                     workers = [
                         child
                         for child in psutil.Process().children(recursive=True)
-                        if "RayTrainWorker" in "".join(child.cmdline())
+                        if "RayTrainWorker" in command_of(child)
                     ]
                     os.kill(workers[-1].pid, signal.SIGKILL)
                     left.pop(0)
