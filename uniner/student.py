@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.storage import Folder, absolute, explained, filesystem, is_remote, localised
+from uniner.storage import Folder, absolute, explained, is_remote, localised, read_part
 
 FACTS = "uniner.json"
 _END_BYTES = 1 << 20
@@ -51,11 +51,10 @@ def model_fingerprint(name: str) -> str:
     files = folder.sizes()
     if not files:
         return name
-    system, path = filesystem(folder.url)
     digest = hashlib.sha256()
     for file, size in sorted(files.items()):
         digest.update(f"{file} {size} ".encode())
-        digest.update(system.cat_file(f"{path}/{file}", max(0, size - _END_BYTES), size))
+        digest.update(read_part(folder.path(file), max(0, size - _END_BYTES), size))
     return digest.hexdigest()[:16]
 
 

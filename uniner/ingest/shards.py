@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from uniner.errors import UserError
-from uniner.storage import explained, filesystem
+from uniner.storage import explained, filesystem, read_part
 
 _BLOCK_BYTES = 4 << 20
 _ENDS_BYTES = 1 << 16
@@ -103,6 +103,5 @@ def fingerprint(url: str) -> dict[str, Any]:
     system, path = filesystem(url)
     with explained(url):
         size = system.size(path)
-        first = system.cat_file(path, start=0, end=min(size, _ENDS_BYTES))
-        ends = first + system.cat_file(path, start=max(0, size - _ENDS_BYTES), end=size)
+        ends = read_part(url, 0, min(size, _ENDS_BYTES)) + read_part(url, max(0, size - _ENDS_BYTES), size)
     return {"bytes": size, "ends": hashlib.sha256(ends).hexdigest()[:16]}
