@@ -84,8 +84,15 @@ def command_of(process: psutil.Process) -> str:
 
 
 @pytest.fixture
-def kill_after(monkeypatch):
-    """Return a function that lets the driver kill a training process once after each of some steps."""
+def kill_after(monkeypatch, root):
+    """Return a function that lets the driver kill a training process once after each of some steps.
+
+    It waits until a checkpoint is registered: else there would be none to go on from.
+    """
+
+    def registered() -> bool:
+        snapshot = root / "killed/train/ray/checkpoint_manager_snapshot.json"
+        return snapshot.exists() and "checkpoint_" in snapshot.read_text()
 
     def arm(*steps: int) -> list[int]:
         left = list(steps)
@@ -93,7 +100,7 @@ def kill_after(monkeypatch):
         class Killing(Progress):
             def add(self, rows, share=None, note=""):
                 super().add(rows, share, note)
-                if left and self._rows >= left[0]:
+                if left and self._rows >= left[0] and registered():
                     workers = [
                         child
                         for child in psutil.Process().children(recursive=True)

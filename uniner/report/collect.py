@@ -8,6 +8,7 @@ from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
 from uniner.storage import Folder
 
 EXAMPLES = 5
+_CHUNKS = 6
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _examples(run: Folder) -> tuple[Example, ...]:
     """Return tagged passages of different sources, the ones with the most types first."""
     manifest = (run / "tag").require_manifest()
     best: dict[str, Example] = {}
-    for chunk in manifest["chunks"][:4]:
+    chunks = manifest["chunks"]
+    for chunk in chunks[:: max(1, len(chunks) // _CHUNKS)]:  # from all over the corpus
         tagged = from_table((run / "tag").read_chunk(chunk["key"]), TaggedPassage)
         passages = from_table((run / "ingest").read_chunk(chunk["key"]), Passage)
         for passage, found in zip(passages, tagged, strict=True):
