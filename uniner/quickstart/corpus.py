@@ -5,12 +5,16 @@ of its own, seeded by its place, so the first hundred of a thousand are the hund
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from uniner.quickstart.domains import Domain
 from uniner.quickstart.names import name
+
+Naming = Callable[[str, Random, str], str]
+"""Makes a name of a type, for a split."""
 
 SLOT = re.compile(r"\{([^{}]+)\}")
 
@@ -56,19 +60,26 @@ def types_of(domains: Sequence[Domain]) -> tuple[str, ...]:
 
 
 def documents(
-    domains: Sequence[Domain], count: int, seed: int, split: str, sentences: tuple[int, int] = (2, 5)
+    domains: Sequence[Domain],
+    count: int,
+    seed: int,
+    split: str,
+    sentences: tuple[int, int] = (2, 5),
+    naming: Naming = name,
 ) -> Iterator[Document]:
     """`count` documents whose names are all of one split, the domains in turn; `sentences` is inclusive."""
     for number in range(count):
         domain = domains[number % len(domains)]
         random = Random(f"{seed}/{split}/{domain.name}/{number}")
         low, high = LONG_SENTENCES if random.random() < LONG_SHARE else sentences
-        text, mentions = _write(domain, random.randint(low, high), random, split)
+        text, mentions = _write(domain, random.randint(low, high), random, split, naming)
         doc_id = f"{domain.name.replace(' ', '-')}-{split}-{number:05d}"
         yield Document(doc_id, text, domain.name, mentions)
 
 
-def _write(domain: Domain, sentences: int, random: Random, split: str) -> tuple[str, tuple[Mention, ...]]:
+def _write(
+    domain: Domain, sentences: int, random: Random, split: str, naming: Naming
+) -> tuple[str, tuple[Mention, ...]]:
     """The text and mentions of one document."""
     templates = _templates(domain, sentences, random)
     text = ""
@@ -82,7 +93,9 @@ def _write(domain: Domain, sentences: int, random: Random, split: str) -> tuple[
         for slot in SLOT.finditer(template):
             text += template[position : slot.start()]
             position, start, type = slot.end(), len(text), slot.group(1)
-            surface = _surface(type, text, type_by_name, in_sentence, random, split)
+            surface = _surface(
+                type, text, type_by_name, in_sentence, random, partial(naming, type, random, split)
+            )
             type_by_name[surface] = type
             in_sentence.add(surface)
             if start == sentence_start:
@@ -108,7 +121,12 @@ def _templates(domain: Domain, sentences: int, random: Random) -> list[str]:
 
 
 def _surface(
-    type: str, before: str, type_by_name: dict[str, str], in_sentence: set[str], random: Random, split: str
+    type: str,
+    before: str,
+    type_by_name: dict[str, str],
+    in_sentence: set[str],
+    random: Random,
+    new: Callable[[], str],
 ) -> str:
     """A name for one slot: sometimes one that the document has had, never the same twice in a sentence."""
     of_type = [known for known, its_type in type_by_name.items() if its_type == type]
@@ -116,7 +134,7 @@ def _surface(
     repeat = bool(earlier) and random.random() < REPEAT_SHARE
     follows_article = before.lower().endswith("the ")
     while True:
-        surface = random.choice(earlier) if repeat else name(type, random, split)
+        surface = random.choice(earlier) if repeat else new()
         repeat = False
         if surface in in_sentence or type_by_name.get(surface, type) != type:
             continue

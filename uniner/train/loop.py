@@ -120,8 +120,10 @@ def count(rows: Sequence[Row], samples: Sequence[Sample]) -> tuple[int, int]:
     return sum(len(samples[n]) for n in numbers), sum(samples[n].answer_tokens for n in numbers)
 
 
-def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Return the model's logits, (1, n, vocabulary), of a packed row.
+def logits(
+    model: Any, batch: Batch, device: torch.device, places: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the model's logits, (1, n, vocabulary), of a packed row, or of the k places in it alone.
 
     Samples are told apart by their positions, which transformers looks at only where there is neither a
     mask nor a cache: with an attention mask of ones, or with use_cache, they would see each other.
@@ -131,15 +133,19 @@ def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
         position_ids=torch.from_numpy(batch.position_ids).to(device),
         attention_mask=None,
         use_cache=False,
+        logits_to_keep=0 if places is None else places,
     )
     return output.logits
 
 
 def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Return the sum of the losses of a row's answer tokens, in float32."""
-    predicted = logits(model, batch, device)[0, :-1].float()
+    """Return the sum of the losses of a row's answer tokens, in float32.
+
+    Logits are computed for these tokens alone: over a large vocabulary they cost as much as many layers.
+    """
     labels = torch.from_numpy(batch.labels[0, 1:]).to(device)
-    return cross_entropy(predicted, labels, ignore_index=IGNORED, reduction="sum")
+    places = (labels != IGNORED).nonzero()[:, 0]
+    return cross_entropy(logits(model, batch, device, places)[0].float(), labels[places], reduction="sum")
 
 
 def _sum(value: torch.Tensor) -> float:
