@@ -20,6 +20,7 @@ from uniner.errors import UserError
 HOW: JsonDict = {"identity": False}
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -115,6 +116,8 @@ class Build(Section):
     """How absent types are drawn: not at all, evenly, or in proportion to their mentions (paper's best)."""
     negatives_per_positive: Annotated[float, Field(ge=0)] = 1.0
     """Negative questions a positive one; the paper states no number (its data has about 0.5 or more)."""
+    negatives_per_passage: Annotated[float, Field(ge=0)] | None = None
+    """Negative questions a passage, whatever its positive ones; set, it stands in place of the former."""
     drop_types: list[str] = [
         "none",
         "na",
@@ -127,8 +130,29 @@ class Build(Section):
         "unknown",
     ]
     """Types that say nothing, dropped (paper: None, NA, MISC, ELSE)."""
+    singular_types: bool = False
+    """Count a plural type as its singular where both occur: 'cities' as 'city'."""
+    require_in_passage: bool = True
+    """Drop mentions that the passage does not hold."""
+    require_latin: bool = True
+    """Drop mentions mostly of other than Latin letters (paper: entities that are not English)."""
     max_mention_words: Count = 20
     """Longer mentions are dropped."""
+    teacher_weight: Weight = 1.0
+    """How often each of the teacher's conversations stands in the training set; a fraction is a chance. 0
+    leaves the teacher out: annotate need not have run."""
+    supervised: dict[str, str] = {}
+    """Gold data sets to train on beside the teacher's: name to file, as in evaluate.gold."""
+    supervised_weight: Weight = 1.0
+    """How often each supervised conversation stands in the training set."""
+    supervised_examples: Count = 10_000
+    """Most passages of each gold data set, drawn by the seed (paper: 10,000)."""
+    labels: dict[str, str] = {}
+    """Labels of gold data sets in plain words, such as {PER = "person"}; others keep their name."""
+    dataset_line: bool = True
+    """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
+    train_json: bool = False
+    """Write all conversations as train.json too, in the layout that the original's training code reads."""
     validation_share: Share = 0.02
     """Share of the passages kept for validation (paper: 2 %)."""
 

@@ -31,9 +31,19 @@ def question(type_name: str) -> str:
     return f"What describes {type_name} in the text?"
 
 
-def turns(passage: str, answers: Sequence[tuple[str, Sequence[str]]]) -> tuple[dict[str, str], ...]:
-    """Lay a passage and its (type, mentions) answers out as the published conversation."""
-    conversation = [{"from": "human", "value": f"Text: {passage}"}, {"from": "gpt", "value": READ}]
+def turns(
+    passage: str, answers: Sequence[tuple[str, Sequence[str]]], dataset: str | None = None
+) -> tuple[dict[str, str], ...]:
+    """Lay a passage and its (type, mentions) answers out as the published conversation.
+
+    dataset: where given, the passage is announced as one of this data set's (paper §3.3; for supervised
+    data, and left out when a data set that was never seen is asked about).
+    """
+    announced = f"Dataset: {dataset}\n " if dataset else ""
+    conversation = [
+        {"from": "human", "value": f"{announced}Text: {passage}"},
+        {"from": "gpt", "value": READ},
+    ]
     for type_name, mentions in answers:
         conversation.append({"from": "human", "value": question(type_name)})
         conversation.append({"from": "gpt", "value": json.dumps(list(mentions), ensure_ascii=False)})

@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -83,32 +83,39 @@ def run_stage(
     name: str,
     folder: Folder,
     plan: dict[str, Any],
-    parent: Folder,
+    parent: Folder | None,
     *,
     read: Read | None = None,
     pool: Pool | None = None,
     unit: str = "passages",
     max_bad_share: float = 1.0,
-    more: dict[str, Any] | None = None,
+    others: Mapping[str, int] | None = None,
+    close: Callable[[Sequence[Summary]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Run a stage whose chunks are its parent's, one for one, and write its manifest. Returns the manifest.
 
     `read` makes a chunk of its parent's key (by default it is the parent's chunk), `pool` works on it.
+    others: keys and rows of chunks that `read` makes of something else. close: called once all chunks stand;
+    what it returns goes into the manifest too.
     """
     started = time.monotonic()
     if folder.begin(plan):
         return already_done(name, folder, unit)
-    chunks = chunks_of(parent)
+    if read is None:
+        assert parent, "chunks that have no parent must be read from elsewhere"
+        read = _read_chunk_of(parent)
+    chunks = {**(chunks_of(parent) if parent else {}), **(others or {})}
     standing = folder.chunk_keys() & chunks.keys()
     summaries = folder.read_summaries(standing)
     todo = sorted(chunks.keys() - standing)
     with Progress(name, sum(chunks.values()), unit) as progress:
         progress.add(sum(summary.rows for summary in summaries))
-        for summary in stream(folder, todo, read or _read_chunk_of(parent), pool):
+        for summary in stream(folder, todo, read, pool):
             summaries.append(summary)
             progress.add(summary.rows, note=_note(summaries))
     require_good(name, summaries, max_bad_share, folder)
-    manifest = folder.finish(plan, summaries, seconds=_seconds(started), **(more or {}))
+    more = close(summaries) if close else {}
+    manifest = folder.finish(plan, summaries, seconds=_seconds(started), **more)
     return say_done(name, manifest, unit)
 
 

@@ -2,38 +2,66 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from uniner.build.conversations import Recipe, bands, converse, count_types
-from uniner.build.filters import filter_mentions, fold_type, is_latin
+from uniner.build.filters import Filters, filter_mentions, fold_type, is_latin, singulars
 from uniner.build.negatives import Sampler, generator
+from uniner.build.supervised import converse_gold, draw
+from uniner.evaluate.gold import GoldEntity, GoldPassage
 from uniner.records import Annotation, Entity
 
-RECIPE = Recipe(0, 1.0, frozenset({"misc", "none"}), 20, 0.1)
+RECIPE = Recipe(0, validation_share=0.1)
+FILTERS = Filters(frozenset({"misc", "none"}))
 
 
 def annotation(number=0, entities=(), outcome="ok", text="Ann met Bob in Bonn."):
     return Annotation(f"p{number}", "d", text, outcome, "", tuple(entities), "m", 1, 1, 0.0, 1)
 
 
+MENTIONS = (
+    Entity("Bob", "Person", 8, 11),
+    Entity("Ann", " person ", 0, 3),
+    Entity("Ann", "person", 30, 33),
+    Entity("Bonn", "MISC", 15, 19),
+    Entity("Rome", "city", -1, -1),
+    Entity("北京大学", "university", 40, 44),
+    Entity("word " * 21, "speech", 50, 155),
+)
+
+
 def test_each_filter_drops_what_it_is_for_and_counts_it():
-    kept = filter_mentions(
-        [
-            Entity("Bob", "Person", 8, 11),
-            Entity("Ann", " person ", 0, 3),
-            Entity("Ann", "person", 30, 33),
-            Entity("Bonn", "MISC", 15, 19),
-            Entity("Rome", "city", -1, -1),
-            Entity("北京大学", "university", 40, 44),
-            Entity("word " * 21, "speech", 50, 155),
-        ],
-        RECIPE.drop_types,
-        20,
-    )
+    kept = filter_mentions(MENTIONS, FILTERS)
     assert kept.mentions == {"person": ("Ann", "Bob")}
     assert kept.dropped == {"else_type": 1, "not_in_passage": 1, "not_english": 1, "long_mention": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "type_name"),
+    [
+        ({"drop_types": frozenset()}, "misc"),
+        ({"in_passage": False}, "city"),
+        ({"latin": False}, "university"),
+        ({"max_words": 21}, "speech"),
+    ],
+)
+def test_each_filter_can_be_switched_off(change, type_name):
+    kept = filter_mentions(MENTIONS, replace(FILTERS, **change))
+    assert set(kept.mentions) == {"person", type_name}
+    assert sum(kept.dropped.values()) == 3
+
+
+def test_plurals_are_folded_where_their_singular_is_a_type_as_well():
+    types = ["city", "cities", "dish", "dishes", "species", "programming language", "gene", "genes", "news"]
+    assert singulars(types) == {"cities": "city", "dishes": "dish", "genes": "gene"}
+    kept = filter_mentions(
+        [Entity("Bonn", "Cities", 0, 4), Entity("Rome", "city", 8, 12)],
+        replace(FILTERS, renamed=singulars(types)),
+    )
+    assert kept.mentions == {"city": ("Bonn", "Rome")}
 
 
 @pytest.mark.parametrize(
@@ -81,8 +109,8 @@ def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
         annotation(2, outcome="unparseable"),
         annotation(3, [Entity("Bob", "person", 8, 11)]),
     ]
-    sampler = Sampler(count_types(annotations, RECIPE) + Counter(disease=50, film=20), "frequency")
-    conversations, funnel = converse(annotations, sampler, RECIPE)
+    sampler = Sampler(count_types(annotations, FILTERS) + Counter(disease=50, film=20), "frequency")
+    conversations, funnel = converse(annotations, sampler, RECIPE, FILTERS)
     assert [c.passage_id for c in conversations] == ["p0", "p3"]
     first = conversations[0]
     turns = [(turn["from"], turn["value"]) for turn in first.conversations]
@@ -106,14 +134,66 @@ def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
 def test_the_same_seed_gives_the_same_conversations_in_any_order():
     annotations = [annotation(n, [Entity("Ann", "person", 0, 3)]) for n in range(300)]
     sampler = Sampler(Counter(person=300, city=200, film=100, river=50), "frequency")
-    forward, funnel = converse(annotations, sampler, RECIPE)
-    backward, _ = converse(annotations[::-1], sampler, RECIPE)
+    forward, funnel = converse(annotations, sampler, RECIPE, FILTERS)
+    backward, _ = converse(annotations[::-1], sampler, RECIPE, FILTERS)
     assert forward == backward[::-1]
     assert 15 <= funnel["validation"] <= 50
-    other, _ = converse(annotations, sampler, Recipe(1, 1.0, frozenset(), 20, 0.1))
+    other, _ = converse(annotations, sampler, replace(RECIPE, seed=1), FILTERS)
     assert [c.negative_types for c in other] != [c.negative_types for c in forward]
 
 
 def test_bands_are_shares_of_the_mentions():
     mentions = Counter({f"t{n}": 1 for n in range(99)}, top=101)
     assert bands(mentions) == {"top_1_percent": 0.505, "1_to_10_percent": 0.045, "rest": 0.45}
+
+
+def test_negatives_can_be_counted_a_passage():
+    annotations = [annotation(0, [Entity("Ann", "person", 0, 3), Entity("Bonn", "city", 15, 19)])]
+    sampler = Sampler(Counter("abcdefgh"), "uniform")
+    (conversation,), funnel = converse(
+        annotations, sampler, replace(RECIPE, negatives_per_passage=5), FILTERS
+    )
+    assert funnel["negatives"] == len(conversation.negative_types) == 5
+
+
+def test_a_weight_is_how_often_a_conversation_is_trained_on_and_a_fraction_a_chance():
+    annotations = [annotation(n, [Entity("Ann", "person", 0, 3)]) for n in range(1000)]
+    sampler = Sampler(Counter(person=300, city=200), "frequency")
+    conversations, funnel = converse(annotations, sampler, replace(RECIPE, weight=1.5), FILTERS)
+    times = Counter(c.passage_id for c in conversations if c.split == "train")
+    assert set(times.values()) == {1, 2}
+    assert sum(times.values()) / len(times) == pytest.approx(1.5, abs=0.06)
+    assert set(Counter(c.passage_id for c in conversations if c.split == "validation").values()) == {1}
+    assert len({c.id for c in conversations}) == len(conversations) == funnel["conversations"]
+
+
+GOLD = [
+    GoldPassage("Ann met Bob.", (GoldEntity(0, 3, "Ann", "PER"), GoldEntity(8, 11, "Bob", "PER")), "a"),
+    GoldPassage("In Bonn.", (GoldEntity(3, 7, "Bonn", "LOC"),), "b"),
+    GoldPassage("Nothing here.", (), "c"),
+]
+
+
+def test_gold_data_are_asked_for_their_own_types_in_plain_words():
+    conversations, counts = converse_gold(
+        GOLD, "news", {"PER": "person", "LOC": "place"}, "frequency", RECIPE, dataset_line=True
+    )
+    by_id = {c.passage_id: c for c in conversations}
+    assert set(by_id) == {"news/a", "news/b", "news/c"}
+    first = by_id["news/a"]
+    assert first.conversations[0]["value"] == "Dataset: news\n Text: Ann met Bob."
+    assert (first.positive_types, first.negative_types, first.dataset) == (("person",), ("place",), "news")
+    answers = {t["value"] for t in first.conversations if t["from"] == "gpt"}
+    assert answers == {"I've read this text.", '["Ann", "Bob"]', "[]"}
+    assert by_id["news/c"].positive_types == () and len(by_id["news/c"].negative_types) == 1
+    assert counts["conversations"] == counts["from_news"] == 3
+    plain, _ = converse_gold(GOLD, "news", {}, "none", RECIPE, dataset_line=False)
+    assert [c.conversations[0]["value"] for c in plain] == ["Text: Ann met Bob.", "Text: In Bonn."]
+
+
+def test_a_draw_is_the_seeds_and_keeps_the_order():
+    passages = [GoldPassage(f"text {n}", (), str(n)) for n in range(200)]
+    drawn = draw(passages, "news", 50, seed=1)
+    assert len(drawn) == 50 and drawn == [p for p in passages if p in drawn]
+    assert drawn == draw(passages, "news", 50, seed=1) != draw(passages, "news", 50, seed=2)
+    assert draw(passages, "news", 500, seed=1) == passages

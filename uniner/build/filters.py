@@ -1,10 +1,29 @@
 """Which of the teacher's mentions become answers: the paper's filters and the finer ones, each counted."""
 
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from uniner.records import Entity
+
+# The longest ending first: a later pair that fits as well wins, and "dishes" is "dish", not "dishe".
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which mentions are dropped, in this order, and which types are renamed before.
+
+    drop_types: else_type, types that say nothing (paper §3.1). in_passage: not_in_passage, mentions that the
+    passage does not hold. latin: not_english, mentions mostly of other than Latin letters (paper §3.1).
+    max_words: long_mention. renamed: folded types, each with the type that it counts as.
+    """
+
+    drop_types: Collection[str]
+    in_passage: bool = True
+    latin: bool = True
+    max_words: int = 20
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -20,18 +39,33 @@ def fold_type(type_name: str) -> str:
     return " ".join(type_name.lower().split()).strip(" .:;,\"'")
 
 
-def filter_mentions(entities: Iterable[Entity], drop_types: Collection[str], max_words: int) -> Kept:
+def singulars(types: Collection[str]) -> dict[str, str]:
+    """Return the plurals among folded types, each with its singular.
+
+    A plural is what ends like one and whose singular is among the types as well: 'cities' where there is
+    'city', but never 'species'.
+    """
+    known = set(types)
+    found = {
+        name: name.removesuffix(plural) + singular
+        for name in known
+        for plural, singular in _PLURALS
+        if name.endswith(plural) and name.removesuffix(plural) + singular in known
+    }
+    return {name: found.get(singular, singular) for name, singular in found.items()}
+
+
+def filter_mentions(entities: Iterable[Entity], filters: Filters) -> Kept:
     """Filter one passage's entities.
 
-    Dropped are, in this order: else_type (types that say nothing, paper §3.1), not_in_passage,
-    not_english (mostly other than Latin letters, paper §3.1), long_mention. Equal (mention, type) pairs
-    collapse without being counted: they are occurrences of one mention.
+    Equal (mention, type) pairs collapse without being counted: they are occurrences of one mention.
     """
     mentions: dict[str, dict[str, None]] = {}
     dropped: dict[str, int] = {}
     for entity in sorted(entities, key=lambda entity: entity.start):
         type_name = fold_type(entity.type)
-        reason = _reason(entity, type_name, drop_types, max_words)
+        type_name = filters.renamed.get(type_name, type_name)
+        reason = _reason(entity, type_name, filters)
         if reason:
             dropped[reason] = dropped.get(reason, 0) + 1
         else:
@@ -39,14 +73,14 @@ def filter_mentions(entities: Iterable[Entity], drop_types: Collection[str], max
     return Kept({name: tuple(found) for name, found in mentions.items()}, dropped)
 
 
-def _reason(entity: Entity, type_name: str, drop_types: Collection[str], max_words: int) -> str | None:
-    if not type_name or type_name in drop_types:
+def _reason(entity: Entity, type_name: str, filters: Filters) -> str | None:
+    if not type_name or type_name in filters.drop_types:
         return "else_type"
-    if entity.start < 0:
+    if filters.in_passage and entity.start < 0:
         return "not_in_passage"
-    if not is_latin(entity.text):
+    if filters.latin and not is_latin(entity.text):
         return "not_english"
-    if len(entity.text.split()) > max_words:
+    if len(entity.text.split()) > filters.max_words:
         return "long_mention"
     return None
 

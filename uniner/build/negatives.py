@@ -6,11 +6,13 @@ from typing import Literal
 
 import numpy as np
 
+How = Literal["none", "uniform", "frequency"]
+
 
 class Sampler:
     """Draws absent types, evenly or in proportion to their mentions in the whole data set."""
 
-    def __init__(self, mentions: Mapping[str, int], how: Literal["none", "uniform", "frequency"]):
+    def __init__(self, mentions: Mapping[str, int], how: How):
         self._how = how
         self._types = sorted(mentions)
         self._place = {name: place for place, name in enumerate(self._types)}

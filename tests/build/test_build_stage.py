@@ -1,0 +1,131 @@
+"""The build stage on Ray: teacher and gold data together, the same bytes each time, a card to read."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from uniner.build import stage
+from uniner.config import load
+from uniner.errors import UserError
+from uniner.records import ANNOTATION, CONVERSATION, Annotation, Conversation, Entity, from_table, to_table
+from uniner.storage import Chunk, Folder
+
+pytestmark = pytest.mark.ray
+
+NAMES = ["Ann", "Bob", "Bonn", "Rome"]
+
+
+def annotation(number: int) -> Annotation:
+    name, other = NAMES[number % 4], NAMES[(number + 1) % 4]
+    text = f"{number}: {name} and {other}."
+    start = text.index(other)
+    entities = (
+        Entity(name, "cities" if number % 5 else "city", text.index(name), text.index(name) + len(name)),
+        Entity(other, "person", start, start + len(other)),
+        Entity("nowhere", "place", -1, -1),
+    )
+    outcome = "unparseable" if number % 10 == 9 else "ok"
+    return Annotation(f"p{number:03d}", "d", text, outcome, "", entities, "some-teacher", 5, 5, 0.0, 1)
+
+
+@pytest.fixture
+def gold(tmp_path):
+    path = tmp_path / "gold.jsonl"
+    rows = [
+        {"id": str(n), "text": "Eve sat.", "entities": [{"start": 0, "end": 3, "text": "Eve", "type": "PER"}]}
+        for n in range(30)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def make_config(tmp_path, base, root, *words):
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'[run]\nroot = "{root}"\nname = "r"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["none"]\n'
+        '[annotate]\nmodel = "some-teacher"\n[build]\nvalidation_share = 0.1\nsingular_types = true\n'
+    )
+    return load([str(path), *words])
+
+
+def annotate(root) -> None:
+    folder = Folder(str(root)) / "r" / "annotate"
+    folder.begin({"stage": "annotate"})
+    chunks = [
+        Chunk(f"{key:05d}-00000", to_table([annotation(40 * key + n) for n in range(40)], ANNOTATION))
+        for key in range(6)
+    ]
+    folder.finish({"stage": "annotate"}, [folder.write_chunk(chunk) for chunk in chunks], seconds=1.0)
+
+
+def conversations(folder: Folder) -> list[Conversation]:
+    return from_table(folder.read_rows(), Conversation)
+
+
+def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base, gold, ray_session):
+    annotate(tmp_path)
+    config = make_config(
+        tmp_path, base, tmp_path, f'build.supervised={{news = "{gold}"}}', 'build.labels={PER = "person"}',
+        "build.supervised_examples=20", "build.train_json=true", "build.negatives_per_passage=1",
+    )  # fmt: skip
+    stage.check(config)
+    manifest = stage.run(config)
+    folder = Folder(str(tmp_path)) / "r" / "build"
+    found = conversations(folder)
+    figures = manifest["figures"]
+    assert len([c for c in found if c.dataset == "teacher"]) == 216
+    assert len([c for c in found if c.dataset == "news"]) == figures["from_news"] == 20
+    assert (figures["passages"], figures["dropped_unparseable"], figures["mentions_not_in_passage"]) == (
+        240,
+        24,
+        216,
+    )
+    assert json.loads(folder.read("types.json")) == {"city": 216, "person": 216}
+    published = json.loads(folder.read("train.json"))
+    assert [row["id"] for row in published] == [c.id for c in found if c.split == "train"]
+    assert published[0]["conversations"] == list(found[0].conversations)
+    card = folder.read("README.md").decode()
+    for told in ("236 conversations", "`some-teacher`", "| news | 20 |", "| unparseable | 24 |", "{passage}"):
+        assert told in card
+    (tmp_path / "card.png").write_bytes(folder.read("card.png"))
+    with Image.open(tmp_path / "card.png") as image:
+        assert len(image.getcolors(1 << 24)) > 10
+
+
+def test_ray_writes_the_same_bytes_as_one_process(tmp_path, base, gold, ray_session, monkeypatch):
+    written = {}
+    for how in ("ray", "alone"):
+        root = tmp_path / how
+        annotate(root)
+        config = make_config(tmp_path, base, root, f'build.supervised={{news = "{gold}"}}')
+        if how == "alone":
+            monkeypatch.setattr(stage.work, "stream", stream_alone)
+            monkeypatch.setattr(stage.work, "gather", lambda items, function: map(function, items))
+        stage.run(config)
+        folder = root / "r" / "build"
+        written[how] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}
+    assert written["ray"] == written["alone"]
+    assert len(written["ray"]) == 7
+
+
+def stream_alone(folder, items, read, pool=None):
+    for item in reversed(items):
+        yield from (folder.write_chunk(chunk) for chunk in read(item))
+
+
+def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session):
+    words = ("build.teacher_weight=0", f'build.supervised={{news = "{gold}"}}', "build.dataset_line=false")
+    config = make_config(tmp_path, base, tmp_path, *words)
+    stage.check(config)
+    assert stage.run(config)["rows"] == 30
+    found = conversations(Folder(str(tmp_path)) / "r" / "build")
+    assert found[0].conversations[0]["value"] == "Text: Eve sat."
+    assert to_table(found, CONVERSATION).num_rows == 30
+
+
+def test_what_cannot_be_built_from_is_refused_before_ray_starts(tmp_path, base):
+    with pytest.raises(UserError, match="leaves nothing to train on"):
+        stage.check(make_config(tmp_path, base, tmp_path, "build.teacher_weight=0"))
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        stage.check(make_config(tmp_path, base, tmp_path, 'build.supervised={news = "gone.jsonl"}'))

@@ -1,0 +1,108 @@
+"""For people: a training set's data card and plots, and on request one file in the published layout."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from jinja2 import Environment
+
+from uniner.annotate.prompts import messages
+from uniner.config import Config
+from uniner.records import Conversation, from_table
+from uniner.storage import Folder, Summary, merge
+
+CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
+_MOST_TYPES = 25
+
+
+def write(folder: Folder, config: Config, summaries: Sequence[Summary], mentions: Counter[str]) -> None:
+    """Write the card and its plots, and train.json where the config asks for it.
+
+    mentions: the teacher's mentions of each type.
+    """
+    keys = sorted(summary.key for summary in summaries)
+    questions, characters, positives = Counter[str](), [], []
+    for conversation in _conversations(folder, keys):
+        questions.update(conversation.positive_types)
+        positives.append(len(conversation.positive_types))
+        characters.append(sum(len(turn["value"]) for turn in conversation.conversations))
+    folder.write(PLOT, plot(questions, positives, characters))
+    folder.write(CARD, render(config, merge(summary.figures for summary in summaries), mentions).encode())
+    if config.build.train_json:
+        folder.write(TRAIN_JSON, _published(_conversations(folder, keys)))
+
+
+def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> str:
+    """Return the card of counts as the stage's chunks sum them up."""
+    counts = Counter({name: int(count) for name, count in counts.items()})
+    supervised = {name: counts[f"from_{name}"] for name in config.build.supervised}
+    from_teacher = counts["conversations"] - sum(supervised.values())
+    by_teacher = {"teacher": from_teacher} if config.build.teacher_weight else {}
+    asked = messages(config.student.template, "{passage}")
+    text = resources.files("uniner.build").joinpath("card.md").read_text(encoding="utf-8")
+    return (
+        Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        .from_string(text)
+        .render(
+            run=config.run.name,
+            seed=config.run.seed,
+            version=metadata.version("uniner"),
+            build=config.build,
+            teacher=config.annotate if config.build.teacher_weight else None,
+            prompt="\n".join(message["content"] for message in asked),
+            counts=counts,
+            by_dataset=by_teacher | supervised,
+            types=len(mentions),
+            mentions=mentions.total(),
+            dropped=_with_prefix("dropped_", counts),
+            filtered=_with_prefix("mentions_", counts),
+        )
+    )
+
+
+def plot(questions: Counter[str], positives: Sequence[int], characters: Sequence[int]) -> bytes:
+    """Return a PNG: the types that most conversations have, positive types and characters a conversation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    types, spread, lengths = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+    names, counts = zip(*questions.most_common(_MOST_TYPES), strict=True) if questions else ((), ())
+    types.barh([name[:40] for name in names], counts, color="#33658a")
+    types.invert_yaxis()
+    types.tick_params(axis="y", labelsize=8)
+    types.set_title("conversations that have a type")
+    spread.hist(positives, bins=range(max(positives, default=0) + 2), align="left", color="#33658a")
+    spread.set_title("positive types a conversation")
+    lengths.hist(characters, bins=40, color="#33658a")
+    lengths.set_title("characters a conversation")
+    for axes in (types, spread, lengths):
+        axes.spines[["top", "right"]].set_visible(False)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=110, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _conversations(folder: Folder, keys: Sequence[str]) -> Iterator[Conversation]:
+    for key in keys:
+        yield from from_table(folder.read_chunk(key), Conversation)
+
+
+def _published(conversations: Iterator[Conversation]) -> bytes:
+    """Return the training conversations as the JSON list that the original's training code reads."""
+    rows = [
+        {"id": conversation.id, "conversations": list(conversation.conversations)}
+        for conversation in conversations
+        if conversation.split == "train"
+    ]
+    return json.dumps(rows, ensure_ascii=False).encode()
+
+
+def _with_prefix(prefix: str, counts: Counter[str]) -> dict[str, int]:
+    return {
+        name.removeprefix(prefix): count
+        for name, count in counts.items()
+        if name.startswith(prefix) and count
+    }

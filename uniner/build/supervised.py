@@ -1,0 +1,54 @@
+"""Gold data sets as training data: a draw of their passages, asked for the data set's own types."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from uniner.build.conversations import Recipe, converse_about, count
+from uniner.build.filters import fold_type
+from uniner.build.negatives import How, Sampler, generator
+from uniner.evaluate.gold import GoldPassage
+from uniner.records import Conversation
+
+
+def draw(passages: Iterable[GoldPassage], dataset: str, most: int, seed: int) -> list[GoldPassage]:
+    """Return at most `most` passages, in their order: those that the seed and their id put first."""
+    everything = list(passages)
+    places = [generator(seed, f"{dataset}/{passage.id}").random() for passage in everything]
+    first = sorted(range(len(everything)), key=places.__getitem__)[:most]
+    return [everything[place] for place in sorted(first)]
+
+
+def converse_gold(
+    passages: Sequence[GoldPassage],
+    dataset: str,
+    labels: Mapping[str, str],
+    negatives: How,
+    recipe: Recipe,
+    dataset_line: bool,
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Make a data set's conversations and count them, by its name.
+
+    labels: plain words for a label, where it needs any. Absent types are drawn from the data set's own; a
+    passage without an entity is asked for absent types alone, as nothing there is what its labels mean.
+    """
+    found = [_mentions(passage, labels) for passage in passages]
+    counts = Counter(name for mentions in found for name, texts in mentions.items() for _ in texts)
+    sampler = Sampler(counts, negatives)
+    conversations = [
+        conversation
+        for passage, mentions in zip(passages, found, strict=True)
+        for conversation in converse_about(
+            f"{dataset}/{passage.id}", passage.text, mentions, sampler, recipe, dataset, dataset_line
+        )
+        if mentions or conversation.negative_types
+    ]
+    counted = count(conversations)
+    return conversations, {**counted, f"from_{dataset}": counted["conversations"]}
+
+
+def _mentions(passage: GoldPassage, labels: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    mentions: dict[str, dict[str, None]] = {}
+    for entity in sorted(passage.entities, key=lambda entity: entity.start):
+        type_name = fold_type(labels.get(entity.type, entity.type))
+        mentions.setdefault(type_name, {})[entity.text] = None
+    return {name: tuple(texts) for name, texts in mentions.items()}
