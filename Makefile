@@ -13,13 +13,13 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check uniner jobs tests
-	$(BIN)/ruff format --check uniner jobs tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy uniner jobs
 
 format: setup
-	$(BIN)/ruff check --fix uniner jobs tests
-	$(BIN)/ruff format uniner jobs tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 setup: .venv/.ready
 

@@ -19,6 +19,7 @@ REPORT = Report(
     (Score("base", "held-out", 0.25, 100, 7), Score("student", "held-out", 0.875, 100, 0)),
     (Example("<Ann> lives in Bonn.", "cities & men", ENTITIES),),
     ((1, 2.0), (2, 1.0)),
+    ((2, 1.5),),
 )
 
 
@@ -29,6 +30,7 @@ def test_the_page_marks_entities_and_escapes_text():
     assert "<Ann>" not in page
     assert ("0.875" in page, "0.250" in page, "1,234" in page) == (True, True, True)
     assert "<svg" in page
+    assert ("<!-- training -->" in page, "<!-- validation -->" in page) == (True, True)
     assert "<script" not in page
     assert "src=" not in page
 

@@ -1,7 +1,7 @@
 """Read a run's manifests, scores and some tagged passages into one plain value that both outputs show."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
@@ -49,7 +49,8 @@ class Report:
     stages: tuple[StageRow, ...] = ()
     scores: tuple[Score, ...] = ()
     examples: tuple[Example, ...] = ()
-    losses: tuple[tuple[int, float], ...] = field(default=())
+    losses: tuple[tuple[int, float], ...] = ()
+    validation: tuple[tuple[int, float], ...] = ()
 
 
 def collect(run: Folder, name: str) -> Report:
@@ -60,10 +61,12 @@ def collect(run: Folder, name: str) -> Report:
         StageRow(stage, manifest["rows"], manifest["seconds"], _FIGURES[stage](manifest))
         for stage, manifest in done.items()
     )
-    history = (run / "train").read_json("history.json") or {"steps": []}
-    losses = tuple((step["step"], step["loss"]) for step in history["steps"])
+    history = (run / "train").read_json("history.json") or {"steps": [], "validation": []}
+    losses, validation = (
+        tuple((point["step"], point["loss"]) for point in history[name]) for name in ("steps", "validation")
+    )
     examples = _examples(run) if "tag" in done else ()
-    return Report(name, rows, scores(done.get("evaluate")), examples, losses)
+    return Report(name, rows, scores(done.get("evaluate")), examples, losses, validation)
 
 
 def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:

@@ -21,7 +21,9 @@ def render(report: Report) -> str:
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     colours = colours_of(report.examples)
     passages = [(example.source, _marked(example, colours)) for example in report.examples]
-    return page.render(report=report, passages=passages, curve=Markup(_curve(report.losses)))
+    return page.render(
+        report=report, passages=passages, curve=Markup(_curve(report.losses, report.validation))
+    )
 
 
 def colours_of(examples: Sequence[Example]) -> dict[str, str]:
@@ -42,15 +44,18 @@ def _marked(example: Example, colours: dict[str, str]) -> Markup:
     return Markup("").join(parts)
 
 
-def _curve(losses: Sequence[tuple[int, float]]) -> str:
-    """Return the training loss as SVG; empty where there is none."""
+def _curve(losses: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
+    """Return the training and validation loss as SVG; empty where there is none."""
     if not losses:
         return ""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*losses, strict=True), color="#33658a", linewidth=1.4)
+    axes.plot(*zip(*losses, strict=True), color="#33658a", linewidth=1.4, label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color="#d1495b", marker="o", label="validation")
+        axes.legend(frameon=False)
     axes.set_xlabel("step")
     axes.set_ylabel("loss on the answers")
     axes.set_ylim(bottom=0)
