@@ -82,16 +82,23 @@ def test_a_truncated_shard(config, tmp_path, ray_session, capsys):
 
 
 @pytest.mark.ray
-def test_a_line_that_is_no_json(config, tmp_path, ray_session, capsys):
+def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_session, capsys):
     lines = [json.dumps(row) for row in GOOD]
     lines[7] = "{not json"
-    (tmp_path / "line.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
-    words = [config, f'ingest.shards=["{tmp_path}/line.jsonl.zst"]']
+    shard = tmp_path / "line.jsonl.zst"
+    shard.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    words = [config, f'ingest.shards=["{shard}"]']
     assert job.run(["ingest"], words) == 1
-    assert "2.50% of 40 lines were rejected (1 not_json; the first in chunk 00000-00000)" in error_line(
-        capsys
-    )
+    message = error_line(capsys)
+    assert "2.50% of 40 rows were rejected (1 not_json: the line is no JSON), the limit is 1.00%" in message
+    rejects = tmp_path / "runs/bad/ingest/rejects-00000-00000.jsonl"
+    assert str(rejects) in message
+    assert json.loads(rejects.read_text()) == {"shard": "line.jsonl.zst", "line": 8, "reason": "not_json"}
     assert job.run(["ingest"], [*words, "ingest.max_reject_share=0.03"]) == 0
+    capsys.readouterr()
+    shard.write_bytes(zstandard.compress("\n".join(lines[:-1]).encode()))
+    assert job.run(["ingest"], words) == 2
+    assert "the shard line.jsonl.zst has changed since" in error_line(capsys)
 
 
 @pytest.mark.ray

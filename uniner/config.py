@@ -76,8 +76,11 @@ class Ingest(Section):
     """Where the text stands in a line's object; dots go into nested objects."""
     source_field: str = "meta.pile_set_name"
     """Where the name of the sub-corpus stands; absent is allowed."""
+    max_row_mb: Count = 64
+    """Longest row of a shard in MB (decompressed); a longer one is rejected, so that memory stays bounded."""
     max_reject_share: Share = Field(0.01, json_schema_extra=HOW)
-    """Share of a run's lines that may be rejected before the stage fails."""
+    """Share of a run's rows that may be rejected before the stage fails. What was rejected stands in
+    rejects-*.jsonl beside the chunks: shard, line and reason."""
 
 
 class Annotate(Section):

@@ -123,13 +123,17 @@ def read_part(url: str, start: int, end: int) -> bytes:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows under a key, with what their work took and counted. The key derives from the input alone."""
+    """Rows under a key, with what their work took and counted. The key derives from the input alone.
+
+    rejects: what of the source became no row, each with its place and the reason.
+    """
 
     key: str
     table: pa.Table
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -227,8 +231,14 @@ class Folder:
         return {match[1] for match in map(_CHUNK.fullmatch, self.sizes()) if match}
 
     def write_chunk(self, chunk: Chunk) -> Summary:
-        """Write a chunk and its summary in one atomic put."""
+        """Write a chunk and its summary in one atomic put, its rejects in one before.
+
+        A chunk that stands has its rejects beside it; one that is made again writes the same ones again.
+        """
         table = chunk.table
+        if chunk.rejects:
+            lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in chunk.rejects)
+            self.write(rejects_name(chunk.key), "".join(lines).encode())
         outcomes: dict[str, int] = {}
         if "outcome" in table.schema.names:
             counted = table.column("outcome").value_counts().to_pylist()
@@ -357,6 +367,11 @@ class Folder:
 
 def _chunk_name(key: str) -> str:
     return f"chunk-{key}.parquet"
+
+
+def rejects_name(key: str) -> str:
+    """Return the name of the JSON lines beside a chunk that say what was rejected, where and why."""
+    return f"rejects-{key}.jsonl"
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -299,7 +299,7 @@ def _to_row(chunk: Chunk) -> dict[str, Any]:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, chunk.table.schema) as writer:
         writer.write_table(chunk.table)
-    about = {"seconds": chunk.seconds, "figures": chunk.figures, "position": chunk.position}
+    about = {name: getattr(chunk, name) for name in ("seconds", "figures", "position", "rejects")}
     return {"key": chunk.key, "table": sink.getvalue().to_pybytes(), "about": json.dumps(about)}
 
 

@@ -1,18 +1,20 @@
 """Shards: streamed, resumable at every chunk, bad lines rejected by reason, broken files named."""
 
 import json
-from pathlib import Path
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import zstandard
 
-from uniner.errors import UserError
+from uniner.ingest import reader
 from uniner.ingest.reader import Position, Recipe, chosen, read_chunks
-from uniner.ingest.shards import fingerprint, read_lines
+from uniner.ingest.rows import REASONS, Fields
+from uniner.ingest.shards import fingerprint
 from uniner.records import Passage, from_table
-from uniner.storage import merge
+from uniner.storage import Folder, merge, rejects_name
 
-RECIPE = Recipe(20, 5, 1.0, 0, "text", "meta.pile_set_name")
+RECIPE = Recipe(20, 5, 1.0, 0, Fields("text", "meta.pile_set_name"), 10**6)
 LINES = [
     json.dumps({"text": f"Document {number} is here. " * (1 + number % 4), "meta": {"pile_set_name": "Mine"}})
     for number in range(30)
@@ -60,40 +62,76 @@ def test_a_resumed_shard_gives_the_same_chunks_from_every_point(shard, tokenizer
         ]
 
 
-def test_the_figures_add_up_to_the_shard(shard, tokenizer):
-    bad = [*LINES[:4], "{broken", "[1]", '{"no": 1}', '{"text": 3}', '{"text": "  "}', *LINES[4:8]]
-    url = shard(bad)
-    figures = merge(chunk.figures for chunk in read_chunks(url, 0, Position(), RECIPE, tokenizer))
-    assert figures["lines"] == 13
-    assert figures["documents"] == figures["documents_chosen"] == 8
-    assert {name: count for name, count in figures.items() if name.startswith("rejected_")} == {
-        f"rejected_{reason}": 1
-        for reason in ("not_json", "not_object", "no_text", "text_not_string", "empty_text")
-    }
-    assert figures["bytes_in"] == fingerprint(url)["bytes"]
+BAD = {
+    b"{broken": "not_json",
+    b'{"text": "cut': "not_json",
+    b'{"text": "a\x00b"}': "not_json",
+    b'{"text": "\xff\xfe"}': "invalid_utf8",
+    b"[1]": "not_object",
+    b"null": "not_object",
+    b'{"no": 1}': "no_text",
+    b'{"text": null}': "no_text",
+    b'{"text": 3}': "text_not_string",
+    b'{"text": ""}': "empty_text",
+    b'{"text": " \\n "}': "empty_text",
+    b'{"text": "a\\u0000b"}': "nul_character",
+    b'{"text": "' + b"long " * 100 + b'"}': "too_long",
+}
 
 
-def test_invalid_utf8_is_a_rejected_line(tmp_path, tokenizer):
-    path = tmp_path / "0.jsonl.zst"
-    path.write_bytes(zstandard.compress(b'{"text": "\xff\xfe"}\n{"text": "good"}'))
-    figures = merge(c.figures for c in read_chunks(str(path), 0, Position(), RECIPE, tokenizer))
-    assert (figures["rejected_not_json"], figures["documents"]) == (1, 1)
+@pytest.fixture
+def bad_shard(tmp_path):
+    """Good lines with every kind of bad line between them, blank lines too. Returns the shard's address."""
+    lines = [
+        line for bad, good in zip(BAD, LINES, strict=False) for line in (good.encode(), bad, b"", b"  \r")
+    ]
+    path = tmp_path / "bad.jsonl.zst"
+    path.write_bytes(zstandard.compress(b"\n".join(lines)))
+    return str(path)
 
 
-@pytest.mark.parametrize("keep", [0.3, 0.9])
-def test_a_truncated_shard_is_named(shard, keep):
-    url = shard([f'{{"text": "{number * 7919}"}}' for number in range(20_000)], frames=1)
-    data = Path(url).read_bytes()
-    Path(url).write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(UserError, match=r"0\.jsonl\.zst: broken or truncated zstd after line \d+"):
-        list(read_lines(url))
+def test_every_bad_row_is_set_aside_with_its_place_and_reason(bad_shard, tokenizer):
+    recipe = replace(RECIPE, max_row_bytes=300)
+    chunks = list(read_chunks(bad_shard, 0, Position(), recipe, tokenizer))
+    assert [reject for chunk in chunks for reject in chunk.rejects] == [
+        {"shard": "bad.jsonl.zst", "line": 2 + 4 * number, "reason": reason}
+        for number, reason in enumerate(BAD.values())
+    ]
+    figures = merge(chunk.figures for chunk in chunks)
+    assert figures["lines"] == 2 * len(BAD)
+    assert figures["documents"] == figures["documents_chosen"] == len(BAD)
+    rejected = {name: count for name, count in figures.items() if name.startswith("rejected_")}
+    assert rejected == {f"rejected_{reason}": count for reason, count in Counter(BAD.values()).items()}
+    assert set(BAD.values()) == set(REASONS)
+    assert figures["bytes_in"] == fingerprint(bad_shard)["bytes"]
 
 
-def test_a_file_that_is_no_zstd_is_named(tmp_path):
-    path = tmp_path / "0.jsonl.zst"
-    path.write_bytes(b'{"text": "plain"}\n')
-    with pytest.raises(UserError, match="broken or truncated zstd after line 0"):
-        list(read_lines(str(path)))
+def test_no_reject_is_lost_or_doubled_wherever_the_reading_is_taken_up_again(
+    bad_shard, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(reader, "CHUNK_REJECTS", 3)
+    recipe = replace(RECIPE, max_row_bytes=300)
+    whole = list(read_chunks(bad_shard, 0, Position(), recipe, tokenizer))
+    assert max(len(chunk.rejects) for chunk in whole) == 3
+    for number, chunk in enumerate(whole[:-1]):
+        rest = read_chunks(bad_shard, 0, Position(**chunk.position), recipe, tokenizer)
+        assert list(rest) == whole[number + 1 :]
+
+
+def test_a_chunk_that_stands_has_its_rejects_beside_it(bad_shard, tokenizer, tmp_path):
+    folder = Folder(str(tmp_path / "out"))
+    chunks = list(read_chunks(bad_shard, 0, Position(), RECIPE, tokenizer))
+    for chunk in (*chunks, *chunks):  # as after a kill: written again
+        folder.write_chunk(chunk)
+    lines = [
+        json.loads(line)
+        for chunk in chunks
+        if chunk.rejects
+        for line in folder.read(rejects_name(chunk.key)).splitlines()
+    ]
+    assert lines == [reject for chunk in chunks for reject in chunk.rejects]
+    assert len(lines) == len(BAD) - 1
+    assert folder.chunk_keys() == {chunk.key for chunk in chunks}
 
 
 def test_an_empty_shard_is_one_empty_last_chunk(shard, tokenizer):

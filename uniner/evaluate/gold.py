@@ -3,19 +3,17 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import msgspec
 import pyarrow as pa
 
 from uniner.errors import UserError
+from uniner.lines import read_lines
 from uniner.records import to_table
 from uniner.storage import Chunk, explained, filesystem
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types that say nothing; the published benchmark leaves them out (recipe: ELSE-like labels)."""
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-_BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,12 @@ def read_gold(url: str) -> Iterator[GoldPassage]:
     """
     decoder = msgspec.json.Decoder(GoldPassage)
     ids: set[str] = set()
-    for number, line in enumerate(_lines(url), start=1):
-        if not line.strip():
+    for line in read_lines(url):
+        number = line.number + 1
+        if not line.data or line.data.isspace():
             continue
         try:
-            passage = decoder.decode(line)
+            passage = decoder.decode(line.data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{url}, line {number}: {error}") from None
         for entity in passage.entities:
@@ -128,26 +127,3 @@ def digest(url: str) -> str:
     system, path = filesystem(url)
     with explained(url):
         return hashlib.sha256(system.cat_file(path)).hexdigest()[:16]
-
-
-def _lines(url: str) -> Iterator[bytes]:
-    system, path = filesystem(url)
-    compression = _COMPRESSION.get(PurePosixPath(path).suffix)
-    rest = b""
-    with explained(url), system.open(path, "rb") as raw:
-        stream = pa.PythonFile(raw, mode="r")
-        source = pa.CompressedInputStream(stream, compression) if compression else stream
-        while block := _read(source, url):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from lines
-    if rest:
-        yield rest
-
-
-def _read(source: pa.NativeFile, url: str) -> bytes:
-    try:
-        return source.read(_BLOCK_BYTES)
-    except OSError as error:
-        if isinstance(error, (ConnectionError, PermissionError)):
-            raise
-        raise UserError(f"{url}: broken or truncated compression ({' '.join(str(error).split())})") from None

@@ -2,18 +2,22 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from uniner.ingest.passages import cut
-from uniner.ingest.shards import parse, read_lines
+from uniner.ingest.rows import Document, Fields, Row, read_rows
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk
+
+CHUNK_REJECTS = 10_000
+"""A chunk ends at so many rejects too: a shard of nothing else would otherwise gather them in memory."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a chunk ends: the next passage to take is number `passage` of line `line`.
+    """Where a chunk ends: the next passage to take is number `passage` of row `line`.
 
     bytes is what was read of the shard; last is 1 where the shard ends here.
     """
@@ -33,8 +37,8 @@ class Recipe:
     chunk_passages: int
     sample: float
     seed: int
-    text_field: str
-    source_field: str
+    fields: Fields
+    max_row_bytes: int
 
 
 def chunk_key(shard: int, chunk: int) -> str:
@@ -51,61 +55,83 @@ def chosen(doc_id: str, seed: int, share: float) -> bool:
 def read_chunks(url: str, shard: int, start: Position, recipe: Recipe, tokenizer: Any) -> Iterator[Chunk]:
     """Yield the chunks of passages of a shard from `start` on; the last one may be short or even empty.
 
-    Lines before the start are skipped unparsed. figures: lines, documents, chosen documents, rejected lines
-    by reason, compressed bytes.
+    Rows before the start are skipped unparsed. figures: lines (rows), documents, chosen documents, rejected
+    rows by reason, compressed bytes. rejects: shard (file name), line (from 1) and reason.
 
     Raises:
         UserError: where the shard is broken.
     """
-    passages: list[Passage] = []
-    figures: dict[str, float] = {}
-    number, bytes_before, bytes_read = start.chunk, start.bytes, start.bytes
-
-    def chunk(position: Position) -> Chunk:
-        found = {**figures, "bytes_in": position.bytes - bytes_before}
-        return Chunk(
-            chunk_key(shard, number), to_table(passages, PASSAGE), 0.0, found, dict(vars(position).items())
-        )
-
-    line_number = start.line
-    for line in read_lines(url):
-        line_number, bytes_read = line.number + 1, line.bytes_read
-        if line.number < start.line:
-            continue
-        first = start.passage if line.number == start.line else 0
+    name = PurePosixPath(url).name
+    chunk = _Building(start)
+    row = None
+    for row in read_rows(url, recipe.fields, recipe.max_row_bytes, start.line):
+        first = start.passage if row.number == start.line else 0
         if not first:
-            _count(figures, "lines")
-        doc_id = f"{shard:05d}-{line.number:09d}"
-        found = parse(line.data, recipe.text_field, recipe.source_field)
-        if isinstance(found, str):
-            _count(figures, f"rejected_{found}")
+            chunk.count("lines")
+        if isinstance(row.found, str):
+            chunk.reject(name, row)
+            if len(chunk.rejects) == CHUNK_REJECTS:
+                yield chunk.done(shard, row.number + 1, 0, row.bytes_read)
+                chunk = chunk.next()
             continue
         if not first:
-            _count(figures, "documents")
+            chunk.count("documents")
+        doc_id = f"{shard:05d}-{row.number:09d}"
         if not chosen(doc_id, recipe.seed, recipe.sample):
             continue
         if not first:
-            _count(figures, "documents_chosen")
-        for index, piece in enumerate(cut(found.text, tokenizer, recipe.max_tokens)):
-            if index < first:
+            chunk.count("documents_chosen")
+        for passage in _passages(doc_id, row.found, recipe, tokenizer):
+            if passage.passage_index < first:
                 continue
-            passages.append(
-                Passage(
-                    f"{doc_id}-{index:05d}",
-                    doc_id,
-                    index,
-                    piece.start,
-                    piece.end,
-                    found.text[piece.start : piece.end],
-                    piece.n_tokens,
-                    found.source,
-                )
-            )
-            if len(passages) == recipe.chunk_passages:
-                yield chunk(Position(number + 1, line.number, index + 1, bytes_read))
-                passages, figures, bytes_before, number = [], {}, bytes_read, number + 1
-    yield chunk(Position(number + 1, line_number, 0, bytes_read, last=1))
+            chunk.passages.append(passage)
+            if len(chunk.passages) == recipe.chunk_passages:
+                yield chunk.done(shard, row.number, passage.passage_index + 1, row.bytes_read)
+                chunk = chunk.next()
+    line, bytes_read = (row.number + 1, row.bytes_read) if row else (start.line, start.bytes)
+    yield chunk.done(shard, line, 0, bytes_read, last=1)
 
 
-def _count(figures: dict[str, float], name: str) -> None:
-    figures[name] = figures.get(name, 0) + 1
+@dataclass
+class _Building:
+    """A chunk that is being filled, from the position where the one before it ended."""
+
+    start: Position
+    passages: list[Passage] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    end: Position = field(default_factory=Position)
+
+    def count(self, name: str) -> None:
+        self.figures[name] = self.figures.get(name, 0) + 1
+
+    def reject(self, name: str, row: Row) -> None:
+        self.count(f"rejected_{row.found}")
+        self.rejects.append({"shard": name, "line": row.number + 1, "reason": row.found})
+
+    def done(self, shard: int, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
+        self.end = Position(self.start.chunk + 1, line, passage, bytes_read, last)
+        return Chunk(
+            chunk_key(shard, self.start.chunk),
+            to_table(self.passages, PASSAGE),
+            figures={**self.figures, "bytes_in": bytes_read - self.start.bytes},
+            position=dict(vars(self.end)),
+            rejects=self.rejects,
+        )
+
+    def next(self) -> "_Building":
+        return _Building(self.end)
+
+
+def _passages(doc_id: str, document: Document, recipe: Recipe, tokenizer: Any) -> Iterator[Passage]:
+    for index, piece in enumerate(cut(document.text, tokenizer, recipe.max_tokens)):
+        yield Passage(
+            f"{doc_id}-{index:05d}",
+            doc_id,
+            index,
+            piece.start,
+            piece.end,
+            document.text[piece.start : piece.end],
+            piece.n_tokens,
+            document.source,
+        )

@@ -1,0 +1,88 @@
+"""Lines: the same from every compression, broken files named, memory bounded whatever a line's length."""
+
+import gzip
+import subprocess
+import sys
+
+import pytest
+import zstandard
+
+from uniner import lines
+from uniner.errors import UserError
+from uniner.lines import read_lines
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+LINES = [f'{{"text": "{number * 7919 % 10007}"}}'.encode() for number in range(20_000)]
+
+
+@pytest.fixture(params=list(COMPRESS))
+def suffix(request):
+    return request.param
+
+
+def test_many_frames_read_as_one_file(tmp_path, suffix):
+    path = tmp_path / f"0.jsonl{suffix}"
+    frames = [b"\n".join(LINES[:9_000]) + b"\n", b"\n".join(LINES[9_000:])]
+    path.write_bytes(b"".join(map(COMPRESS[suffix], frames)))
+    found = list(read_lines(str(path)))
+    assert [line.data for line in found] == LINES
+    assert [line.number for line in found] == list(range(len(LINES)))
+    assert found[-1].bytes_read == path.stat().st_size
+    assert found[-1].offset == len(b"\n".join(LINES))
+
+
+def test_lines_longer_than_a_block_are_whole(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 7)
+    path = tmp_path / f"0.jsonl{suffix}"
+    content = [b"a" * 30, b"", b"b", b"c" * 7, b"", b"d" * 6, b"e" * 29]
+    path.write_bytes(COMPRESS[suffix](b"\n".join(content)))
+    assert [line.data for line in read_lines(str(path))] == content
+    long = [line.number for line in read_lines(str(path), longest=29) if line.data is None]
+    assert long == [0]
+    assert [line.data for line in read_lines(str(path), longest=29)][1:] == content[1:]
+
+
+@pytest.mark.parametrize("broken", [".gz", ".zst"])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.9999])
+def test_a_truncated_file_is_named(tmp_path, broken, keep):
+    path = tmp_path / f"0.jsonl{broken}"
+    data = COMPRESS[broken](b"\n".join(LINES))
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(UserError, match=rf"0\.jsonl\{broken}: broken or truncated \w+ after line \d+; fetch"):
+        list(read_lines(str(path)))
+
+
+@pytest.mark.parametrize("broken", [".gz", ".zst"])
+def test_a_corrupt_file_or_one_of_another_kind_is_named(tmp_path, broken):
+    path = tmp_path / f"0.jsonl{broken}"
+    data = bytearray(COMPRESS[broken](b"\n".join(LINES)))
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="broken or truncated"):
+        list(read_lines(str(path)))
+    path.write_bytes(b'{"text": "plain"}\n')
+    with pytest.raises(UserError, match=r"broken or truncated \w+ after line 0"):
+        list(read_lines(str(path)))
+
+
+def test_a_plain_file_may_be_empty(tmp_path):
+    (tmp_path / "0.jsonl").touch()
+    assert list(read_lines(str(tmp_path / "0.jsonl"))) == []
+
+
+def test_a_line_of_200_mb_is_passed_over_without_being_held(tmp_path):
+    path = tmp_path / "0.jsonl.zst"
+    path.write_bytes(b"".join(map(zstandard.compress, (b"first\n", *[b"x" * 10_000_000] * 20, b"\nlast\n"))))
+    code = (
+        "import resource, sys; from uniner.lines import read_lines\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "list(read_lines(sys.argv[1], longest=3))\n"  # warm: the block's buffers
+        "before = peak()\n"
+        "print([line.data for line in read_lines(sys.argv[1], longest=20_000_000)], peak() - before)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    data, kilobytes = found.stdout.rsplit(" ", 1)
+    assert data == "[b'first', None, b'last']"
+    assert int(kilobytes) < 60_000
