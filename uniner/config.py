@@ -64,7 +64,8 @@ class Ingest(Section):
     """Corpus shards to passages."""
 
     shards: list[str] = Field(min_length=1)
-    """Pile-like .jsonl.zst shards: paths, s3:// addresses or globs."""
+    """Paths or globs, local, s3:// or of any other protocol that fsspec knows: JSON lines (.jsonl, .json,
+    .ndjson) and text, a document a file (.txt), both also with .gz or .zst; Parquet (.parquet)."""
     max_tokens: Count = 256
     """Longest passage in tokens of the student's tokenizer (paper: 256)."""
     chunk_passages: Count = 128
@@ -73,7 +74,9 @@ class Ingest(Section):
     """Share of the documents that is taken, by a seeded hash of the document: each passage of the corpus has
     the same chance, whatever the number of workers; only chosen documents are tokenised."""
     text_field: str = "text"
-    """Where the text stands in a line's object; dots go into nested objects."""
+    """Where the text stands in a row; dots go into nested objects."""
+    id_field: str | None = None
+    """Where a document's own id stands; unset: its place (part of the corpus, row) is its id."""
     source_field: str = "meta.pile_set_name"
     """Where the name of the sub-corpus stands; absent is allowed."""
     max_row_mb: Count = 64

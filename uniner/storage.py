@@ -53,9 +53,16 @@ def _filesystem(protocol: str) -> Any:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of an address and the path in it. S3 reads plain AWS_* variables."""
+    """Return the fsspec file system of an address and the path in it. S3 reads plain AWS_* variables.
+
+    Raises:
+        UserError: where no installed package knows the protocol.
+    """
     protocol = url.split("://", 1)[0] if "://" in url else "file"
-    system = _filesystem(protocol)
+    try:
+        system = _filesystem(protocol)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: addresses of this kind cannot be read ({_short(error)})") from None
     return system, system._strip_protocol(url)
 
 

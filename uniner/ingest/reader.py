@@ -1,13 +1,13 @@
-"""Turn a shard into chunks of passages, from any point on, the same chunks every time."""
+"""Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from uniner.ingest.passages import cut
 from uniner.ingest.rows import Document, Fields, Row, read_rows
+from uniner.ingest.shards import Part
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk
 
@@ -19,7 +19,7 @@ CHUNK_REJECTS = 10_000
 class Position:
     """Where a chunk ends: the next passage to take is number `passage` of row `line`.
 
-    bytes is what was read of the shard; last is 1 where the shard ends here.
+    bytes is what was read of the part; last is 1 where the part ends here.
     """
 
     chunk: int = 0
@@ -31,7 +31,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a shard's passages."""
+    """What decides a part's passages."""
 
     max_tokens: int
     chunk_passages: int
@@ -41,9 +41,9 @@ class Recipe:
     max_row_bytes: int
 
 
-def chunk_key(shard: int, chunk: int) -> str:
-    """Return a chunk's key: shard and running number."""
-    return f"{shard:05d}-{chunk:05d}"
+def chunk_key(part: int, chunk: int) -> str:
+    """Return a chunk's key: the part's number and a running one."""
+    return f"{part:05d}-{chunk:05d}"
 
 
 def chosen(doc_id: str, seed: int, share: float) -> bool:
@@ -52,8 +52,8 @@ def chosen(doc_id: str, seed: int, share: float) -> bool:
     return int.from_bytes(digest) < share * 2**64
 
 
-def read_chunks(url: str, shard: int, start: Position, recipe: Recipe, tokenizer: Any) -> Iterator[Chunk]:
-    """Yield the chunks of passages of a shard from `start` on; the last one may be short or even empty.
+def read_chunks(part: Part, start: Position, recipe: Recipe, tokenizer: Any) -> Iterator[Chunk]:
+    """Yield the chunks of passages of a part from `start` on; the last one may be short or even empty.
 
     Rows before the start are skipped unparsed. figures: lines (rows), documents, chosen documents, rejected
     rows by reason, compressed bytes. rejects: shard (file name), line (from 1) and reason.
@@ -61,41 +61,41 @@ def read_chunks(url: str, shard: int, start: Position, recipe: Recipe, tokenizer
     Raises:
         UserError: where the shard is broken.
     """
-    name = PurePosixPath(url).name
-    chunk = _Building(start)
+    chunk = _Building(part, start)
     row = None
-    for row in read_rows(url, recipe.fields, recipe.max_row_bytes, start.line):
+    for row in read_rows(part, recipe.fields, recipe.max_row_bytes, start.line):
         first = start.passage if row.number == start.line else 0
         if not first:
             chunk.count("lines")
         if isinstance(row.found, str):
-            chunk.reject(name, row)
+            chunk.reject(row)
             if len(chunk.rejects) == CHUNK_REJECTS:
-                yield chunk.done(shard, row.number + 1, 0, row.bytes_read)
+                yield chunk.done(row.number + 1, 0, row.bytes_read)
                 chunk = chunk.next()
             continue
         if not first:
             chunk.count("documents")
-        doc_id = f"{shard:05d}-{row.number:09d}"
-        if not chosen(doc_id, recipe.seed, recipe.sample):
+        place = f"{part.number:05d}-{row.number:09d}"
+        if not chosen(place, recipe.seed, recipe.sample):
             continue
         if not first:
             chunk.count("documents_chosen")
-        for passage in _passages(doc_id, row.found, recipe, tokenizer):
+        for passage in _passages(place, row.found, recipe, tokenizer):
             if passage.passage_index < first:
                 continue
             chunk.passages.append(passage)
             if len(chunk.passages) == recipe.chunk_passages:
-                yield chunk.done(shard, row.number, passage.passage_index + 1, row.bytes_read)
+                yield chunk.done(row.number, passage.passage_index + 1, row.bytes_read)
                 chunk = chunk.next()
     line, bytes_read = (row.number + 1, row.bytes_read) if row else (start.line, start.bytes)
-    yield chunk.done(shard, line, 0, bytes_read, last=1)
+    yield chunk.done(line, 0, bytes_read, last=1)
 
 
 @dataclass
 class _Building:
     """A chunk that is being filled, from the position where the one before it ended."""
 
+    part: Part
     start: Position
     passages: list[Passage] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
@@ -105,14 +105,15 @@ class _Building:
     def count(self, name: str) -> None:
         self.figures[name] = self.figures.get(name, 0) + 1
 
-    def reject(self, name: str, row: Row) -> None:
+    def reject(self, row: Row) -> None:
         self.count(f"rejected_{row.found}")
-        self.rejects.append({"shard": name, "line": row.number + 1, "reason": row.found})
+        shard, line = self.part.place(row.number)
+        self.rejects.append({"shard": shard, "line": line, "reason": row.found})
 
-    def done(self, shard: int, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
+    def done(self, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
         self.end = Position(self.start.chunk + 1, line, passage, bytes_read, last)
         return Chunk(
-            chunk_key(shard, self.start.chunk),
+            chunk_key(self.part.number, self.start.chunk),
             to_table(self.passages, PASSAGE),
             figures={**self.figures, "bytes_in": bytes_read - self.start.bytes},
             position=dict(vars(self.end)),
@@ -120,14 +121,14 @@ class _Building:
         )
 
     def next(self) -> "_Building":
-        return _Building(self.end)
+        return _Building(self.part, self.end)
 
 
-def _passages(doc_id: str, document: Document, recipe: Recipe, tokenizer: Any) -> Iterator[Passage]:
+def _passages(place: str, document: Document, recipe: Recipe, tokenizer: Any) -> Iterator[Passage]:
     for index, piece in enumerate(cut(document.text, tokenizer, recipe.max_tokens)):
         yield Passage(
-            f"{doc_id}-{index:05d}",
-            doc_id,
+            f"{place}-{index:05d}",
+            document.id or place,
             index,
             piece.start,
             piece.end,

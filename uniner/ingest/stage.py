@@ -1,10 +1,10 @@
-"""The ingest stage: shards are the items; each is streamed and its chunks are written as they are made."""
+"""The ingest stage: parts of shards are the items; each is streamed, its chunks written as they are made."""
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import PurePosixPath
 from typing import Any
 
 from uniner import work
@@ -12,7 +12,7 @@ from uniner.config import Config
 from uniner.errors import UserError
 from uniner.ingest.reader import Position, Recipe, chunk_key, read_chunks
 from uniner.ingest.rows import REASONS, Fields
-from uniner.ingest.shards import fingerprint
+from uniner.ingest.shards import Part, fingerprints, parts_of
 from uniner.progress import Progress
 from uniner.storage import PLAN, Chunk, Folder, Summary, expand, explained, merge, rejects_name
 from uniner.student import load_tokenizer, require_model
@@ -21,7 +21,9 @@ from uniner.student import load_tokenizer, require_model
 def check(config: Config) -> None:
     """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
     require_model(config.student.base)
-    folder, plan = _folder(config), _plan(config, expand(config.ingest.shards))
+    files = expand(config.ingest.shards)
+    folder, plan = _folder(config), _plan(config, files)
+    _parts(config, files, plan)
     _require_same_shards(folder, plan)
     work.check_plan(folder, plan)
 
@@ -39,11 +41,12 @@ def run(config: Config) -> dict[str, Any]:
         settings.chunk_passages,
         settings.sample,
         config.run.seed,
-        Fields(settings.text_field, settings.source_field),
+        Fields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
     )
-    summaries, items = _standing(folder, files)
-    all_bytes = sum(shard["bytes"] for shard in plan["shards"].values())
+    parts = _parts(config, files, plan)
+    summaries, items = _standing(folder, parts)
+    all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
         progress.add(sum(summary.rows for summary in summaries), _share(summaries, all_bytes))
         read = functools.partial(_read, recipe=recipe, base=config.student.base)
@@ -51,7 +54,9 @@ def run(config: Config) -> dict[str, Any]:
             summaries.append(summary)
             progress.add(summary.rows, _share(summaries, all_bytes))
     _require_few_rejects(folder, summaries, settings.max_reject_share)
-    manifest = folder.finish(plan, summaries, seconds=round(time.monotonic() - started, 1))
+    accounts = [part.account() for part in parts]
+    seconds = round(time.monotonic() - started, 1)
+    manifest = folder.finish(plan, summaries, parts=accounts, seconds=seconds)
     return work.say_done("ingest", manifest, "passages")
 
 
@@ -68,11 +73,13 @@ def _plan(config: Config, files: list[str]) -> dict[str, Any]:
             "base": config.student.base,
             "ingest": {key: value for key, value in config.ingest.identity().items() if key != "shards"},
         },
-        # By number too: files of two folders may share a name.
-        "shards": {
-            f"{number:05d} {PurePosixPath(file).name}": fingerprint(file) for number, file in enumerate(files)
-        },
+        "shards": fingerprints(files),
     }
+
+
+def _parts(config: Config, files: list[str], plan: dict[str, Any]) -> list[Part]:
+    sizes = [shard["bytes"] for shard in plan["shards"].values()]
+    return parts_of(files, sizes, config.ingest.text_field)
 
 
 def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
@@ -87,34 +94,30 @@ def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
             )
 
 
-def _standing(folder: Folder, files: list[str]) -> tuple[list[Summary], list[dict[str, Any]]]:
-    """Return the summaries of the chunks that stand, and an item for each shard that is not finished.
+def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[dict[str, Any]]]:
+    """Return the summaries of the chunks that stand, and an item for each part that is not finished.
 
-    Chunks are counted from a shard's first on without a gap; what stands behind a gap is made again.
+    Chunks are counted from a part's first on without a gap; what stands behind a gap is made again.
     """
     keys = folder.chunk_keys()
-    runs = []
-    for shard in range(len(files)):
-        number = 0
-        while chunk_key(shard, number) in keys:
-            number += 1
-        runs.append(number)
-    wanted = [chunk_key(shard, chunk) for shard, number in enumerate(runs) for chunk in range(number)]
+    wanted: list[str] = []
+    for part in parts:
+        running = (chunk_key(part.number, number) for number in itertools.count())
+        wanted += itertools.takewhile(keys.__contains__, running)
     summaries = folder.read_summaries(wanted)
-    starts = {shard: Position() for shard in range(len(files))}
-    for summary in summaries:  # in key order: the last of each shard stays
+    starts = {part.number: Position() for part in parts}
+    for summary in summaries:  # in key order: the last of each part stays
         starts[int(summary.key.split("-")[0])] = Position(**summary.position)
     items = [
-        {"url": files[shard], "shard": shard, "start": asdict(start)}
-        for shard, start in starts.items()
-        if not start.last
+        {"part": asdict(part), "start": asdict(starts[part.number])}
+        for part in parts
+        if not starts[part.number].last
     ]
     return summaries, items
 
 
 def _read(item: dict[str, Any], recipe: Recipe, base: str) -> Iterator[Chunk]:
-    tokenizer = load_tokenizer(base)
-    yield from read_chunks(item["url"], item["shard"], Position(**item["start"]), recipe, tokenizer)
+    yield from read_chunks(Part(**item["part"]), Position(**item["start"]), recipe, load_tokenizer(base))
 
 
 def _share(summaries: list[Summary], all_bytes: int) -> float:
