@@ -79,6 +79,18 @@ class Ingest(Section):
     """Where a document's own id stands; unset: its place (part of the corpus, row) is its id."""
     source_field: str = "meta.pile_set_name"
     """Where the name of the sub-corpus stands; absent is allowed."""
+    min_tokens: Count = 1
+    """Passages of fewer tokens are dropped and counted, like those of the next four settings."""
+    languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
+    """Keep passages of these languages (ISO 639 codes such as "en"; py3langid's model); none: of all. A
+    language is guessed: of a short passage, of code or of a list of names wrongly at times."""
+    decontaminate: dict[str, str] = {}
+    """Benchmark's name to its file (of any kind that shards may be, the text in `text`): passages that share
+    an n-gram of words with its texts are dropped."""
+    decontaminate_words: Count = 12
+    """Words of that n-gram. Benchmark texts of fewer words cannot be noticed; the manifest counts them."""
+    dedupe: bool = False
+    """Keep only the first of passages that have the same text but for case and white space."""
     max_row_mb: Count = 64
     """Longest row of a shard in MB (decompressed); a longer one is rejected, so that memory stays bounded."""
     max_reject_share: Share = Field(0.01, json_schema_extra=HOW)

@@ -263,6 +263,19 @@ class Folder:
         """Read a chunk's rows."""
         return pq.read_table(pa.BufferReader(self.read(_chunk_name(key)))).replace_schema_metadata(None)
 
+    def read_rejects(self, key: str) -> list[dict[str, Any]]:
+        """Read what a chunk's source had that became no row."""
+        try:
+            return [json.loads(line) for line in self.read(rejects_name(key)).splitlines()]
+        except FileNotFoundError:
+            return []  # no file is written where nothing was rejected
+
+    def read_columns(self, key: str, names: Sequence[str]) -> pa.Table:
+        """Read some columns of a chunk's rows, without fetching the others."""
+        system, path = filesystem(self.path(_chunk_name(key)))
+        with system.open(path, "rb", block_size=1 << 16, cache_type="readahead") as file:
+            return pq.ParquetFile(file, pre_buffer=False).read(columns=list(names), use_threads=False)
+
     def read_summary(self, key: str) -> Summary:
         """Read a chunk's summary from its footer alone."""
         system, path = filesystem(self.path(_chunk_name(key)))
@@ -295,6 +308,11 @@ class Folder:
         system.makedirs(path, exist_ok=True)
         for file in sorted(source.iterdir()):
             system.put_file(str(file), f"{path}/{file.name}")
+
+    def remove(self) -> None:
+        """Delete the folder and all that is in it."""
+        system, path = filesystem(self.url)
+        system.rm(path, recursive=True)
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of writers that were killed. Nobody else may be writing here."""

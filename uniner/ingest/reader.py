@@ -5,14 +5,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
+from uniner.ingest.hygiene import Hygiene
 from uniner.ingest.passages import cut
 from uniner.ingest.rows import Document, Fields, Row, read_rows
+from uniner.ingest.selection import digest
 from uniner.ingest.shards import Part
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk
 
+DIGEST = pa.field("digest", pa.uint64(), nullable=False)
+"""The column that candidates have beside a passage's: the digest that the selection goes by."""
 CHUNK_REJECTS = 10_000
 """A chunk ends at so many rejects too: a shard of nothing else would otherwise gather them in memory."""
+
+
+_EVERYTHING_GOES = Hygiene()
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a part's passages."""
+    """What decides a part's passages. With digests they are candidates, of which some will be selected."""
 
     max_tokens: int
     chunk_passages: int
@@ -39,6 +48,7 @@ class Recipe:
     seed: int
     fields: Fields
     max_row_bytes: int
+    digests: bool = False
 
 
 def chunk_key(part: int, chunk: int) -> str:
@@ -52,16 +62,19 @@ def chosen(doc_id: str, seed: int, share: float) -> bool:
     return int.from_bytes(digest) < share * 2**64
 
 
-def read_chunks(part: Part, start: Position, recipe: Recipe, tokenizer: Any) -> Iterator[Chunk]:
+def read_chunks(
+    part: Part, start: Position, recipe: Recipe, tokenizer: Any, hygiene: Hygiene = _EVERYTHING_GOES
+) -> Iterator[Chunk]:
     """Yield the chunks of passages of a part from `start` on; the last one may be short or even empty.
 
     Rows before the start are skipped unparsed. figures: lines (rows), documents, chosen documents, rejected
-    rows by reason, compressed bytes. rejects: shard (file name), line (from 1) and reason.
+    rows by reason, passages found, dropped ones by fault, those that share text with a benchmark by its name
+    (one may share with several), compressed bytes. rejects: shard (file name), line (from 1) and reason.
 
     Raises:
         UserError: where the shard is broken.
     """
-    chunk = _Building(part, start)
+    chunk = _Building(part, start, recipe)
     row = None
     for row in read_rows(part, recipe.fields, recipe.max_row_bytes, start.line):
         first = start.passage if row.number == start.line else 0
@@ -83,6 +96,13 @@ def read_chunks(part: Part, start: Position, recipe: Recipe, tokenizer: Any) -> 
         for passage in _passages(place, row.found, recipe, tokenizer):
             if passage.passage_index < first:
                 continue
+            chunk.count("passages_found")
+            fault, shared = hygiene.fault(passage.text, passage.n_tokens)
+            for benchmark in shared:
+                chunk.count(f"shared_with_{benchmark}")
+            if fault:
+                chunk.count(f"dropped_{fault}")
+                continue
             chunk.passages.append(passage)
             if len(chunk.passages) == recipe.chunk_passages:
                 yield chunk.done(row.number, passage.passage_index + 1, row.bytes_read)
@@ -97,6 +117,7 @@ class _Building:
 
     part: Part
     start: Position
+    recipe: Recipe
     passages: list[Passage] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
@@ -112,16 +133,20 @@ class _Building:
 
     def done(self, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
         self.end = Position(self.start.chunk + 1, line, passage, bytes_read, last)
+        table = to_table(self.passages, PASSAGE)
+        if self.recipe.digests:
+            digests = [digest(passage.text, self.recipe.seed) for passage in self.passages]
+            table = table.append_column(DIGEST, pa.array(digests, DIGEST.type))
         return Chunk(
             chunk_key(self.part.number, self.start.chunk),
-            to_table(self.passages, PASSAGE),
+            table,
             figures={**self.figures, "bytes_in": bytes_read - self.start.bytes},
             position=dict(vars(self.end)),
             rejects=self.rejects,
         )
 
     def next(self) -> "_Building":
-        return _Building(self.part, self.end)
+        return _Building(self.part, self.end, self.recipe)
 
 
 def _passages(place: str, document: Document, recipe: Recipe, tokenizer: Any) -> Iterator[Passage]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from uniner.errors import UserError
-from uniner.ingest.shards import Part, open_parquet
+from uniner.ingest.shards import Part, open_parquet, parts_of
 from uniner.lines import read_blocks, read_lines
 
 REASONS = {
@@ -66,6 +66,20 @@ def read_rows(part: Part, fields: Fields, longest: int, first: int = 0) -> Itera
     if part.kind == "parquet":
         return _read_parquet(part, fields, longest, first)
     return _read_text(part, fields, longest, first)
+
+
+def read_texts(url: str, longest: int) -> Iterator[str]:
+    """Yield the texts of a file of any kind that a shard may be, from the field `text`.
+
+    Raises:
+        UserError: where the file is broken, or a row has no text.
+    """
+    for part in parts_of([url], [0], "text"):
+        for row in read_rows(part, Fields("text", ""), longest):
+            if isinstance(row.found, str):
+                name, line = part.place(row.number)
+                raise UserError(f"{name}, line {line}: {REASONS[row.found]}; mend {url}")
+            yield row.found.text
 
 
 def _read_lines(part: Part, fields: Fields, longest: int, first: int) -> Iterator[Row]:

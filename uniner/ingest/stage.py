@@ -4,23 +4,46 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from uniner import work
-from uniner.config import Config
+from uniner.config import Config, Ingest
 from uniner.errors import UserError
-from uniner.ingest.reader import Position, Recipe, chunk_key, read_chunks
-from uniner.ingest.rows import REASONS, Fields
-from uniner.ingest.shards import Part, fingerprints, parts_of
+from uniner.ingest.contamination import Benchmarks, collect
+from uniner.ingest.hygiene import Hygiene, languages
+from uniner.ingest.reader import DIGEST, Position, Recipe, chunk_key, read_chunks
+from uniner.ingest.rows import REASONS, Fields, read_texts
+from uniner.ingest.selection import repeated
+from uniner.ingest.shards import Part, fingerprint, fingerprints, parts_of
 from uniner.progress import Progress
 from uniner.storage import PLAN, Chunk, Folder, Summary, expand, explained, merge, rejects_name
 from uniner.student import load_tokenizer, require_model
+
+_BENCHMARKS = "benchmarks.npz"
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a worker makes its `Hygiene` of; benchmarks is the folder that has them, empty for none."""
+
+    min_tokens: int
+    languages: tuple[str, ...]
+    benchmarks: str
 
 
 def check(config: Config) -> None:
     """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
     require_model(config.student.base)
+    if unknown := set(config.ingest.languages) - (languages() if config.ingest.languages else set()):
+        raise UserError(
+            f"ingest.languages: {', '.join(sorted(unknown))} cannot be told; take of "
+            f"{', '.join(sorted(languages()))}"
+        )
     files = expand(config.ingest.shards)
     folder, plan = _folder(config), _plan(config, files)
     _parts(config, files, plan)
@@ -36,6 +59,9 @@ def run(config: Config) -> dict[str, Any]:
     if folder.begin(plan):
         return work.already_done("ingest", folder, "passages")
     settings = config.ingest
+    selects = settings.dedupe
+    # What is selected from is set aside until all of it is there, and deleted when the stage is done.
+    read_into = folder / "candidates" if selects else folder
     recipe = Recipe(
         settings.max_tokens,
         settings.chunk_passages,
@@ -43,20 +69,25 @@ def run(config: Config) -> dict[str, Any]:
         config.run.seed,
         Fields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
+        digests=selects,
     )
+    benchmarks = _gather_benchmarks(folder, settings) if settings.decontaminate else {}
+    checks = Checks(settings.min_tokens, tuple(settings.languages), folder.url if benchmarks else "")
     parts = _parts(config, files, plan)
-    summaries, items = _standing(folder, parts)
-    all_bytes = sum(part.bytes for part in parts)
-    with Progress("ingest", None, "passages") as progress:
-        progress.add(sum(summary.rows for summary in summaries), _share(summaries, all_bytes))
-        read = functools.partial(_read, recipe=recipe, base=config.student.base)
-        for summary in work.stream(folder, items, read):
-            summaries.append(summary)
-            progress.add(summary.rows, _share(summaries, all_bytes))
-    _require_few_rejects(folder, summaries, settings.max_reject_share)
-    accounts = [part.account() for part in parts]
-    seconds = round(time.monotonic() - started, 1)
-    manifest = folder.finish(plan, summaries, parts=accounts, seconds=seconds)
+    read = functools.partial(_read, recipe=recipe, base=config.student.base, checks=checks)
+    summaries = _read_parts(read_into, parts, read)
+    _require_few_rejects(read_into, summaries, settings.max_reject_share)
+    if selects:
+        summaries = _select(folder, read_into, summaries)
+    manifest = folder.finish(
+        plan,
+        summaries,
+        parts=[part.account() for part in parts],
+        benchmarks=_with_dropped(benchmarks, summaries),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    if selects:
+        read_into.remove()
     return work.say_done("ingest", manifest, "passages")
 
 
@@ -66,13 +97,13 @@ def _folder(config: Config) -> Folder:
 
 def _plan(config: Config, files: list[str]) -> dict[str, Any]:
     """Return what decides the passages. Files stand by name and content: a folder may be moved."""
+    identity = config.ingest.identity()
+    del identity["shards"]
+    benchmarks = identity.pop("decontaminate")
     return {
         "stage": "ingest",
-        "config": {
-            "seed": config.run.seed,
-            "base": config.student.base,
-            "ingest": {key: value for key, value in config.ingest.identity().items() if key != "shards"},
-        },
+        "config": {"seed": config.run.seed, "base": config.student.base, "ingest": identity},
+        "decontaminate": {name: fingerprint(file) for name, file in benchmarks.items()},
         "shards": fingerprints(files),
     }
 
@@ -92,6 +123,38 @@ def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
                 f"({before[name]['bytes']:,} bytes then, {now['bytes']:,} now); put the old one back, or "
                 "take another run.name"
             )
+
+
+def _gather_benchmarks(folder: Folder, settings: Ingest) -> dict[str, dict[str, int]]:
+    """Write the benchmarks' n-grams where the workers find them. Returns the texts and those too short."""
+    found, report = collect(
+        {
+            name: read_texts(file, settings.max_row_mb * 1_000_000)
+            for name, file in settings.decontaminate.items()
+        },
+        settings.decontaminate_words,
+    )
+    folder.write(_BENCHMARKS, found.to_bytes())
+    return report
+
+
+def _with_dropped(report: dict[str, dict[str, int]], summaries: list[Summary]) -> dict[str, dict[str, int]]:
+    figures = merge(summary.figures for summary in summaries)
+    return {
+        name: {**found, "dropped": figures.get(f"shared_with_{name}", 0)} for name, found in report.items()
+    }
+
+
+def _read_parts(folder: Folder, parts: list[Part], read: work.Read) -> list[Summary]:
+    """Read all parts into chunks, from where they stand on. Returns the summaries of all chunks."""
+    summaries, items = _standing(folder, parts)
+    all_bytes = sum(part.bytes for part in parts)
+    with Progress("ingest", None, "passages") as progress:
+        progress.add(sum(summary.rows for summary in summaries), _share(summaries, all_bytes))
+        for summary in work.stream(folder, items, read):
+            summaries.append(summary)
+            progress.add(summary.rows, _share(summaries, all_bytes))
+    return summaries
 
 
 def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[dict[str, Any]]]:
@@ -116,8 +179,48 @@ def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[di
     return summaries, items
 
 
-def _read(item: dict[str, Any], recipe: Recipe, base: str) -> Iterator[Chunk]:
-    yield from read_chunks(Part(**item["part"]), Position(**item["start"]), recipe, load_tokenizer(base))
+def _read(item: dict[str, Any], recipe: Recipe, base: str, checks: Checks) -> Iterator[Chunk]:
+    part, start = Part(**item["part"]), Position(**item["start"])
+    yield from read_chunks(part, start, recipe, load_tokenizer(base), _hygiene(checks))
+
+
+@functools.lru_cache(maxsize=1)
+def _hygiene(checks: Checks) -> Hygiene:
+    found = Benchmarks.from_bytes(Folder(checks.benchmarks).read(_BENCHMARKS)) if checks.benchmarks else None
+    return Hygiene(checks.min_tokens, checks.languages, found)
+
+
+def _select(folder: Folder, candidates: Folder, summaries: list[Summary]) -> list[Summary]:
+    """Write the chunks of what is selected, one for one of the candidates'. Returns all their summaries.
+
+    The selection is made anew from all candidates when the stage goes on, and is the same.
+    """
+    keys = sorted(summary.key for summary in summaries)
+    with ThreadPoolExecutor(_READERS) as pool:
+        columns = list(pool.map(functools.partial(candidates.read_columns, names=[DIGEST.name]), keys))
+    dropped = repeated(np.concatenate([column[DIGEST.name].to_numpy() for column in columns]))
+    ends = np.cumsum([column.num_rows for column in columns])
+    standing = folder.chunk_keys()
+    selected = folder.read_summaries(standing & set(keys))
+    items = [
+        {"key": key, "dropped": np.flatnonzero(some).tolist()}
+        for key, some in zip(keys, np.split(dropped, ends[:-1]), strict=True)
+        if key not in standing
+    ]
+    return [*selected, *work.stream(folder, items, functools.partial(_read_selected, candidates=candidates))]
+
+
+def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:
+    key = item["key"]
+    table, summary = candidates.read_chunk(key), candidates.read_summary(key)
+    kept = np.setdiff1d(np.arange(table.num_rows), item["dropped"])
+    figures = {**summary.figures, "dropped_duplicate": len(item["dropped"])}
+    yield Chunk(
+        key,
+        table.take(kept).drop_columns([DIGEST.name]),
+        figures=figures,
+        rejects=candidates.read_rejects(key),
+    )
 
 
 def _share(summaries: list[Summary], all_bytes: int) -> float:
