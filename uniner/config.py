@@ -71,8 +71,17 @@ class Ingest(Section):
     chunk_passages: Count = 128
     """Passages a chunk: about a minute of a teacher's or a student's work."""
     sample: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the documents that is taken, by a seeded hash of the document: each passage of the corpus has
-    the same chance, whatever the number of workers; only chosen documents are tokenised."""
+    """Share of the passages that is taken, each with the same chance, by the seed and its place in the corpus
+    alone; only documents with a passage in the sample are tokenised."""
+    sample_of_source: dict[str, Share] = {}
+    """Another share for passages of these sources; 0 leaves a source out."""
+    passages: Count | None = None
+    """Take so many of the sample, each with the same chance; too small a sample is an error. Unset: all."""
+    stratified: bool = False
+    """Take the same number of `passages` from each source, as far as it has them."""
+    read_mb: Count | None = None
+    """Read only the first so many MB (decompressed) of each shard, for a quick look; the manifest says so.
+    Text files are read whole."""
     text_field: str = "text"
     """Where the text stands in a row; dots go into nested objects."""
     id_field: str | None = None

@@ -8,13 +8,15 @@ import pytest
 import zstandard
 
 from uniner.ingest import reader
-from uniner.ingest.reader import Position, Recipe, chosen, read_chunks
+from uniner.ingest.passages import cut
+from uniner.ingest.reader import Position, Recipe, read_chunks
 from uniner.ingest.rows import REASONS, Fields
+from uniner.ingest.sampling import Sampling
 from uniner.ingest.shards import fingerprint, parts_of
 from uniner.records import Passage, from_table
 from uniner.storage import Folder, merge, rejects_name
 
-RECIPE = Recipe(20, 5, 1.0, 0, Fields("text", "meta.pile_set_name"), 10**6)
+RECIPE = Recipe(20, 5, Sampling(0, 1.0), Fields("text", "meta.pile_set_name"), 10**6)
 LINES = [
     json.dumps({"text": f"Document {number} is here. " * (1 + number % 4), "meta": {"pile_set_name": "Mine"}})
     for number in range(30)
@@ -143,11 +145,27 @@ def test_an_empty_shard_is_one_empty_last_chunk(shard, tokenizer):
     assert (chunk.table.num_rows, chunk.position["last"]) == (0, 1)
 
 
-def test_the_sample_depends_on_seed_and_document_alone():
-    ids = [f"00000-{number:09d}" for number in range(20_000)]
-    first = {doc_id for doc_id in ids if chosen(doc_id, 1, 0.1)}
-    assert first == {doc_id for doc_id in reversed(ids) if chosen(doc_id, 1, 0.1)}
-    assert 1_800 < len(first) < 2_200
-    assert first != {doc_id for doc_id in ids if chosen(doc_id, 2, 0.1)}
-    assert first <= {doc_id for doc_id in ids if chosen(doc_id, 1, 0.2)}
-    assert all(chosen(doc_id, 1, 1.0) for doc_id in ids)
+def test_a_sampled_passage_is_the_same_as_in_the_whole(shard, tokenizer, monkeypatch):
+    url = shard([json.dumps({"text": f"Sentence {n} of a document. " * 200}) for n in range(40)])
+    whole = passages(read_chunks(part(url), Position(), RECIPE, tokenizer))
+    cut_texts = []
+    monkeypatch.setattr(reader, "cut", lambda text, *rest: cut_texts.append(text) or cut(text, *rest))
+    recipe = replace(RECIPE, sampling=Sampling(0, 0.005))
+    some = list(read_chunks(part(url), Position(), recipe, tokenizer))
+    found = passages(some)
+    assert set(found) < set(whole)
+    assert 0.2 < len(found) / (len(whole) * 0.005) < 3
+    documents = {passage.doc_id for passage in found}
+    assert len(cut_texts) == len(documents) == merge(chunk.figures for chunk in some)["documents_chosen"] < 40
+
+
+def test_a_bounded_shard_ends_with_the_row_that_reaches_the_bound(shard, tokenizer):
+    url = shard(LINES)
+    size = fingerprint(url)["bytes"]
+    bound = sum(len(line) + 1 for line in LINES[:7]) - 3
+    (bounded,) = parts_of([url], [size], "text", bound)
+    whole = list(read_chunks(bounded, Position(), RECIPE, tokenizer))
+    assert {passage.doc_id for passage in passages(whole)} == {f"00000-{n:09d}" for n in range(7)}
+    for number, chunk in enumerate(whole[:-1]):
+        rest = read_chunks(bounded, Position(**chunk.position), RECIPE, tokenizer)
+        assert list(rest) == whole[number + 1 :]

@@ -82,6 +82,18 @@ def test_a_row_group_is_a_part_with_the_shards_own_row_numbers(tmp_path):
     assert rows[-1].bytes_read == found[1].bytes
 
 
+def test_a_bounded_parquet_shard_has_only_its_first_rows(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(FILES["a.parquet"])
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    size = (tmp_path / "a.parquet").stat().st_size
+    bound = group.total_byte_size + group.total_byte_size // 2
+    found = parts_of([str(tmp_path / "a.parquet")], [size], "text", bound)
+    ids = [row.id for row in documents(found)]
+    assert ids == [f"d{number}" for number in range(len(ids))]
+    assert [part.limit for part in found] == [70, len(ids) - 70]
+    assert 95 < len(ids) < 115
+
+
 def test_text_files_are_documents_and_share_parts(tmp_path):
     folder = tmp_path / "letters"
     folder.mkdir()

@@ -1,10 +1,12 @@
 """The stage as a whole: what is kept of a corpus, and why the rest is not, against an independent count."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from uniner import job
+from uniner.ingest.selection import digest
 from uniner.storage import Folder
 
 pytestmark = pytest.mark.ray
@@ -55,13 +57,41 @@ def test_what_is_dropped_is_counted_and_the_rest_is_the_same_after_an_interrupti
     ]
     manifest = folder.require_manifest()
     figures = manifest["figures"]
-    assert figures["passages_found"] == 3 * 34
+    assert figures["passages_sampled"] == 3 * 34
     dropped = {name: count for name, count in figures.items() if name.startswith("dropped_")}
     assert dropped == {
         "dropped_short": 3,
         "dropped_language": 3,
         "dropped_contaminated": 3,
         "dropped_duplicate": 20 + 3,
+        "dropped_unwanted": 0,
     }
     assert manifest["benchmarks"] == {"bench": {"texts": 1, "too_short": 0, "dropped": 3}}
-    assert manifest["rows"] == 70 == figures["passages_found"] - sum(dropped.values())
+    assert manifest["rows"] == 70 == figures["passages_sampled"] - sum(dropped.values())
+
+
+def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
+    config, tmp_path, ray_session, write_shard, capsys
+):
+    def ingested(name, *words):
+        assert job.run(["ingest"], [str(config), f"run.name={name}", *words]) == 0
+        return Folder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
+
+    for seed in (0, 1):
+        found = ingested(f"seed-{seed}", "ingest.passages=20", f"run.seed={seed}")
+        ordered = sorted(map(sentence, range(70)), key=lambda text: digest(text, seed))
+        assert {row["text"] for row in found} == set(ordered[:20])
+    sizes = {"rare": 5, "common": 60, "usual": 30}
+    rows = [
+        {"text": f"{sentence(number)} Of {name}.", "meta": {"pile_set_name": name}}
+        for name, size in sizes.items()
+        for number in range(size)
+    ]
+    write_shard(tmp_path / "sources.jsonl.zst", rows)
+    words = [f'ingest.shards=["{tmp_path}/sources.jsonl.zst"]', "ingest.stratified=true"]
+    rows = ingested("strata", *words, "ingest.passages=25")
+    assert Counter(row["source"] for row in rows) == {"rare": 5, "common": 10, "usual": 10}
+    capsys.readouterr()
+    few = [*words, "ingest.passages=90", "ingest.sample=0.5", "run.name=few"]
+    assert job.run(["ingest"], [str(config), *few]) == 1
+    assert "ingest.passages asks for 90; take another run.name with ingest.sample=" in capsys.readouterr().err

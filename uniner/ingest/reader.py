@@ -1,6 +1,5 @@
 """Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow as pa
 from uniner.ingest.hygiene import Hygiene
 from uniner.ingest.passages import cut
 from uniner.ingest.rows import Document, Fields, Row, read_rows
+from uniner.ingest.sampling import SLOT_CHARACTERS, Sampling, in_sample
 from uniner.ingest.selection import digest
 from uniner.ingest.shards import Part
 from uniner.records import PASSAGE, Passage, to_table
@@ -44,8 +44,7 @@ class Recipe:
 
     max_tokens: int
     chunk_passages: int
-    sample: float
-    seed: int
+    sampling: Sampling
     fields: Fields
     max_row_bytes: int
     digests: bool = False
@@ -56,20 +55,15 @@ def chunk_key(part: int, chunk: int) -> str:
     return f"{part:05d}-{chunk:05d}"
 
 
-def chosen(doc_id: str, seed: int, share: float) -> bool:
-    """Tell whether a document is in the sample: by its id and the seed alone, on every machine the same."""
-    digest = hashlib.blake2b(f"{seed}/{doc_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) < share * 2**64
-
-
 def read_chunks(
     part: Part, start: Position, recipe: Recipe, tokenizer: Any, hygiene: Hygiene = _EVERYTHING_GOES
 ) -> Iterator[Chunk]:
     """Yield the chunks of passages of a part from `start` on; the last one may be short or even empty.
 
     Rows before the start are skipped unparsed. figures: lines (rows), documents, chosen documents, rejected
-    rows by reason, passages found, dropped ones by fault, those that share text with a benchmark by its name
-    (one may share with several), compressed bytes. rejects: shard (file name), line (from 1) and reason.
+    rows by reason, passages in the sample, dropped ones by fault, those that share text with a benchmark by
+    its name (one may share with several), compressed bytes. rejects: shard (file name), line (from 1) and
+    reason.
 
     Raises:
         UserError: where the shard is broken.
@@ -89,14 +83,18 @@ def read_chunks(
         if not first:
             chunk.count("documents")
         place = f"{part.number:05d}-{row.number:09d}"
-        if not chosen(place, recipe.seed, recipe.sample):
+        chosen = recipe.sampling.chosen(place, len(row.found.text), row.found.source)
+        if chosen is not None and not chosen:
             continue
+        last_slot = max(chosen) if chosen else None
         if not first:
             chunk.count("documents_chosen")
         for passage in _passages(place, row.found, recipe, tokenizer):
-            if passage.passage_index < first:
+            if last_slot is not None and passage.char_start // SLOT_CHARACTERS > last_slot:
+                break  # the rest of the document need not be cut
+            if passage.passage_index < first or not in_sample(passage.char_start, chosen):
                 continue
-            chunk.count("passages_found")
+            chunk.count("passages_sampled")
             fault, shared = hygiene.fault(passage.text, passage.n_tokens)
             for benchmark in shared:
                 chunk.count(f"shared_with_{benchmark}")
@@ -135,7 +133,7 @@ class _Building:
         self.end = Position(self.start.chunk + 1, line, passage, bytes_read, last)
         table = to_table(self.passages, PASSAGE)
         if self.recipe.digests:
-            digests = [digest(passage.text, self.recipe.seed) for passage in self.passages]
+            digests = [digest(passage.text, self.recipe.sampling.seed) for passage in self.passages]
             table = table.append_column(DIGEST, pa.array(digests, DIGEST.type))
         return Chunk(
             chunk_key(self.part.number, self.start.chunk),

@@ -85,11 +85,13 @@ def read_texts(url: str, longest: int) -> Iterator[str]:
 def _read_lines(part: Part, fields: Fields, longest: int, first: int) -> Iterator[Row]:
     for line in read_lines(part.urls[0], longest):
         if line.number < first:
-            continue
-        if line.data is None:
+            pass
+        elif line.data is None:
             yield Row(line.number, "too_long", line.bytes_read)
         elif line.data and not line.data.isspace():
             yield Row(line.number, parse(line.data, fields), line.bytes_read)
+        if part.limit is not None and line.offset >= part.limit:
+            return
 
 
 def _read_parquet(part: Part, fields: Fields, longest: int, first: int) -> Iterator[Row]:
@@ -99,6 +101,8 @@ def _read_parquet(part: Part, fields: Fields, longest: int, first: int) -> Itera
         for batch in file.iter_batches(_PARQUET_ROWS, [part.group], columns, use_threads=False):
             records = batch.to_struct_array()
             for index in range(len(records)):
+                if number == part.limit:
+                    return
                 if number >= first:
                     yield Row(
                         number, _record(records[index], fields, longest), part.bytes * (number + 1) // rows

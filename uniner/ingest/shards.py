@@ -32,7 +32,8 @@ class Part:
     """What one task reads: a shard of JSON lines, a row group of a Parquet shard, or some text files.
 
     number is the part's own, in the order of shards; keys and ids begin with it. first is the number of its
-    first row in its shard. sizes are the compressed bytes, one for each of urls.
+    first row in its shard. sizes are the compressed bytes, one for each of urls. limit, where it is set, is
+    how much of the part is read: bytes of JSON lines, or rows of a row group.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Part:
     sizes: Sequence[int] = field(repr=False)
     group: int = 0
     first: int = 0
+    limit: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -76,8 +78,12 @@ def fingerprints(files: Sequence[str]) -> dict[str, dict[str, Any]]:
     return dict(zip(names, _at_once(fingerprint, files), strict=True))
 
 
-def parts_of(files: Sequence[str], sizes: Sequence[int], text_field: str) -> list[Part]:
-    """Divide shards into parts, in their order.
+def parts_of(
+    files: Sequence[str], sizes: Sequence[int], text_field: str, read_bytes: int | None = None
+) -> list[Part]:
+    """Divide shards into parts, in their order; read_bytes (decompressed) bounds what is read of each shard.
+
+    A text file is read whole: it is one document.
 
     Raises:
         UserError: where a shard is of no known kind, or is Parquet and broken or without the text field.
@@ -93,12 +99,13 @@ def parts_of(files: Sequence[str], sizes: Sequence[int], text_field: str) -> lis
     numbers, parts = count(), list[Part]()
     for file, size, kind in zip(files, sizes, kinds, strict=True):
         if kind == "parquet":
-            parts += _row_groups(file, footers[file], text_field, numbers)
+            parts += _row_groups(file, footers[file], text_field, numbers, read_bytes)
         elif kind == "text" and parts and parts[-1].kind == kind and len(parts[-1].urls) < TEXT_FILES:
             before = parts.pop()
             parts.append(Part(before.number, kind, (*before.urls, file), (*before.sizes, size)))
         else:
-            parts.append(Part(next(numbers), kind, (file,), (size,)))
+            limit = read_bytes if kind == "lines" else None
+            parts.append(Part(next(numbers), kind, (file,), (size,), limit=limit))
     return parts
 
 
@@ -146,16 +153,27 @@ def read_footer(url: str) -> tuple[pq.FileMetaData, list[str]]:
 
 
 def _row_groups(
-    url: str, footer: tuple[pq.FileMetaData, list[str]], text_field: str, numbers: Iterator[int]
+    url: str,
+    footer: tuple[pq.FileMetaData, list[str]],
+    text_field: str,
+    numbers: Iterator[int],
+    read_bytes: int | None,
 ) -> Iterator[Part]:
     metadata, columns = footer
     if text_field.split(".")[0] not in columns:
         raise UserError(f"{url}: has no column {text_field}, but {', '.join(columns)}; set ingest.text_field")
-    first = 0
+    first = bytes_before = 0
     for group in range(metadata.num_row_groups):
         found = metadata.row_group(group)
+        limit = None
+        if read_bytes is not None:
+            left = read_bytes - bytes_before
+            if left <= 0:
+                return
+            limit = min(found.num_rows, -(-found.num_rows * left // max(1, found.total_byte_size)))
+            bytes_before += found.total_byte_size
         size = sum(found.column(column).total_compressed_size for column in range(found.num_columns))
-        yield Part(next(numbers), "parquet", (url,), (size,), group, first)
+        yield Part(next(numbers), "parquet", (url,), (size,), group, first, limit)
         first += found.num_rows
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from uniner import work
 from uniner.config import Config, Ingest
@@ -17,9 +18,10 @@ from uniner.ingest.contamination import Benchmarks, collect
 from uniner.ingest.hygiene import Hygiene, languages
 from uniner.ingest.reader import DIGEST, Position, Recipe, chunk_key, read_chunks
 from uniner.ingest.rows import REASONS, Fields, read_texts
-from uniner.ingest.selection import repeated
+from uniner.ingest.sampling import Sampling
+from uniner.ingest.selection import repeated, smallest
 from uniner.ingest.shards import Part, fingerprint, fingerprints, parts_of
-from uniner.progress import Progress
+from uniner.progress import Progress, say
 from uniner.storage import PLAN, Chunk, Folder, Summary, expand, explained, merge, rejects_name
 from uniner.student import load_tokenizer, require_model
 
@@ -44,6 +46,8 @@ def check(config: Config) -> None:
             f"ingest.languages: {', '.join(sorted(unknown))} cannot be told; take of "
             f"{', '.join(sorted(languages()))}"
         )
+    if config.ingest.stratified and not config.ingest.passages:
+        raise UserError("ingest.stratified divides ingest.passages among the sources; set that too")
     files = expand(config.ingest.shards)
     folder, plan = _folder(config), _plan(config, files)
     _parts(config, files, plan)
@@ -59,36 +63,45 @@ def run(config: Config) -> dict[str, Any]:
     if folder.begin(plan):
         return work.already_done("ingest", folder, "passages")
     settings = config.ingest
-    selects = settings.dedupe
+    selects = settings.dedupe or settings.passages is not None
     # What is selected from is set aside until all of it is there, and deleted when the stage is done.
     read_into = folder / "candidates" if selects else folder
-    recipe = Recipe(
-        settings.max_tokens,
-        settings.chunk_passages,
-        settings.sample,
-        config.run.seed,
-        Fields(settings.text_field, settings.source_field, settings.id_field),
-        settings.max_row_mb * 1_000_000,
-        digests=selects,
-    )
     benchmarks = _gather_benchmarks(folder, settings) if settings.decontaminate else {}
     checks = Checks(settings.min_tokens, tuple(settings.languages), folder.url if benchmarks else "")
     parts = _parts(config, files, plan)
+    recipe = _recipe(config, digests=selects)
     read = functools.partial(_read, recipe=recipe, base=config.student.base, checks=checks)
     summaries = _read_parts(read_into, parts, read)
     _require_few_rejects(read_into, summaries, settings.max_reject_share)
     if selects:
-        summaries = _select(folder, read_into, summaries)
+        summaries = _select(folder, read_into, summaries, settings)
+        _require_enough(summaries, settings)
+    bounded = f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else None
     manifest = folder.finish(
         plan,
         summaries,
+        read=bounded or "all of each shard",
         parts=[part.account() for part in parts],
         benchmarks=_with_dropped(benchmarks, summaries),
         seconds=round(time.monotonic() - started, 1),
     )
     if selects:
         read_into.remove()
+    if bounded:
+        say(f"ingest: read only {bounded} (ingest.read_mb): no sample of the whole corpus")
     return work.say_done("ingest", manifest, "passages")
+
+
+def _recipe(config: Config, digests: bool) -> Recipe:
+    settings = config.ingest
+    return Recipe(
+        settings.max_tokens,
+        settings.chunk_passages,
+        Sampling(config.run.seed, settings.sample, settings.sample_of_source),
+        Fields(settings.text_field, settings.source_field, settings.id_field),
+        settings.max_row_mb * 1_000_000,
+        digests,
+    )
 
 
 def _folder(config: Config) -> Folder:
@@ -110,7 +123,8 @@ def _plan(config: Config, files: list[str]) -> dict[str, Any]:
 
 def _parts(config: Config, files: list[str], plan: dict[str, Any]) -> list[Part]:
     sizes = [shard["bytes"] for shard in plan["shards"].values()]
-    return parts_of(files, sizes, config.ingest.text_field)
+    settings = config.ingest
+    return parts_of(files, sizes, settings.text_field, settings.read_mb and settings.read_mb * 1_000_000)
 
 
 def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
@@ -190,37 +204,60 @@ def _hygiene(checks: Checks) -> Hygiene:
     return Hygiene(checks.min_tokens, checks.languages, found)
 
 
-def _select(folder: Folder, candidates: Folder, summaries: list[Summary]) -> list[Summary]:
+def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settings: Ingest) -> list[Summary]:
     """Write the chunks of what is selected, one for one of the candidates'. Returns all their summaries.
 
     The selection is made anew from all candidates when the stage goes on, and is the same.
     """
     keys = sorted(summary.key for summary in summaries)
+    names = [DIGEST.name, "source"] if settings.stratified else [DIGEST.name]
     with ThreadPoolExecutor(_READERS) as pool:
-        columns = list(pool.map(functools.partial(candidates.read_columns, names=[DIGEST.name]), keys))
-    dropped = repeated(np.concatenate([column[DIGEST.name].to_numpy() for column in columns]))
-    ends = np.cumsum([column.num_rows for column in columns])
-    standing = folder.chunk_keys()
-    selected = folder.read_summaries(standing & set(keys))
+        read = functools.partial(candidates.read_columns, names=names)
+        columns = pa.concat_tables(pool.map(read, keys))
+    digests = columns[DIGEST.name].to_numpy()
+    duplicate = repeated(digests) if settings.dedupe else np.zeros(len(digests), bool)
+    unwanted = np.zeros(len(digests), bool)
+    if settings.passages is not None:
+        sources = np.zeros(len(digests), np.int64)
+        if settings.stratified:
+            sources = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
+        unwanted[~duplicate] = ~smallest(digests[~duplicate], sources[~duplicate], settings.passages)
+    rows = {summary.key: summary.rows for summary in summaries}
+    ends = np.cumsum([rows[key] for key in keys])[:-1]
+    standing = folder.chunk_keys() & set(keys)
     items = [
-        {"key": key, "dropped": np.flatnonzero(some).tolist()}
-        for key, some in zip(keys, np.split(dropped, ends[:-1]), strict=True)
+        {"key": key, "duplicate": np.flatnonzero(same).tolist(), "unwanted": np.flatnonzero(left).tolist()}
+        for key, same, left in zip(keys, np.split(duplicate, ends), np.split(unwanted, ends), strict=True)
         if key not in standing
     ]
-    return [*selected, *work.stream(folder, items, functools.partial(_read_selected, candidates=candidates))]
+    read_selected = functools.partial(_read_selected, candidates=candidates)
+    return [*folder.read_summaries(standing), *work.stream(folder, items, read_selected)]
 
 
 def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:
     key = item["key"]
     table, summary = candidates.read_chunk(key), candidates.read_summary(key)
-    kept = np.setdiff1d(np.arange(table.num_rows), item["dropped"])
-    figures = {**summary.figures, "dropped_duplicate": len(item["dropped"])}
+    kept = np.setdiff1d(np.arange(table.num_rows), [*item["duplicate"], *item["unwanted"]])
+    dropped = {f"dropped_{why}": len(item[why]) for why in ("duplicate", "unwanted")}
     yield Chunk(
         key,
         table.take(kept).drop_columns([DIGEST.name]),
-        figures=figures,
+        figures={**summary.figures, **dropped},
         rejects=candidates.read_rejects(key),
     )
+
+
+def _require_enough(summaries: list[Summary], settings: Ingest) -> None:
+    found, wanted = sum(summary.rows for summary in summaries), settings.passages or 0
+    if found >= wanted:
+        return
+    if settings.sample < 1:
+        enough = min(1.0, 1.1 * settings.sample * wanted / max(1, found))
+        raise UserError(
+            f"ingest: the sample has {found:,} passages, ingest.passages asks for {wanted:,}; take another "
+            f"run.name with ingest.sample={enough:.2g}"
+        )
+    say(f"ingest: all of the corpus has {found:,} passages, fewer than ingest.passages = {wanted:,}")
 
 
 def _share(summaries: list[Summary], all_bytes: int) -> float:
