@@ -64,8 +64,9 @@ _ENTITY = pa.struct([("text", _string), ("type", _string), ("start", _int), ("en
 class Annotation:
     """What the teacher said of a passage.
 
-    outcome: ok, unparseable (no list in the reply), too_long (reply cut at the token limit), refused (a
-    refusal or a content filter), rejected (the server would not take the request). Only ok has entities.
+    outcome: ok; unparseable (no list in the reply); too_long (the reply ended at the token limit); cut (the
+    list breaks off though the reply is complete); refused; filtered (a content filter); rejected (a 4xx about
+    this passage). With too_long and cut the entities before the break stand; else only ok has any.
     """
 
     passage_id: str

@@ -119,10 +119,13 @@ def test_every_passage_keeps_its_place_with_an_outcome(serve):
     script = {
         "Ann good": [(200, completion(GOOD))],
         "Ann prose": [(200, completion("I see Ann."))],
-        "Ann cut": [(200, completion('[("Ann", "per', "length"))],
+        "Ann and Bob, too long": [(200, completion('[("Ann", "person"), ("Bob", "per', "length"))],
+        "Ann and Bob, cut": [(200, completion('[("Ann", "person"), ("Bob", "per'))],
         "Ann refused": [(200, completion("", refusal="I will not"))],
         "Ann filtered": [(200, completion("", "content_filter"))],
+        "Ann filtered before": [(400, {"error": {"message": "no", "code": "content_filter"}})],
         "Ann rejected": [(400, error)],
+        "Ann too large": [(413, error)],
         "Ann empty": [(200, completion("[]"))],
         "Ann slow down": [(429, error), (429, error), (200, completion(GOOD))],
         "Ann broken server": [(500, error), (200, completion(GOOD))],
@@ -132,10 +135,11 @@ def test_every_passage_keeps_its_place_with_an_outcome(serve):
     chunk, rows = annotate(server.url, list(script))
     assert [row.text for row in rows] == list(script)
     assert [row.outcome for row in rows] == [
-        "ok", "unparseable", "too_long", "refused", "refused", "rejected", "ok", "ok", "ok", "ok",
+        "ok", "unparseable", "too_long", "cut", "refused", "filtered", "filtered", "rejected", "rejected",
+        "ok", "ok", "ok", "ok",
     ]  # fmt: skip
-    assert [len(row.entities) for row in rows] == [1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
-    assert [row.attempts for row in rows] == [1, 1, 1, 1, 1, 1, 1, 3, 2, 2]
+    assert [len(row.entities) for row in rows] == [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert [row.attempts for row in rows] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 2, 2]
     assert rows[1].reply == "I see Ann."
     assert rows[0].cost_usd == pytest.approx(100 * 1000e-6 + 10 * 2000e-6)
     assert chunk.figures["cost_usd"] == pytest.approx(sum(row.cost_usd for row in rows))

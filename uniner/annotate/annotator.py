@@ -6,19 +6,21 @@ ends the stage, and the same command goes on later.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import openai
 from openai import AsyncOpenAI
 
 from uniner.annotate.prompts import messages
-from uniner.annotate.replies import parse_reply
+from uniner.annotate.replies import Pair, judge
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.templates import locate
 
-_OUTCOME_OF_FINISH = {"length": "too_long", "content_filter": "refused"}
+# Statuses that tell of the key, the model or the load; any other 4xx is about the passage that was sent.
+_NOT_OF_A_PASSAGE = {401, 403, 404, 408, 409, 429}
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class Annotator:
                     temperature=self._teacher.temperature,
                     max_tokens=self._teacher.max_reply_tokens,
                 )
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                return self._record(passage, "rejected", " ".join(str(error).split()), 0, 0, 1)
+            except openai.APIStatusError as error:
+                if error.status_code in _NOT_OF_A_PASSAGE or error.status_code >= 500:
+                    raise UserError(self._explain(error)) from error
+                return self._record(passage, _rejection(error), _said(error), 0, 0, 1)
             except openai.OpenAIError as error:
                 raise UserError(self._explain(error)) from error
         completion, attempts = raw.parse(), raw.retries_taken + 1
@@ -80,13 +84,18 @@ class Annotator:
         reply = choice.message.content or ""
         usage = completion.usage
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        outcome = "refused" if choice.message.refusal else _OUTCOME_OF_FINISH.get(choice.finish_reason, "ok")
-        if outcome == "ok" and parse_reply(reply) is None:
-            outcome = "unparseable"
-        return self._record(passage, outcome, reply, *tokens, attempts)
+        outcome, pairs = judge(reply, choice.finish_reason, choice.message.refusal)
+        return self._record(passage, outcome, reply, *tokens, attempts, pairs)
 
     def _record(
-        self, passage: Passage, outcome: str, reply: str, tokens_in: int, tokens_out: int, attempts: int
+        self,
+        passage: Passage,
+        outcome: str,
+        reply: str,
+        tokens_in: int,
+        tokens_out: int,
+        attempts: int,
+        pairs: tuple[Pair, ...] = (),
     ) -> Annotation:
         teacher = self._teacher
         cost = (tokens_in * teacher.usd_per_million_in + tokens_out * teacher.usd_per_million_out) / 1e6
@@ -96,7 +105,7 @@ class Annotator:
             passage.text,
             outcome,
             reply,
-            entities_of(passage.text, parse_reply(reply) or []) if outcome == "ok" else (),
+            entities_of(passage.text, pairs),
             teacher.model,
             tokens_in,
             tokens_out,
@@ -106,7 +115,7 @@ class Annotator:
 
     def _explain(self, error: openai.OpenAIError) -> str:
         where = f"teacher {self._teacher.model} at {self._client.base_url}"
-        said = " ".join(str(error).split())[:200]
+        said = _said(error)[:200]
         if isinstance(error, openai.APITimeoutError):
             return (
                 f"{where}: no answer in {self._teacher.timeout_s:g} s after {self._teacher.retries} retries"
@@ -120,7 +129,16 @@ class Annotator:
         return f"{where}: {said}"
 
 
-def entities_of(text: str, pairs: list[tuple[str, str]]) -> tuple[Entity, ...]:
+def _said(error: openai.OpenAIError) -> str:
+    return " ".join(str(error).split())
+
+
+def _rejection(error: openai.APIStatusError) -> str:
+    # Azure puts a content filter on the prompt into a 400.
+    return "filtered" if error.code == "content_filter" else "rejected"
+
+
+def entities_of(text: str, pairs: Sequence[Pair]) -> tuple[Entity, ...]:
     """Locate the teacher's pairs in the passage: every occurrence, or one at -1 where there is none."""
     found = []
     for mention, type_name in pairs:
