@@ -116,6 +116,11 @@ class Annotate(Section):
     """OpenAI-compatible server; unset: the client's default. The key is OPENAI_API_KEY."""
     recording: str | None = Field(None, json_schema_extra=HOW)
     """Recorded replies (JSON lines of passage and reply) to serve over loopback HTTP instead of base_url."""
+    prompt: str | None = Field(None, json_schema_extra=HOW)
+    """Text file of a prompt of one's own: {passage} where the passage goes, a first line `System: ...` if
+    wanted. Unset: the paper's. The stage's identity is the file's content, not its address."""
+    reply_format: Literal["tuples", "json_schema"] = "tuples"
+    """Format of the reply: the paper's list of tuples, or a JSON schema, for a server that knows them."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature (paper: 0)."""
     max_reply_tokens: Count = 1024

@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uniner.annotate.annotator import entities_of
-from uniner.annotate.prompts import messages, passage_in
 from uniner.annotate.replies import Parsed, judge, parse_reply
 from uniner.records import Entity
 
@@ -288,15 +287,3 @@ def test_entities_are_located_or_marked_as_absent():
         Entity("Bonn", "city", 15, 19),
         Entity("Rome", "city", -1, -1),
     )
-
-
-def test_the_prompts_are_the_papers():
-    system, user = messages("type", "Ann lives.")
-    assert system["content"] == "You are a helpful information extraction system."
-    assert user["content"] == (
-        "Given a passage, your task is to extract all entities and identify their entity types. The output "
-        'should be in a list of tuples of the following format: [("entity 1", "type of entity 1"), ... ].'
-        "\n\nPassage: Ann lives."
-    )
-    assert "define their type using a short sentence" in messages("definition", "x")[1]["content"]
-    assert passage_in(user["content"]) == "Ann lives."

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from uniner.annotate.annotator import Annotator, Teacher
-from uniner.annotate.prompts import passage_in
+from uniner.annotate.prompts import JSON_SCHEMA, passage_in, published
 from uniner.annotate.recorded import RecordedTeacher, load
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
@@ -27,7 +27,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, script):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.asked, self.lock = script, {}, threading.Lock()
-        self.now = self.peak = 0
+        self.now, self.peak, self.bodies = 0, 0, []
         self.gate = threading.Event()
         self.gate.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         passage = passage_in(body["messages"][-1]["content"])
         server = self.server
         with server.lock:
+            server.bodies.append(body)
             tries = server.script(passage)
             status, answer = tries[min(server.asked.get(passage, 0), len(tries) - 1)]
             server.asked[passage] = server.asked.get(passage, 0) + 1
@@ -97,7 +98,8 @@ def serve():
 
 def teacher(url, **changes):
     settings = {
-        "model": "m", "base_url": url, "template": "type", "temperature": 0.0, "max_reply_tokens": 50,
+        "model": "m", "base_url": url,
+        "prompt": published("type"), "reply_format": "tuples", "temperature": 0.0, "max_reply_tokens": 50,
         "in_flight": 32, "timeout_s": 5.0, "retries": 4, "usd_per_million_in": 1000.0,
         "usd_per_million_out": 2000.0,
     }  # fmt: skip
@@ -153,6 +155,15 @@ def test_requests_are_in_flight_together_up_to_the_limit(serve):
     _, rows = annotate(server.url, [f"Ann {n}" for n in range(60)], in_flight=24)
     assert len(rows) == 60
     assert server.peak == 24
+
+
+def test_a_json_schema_is_sent_where_it_is_asked_for(serve):
+    reply = '{"entities": [{"entity": "Ann", "type": "person"}]}'
+    server = serve(lambda _: [(200, completion(reply))])
+    _, (row,) = annotate(server.url, ["Ann"], reply_format="json_schema")
+    assert [(entity.text, entity.type) for entity in row.entities] == [("Ann", "person")]
+    annotate(server.url, ["Ann"])
+    assert [body.get("response_format") for body in server.bodies] == [JSON_SCHEMA, None]
 
 
 def wait_for(condition):

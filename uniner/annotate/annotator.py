@@ -8,11 +8,12 @@ ends the stage, and the same command goes on later.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import openai
 from openai import AsyncOpenAI
 
-from uniner.annotate.prompts import messages
+from uniner.annotate.prompts import JSON_SCHEMA, Prompt
 from uniner.annotate.replies import Pair, judge
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
@@ -29,7 +30,8 @@ class Teacher:
 
     model: str
     base_url: str | None
-    template: str
+    prompt: Prompt
+    reply_format: str
     temperature: float
     max_reply_tokens: int
     in_flight: int
@@ -47,6 +49,7 @@ class Annotator:
         self._client = AsyncOpenAI(
             api_key=api_key, base_url=teacher.base_url, max_retries=teacher.retries, timeout=teacher.timeout_s
         )
+        self._format: Any = {"response_format": JSON_SCHEMA} if teacher.reply_format == "json_schema" else {}
         self._free = asyncio.Semaphore(teacher.in_flight)
 
     async def __call__(self, chunk: Chunk) -> Chunk:
@@ -69,9 +72,10 @@ class Annotator:
             try:
                 raw = await self._client.chat.completions.with_raw_response.create(
                     model=self._teacher.model,
-                    messages=messages(self._teacher.template, passage.text),  # type: ignore[arg-type]
+                    messages=self._teacher.prompt.messages(passage.text),  # type: ignore[arg-type]
                     temperature=self._teacher.temperature,
                     max_tokens=self._teacher.max_reply_tokens,
+                    **self._format,
                 )
             except openai.APIStatusError as error:
                 if error.status_code in _NOT_OF_A_PASSAGE or error.status_code >= 500:

@@ -1,29 +1,113 @@
-"""What the teacher is asked: the paper's prompts, word for word (Fig. 1; the definition model's card)."""
+"""What the teacher is asked: the paper's prompts, word for word (Fig. 1; the definition model's card), or a
+file of the user's own."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from uniner.errors import UserError
+from uniner.storage import explained, filesystem
 
 SYSTEM = "You are a helpful information extraction system."
-_FOR_TEMPLATE = {
+PASSAGE = "{passage}"
+"""Where the passage goes in a prompt of one's own."""
+PASSAGE_MARK = "\n\nPassage: "
+
+_TASK = {
     "type": (
         "Given a passage, your task is to extract all entities and identify their entity types. "
-        "The output should be in a list of tuples of the following format: "
-        '[("entity 1", "type of entity 1"), ... ].'
+        "The output should be in "
     ),
     "definition": (
         "Given a paragraph, your task is to extract all entities and concepts, and define their type using a "
-        "short sentence. The output should be in the following format: "
-        '[("entity", "definition of entity type in a short sentence"), ... ]'
+        "short sentence. The output should be in "
     ),
 }
-PASSAGE_MARK = "\n\nPassage: "
+_TUPLES = {
+    "type": 'a list of tuples of the following format: [("entity 1", "type of entity 1"), ... ].',
+    "definition": 'the following format: [("entity", "definition of entity type in a short sentence"), ... ]',
+}
+# The paper has no such variant: the words are ours.
+_JSON = {
+    "type": (
+        'JSON of the following format: {"entities": [{"entity": "entity 1", "type": "type of it"}, ... ]}'
+    ),
+    "definition": (
+        'JSON of the following format: {"entities": [{"entity": "entity", "type": "definition of entity type '
+        'in a short sentence"}, ... ]}'
+    ),
+}
+_WORDS = {"type": "string"}
+JSON_SCHEMA: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "entities",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {
+                "entities": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"entity": _WORDS, "type": _WORDS},
+                        "required": ["entity", "type"],
+                        "additionalProperties": False,
+                    },
+                }
+            },
+            "required": ["entities"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""The request's response_format where annotate.reply_format is json_schema."""
 
 
-def messages(template: str, passage: str) -> list[dict[str, str]]:
-    """Return the chat messages that ask the teacher about a passage."""
-    return [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{_FOR_TEMPLATE[template]}{PASSAGE_MARK}{passage}"},
-    ]
+@dataclass(frozen=True)
+class Prompt:
+    """The chat messages that ask about a passage: `user` holds PASSAGE; no system message where it is ""."""
+
+    system: str
+    user: str
+
+    def messages(self, passage: str) -> list[dict[str, str]]:
+        """Return the chat messages that ask the teacher about a passage."""
+        asked = {"role": "user", "content": self.user.replace(PASSAGE, passage)}
+        return [{"role": "system", "content": self.system}, asked] if self.system else [asked]
+
+    def digest(self) -> str:
+        """Return what identifies the prompt's words."""
+        return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:16]
+
+
+def published(template: str, reply_format: str = "tuples") -> Prompt:
+    """Return the paper's prompt of a template; with `json_schema` another format is asked for."""
+    form = (_TUPLES if reply_format == "tuples" else _JSON)[template]
+    return Prompt(SYSTEM, f"{_TASK[template]}{form}{PASSAGE_MARK}{PASSAGE}")
+
+
+def load(url: str) -> Prompt:
+    """Read a prompt file: text with {passage} where the passage goes; a first line `System: ...` is that.
+
+    Raises:
+        UserError: where the file is missing, no text, or without {passage}.
+    """
+    system, path = filesystem(url)
+    with explained(url):
+        data = system.cat_file(path)
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{url}: is no UTF-8 text; annotate.prompt names a text file") from None
+    first, _, rest = text.partition("\n")
+    label, colon, said = first.partition(":")
+    system_line, user = (said.strip(), rest.strip()) if colon and label.lower() == "system" else ("", text)
+    if PASSAGE not in user:
+        raise UserError(f"{url}: has no {PASSAGE} (after the system line); put it where the passage goes")
+    return Prompt(system_line, user)
 
 
 def passage_in(user_message: str) -> str:
-    """Return the passage that a user message of `messages` asks about."""
+    """Return the passage that a user message of a `published` prompt asks about."""
     return user_message.split(PASSAGE_MARK, 1)[-1]

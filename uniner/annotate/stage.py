@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from uniner import work
-from uniner.annotate import recorded
+from uniner.annotate import prompts, recorded
 from uniner.annotate.annotator import Annotator, Teacher
 from uniner.config import Annotate, Config
 from uniner.errors import UserError
@@ -21,6 +21,11 @@ def check(config: Config) -> None:
     settings = config.annotate
     if settings.recording:
         recorded.load(settings.recording)
+        if not _prompt(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
+            raise UserError(
+                f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
+                f"empty line and 'Passage: {prompts.PASSAGE}'"
+            )
     elif not _key(settings):
         raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
     work.check_plan(_folder(config), _plan(config))
@@ -37,7 +42,8 @@ def run(config: Config) -> dict[str, Any]:
         teacher = Teacher(
             settings.model,
             base_url,
-            config.student.template,
+            _prompt(config),
+            settings.reply_format,
             settings.temperature,
             settings.max_reply_tokens,
             settings.in_flight,
@@ -64,9 +70,20 @@ def _folder(config: Config) -> Folder:
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     return {
         "stage": "annotate",
-        "config": {"template": config.student.template, "annotate": config.annotate.identity()},
+        "config": {
+            "template": config.student.template,
+            "prompt": _prompt(config).digest() if config.annotate.prompt else None,
+            "annotate": config.annotate.identity(),
+        },
         "parents": {"ingest": parent},
     }
+
+
+def _prompt(config: Config) -> prompts.Prompt:
+    settings = config.annotate
+    if settings.prompt:
+        return prompts.load(settings.prompt)
+    return prompts.published(config.student.template, settings.reply_format)
 
 
 def _key(settings: Annotate) -> str | None:
