@@ -5,15 +5,22 @@ import functools
 import os
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from uniner import work
 from uniner.annotate import prompts, recorded
-from uniner.annotate.annotator import Annotator, Teacher
+from uniner.annotate.annotator import Annotator
+from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
+from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
 from uniner.errors import UserError
 from uniner.storage import Folder
 
 # Requests wait on the network: an actor needs little of a CPU.
 _ACTOR_CPUS = 0.75
+# An actor reports when a request ends: it is dead when it is silent for much longer than the longest one.
+_SILENCE_S = 60.0
 
 
 def check(config: Config) -> None:
@@ -52,15 +59,48 @@ def run(config: Config) -> dict[str, Any]:
             settings.usd_per_million_in,
             settings.usd_per_million_out,
         )
+        ask = _meter(settings)
         parent = Folder(config.run.root) / config.run.name / "ingest"
         return work.run_stage(
             "annotate",
             _folder(config),
             _plan(config, parent.digest()),
             parent,
-            pool=work.Pool(functools.partial(Annotator, teacher, key), settings.actors, _ACTOR_CPUS),
+            pool=work.Pool(functools.partial(Annotator, teacher, key, ask), settings.actors, _ACTOR_CPUS),
             max_bad_share=settings.max_bad_share,
         )
+
+
+@ray.remote(num_cpus=0)
+class _ClusterMeter:
+    """The meter as an actor, beside the driver: it lives and dies with the run."""
+
+    def __init__(self, limits: Limits, forget_s: float):
+        self._meter = Meter(limits, forget_s=forget_s)
+
+    def ask(self, holder: str, report: Report, wants: list[Want]) -> Grant:
+        return self._meter.ask(holder, report, wants)
+
+
+class _AskCluster:
+    """Asks the cluster's meter from any actor."""
+
+    def __init__(self, meter: Any):
+        self._meter = meter
+
+    async def __call__(self, holder: str, report: Report, wants: list[Want]) -> Grant:
+        return await self._meter.ask.remote(holder, report, wants)
+
+
+def _meter(settings: Annotate) -> Ask | None:
+    limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
+    if limits == Limits() and settings.actors == 1:
+        return None
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    forget_s = settings.timeout_s + _SILENCE_S
+    # Ray puts `options` on the class when it decorates it: its types do not say so.
+    actor: Any = _ClusterMeter
+    return _AskCluster(actor.options(scheduling_strategy=here).remote(limits, forget_s))
 
 
 def _folder(config: Config) -> Folder:
