@@ -121,11 +121,12 @@ def test_annotate(ingested, job, run_job, wait_until):
         assert code == 0, output
     folder = runs(ingested) / "killed" / "annotate"
     with GatedTeacher(replies, free=400) as teacher:
-        url = f"annotate.base_url={teacher.base_url}"
-        standing = kill_after(job("annotate", ingested, url), folder, 20, wait_until)
+        # A cache of its own: in the other run's, all replies are.
+        words = [f"annotate.base_url={teacher.base_url}", f"annotate.cache={runs(ingested)}/cache-of-killed"]
+        standing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
         teacher.open()
         finished = {row["text"] for path in standing for row in read(path)}
-        code, output = run_job("annotate", ingested, url)
+        code, output = run_job("annotate", ingested, *words)
         assert code == 0, output
         require_untouched(standing)
         assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"

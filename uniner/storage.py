@@ -220,6 +220,18 @@ class Folder:
             entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"
         }
 
+    def tree(self) -> list[str]:
+        """Return the names of all files in the folder and below it; empty where there is no folder."""
+        system, path = filesystem(self.url)
+        return sorted(name[len(path) + 1 :] for name in system.find(path))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files; one that is gone already is no error."""
+        system, path = filesystem(self.url)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                system.rm_file(f"{path}/{name}")
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as indented JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=1, ensure_ascii=False).encode())

@@ -8,17 +8,11 @@ from collections import Counter, defaultdict
 import pytest
 from aiohttp import web
 
-from uniner.annotate.annotator import Annotator
-from uniner.annotate.limits import Limits, Meter, local
-from uniner.annotate.prompts import passage_in, published
+from uniner.annotate.limits import Limits
+from uniner.annotate.prompts import passage_in
 from uniner.annotate.recorded import RecordedTeacher
-from uniner.annotate.teacher import Teacher
-from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
-from uniner.storage import Chunk
 
 GARBAGE = ["<html>Bad gateway</html>", '{"choices": []}', '{"choices": [{"mess', "", "[]", '{"error": null}']
-
-NONE = Limits()
 
 
 class BadDay(RecordedTeacher):
@@ -63,39 +57,7 @@ class BadDay(RecordedTeacher):
         return Counter(fate for _, _, fate in self.log)
 
 
-def teacher(server, **changes):
-    settings = {
-        "model": "m", "base_url": server.base_url, "prompt": published("type"), "reply_format": "tuples",
-        "temperature": 0.0, "max_reply_tokens": 50, "in_flight": 32, "timeout_s": 1.0, "retries": 12,
-        "usd_per_million_in": 1.0, "usd_per_million_out": 1.0,
-    }  # fmt: skip
-    return Teacher(**{**settings, **changes})
-
-
-def annotate(settings, texts, limits=NONE, actors=1, chunk_rows=50):
-    """Annotate with several actors that share a meter; return rows in order and the figures of the chunks."""
-
-    async def work():
-        ask = local(Meter(limits))
-        workers = [Annotator(settings, "key", ask=ask) for _ in range(actors)]
-        chunks = []
-        for start in range(0, len(texts), chunk_rows):
-            some = enumerate(texts[start : start + chunk_rows], start)
-            passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 3, "") for n, text in some]
-            chunks.append(Chunk(f"{start:05d}", to_table(passages, PASSAGE)))
-
-        async def run(worker, mine):
-            return [await worker(chunk) for chunk in mine]
-
-        done = await asyncio.gather(*(run(worker, chunks[n::actors]) for n, worker in enumerate(workers)))
-        return sorted((chunk for some in done for chunk in some), key=lambda chunk: chunk.key)
-
-    chunks = asyncio.run(work())
-    rows = [row for chunk in chunks for row in from_table(chunk.table, Annotation)]
-    return rows, [chunk.figures for chunk in chunks]
-
-
-def test_on_a_bad_day_every_row_has_its_reply_and_the_limits_hold():
+def test_on_a_bad_day_every_row_has_its_reply_and_the_limits_hold(teacher, annotate):
     texts = [f"Ann {n}" for n in range(240)]
     bad = {"slow_down": 0.2, "broken": 0.1, "hang": 0.05, "garbage": 0.05, "close": 0.02}
     with BadDay(texts, bad, retry_after="0.02") as server:
@@ -114,7 +76,7 @@ def test_on_a_bad_day_every_row_has_its_reply_and_the_limits_hold():
         assert sum(start <= at < start + 2 for at in came) <= 88
 
 
-def test_tokens_a_minute_hold_by_what_the_server_counts():
+def test_tokens_a_minute_hold_by_what_the_server_counts(teacher, annotate):
     texts = [f"Ann {n}" + " and" * (n % 40) for n in range(60)]
     with BadDay(texts, {}) as server:
         rows, _ = annotate(teacher(server), texts, Limits(tokens_per_minute=60 * 400), actors=2)
@@ -125,7 +87,7 @@ def test_tokens_a_minute_hold_by_what_the_server_counts():
     assert came[-1][0] - came[0][0] <= 1.5 * sum(tokens.values()) / 400
 
 
-def test_after_a_429_all_actors_cool_down_for_as_long_as_the_server_says():
+def test_after_a_429_all_actors_cool_down_for_as_long_as_the_server_says(teacher, annotate):
     texts = [f"Ann {n}" for n in range(60)]
     with BadDay(texts, {"slow_down": 0.1}, retry_after="0.5") as server:
         rows, _ = annotate(
@@ -139,7 +101,7 @@ def test_after_a_429_all_actors_cool_down_for_as_long_as_the_server_says():
         assert sum(start < at < start + 0.45 for at in came) <= 2
 
 
-def test_one_passage_that_the_server_cannot_answer_is_a_row_that_failed():
+def test_one_passage_that_the_server_cannot_answer_is_a_row_that_failed(teacher, annotate):
     texts = [f"Ann {n}" for n in range(20)]
 
     class Poisoned(BadDay):
@@ -158,14 +120,14 @@ def test_one_passage_that_the_server_cannot_answer_is_a_row_that_failed():
         assert failed.attempts == 3
 
 
-def test_half_a_surrogate_pair_is_stored():
+def test_half_a_surrogate_pair_is_stored(teacher, annotate):
     with RecordedTeacher({"Ann": '[("Ann\ud800", "person")]'}) as server:
         rows, _ = annotate(teacher(server, retries=0), ["Ann"])
     assert [(row.outcome, row.entities[0].text) for row in rows] == [("ok", "Ann?")]
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("Retry-After-Ms", "300"), ("Retry-After", "0.3")])
-def test_retry_after_is_read_in_each_unit(header, seconds):
+def test_retry_after_is_read_in_each_unit(header, seconds, teacher, annotate):
     came = defaultdict(list)
 
     class Once(RecordedTeacher):
@@ -181,7 +143,7 @@ def test_retry_after_is_read_in_each_unit(header, seconds):
     assert second - first >= 0.3
 
 
-def test_a_spent_quota_ends_the_stage_at_once():
+def test_a_spent_quota_ends_the_stage_at_once(teacher, annotate):
     class Spent(RecordedTeacher):
         async def _complete(self, request):
             self.asked += 1

@@ -1,11 +1,14 @@
 """The annotate stage's worker: a chunk of passages in, the same passages annotated out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.annotate.journal import Journal
 from uniner.annotate.limits import Ask, Gate, Limits, Meter, local
 from uniner.annotate.replies import Pair, judge
-from uniner.annotate.teacher import Line, Rejection, Reply, Teacher
+from uniner.annotate.teacher import Line, Rejection, Teacher
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.templates import locate
@@ -14,38 +17,84 @@ from uniner.templates import locate
 class Annotator:
     """The stage's worker: a chunk of passages in, the same passages annotated out, in the same order."""
 
-    def __init__(self, teacher: Teacher, api_key: str | None = None, ask: Ask | None = None):
-        """`ask` reaches the meter of the whole cluster; without it there are no limits."""
-        self._teacher = teacher
+    def __init__(
+        self,
+        teacher: Teacher,
+        api_key: str | None = None,
+        ask: Ask | None = None,
+        cache: ReplyCache | None = None,
+        run: str = "",
+    ):
+        """`ask` reaches the meter of the whole cluster; without it there are no limits. `run` is the id under
+        which replies are paid for; without a cache none is kept."""
+        self._teacher, self._cache, self._run = teacher, cache, run
         self._gate = Gate(ask or local(Meter(Limits())))
         self._line = Line(teacher, api_key, self._gate)
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Annotate a chunk."""
         passages = from_table(chunk.table, Passage)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(passage.text)) for passage in passages]
-        answers = [task.result() for task in tasks]
-        annotations = [self._record(*pair) for pair in zip(passages, answers, strict=True)]
-        figures = {
-            "requests": sum(annotation.attempts for annotation in annotations),
-            "tokens_in": sum(annotation.tokens_in for annotation in annotations),
-            "tokens_out": sum(annotation.tokens_out for annotation in annotations),
-            "cost_usd": sum(annotation.cost_usd for annotation in annotations),
-            "entities": sum(len(annotation.entities) for annotation in annotations),
-        }
+        asked = [self._teacher.request(passage.text) for passage in passages]
+        keys = [key_of(request) for request in asked]
+        requests = dict(zip(keys, asked, strict=True))  # a passage that comes twice is asked about once
+        digest = digest_of(requests)
+        kept = await asyncio.to_thread(self._cache.find, digest, requests) if self._cache else {}
+        missing = {key: request for key, request in requests.items() if key not in kept}
+        answers: dict[str, Kept | Rejection] = {**kept, **await self._ask_all(digest, missing)}
+        annotations = [
+            self._record(passage, answers[key]) for passage, key in zip(passages, keys, strict=True)
+        ]
+        figures = {**self._paid(answers), "cache_hits": len(kept), "cache_misses": len(missing)}
+        figures["entities"] = sum(len(annotation.entities) for annotation in annotations)
         return Chunk(chunk.key, to_table(annotations, ANNOTATION), figures=figures)
 
-    async def _ask(self, text: str) -> Reply | Rejection:
-        answer = await self._line.ask(self._teacher.request(text))
+    async def _ask_all(
+        self, digest: str, requests: Mapping[str, dict[str, Any]]
+    ) -> dict[str, Kept | Rejection]:
+        if not requests:
+            return {}
+        journal = Journal(self._cache, digest)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(journal.save_on())
+                tasks = {
+                    key: group.create_task(self._ask(journal, key, request))
+                    for key, request in requests.items()
+                }
+                await asyncio.wait(tasks.values())
+                journal.end()
+        finally:
+            await journal.save()  # where a request failed, the others' replies are paid for too
+        if self._cache:
+            await asyncio.to_thread(self._cache.fold, digest)
+        return {key: task.result() for key, task in tasks.items()}
+
+    async def _ask(self, journal: Journal, key: str, request: dict[str, Any]) -> Kept | Rejection:
+        answer = await self._line.ask(request)
         if isinstance(answer, Rejection):
             return answer
         reply, want = answer
+        kept = Kept.of(key, reply, self._run)
         usd = self._teacher.usd(reply.tokens_in, reply.tokens_out)
-        self._gate.leave(want, reply.tokens_in + reply.tokens_out, usd)
-        return reply
+        # Money counts as under way until its reply is safe: when the budget stops the run, nothing is lost.
+        journal.add(kept, lambda: self._gate.leave(want, reply.tokens_in + reply.tokens_out, usd))
+        return kept
 
-    def _record(self, passage: Passage, answer: Reply | Rejection) -> Annotation:
+    def _paid(self, answers: Mapping[str, Kept | Rejection]) -> dict[str, float]:
+        """Add up what this run paid for, now or before it was stopped; and what other runs paid for it."""
+        kept = [answer for answer in answers.values() if isinstance(answer, Kept)]
+        paid = [answer for answer in kept if answer.run == self._run]
+        others = [answer for answer in kept if answer.run != self._run]
+        rejected = [answer for answer in answers.values() if isinstance(answer, Rejection)]
+        return {
+            "requests": sum(kept.attempts for kept in paid) + sum(one.attempts for one in rejected),
+            "tokens_in": sum(kept.tokens_in for kept in paid),
+            "tokens_out": sum(kept.tokens_out for kept in paid),
+            "cost_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in paid),
+            "saved_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in others),
+        }
+
+    def _record(self, passage: Passage, answer: Kept | Rejection) -> Annotation:
         pairs: tuple[Pair, ...] = ()
         if isinstance(answer, Rejection):
             outcome, said, tokens_in, tokens_out = answer.outcome, answer.said, 0, 0

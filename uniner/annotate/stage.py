@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import os
+import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,14 +13,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from uniner import work
 from uniner.annotate import prompts, recorded
 from uniner.annotate.annotator import Annotator
+from uniner.annotate.cache import ReplyCache
 from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
 from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
 from uniner.errors import UserError
-from uniner.storage import Folder
+from uniner.storage import Folder, explained
 
 # Requests wait on the network: an actor needs little of a CPU.
 _ACTOR_CPUS = 0.75
+_CACHE, _RUN = "reply-cache", "run.json"
 # An actor reports when a request ends: it is dead when it is silent for much longer than the longest one.
 _SILENCE_S = 60.0
 
@@ -59,16 +63,49 @@ def run(config: Config) -> dict[str, Any]:
             settings.usd_per_million_in,
             settings.usd_per_million_out,
         )
-        ask = _meter(settings)
-        parent = Folder(config.run.root) / config.run.name / "ingest"
+        folder, parent = _folder(config), Folder(config.run.root) / config.run.name / "ingest"
+        plan, keep = _plan(config, parent.digest()), None
+        if folder.manifest() is None and (settings.cache or not settings.recording):
+            run = _run_id(folder)
+            cache = Folder(settings.cache or f"{config.run.root}/{_CACHE}")
+            with explained(cache.url):
+                index = ReplyCache(cache, teacher.request("")).read_index(run)
+            keep = _Keep(cache, run, ray.put(index))
+        make = functools.partial(_annotator, teacher, key, _meter(settings), keep)
         return work.run_stage(
             "annotate",
-            _folder(config),
-            _plan(config, parent.digest()),
+            folder,
+            plan,
             parent,
-            pool=work.Pool(functools.partial(Annotator, teacher, key, ask), settings.actors, _ACTOR_CPUS),
+            pool=work.Pool(make, settings.actors, _ACTOR_CPUS),
             max_bad_share=settings.max_bad_share,
         )
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Where an actor keeps replies, for which run, and (a reference to) the index of those that stand."""
+
+    folder: Folder
+    run: str
+    index: Any
+
+
+def _annotator(teacher: Teacher, key: str | None, ask: Ask | None, keep: _Keep | None) -> Annotator:
+    if keep is None:
+        return Annotator(teacher, key, ask)
+    cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
+    return Annotator(teacher, key, ask, cache, keep.run)
+
+
+def _run_id(folder: Folder) -> str:
+    """Return the id under which this run pays: it goes with the stage's folder."""
+    with explained(folder.url):
+        standing = folder.read_json(_RUN)
+        if standing is None:
+            standing = {"id": uuid.uuid4().hex}
+            folder.write_json(_RUN, standing)
+    return str(standing["id"])
 
 
 @ray.remote(num_cpus=0)
