@@ -321,7 +321,7 @@ class Folder:
         for file in sorted(source.iterdir()):
             system.put_file(str(file), f"{path}/{file.name}")
 
-    def remove(self) -> None:
+    def remove_all(self) -> None:
         """Delete the folder and all that is in it."""
         system, path = filesystem(self.url)
         system.rm(path, recursive=True)

@@ -108,6 +108,11 @@ def load(url: str) -> Prompt:
     return Prompt(system_line, user)
 
 
+def chosen(url: str | None, template: str, reply_format: str) -> Prompt:
+    """Return the prompt of a file, where one is named, else the published one."""
+    return load(url) if url else published(template, reply_format)
+
+
 def passage_in(user_message: str) -> str:
     """Return the passage that a user message of a `published` prompt asks about."""
     return user_message.split(PASSAGE_MARK, 1)[-1]

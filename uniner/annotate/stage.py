@@ -157,10 +157,7 @@ def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
 
 
 def _prompt(config: Config) -> prompts.Prompt:
-    settings = config.annotate
-    if settings.prompt:
-        return prompts.load(settings.prompt)
-    return prompts.published(config.student.template, settings.reply_format)
+    return prompts.chosen(config.annotate.prompt, config.student.template, config.annotate.reply_format)
 
 
 def _key(settings: Annotate) -> str | None:

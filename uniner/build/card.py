@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from uniner.annotate.prompts import messages
+from uniner.annotate.prompts import PASSAGE, chosen
 from uniner.config import Config
 from uniner.records import Conversation, from_table
 from uniner.storage import Folder, Summary, merge
@@ -41,7 +41,8 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> st
     supervised = {name: counts[f"from_{name}"] for name in config.build.supervised}
     from_teacher = counts["conversations"] - sum(supervised.values())
     by_teacher = {"teacher": from_teacher} if config.build.teacher_weight else {}
-    asked = messages(config.student.template, "{passage}")
+    annotate = config.annotate
+    prompt = chosen(annotate.prompt, config.student.template, annotate.reply_format)
     text = resources.files("uniner.build").joinpath("card.md").read_text(encoding="utf-8")
     return (
         Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -51,8 +52,8 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> st
             seed=config.run.seed,
             version=metadata.version("uniner"),
             build=config.build,
-            teacher=config.annotate if config.build.teacher_weight else None,
-            prompt="\n".join(message["content"] for message in asked),
+            teacher=annotate if config.build.teacher_weight else None,
+            prompt="\n".join(message["content"] for message in prompt.messages(PASSAGE)),
             counts=counts,
             by_dataset=by_teacher | supervised,
             types=len(mentions),

@@ -86,7 +86,7 @@ def run(config: Config) -> dict[str, Any]:
         seconds=round(time.monotonic() - started, 1),
     )
     if selects:
-        read_into.remove()
+        read_into.remove_all()
     if bounded:
         say(f"ingest: read only {bounded} (ingest.read_mb): no sample of the whole corpus")
     return work.say_done("ingest", manifest, "passages")
