@@ -68,6 +68,9 @@ class Ingest(Section):
     .ndjson) and text, a document a file (.txt), both also with .gz or .zst; Parquet (.parquet)."""
     max_tokens: Count = 256
     """Longest passage in tokens of the student's tokenizer (paper: 256)."""
+    overlap_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of a passage that the next one repeats, for tagging: an entity at a cut is whole in one of the
+    two, and is given to exactly one. At most half of max_tokens."""
     chunk_passages: Count = 128
     """Passages a chunk: about a minute of a teacher's or a student's work."""
     sample: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -23,7 +23,12 @@ _string, _int = pa.string(), pa.int64()
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document: `document[char_start:char_end] == text`."""
+    """A piece of a document: `document[char_start:char_end] == text`.
+
+    passage_index rises through the document; a long document's has gaps. The passage shares overlap_before
+    characters with the one before it and overlap_after with the next (`ingest.passages.owns` tells whose is
+    what stands there).
+    """
 
     passage_id: str
     doc_id: str
@@ -33,6 +38,8 @@ class Passage:
     text: str
     n_tokens: int
     source: str
+    overlap_before: int = 0
+    overlap_after: int = 0
 
 
 PASSAGE = _schema(
@@ -44,6 +51,8 @@ PASSAGE = _schema(
     text=_string,
     n_tokens=_int,
     source=_string,
+    overlap_before=_int,
+    overlap_after=_int,
 )
 
 

@@ -1,11 +1,14 @@
 """Cutting: nothing is lost, offsets are exact, no piece is too long, ends are where readers expect them."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.ingest import passages
-from uniner.ingest.passages import cut
+from uniner.ingest.passages import cut, owns
+from uniner.records import Passage
 
 WORDS = st.text(st.sampled_from("abcXYZ019.,!?\"'()é中🙂\u0301\u200f\x00"), min_size=1, max_size=30)
 BLANKS = st.sampled_from([" ", "  ", "\n", "\n\n", "\r\n", "\t", " \n \n "])
@@ -29,14 +32,83 @@ def test_nothing_is_lost_and_no_piece_is_too_long(tokenizer, text, max_tokens):
     require_whole(text, list(cut(text, tokenizer, max_tokens)), tokenizer, max_tokens)
 
 
-def test_a_document_of_many_windows_is_cut_like_any_other(tokenizer, monkeypatch):
-    monkeypatch.setattr(passages, "_WINDOW_CHARACTERS", 300)
+def test_a_document_of_many_sections_is_cut_like_any_other(tokenizer, monkeypatch):
+    monkeypatch.setattr(passages, "_SECTION_CHARACTERS", 300)
     text = " ".join(f"Sentence number {number} ends here." for number in range(400))
     pieces = list(cut(text, tokenizer, 16))
     require_whole(text, pieces, tokenizer, 16)
-    monkeypatch.setattr(passages, "_WINDOW_CHARACTERS", 10**6)
+    assert all(text[piece.end - 1] == "." or text[piece.end] == " " for piece in pieces)
+    assert [piece.index for piece in pieces] == sorted({piece.index for piece in pieces})
+    monkeypatch.setattr(passages, "_SECTION_CHARACTERS", 10**6)
     whole = list(cut(text, tokenizer, 16))
+    assert [piece.index for piece in whole] == list(range(len(whole)))
     assert abs(len(pieces) - len(whole)) <= len(whole) * 0.1
+
+
+def test_only_wanted_sections_are_tokenised_and_cut_as_in_the_whole(tokenizer, monkeypatch):
+    monkeypatch.setattr(passages, "_SECTION_CHARACTERS", 300)
+    text = " ".join(f"Sentence number {number} ends here." for number in range(400))
+    seen = []
+
+    def tokenize(piece, **settings):
+        seen.append(piece)
+        return tokenizer(piece, **settings)
+
+    some = list(cut(text, tokenize, 16, wanted=lambda start, end: start <= 5_000 < end))
+    assert set(some) < set(cut(text, tokenizer, 16))
+    assert any(piece.start <= 5_000 < piece.end + 1 for piece in some)
+    assert sum(map(len, seen)) < 3 * 300
+
+
+def made_into_passages(text, pieces):
+    return [
+        Passage("", "", piece.index, piece.start, piece.end, text[piece.start : piece.end], piece.n_tokens,
+                "", piece.overlap_before, piece.overlap_after)
+        for piece in pieces
+    ]  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    text=TEXTS.map(lambda text: text[:400]),
+    sizes=st.sampled_from([(8, 4), (13, 3), (40, 20), (40, 1)]),
+    section=st.sampled_from([1, 10**6]),
+)
+def test_with_an_overlap_nothing_is_lost_and_each_span_is_owned_once(tokenizer, text, sizes, section):
+    max_tokens, overlap_tokens = sizes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passages, "_SECTION_CHARACTERS", section)
+        pieces = list(cut(text, tokenizer, max_tokens, overlap_tokens))
+    covered = 0
+    for before, piece in pairwise([None, *pieces]):
+        assert not text[covered : piece.start].strip()
+        assert piece.n_tokens == len(
+            tokenizer(text[piece.start : piece.end], add_special_tokens=False).input_ids
+        )
+        assert piece.n_tokens <= max_tokens
+        assert piece.end > covered
+        if before:
+            assert piece.start >= before.start
+            assert before.overlap_after == piece.overlap_before == max(0, before.end - piece.start)
+        covered = piece.end
+    assert not text[covered:].strip()
+    made = made_into_passages(text, pieces)
+    for start in range(0, len(text), 3):
+        near = [passage for passage in made if passage.char_start <= start < passage.char_end]
+        for end in (start + 1, start + 2, start + 5, start + 18):
+            whole_in = [passage for passage in near if end <= passage.char_end]
+            assert sum(owns(passage, start, end) for passage in whole_in) == bool(whole_in)
+
+
+def test_an_overlap_repeats_the_last_words_and_makes_spans_at_a_cut_whole(tokenizer):
+    words = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma"
+    plain, overlapping = list(cut(words, tokenizer, 24)), list(cut(words, tokenizer, 24, 12))
+    assert not any(piece.overlap_before or piece.overlap_after for piece in plain)
+    assert all(piece.overlap_before > 0 for piece in overlapping[1:])
+    assert all(piece.start == 0 or words[piece.start - 1] == " " for piece in overlapping)
+    at_cut = words.rindex(" ", 0, plain[0].end - 1) + 1, words.index(" ", plain[0].end + 1)
+    assert not [p for p in plain if p.start <= at_cut[0] and at_cut[1] <= p.end]
+    assert [p for p in overlapping if p.start <= at_cut[0] and at_cut[1] <= p.end]
 
 
 def test_it_cuts_at_paragraphs_then_sentences_then_words(tokenizer):

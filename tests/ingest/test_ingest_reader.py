@@ -16,7 +16,7 @@ from uniner.ingest.shards import fingerprint, parts_of
 from uniner.records import Passage, from_table
 from uniner.storage import Folder, merge, rejects_name
 
-RECIPE = Recipe(20, 5, Sampling(0, 1.0), Fields("text", "meta.pile_set_name"), 10**6)
+RECIPE = Recipe(20, 0, 5, Sampling(0, 1.0), Fields("text", "meta.pile_set_name"), 10**6)
 LINES = [
     json.dumps({"text": f"Document {number} is here. " * (1 + number % 4), "meta": {"pile_set_name": "Mine"}})
     for number in range(30)

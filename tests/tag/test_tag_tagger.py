@@ -42,6 +42,18 @@ def test_offsets_count_characters_of_the_document():
     assert row.char_start == 6
 
 
+def test_an_entity_in_an_overlap_is_given_by_one_of_the_two_passages():
+    left = Passage("d-0", "d", 0, 0, 34, DOCUMENT[:34], 9, "", 0, 16)
+    right = Passage("d-1", "d", 1, 18, len(DOCUMENT), DOCUMENT[18:], 9, "", 16, 0)
+    replies = [ok("city", "Łódź"), ok("person", "ANN LEE", "Ann Lee")]
+    found = [
+        (passage.passage_id, entity.start)
+        for passage in (left, right)
+        for entity in tagged(passage, replies, every_occurrence=True).entities
+    ]
+    assert found == [("d-0", 6), ("d-0", 18), ("d-1", 30), ("d-1", 36)]
+
+
 def test_case_and_white_space_fold_and_say_so():
     assert entities(ok("person", "ann lee")) == [
         ("Ann Lee", "person", "folded"),

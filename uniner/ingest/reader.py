@@ -1,5 +1,6 @@
 """Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 from uniner.ingest.hygiene import Hygiene
 from uniner.ingest.passages import cut
 from uniner.ingest.rows import Document, Fields, Row, read_rows
-from uniner.ingest.sampling import SLOT_CHARACTERS, Sampling, in_sample
+from uniner.ingest.sampling import Sampling, any_in_sample, in_sample
 from uniner.ingest.selection import digest
 from uniner.ingest.shards import Part
 from uniner.records import PASSAGE, Passage, to_table
@@ -26,7 +27,7 @@ _EVERYTHING_GOES = Hygiene()
 
 @dataclass(frozen=True)
 class Position:
-    """Where a chunk ends: the next passage to take is number `passage` of row `line`.
+    """Where a chunk ends: the next passage to take is one of row `line` with an index of `passage` or more.
 
     bytes is what was read of the part; last is 1 where the part ends here.
     """
@@ -43,6 +44,7 @@ class Recipe:
     """What decides a part's passages. With digests they are candidates, of which some will be selected."""
 
     max_tokens: int
+    overlap_tokens: int
     chunk_passages: int
     sampling: Sampling
     fields: Fields
@@ -86,13 +88,10 @@ def read_chunks(
         chosen = recipe.sampling.chosen(place, len(row.found.text), row.found.source)
         if chosen is not None and not chosen:
             continue
-        last_slot = max(chosen) if chosen else None
         if not first:
             chunk.count("documents_chosen")
-        for passage in _passages(place, row.found, recipe, tokenizer):
-            if last_slot is not None and passage.char_start // SLOT_CHARACTERS > last_slot:
-                break  # the rest of the document need not be cut
-            if passage.passage_index < first or not in_sample(passage.char_start, chosen):
+        for passage in _passages(place, row.found, chosen, recipe, tokenizer):
+            if passage.passage_index < first:
                 continue
             chunk.count("passages_sampled")
             fault, shared = hygiene.fault(passage.text, passage.n_tokens)
@@ -147,15 +146,22 @@ class _Building:
         return _Building(self.part, self.end, self.recipe)
 
 
-def _passages(place: str, document: Document, recipe: Recipe, tokenizer: Any) -> Iterator[Passage]:
-    for index, piece in enumerate(cut(document.text, tokenizer, recipe.max_tokens)):
-        yield Passage(
-            f"{place}-{index:05d}",
-            document.id or place,
-            index,
-            piece.start,
-            piece.end,
-            document.text[piece.start : piece.end],
-            piece.n_tokens,
-            document.source,
-        )
+def _passages(
+    place: str, document: Document, chosen: frozenset[int] | None, recipe: Recipe, tokenizer: Any
+) -> Iterator[Passage]:
+    wanted = None if chosen is None else functools.partial(any_in_sample, chosen)
+    pieces = cut(document.text, tokenizer, recipe.max_tokens, recipe.overlap_tokens, wanted)
+    for piece in pieces:
+        if in_sample(piece.start, chosen):
+            yield Passage(
+                f"{place}-{piece.index:09d}",
+                document.id or place,
+                piece.index,
+                piece.start,
+                piece.end,
+                document.text[piece.start : piece.end],
+                piece.n_tokens,
+                document.source,
+                piece.overlap_before,
+                piece.overlap_after,
+            )

@@ -39,6 +39,11 @@ def in_sample(start: int, chosen: frozenset[int] | None) -> bool:
     return chosen is None or start // SLOT_CHARACTERS in chosen
 
 
+def any_in_sample(chosen: frozenset[int], start: int, end: int) -> bool:
+    """Tell whether a passage that starts between two characters may be in the sample."""
+    return not chosen.isdisjoint(range(start // SLOT_CHARACTERS, (end - 1) // SLOT_CHARACTERS + 1))
+
+
 def _hits(key: str, slots: int, share: float) -> Iterator[int]:
     """Yield the slots that are chosen, each with probability `share`, at the cost of the hits alone.
 

@@ -46,6 +46,11 @@ def check(config: Config) -> None:
             f"ingest.languages: {', '.join(sorted(unknown))} cannot be told; take of "
             f"{', '.join(sorted(languages()))}"
         )
+    if 2 * config.ingest.overlap_tokens > config.ingest.max_tokens:
+        raise UserError(
+            f"ingest.overlap_tokens = {config.ingest.overlap_tokens}: must be at most half of "
+            f"ingest.max_tokens = {config.ingest.max_tokens}, so that passages go forward"
+        )
     if config.ingest.stratified and not config.ingest.passages:
         raise UserError("ingest.stratified divides ingest.passages among the sources; set that too")
     files = expand(config.ingest.shards)
@@ -96,6 +101,7 @@ def _recipe(config: Config, digests: bool) -> Recipe:
     settings = config.ingest
     return Recipe(
         settings.max_tokens,
+        settings.overlap_tokens,
         settings.chunk_passages,
         Sampling(config.run.seed, settings.sample, settings.sample_of_source),
         Fields(settings.text_field, settings.source_field, settings.id_field),

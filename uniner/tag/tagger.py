@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from uniner.ingest.passages import owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, merge
 from uniner.tag.asker import Asker, Reply, figures
@@ -16,6 +17,7 @@ def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -
 
     An entity's text is the document's own. A (start, end, type) appears once, with the first answer's score;
     so does a mention of a type that is not in the passage, which is kept as ungrounded.
+    What stands in an overlap of two passages is the entity of the one that owns it.
     """
     found: dict[tuple[int, int, str, str], TaggedEntity] = {}
     for reply in replies:
@@ -26,6 +28,8 @@ def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -
                 found.setdefault(key, TaggedEntity(mention, reply.type, -1, -1, reply.score, grounding))
             for start, end in spans if every_occurrence else spans[:1]:
                 here, there = passage.char_start + start, passage.char_start + end
+                if not owns(passage, here, there):
+                    continue  # it stands in an overlap, and the neighbour gives it
                 entity = TaggedEntity(
                     passage.text[start:end], reply.type, here, there, reply.score, grounding
                 )
