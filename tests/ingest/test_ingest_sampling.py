@@ -4,10 +4,11 @@ from collections import Counter
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uniner.ingest.sampling import SLOT_CHARACTERS, Sampling, in_sample
+from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import smallest
 
 PLACES = [f"00000-{number:09d}" for number in range(4_000)]
@@ -27,14 +28,17 @@ def sampled(sampling, places=PLACES, source=""):
     found = []
     for place in places:
         starts, length = starts_of(place)
-        chosen = sampling.chosen(place, length, source)
-        found += [(place, index, len(starts)) for index, at in enumerate(starts) if in_sample(at, chosen)]
+        chosen = sampling.choose(place, length, source)
+        found += [(place, index, len(starts)) for index, at in enumerate(starts) if chosen.has(at)]
+        assert all(chosen.any_between(at, at + 1) == chosen.has(at) for at in starts)
+        assert chosen.any_between(0, length) >= any(chosen.has(at) for at in starts)
     return found
 
 
-def test_every_passage_has_the_same_chance_wherever_it_stands():
+@pytest.mark.parametrize("slot", [64, 1_024])
+def test_every_passage_has_the_same_chance_wherever_it_stands(slot):
     total = Counter(len(starts_of(place)[0]) for place in PLACES)
-    found = [hit for seed in range(10) for hit in sampled(Sampling(seed, 0.03))]
+    found = [hit for seed in range(10) for hit in sampled(Sampling(seed, 0.03, slot_characters=slot))]
     for passages, documents in total.items():  # documents with one passage, two, five, sixty
         expected = 10 * 0.03 * passages * documents
         count = sum(1 for hit in found if hit[2] == passages)
@@ -57,10 +61,10 @@ def test_the_sample_depends_on_seed_and_place_alone():
 
 def test_all_or_none_and_shares_of_sources():
     sampling = Sampling(0, 1.0, {"web": 0.05, "spam": 0.0})
-    assert sampling.chosen("p", 10, "books") is None
-    assert sampling.chosen("p", 10**9, "spam") == frozenset()
-    slots = 10**6 // SLOT_CHARACTERS
-    assert 0.8 < len(sampling.chosen("p", 10**6, "web")) / (0.05 * slots) < 1.2
+    assert sampling.choose("p", 10, "books").slots is None
+    assert not sampling.choose("p", 10**9, "spam")
+    slots = 10**7 // sampling.slot_characters
+    assert 0.8 < len(sampling.choose("p", 10**7, "web").slots) / (0.05 * slots) < 1.2
 
 
 SAMPLES = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 4)), max_size=60)

@@ -43,7 +43,7 @@ def cut(
     tokenizer: Any,
     max_tokens: int,
     overlap_tokens: int = 0,
-    wanted: Callable[[int, int], bool] | None = None,
+    wanted: Callable[[int, int], bool] = lambda start, end: True,  # noqa: ARG005
 ) -> Iterator[Cut]:
     """Yield the pieces of a text in order: together, all of it but blanks between pieces.
 
@@ -57,7 +57,7 @@ def cut(
     size = max(_SECTION_CHARACTERS, _TOKEN_CHARACTERS * max_tokens)
     before: Cut | None = None
     for number, (start, end) in enumerate(_sections(text, size)):
-        if wanted and not overlap_tokens and not wanted(start, end):
+        if not overlap_tokens and not wanted(start, end):
             continue
         for index, piece in enumerate(
             _cut_section(text, start, end, before, tokenizer, max_tokens, overlap_tokens)

@@ -1,6 +1,5 @@
 """Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 from uniner.ingest.hygiene import Hygiene
 from uniner.ingest.passages import cut
 from uniner.ingest.rows import Document, Fields, Row, read_rows
-from uniner.ingest.sampling import Sampling, any_in_sample, in_sample
+from uniner.ingest.sampling import Chosen, Sampling
 from uniner.ingest.selection import digest
 from uniner.ingest.shards import Part
 from uniner.records import PASSAGE, Passage, to_table
@@ -85,8 +84,8 @@ def read_chunks(
         if not first:
             chunk.count("documents")
         place = f"{part.number:05d}-{row.number:09d}"
-        chosen = recipe.sampling.chosen(place, len(row.found.text), row.found.source)
-        if chosen is not None and not chosen:
+        chosen = recipe.sampling.choose(place, len(row.found.text), row.found.source)
+        if not chosen:
             continue
         if not first:
             chunk.count("documents_chosen")
@@ -147,12 +146,11 @@ class _Building:
 
 
 def _passages(
-    place: str, document: Document, chosen: frozenset[int] | None, recipe: Recipe, tokenizer: Any
+    place: str, document: Document, chosen: Chosen, recipe: Recipe, tokenizer: Any
 ) -> Iterator[Passage]:
-    wanted = None if chosen is None else functools.partial(any_in_sample, chosen)
-    pieces = cut(document.text, tokenizer, recipe.max_tokens, recipe.overlap_tokens, wanted)
+    pieces = cut(document.text, tokenizer, recipe.max_tokens, recipe.overlap_tokens, chosen.any_between)
     for piece in pieces:
-        if in_sample(piece.start, chosen):
+        if chosen.has(piece.start):
             yield Passage(
                 f"{place}-{piece.index:09d}",
                 document.id or place,

@@ -1,9 +1,10 @@
 """Which passages of a document are in the sample, told before the document is cut.
 
-A document is divided into slots of a few characters. Each slot is chosen or not by the seed and the
+A document is divided into slots of about a passage's length. Each slot is chosen or not by the seed and the
 document's place alone, and a passage is in the sample when the slot that it starts in is chosen. So every
 passage of the corpus has the same chance, whatever the number of workers; a long document does not come whole
-or not at all; and one without a chosen slot (nearly all, in a small sample) is never tokenised.
+or not at all; and one without a chosen slot (nearly all, in a small sample) is never tokenised. Smaller slots
+would be no fairer, and most would be chosen in vain, for no passage starts in them.
 """
 
 import hashlib
@@ -11,8 +12,25 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-SLOT_CHARACTERS = 64
-"""Shorter than a passage: passages that start in the same slot would come together."""
+
+@dataclass(frozen=True)
+class Chosen:
+    """A document's chosen slots, each of so many characters; slots of None are all. False where none is."""
+
+    slots: frozenset[int] | None
+    characters: int
+
+    def __bool__(self) -> bool:
+        return self.slots is None or bool(self.slots)
+
+    def has(self, start: int) -> bool:
+        """Tell whether the passage that starts at a character is in the sample."""
+        return self.slots is None or start // self.characters in self.slots
+
+    def any_between(self, start: int, end: int) -> bool:
+        """Tell whether a passage that starts from one character up to another may be in the sample."""
+        between = range(start // self.characters, (end - 1) // self.characters + 1)
+        return self.slots is None or not self.slots.isdisjoint(between)
 
 
 @dataclass(frozen=True)
@@ -22,26 +40,16 @@ class Sampling:
     seed: int
     share: float
     of_source: Mapping[str, float] = field(default_factory=dict)
+    slot_characters: int = 1_024
 
-    def chosen(self, place: str, length: int, source: str) -> frozenset[int] | None:
-        """Return a document's chosen slots: empty for none, None for all. length is in characters."""
+    def choose(self, place: str, length: int, source: str) -> Chosen:
+        """Return a document's chosen slots; length is in characters."""
         share = self.of_source.get(source, self.share)
-        if share >= 1:
-            return None
-        if share <= 0:
-            return frozenset()
-        slots = -(-length // SLOT_CHARACTERS)
-        return frozenset(_hits(f"{self.seed}/{place}", slots, share))
-
-
-def in_sample(start: int, chosen: frozenset[int] | None) -> bool:
-    """Tell whether the passage that starts at a character is in the sample."""
-    return chosen is None or start // SLOT_CHARACTERS in chosen
-
-
-def any_in_sample(chosen: frozenset[int], start: int, end: int) -> bool:
-    """Tell whether a passage that starts between two characters may be in the sample."""
-    return not chosen.isdisjoint(range(start // SLOT_CHARACTERS, (end - 1) // SLOT_CHARACTERS + 1))
+        slots = None
+        if share < 1:
+            count = -(-length // self.slot_characters)
+            slots = frozenset(_hits(f"{self.seed}/{place}", count, share) if share > 0 else ())
+        return Chosen(slots, self.slot_characters)
 
 
 def _hits(key: str, slots: int, share: float) -> Iterator[int]:

@@ -103,7 +103,7 @@ def _recipe(config: Config, digests: bool) -> Recipe:
         settings.max_tokens,
         settings.overlap_tokens,
         settings.chunk_passages,
-        Sampling(config.run.seed, settings.sample, settings.sample_of_source),
+        Sampling(config.run.seed, settings.sample, settings.sample_of_source, 4 * settings.max_tokens),
         Fields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
