@@ -147,6 +147,11 @@ class Annotate(Section):
     """Price of a million prompt tokens, for the cost in the manifest."""
     usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
     """Price of a million reply tokens."""
+    budget_usd: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
+    """What the run may spend in all, by these prices: no request goes that may lead beyond it, and the run
+    stops with exit code 3; with a higher budget it goes on. Unset: no limit."""
+    plan: bool = Field(False, json_schema_extra=HOW)
+    """Only tell what the stage would take (passages, tokens, price, time, a sample prompt); spend nothing."""
     max_bad_share: Share = Field(0.2, json_schema_extra=HOW)
     """Share of passages whose outcome may be other than ok before the stage fails."""
 

@@ -1,4 +1,4 @@
-"""The two ways a job ends other than done or by a defect of ours."""
+"""The ways a job ends other than done or by a defect of ours."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The job was stopped on purpose (a signal, a limit); the same command goes on. Exit code 3."""
+
+
+class Planned(Exception):
+    """The job was asked only what it would do, and has said it. Exit code 0."""

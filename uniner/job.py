@@ -1,6 +1,7 @@
 """What every job does around its stages: read the words, check, start Ray, run, and end with an exit code.
 
-0 done, 1 failed, 2 bad config or input before Ray starts, 3 stopped on purpose (the same command goes on).
+0 done, or the plan that was asked for is told; 1 failed; 2 bad config or input before Ray starts; 3 stopped
+on purpose (the same command goes on).
 """
 
 import importlib
@@ -11,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from uniner.config import Config, describe, load
-from uniner.errors import Stopped, UserError
+from uniner.errors import Planned, Stopped, UserError
 from uniner.progress import say
 
 STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag", "report")
@@ -35,6 +36,8 @@ def run(stages: Sequence[str], words: list[str], prepare: Callable[[Config], Con
             module.check(config)
     except UserError as error:
         return _fail(error, 2)
+    except Planned:
+        return 0
     return _run(modules, config)
 
 
@@ -46,6 +49,8 @@ def _run(modules: Sequence[Any], config: Config) -> int:
             _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
             for module in modules:
                 module.run(config)
+    except Planned:
+        return 0
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on from here")
         return 3

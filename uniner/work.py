@@ -15,17 +15,18 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import ray
 import ray.data
 
-from uniner.errors import UserError
+from uniner.errors import Stopped, UserError
 from uniner.progress import Progress, say
 from uniner.storage import PLAN, Chunk, Folder, Summary, explained, merge
 
 Read = Callable[[Any], Iterable[Chunk]]
+Ending = TypeVar("Ending", bound=Exception)
 _LOGICAL_CPUS = 8  # pipelines of several operators hang where Ray believes in one or two CPUs
 
 
@@ -112,7 +113,7 @@ def run_stage(
         progress.add(sum(summary.rows for summary in summaries))
         for summary in stream(folder, todo, read, pool):
             summaries.append(summary)
-            progress.add(summary.rows, note=_note(summaries))
+            progress.add(summary.rows, note=_note(summaries, sum(chunks.values())))
     require_good(name, summaries, max_bad_share, folder)
     more = close(summaries) if close else {}
     manifest = folder.finish(plan, summaries, seconds=_seconds(started), **more)
@@ -165,7 +166,7 @@ def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None =
     """Read, work on and write the chunks of `items`; yield each chunk's summary once it stands.
 
     Raises:
-        UserError: the first that a task or an actor raised.
+        UserError, Stopped: the first that a task or an actor raised.
     """
     if not items:
         return
@@ -225,16 +226,20 @@ def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
         yield from dataset.iter_rows()
     except Exception as error:
-        raise user_error_in(error) or error from None
+        raise _inside(error, Stopped) or user_error_in(error) or error from None
 
 
 def user_error_in(error: BaseException) -> UserError | None:
     """Find the UserError that a task or an actor raised inside the layers that Ray puts around it."""
+    return _inside(error, UserError)
+
+
+def _inside(error: BaseException, kind: type[Ending]) -> Ending | None:
     seen, waiting = set(), [error]
     while waiting:
         found = waiting.pop()
-        if isinstance(found, UserError):
-            return UserError(str(found.args[0]) if found.args else str(found))
+        if isinstance(found, kind):
+            return kind(str(found.args[0]) if found.args else str(found))
         seen.add(id(found))
         causes = (found.__cause__, getattr(found, "cause", None), found.__context__)
         waiting += [
@@ -307,9 +312,11 @@ def _from_row(row: dict[str, Any]) -> Chunk:
     return Chunk(row["key"], pa.ipc.open_stream(row["table"]).read_all(), **json.loads(row["about"]))
 
 
-def _note(summaries: Sequence[Summary]) -> str:
+def _note(summaries: Sequence[Summary], total: int) -> str:
+    """Say what was spent, and what all rows will cost where the rest is like those that are done."""
     cost = sum(summary.figures.get("cost_usd", 0) for summary in summaries)
-    return f"{cost:.2f} USD" if cost else ""
+    rows = sum(summary.rows for summary in summaries)
+    return f"{cost:.2f} USD of about {cost * total / rows:.2f}" if cost else ""
 
 
 def _seconds(started: float) -> float:

@@ -11,24 +11,31 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner import work
+from uniner.annotate import plan as planning
 from uniner.annotate import prompts, recorded
 from uniner.annotate.annotator import Annotator
-from uniner.annotate.cache import ReplyCache
+from uniner.annotate.cache import Index, ReplyCache, key_of
 from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
 from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
-from uniner.errors import UserError
+from uniner.errors import Planned, UserError
 from uniner.storage import Folder, explained
 
 # Requests wait on the network: an actor needs little of a CPU.
 _ACTOR_CPUS = 0.75
+# A plan reads so many chunks at the most, and scales up.
+_PLAN_CHUNKS = 100
 _CACHE, _RUN = "reply-cache", "run.json"
 # An actor reports when a request ends: it is dead when it is silent for much longer than the longest one.
 _SILENCE_S = 60.0
 
 
 def check(config: Config) -> None:
-    """Find, before Ray starts, the recording or the key, and compare with what the run began with."""
+    """Find, before Ray starts, the recording or the key, and compare with what the run began with.
+
+    Raises:
+        Planned: where only the plan is asked for and the passages are there.
+    """
     settings = config.annotate
     if settings.recording:
         recorded.load(settings.recording)
@@ -37,41 +44,38 @@ def check(config: Config) -> None:
                 f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
             )
-    elif not _key(settings):
+    elif not _key(settings) and not settings.plan:
         raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
+    if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
+        raise UserError("annotate.budget_usd: no price is set; set annotate.usd_per_million_in and _out")
     work.check_plan(_folder(config), _plan(config))
+    if settings.plan and _parent(config).manifest() is not None:
+        _tell_plan(config)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Annotate the run's passages. Returns the manifest."""
-    settings = config.annotate
+    """Annotate the run's passages. Returns the manifest.
+
+    Raises:
+        Stopped: where the budget is spent.
+        Planned: where only the plan is asked for.
+    """
+    settings, folder, parent = config.annotate, _folder(config), _parent(config)
+    if settings.plan:
+        _tell_plan(config)
     with contextlib.ExitStack() as open_servers:
         base_url, key = settings.base_url, _key(settings)
         if settings.recording:
             server = recorded.RecordedTeacher(recorded.load(settings.recording))
             base_url, key = open_servers.enter_context(server).base_url, "recorded"
-        teacher = Teacher(
-            settings.model,
-            base_url,
-            _prompt(config),
-            settings.reply_format,
-            settings.temperature,
-            settings.max_reply_tokens,
-            settings.in_flight,
-            settings.timeout_s,
-            settings.retries,
-            settings.usd_per_million_in,
-            settings.usd_per_million_out,
-        )
-        folder, parent = _folder(config), Folder(config.run.root) / config.run.name / "ingest"
-        plan, keep = _plan(config, parent.digest()), None
-        if folder.manifest() is None and (settings.cache or not settings.recording):
-            run = _run_id(folder)
-            cache = Folder(settings.cache or f"{config.run.root}/{_CACHE}")
-            with explained(cache.url):
-                index = ReplyCache(cache, teacher.request("")).read_index(run)
-            keep = _Keep(cache, run, ray.put(index))
-        make = functools.partial(_annotator, teacher, key, _meter(settings), keep)
+        teacher = _teacher(config, base_url)
+        plan, keep, spent = _plan(config, parent.digest()), None, 0.0
+        cache = _cache(config)
+        if cache and folder.manifest() is None:
+            paid_by = _run_id(folder)
+            index = _index(cache, teacher, paid_by)
+            keep, spent = _Keep(cache, paid_by, ray.put(index)), teacher.usd(*index.tokens_paid)
+        make = functools.partial(_annotator, teacher, key, _meter(settings, spent), keep)
         return work.run_stage(
             "annotate",
             folder,
@@ -80,6 +84,55 @@ def run(config: Config) -> dict[str, Any]:
             pool=work.Pool(make, settings.actors, _ACTOR_CPUS),
             max_bad_share=settings.max_bad_share,
         )
+
+
+def _teacher(config: Config, base_url: str | None) -> Teacher:
+    settings = config.annotate
+    return Teacher(
+        settings.model,
+        base_url,
+        _prompt(config),
+        settings.reply_format,
+        settings.temperature,
+        settings.max_reply_tokens,
+        settings.in_flight,
+        settings.timeout_s,
+        settings.retries,
+        settings.usd_per_million_in,
+        settings.usd_per_million_out,
+    )
+
+
+def _cache(config: Config) -> Folder | None:
+    settings = config.annotate
+    if settings.recording and not settings.cache:
+        return None
+    return Folder(settings.cache or f"{config.run.root}/{_CACHE}")
+
+
+def _index(cache: Folder, teacher: Teacher, paid_by: str = "") -> Index:
+    with explained(cache.url):
+        return ReplyCache(cache, teacher.request("")).read_index(paid_by)
+
+
+def _tell_plan(config: Config) -> None:
+    """Print the plan, from a sample of the chunks where there are many, and end the job."""
+    settings, parent, folder = config.annotate, _parent(config), _folder(config)
+    teacher, cache, chunks = _teacher(config, settings.base_url), _cache(config), work.chunks_of(parent)
+    with explained(folder.url):
+        todo = sorted(chunks.keys() - folder.chunk_keys())
+    left = sum(chunks[key] for key in todo)
+    some = todo[:: -(-len(todo) // _PLAN_CHUNKS)] if todo else []
+    index = _index(cache, teacher) if cache else None
+    texts = [text for key in some for text in parent.read_chunk(key).column("text").to_pylist()]
+    unknown = [text for text in texts if not (index and index.groups_of([key_of(teacher.request(text))]))]
+    asked = planning.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
+    total = sum(chunks.values())
+    sample = texts[0] if texts else prompts.PASSAGE
+    in_flight = settings.in_flight * settings.actors
+    told = planning.describe(teacher, _limits(settings), in_flight, asked, total, total - left, sample)
+    print(told, flush=True)
+    raise Planned
 
 
 @dataclass(frozen=True)
@@ -112,8 +165,8 @@ def _run_id(folder: Folder) -> str:
 class _ClusterMeter:
     """The meter as an actor, beside the driver: it lives and dies with the run."""
 
-    def __init__(self, limits: Limits, forget_s: float):
-        self._meter = Meter(limits, forget_s=forget_s)
+    def __init__(self, limits: Limits, spent_usd: float, forget_s: float):
+        self._meter = Meter(limits, spent_usd, forget_s)
 
     def ask(self, holder: str, report: Report, wants: list[Want]) -> Grant:
         return self._meter.ask(holder, report, wants)
@@ -129,15 +182,23 @@ class _AskCluster:
         return await self._meter.ask.remote(holder, report, wants)
 
 
-def _meter(settings: Annotate) -> Ask | None:
-    limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
+def _limits(settings: Annotate) -> Limits:
+    return Limits(settings.requests_per_minute, settings.tokens_per_minute, settings.budget_usd)
+
+
+def _meter(settings: Annotate, spent: float) -> Ask | None:
+    limits = _limits(settings)
     if limits == Limits() and settings.actors == 1:
         return None
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     forget_s = settings.timeout_s + _SILENCE_S
     # Ray puts `options` on the class when it decorates it: its types do not say so.
     actor: Any = _ClusterMeter
-    return _AskCluster(actor.options(scheduling_strategy=here).remote(limits, forget_s))
+    return _AskCluster(actor.options(scheduling_strategy=here).remote(limits, spent, forget_s))
+
+
+def _parent(config: Config) -> Folder:
+    return Folder(config.run.root) / config.run.name / "ingest"
 
 
 def _folder(config: Config) -> Folder:
