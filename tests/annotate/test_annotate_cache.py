@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+from aiohttp import web
 
 from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
 from uniner.annotate.prompts import published
@@ -112,6 +113,23 @@ def test_a_passage_that_comes_twice_in_a_chunk_is_paid_for_once(teacher, annotat
     assert [row.text for row in rows] == [TEXTS[0], TEXTS[1], TEXTS[0]]
     assert rows[0].entities == rows[2].entities
     assert (server.asked, figures[0]["requests"]) == (2, 2)
+
+
+def test_where_the_stage_must_end_what_came_before_is_kept(teacher, annotate, tmp_path):
+    class Locked(RecordedTeacher):
+        async def _complete(self, request):
+            if self.asked >= 20:
+                self.asked += 1
+                return web.json_response({"error": {"message": "no"}}, status=401)
+            return await super()._complete(request)
+
+    cache = Folder(str(tmp_path))
+    with Locked(REPLIES) as server, pytest.raises(ExceptionGroup):
+        annotate(teacher(server, in_flight=1), TEXTS, cache=cache)
+    with RecordedTeacher(REPLIES) as server:
+        rows, _ = annotate(teacher(server), TEXTS, cache=cache)
+    assert {row.outcome for row in rows} == {"ok"}
+    assert server.asked == 20
 
 
 def test_replies_are_safe_a_second_later_though_the_chunk_is_not_done(

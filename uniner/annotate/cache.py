@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.annotate.teacher import Reply
-from uniner.storage import Folder
+from uniner.storage import Folder, explained
 
 _READERS = 16
 _FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?\.parquet$")
@@ -131,7 +131,7 @@ class ReplyCache:
         names = [name for name in self._folder.tree() if _FILE.search(name)]
         columns = ["key", "tokens_in", "tokens_out", "run"]
         with ThreadPoolExecutor(_READERS) as pool:
-            tables = list(pool.map(functools.partial(self._read, columns=columns), names))
+            tables = list(pool.map(functools.partial(self._read_file, columns=columns), names))
         groups = tuple(dict.fromkeys(name.rsplit("/", 1)[-1].split(".", 1)[0] for name in names))
         place_of = {group: place for place, group in enumerate(groups)}
         starts, places, paid = [], [], {}
@@ -159,13 +159,15 @@ class ReplyCache:
         return self._folder / digest[:2]
 
     def _names(self, digest: str) -> list[str]:
-        return [name for name in self._place(digest).sizes() if name.split(".", 1)[0] == digest]
+        with explained(self._folder.url):
+            return [name for name in self._place(digest).sizes() if name.split(".", 1)[0] == digest]
 
     def _write(self, digest: str, name: str, replies: Sequence[Kept]) -> None:
         table = pa.Table.from_pylist([asdict(kept) for kept in replies], schema=_SCHEMA)
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        self._place(digest).write(name, sink.getvalue())
+        with explained(self._folder.url):
+            self._place(digest).write(name, sink.getvalue())
 
     def _read_group(self, digest: str) -> dict[str, Kept]:
         while True:
@@ -175,6 +177,12 @@ class ReplyCache:
             if len(standing) == len(names):
                 return {row["key"]: Kept(**row) for table in standing for row in table.to_pylist()}
             # A part went while it was being read: the whole file stands in its place by now.
+
+    def _read_file(self, name: str, columns: list[str]) -> pa.Table | None:
+        # A part may go while the index is read: its replies are in the whole file then.
+        whole = re.sub(r"\.[0-9a-f]{32}\.parquet$", ".parquet", name)
+        table = self._read(name, columns)
+        return self._read(whole, columns) if table is None else table
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
         try:
