@@ -4,7 +4,7 @@ import asyncio
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.annotate.limits import Gate, Limits, Meter, Report, Want, local
@@ -34,6 +34,7 @@ def times(meter, clock, wants, holders=3, seconds=None):
     return sorted(gone, key=lambda one: one[0])
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 6000),
     st.integers(100, 100_000),
@@ -78,6 +79,7 @@ def test_a_pause_of_one_is_a_pause_of_all():
     assert times(meter, clock, [Want()] * 4)[0][0] == pytest.approx(5.0)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 3),
     st.lists(st.tuples(st.floats(0.001, 0.5), st.floats(0, 1)), max_size=60),

@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uniner.annotate.annotator import entities_of
@@ -243,6 +243,7 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), PIECES))
 @example('[("a\\ud800", "b")]')
 def test_no_reply_raises_and_nothing_is_invented(reply):
@@ -252,11 +253,13 @@ def test_no_reply_raises_and_nothing_is_invented(reply):
         text.encode()  # no half of a surrogate pair: it could not be stored
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text())))
 def test_what_python_writes_comes_back(pairs):
     assert parse_reply(repr(pairs)) == Parsed(tuple(pairs))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), min_size=1), st.data())
 def test_a_list_cut_anywhere_gives_its_first_pairs_or_nothing(pairs, data):
     whole = repr(pairs)
