@@ -1,16 +1,20 @@
 # make quickstart: the main job, end to end.   make test: the tests.   make check: lint, format, types.
+# make bench-data: how fast ingest is against what the libraries under it reach.
 # Each sets .venv up first if need be.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check format setup clean
+.PHONY: quickstart test bench-data check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench-data: setup
+	$(BIN)/python -m benchmarks.ingest
 
 check: setup
 	$(BIN)/ruff check .
