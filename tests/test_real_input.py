@@ -7,7 +7,8 @@ import zstandard
 
 from uniner import job
 from uniner.annotate.recorded import RecordedTeacher, load
-from uniner.storage import Folder, expand
+from uniner.files import expand
+from uniner.storage import Folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]

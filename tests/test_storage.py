@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.storage import Chunk, Folder, expand, explained, localised
+from uniner.files import expand, explained
+from uniner.storage import Chunk, Folder
+from uniner.student import localised
 
 TABLE = pa.table({"outcome": ["ok", "ok", "refused"], "n": [1, 2, 3]})
 
@@ -115,7 +117,7 @@ def test_wrong_credentials_are_one_clear_line(bucket, s3_endpoint):
 
 def test_an_unreachable_server_is_one_clear_line():
     code = (
-        "from uniner.storage import expand\nfrom uniner.errors import UserError\n"
+        "from uniner.files import expand\nfrom uniner.errors import UserError\n"
         "try: expand(['s3://bucket/a'])\nexcept UserError as error: print(error)"
     )
     closed = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from uniner.errors import UserError
-from uniner.storage import explained, filesystem
+from uniner.files import explained, filesystem
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 """A file's last suffix to how it is compressed."""

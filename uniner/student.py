@@ -4,11 +4,13 @@ import functools
 import hashlib
 import re
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.storage import Folder, absolute, explained, is_remote, localised, read_part
+from uniner.files import absolute, explained, is_remote, read_part
+from uniner.storage import Folder
 
 FACTS = "uniner.json"
 _END_BYTES = 1 << 20
@@ -94,3 +96,24 @@ def require_template(url: str, asked: str) -> dict[str, Any]:
             f"set student.template={facts['template']}"
         )
     return facts
+
+
+def localised(url: str, cache: Path) -> str:
+    """Return a model's address as one that transformers and vLLM take: a local folder, or a hub name.
+
+    A remote folder is copied into `cache` once for each state of its files, and whole or not at all.
+    """
+    if not is_remote(url):
+        return url
+    folder = Folder(url)
+    name = hashlib.sha256(f"{folder.url} {sorted(folder.sizes().items())}".encode()).hexdigest()[:16]
+    target = cache / name
+    if not target.exists():
+        fresh = cache / f"{name}.{uuid.uuid4().hex}"
+        folder.download(fresh)
+        try:
+            fresh.replace(target)
+        except OSError:  # another process of this node was first
+            if not target.exists():
+                raise
+    return str(target)

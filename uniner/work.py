@@ -22,8 +22,9 @@ import ray
 import ray.data
 
 from uniner.errors import Stopped, UserError
+from uniner.files import explained
 from uniner.progress import Progress, say
-from uniner.storage import PLAN, Chunk, Folder, Summary, explained, merge
+from uniner.storage import PLAN, Chunk, Folder, Summary, merge
 
 Read = Callable[[Any], Iterable[Chunk]]
 Ending = TypeVar("Ending", bound=Exception)

@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.annotate.teacher import Reply
-from uniner.storage import Folder, explained
+from uniner.files import explained
+from uniner.storage import Folder
 
 _READERS = 16
 _FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?\.parquet$")

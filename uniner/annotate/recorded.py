@@ -15,7 +15,7 @@ from aiohttp import web
 
 from uniner.annotate.prompts import passage_in
 from uniner.errors import UserError
-from uniner.storage import explained, filesystem
+from uniner.files import explained, filesystem
 
 
 def load(url: str) -> dict[str, str]:

@@ -19,7 +19,8 @@ from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
 from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
 from uniner.errors import Planned, UserError
-from uniner.storage import Folder, explained
+from uniner.files import explained
+from uniner.storage import Folder, run_folder
 
 # Requests wait on the network: an actor needs little of a CPU.
 _ACTOR_CPUS = 0.75
@@ -198,11 +199,11 @@ def _meter(settings: Annotate, spent: float) -> Ask | None:
 
 
 def _parent(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "ingest"
+    return run_folder(config.run) / "ingest"
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "annotate"
+    return run_folder(config.run) / "annotate"
 
 
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:

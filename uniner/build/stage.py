@@ -18,8 +18,9 @@ from uniner.build.supervised import converse_gold, draw
 from uniner.config import Build, Config
 from uniner.errors import UserError
 from uniner.evaluate.gold import digest, read_gold
+from uniner.files import absolute
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
-from uniner.storage import Chunk, Folder, Summary, absolute
+from uniner.storage import Chunk, Folder, Summary, run_folder
 
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
@@ -40,7 +41,7 @@ def check(config: Config) -> None:
 def run(config: Config) -> dict[str, Any]:
     """Build the run's conversations. Returns the manifest."""
     settings, folder = config.build, _folder(config)
-    parent = Folder(config.run.root) / config.run.name / "annotate" if settings.teacher_weight else None
+    parent = run_folder(config.run) / "annotate" if settings.teacher_weight else None
     plan = _plan(config, parent.digest() if parent else None)
     if folder.begin(plan):
         return work.already_done("build", folder, "conversations")
@@ -74,7 +75,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "build"
+    return run_folder(config.run) / "build"
 
 
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import msgspec
 import pyarrow as pa
 
 from uniner.errors import UserError
+from uniner.files import explained, filesystem
 from uniner.lines import read_lines
 from uniner.records import to_table
-from uniner.storage import Chunk, explained, filesystem
+from uniner.storage import Chunk
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types that say nothing; the published benchmark leaves them out (recipe: ELSE-like labels)."""

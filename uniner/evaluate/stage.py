@@ -18,9 +18,10 @@ from uniner.errors import UserError
 from uniner.evaluate.gold import cut, digest, read_gold
 from uniner.evaluate.predictor import Predictor
 from uniner.evaluate.score import PROTOCOL, score
+from uniner.files import absolute
 from uniner.progress import say
 from uniner.records import Prediction, from_table
-from uniner.storage import Folder, absolute, merge
+from uniner.storage import Folder, merge, run_folder
 from uniner.student import FACTS, model_address, model_fingerprint, require_model, require_template
 from uniner.tag.asker import start
 from uniner.tag.stage import engine_settings, pool
@@ -155,11 +156,11 @@ def _said(system: str, found: dict[str, Any]) -> str:
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "evaluate"
+    return run_folder(config.run) / "evaluate"
 
 
 def _train(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "train"
+    return run_folder(config.run) / "train"
 
 
 def _name(system: str) -> str:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.errors import UserError
+from uniner.files import explained, filesystem, read_part
 from uniner.lines import COMPRESSION
-from uniner.storage import explained, filesystem, read_part
 
 Kind = Literal["lines", "parquet", "text"]
 KINDS: dict[str, Kind] = {

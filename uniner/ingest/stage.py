@@ -14,6 +14,7 @@ import pyarrow as pa
 from uniner import work
 from uniner.config import Config, Ingest
 from uniner.errors import UserError
+from uniner.files import expand, explained
 from uniner.ingest.contamination import Benchmarks, collect
 from uniner.ingest.hygiene import Hygiene, languages
 from uniner.ingest.reader import DIGEST, Position, Recipe, chunk_key, read_chunks
@@ -22,7 +23,7 @@ from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import repeated, smallest
 from uniner.ingest.shards import Part, fingerprint, fingerprints, parts_of
 from uniner.progress import Progress, say
-from uniner.storage import PLAN, Chunk, Folder, Summary, expand, explained, merge, rejects_name
+from uniner.storage import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
 from uniner.student import load_tokenizer, require_model
 
 _BENCHMARKS = "benchmarks.npz"
@@ -111,7 +112,7 @@ def _recipe(config: Config, digests: bool) -> Recipe:
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "ingest"
+    return run_folder(config.run) / "ingest"
 
 
 def _plan(config: Config, files: list[str]) -> dict[str, Any]:

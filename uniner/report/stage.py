@@ -9,7 +9,7 @@ from uniner.errors import UserError
 from uniner.report.collect import collect
 from uniner.report.page import render
 from uniner.report.terminal import show
-from uniner.storage import Folder
+from uniner.storage import run_folder
 
 PAGE = "report.html"
 
@@ -20,7 +20,7 @@ def check(config: Config) -> None:
 
 def run(config: Config) -> dict[str, Any]:
     """Print the report and write the page. Returns its address."""
-    folder = Folder(config.run.root) / config.run.name
+    folder = run_folder(config.run)
     report = collect(folder, config.run.name)
     if not report.stages:
         raise UserError(f"{folder.url}: no stage of this run is done; run one first")

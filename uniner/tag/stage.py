@@ -7,7 +7,7 @@ from uniner import work
 from uniner.config import Config, Engine
 from uniner.errors import UserError
 from uniner.progress import say
-from uniner.storage import Folder
+from uniner.storage import Folder, run_folder
 from uniner.student import FACTS, model_address, model_fingerprint, require_template
 from uniner.tag.asker import start
 from uniner.tag.tagger import Tagger
@@ -22,7 +22,7 @@ def check(config: Config) -> None:
 
 def run(config: Config) -> dict[str, Any]:
     """Tag the passages. Returns the manifest."""
-    student, passages = _student(config), Folder(config.run.root) / config.run.name / "ingest"
+    student, passages = _student(config), run_folder(config.run) / "ingest"
     if not config.tag.student:
         _own(config).require_manifest()
     facts = require_template(student, config.student.template)
@@ -68,7 +68,7 @@ def pool(make: Any, engine: Engine) -> work.Pool:
 
 
 def _own(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "train"
+    return run_folder(config.run) / "train"
 
 
 def _student(config: Config) -> str:
@@ -76,7 +76,7 @@ def _student(config: Config) -> str:
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "tag"
+    return run_folder(config.run) / "tag"
 
 
 def _types(config: Config, facts: dict[str, Any]) -> list[str]:

@@ -18,8 +18,9 @@ import ray
 from uniner import work
 from uniner.config import Config, Train
 from uniner.errors import UserError
+from uniner.files import filesystem, is_remote
 from uniner.progress import Progress, say
-from uniner.storage import Folder, filesystem, is_remote
+from uniner.storage import Folder, run_folder
 from uniner.student import model_address, require_model
 
 _POLL_SECONDS = 0.2
@@ -44,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     """Train the student and export it to `<run>/train/student/`. Returns the manifest."""
     started = time.monotonic()
     folder = _folder(config)
-    build = Folder(config.run.root) / config.run.name / "build"
+    build = run_folder(config.run) / "build"
     plan = {"stage": "train", "config": _identity(config), "parents": {"build": build.digest()}}
     if folder.begin(plan):
         return work.already_done("train", folder, "conversations")
@@ -61,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _folder(config: Config) -> Folder:
-    return Folder(config.run.root) / config.run.name / "train"
+    return run_folder(config.run) / "train"
 
 
 def _identity(config: Config) -> dict[str, Any]:

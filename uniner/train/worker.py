@@ -17,8 +17,9 @@ from transformers import AutoConfig
 
 from uniner.config import Student, Train
 from uniner.errors import UserError
+from uniner.files import explained
 from uniner.records import Conversation, from_table
-from uniner.storage import Folder, explained
+from uniner.storage import Folder
 from uniner.student import load_tokenizer, local_model
 from uniner.templates import Renderer
 from uniner.train import checkpoint, export, loop, model, packing
