@@ -128,6 +128,8 @@ class Annotate(Section):
     """Sampling temperature (paper: 0)."""
     max_reply_tokens: Count = 1024
     """Longest reply in tokens; a longer one is cut and has the outcome too_long."""
+    located: Literal["all", "first"] = "all"
+    """Which occurrences of a mention in its passage become entities."""
     cache: str | None = Field(None, json_schema_extra=HOW)
     """Folder of the replies that were paid for, shared by all runs that name it; unset: reply-cache under
     run.root, but none for a recording, whose replies cost nothing."""

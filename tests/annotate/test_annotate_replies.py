@@ -301,3 +301,23 @@ def test_entities_are_located_or_marked_as_absent():
         Entity("Bonn", "city", 15, 19),
         Entity("Rome", "city", -1, -1),
     )
+
+
+def test_the_first_occurrence_alone_is_a_choice():
+    found = entities_of("Ann met Ann.", (("Ann", "person"),), every_occurrence=False)
+    assert found == (Entity("Ann", "person", 0, 3),)
+
+
+@pytest.mark.parametrize(
+    ("text", "mention"),
+    [
+        ("at O\u2019Hare today", "O'Hare"),
+        ("at O'Hare today", "O\u2019HARE"),
+        ("the \u201cRitz\u201d burns", '"ritz"'),
+        ("rock `n\u00b4 roll", "rock 'n' roll"),
+    ],
+)
+def test_kinds_of_quotation_marks_are_folded(text, mention):
+    (entity,) = entities_of(text, ((mention, "thing"),))
+    assert entity.start >= 0 and entity.text == text[entity.start : entity.end]
+    assert len(entity.text) == len(mention)

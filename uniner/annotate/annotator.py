@@ -24,10 +24,13 @@ class Annotator:
         ask: Ask | None = None,
         cache: ReplyCache | None = None,
         run: str = "",
+        every_occurrence: bool = True,
     ):
         """`ask` reaches the meter of the whole cluster; without it there are no limits. `run` is the id under
-        which replies are paid for; without a cache none is kept."""
+        which replies are paid for; without a cache none is kept. `every_occurrence` of a mention becomes an
+        entity, else the first one."""
         self._teacher, self._cache, self._run = teacher, cache, run
+        self._every_occurrence = every_occurrence
         self._gate = Gate(ask or local(Meter(Limits())))
         self._line = Line(teacher, api_key, self._gate)
 
@@ -45,7 +48,9 @@ class Annotator:
             self._record(passage, answers[key]) for passage, key in zip(passages, keys, strict=True)
         ]
         figures = {**self._paid(answers), "cache_hits": len(kept), "cache_misses": len(missing)}
-        figures["entities"] = sum(len(annotation.entities) for annotation in annotations)
+        entities = [entity for annotation in annotations for entity in annotation.entities]
+        figures["entities"] = len(entities)
+        figures["entities_not_in_passage"] = sum(entity.start < 0 for entity in entities)
         return Chunk(chunk.key, to_table(annotations, ANNOTATION), figures=figures)
 
     async def _ask_all(
@@ -107,7 +112,7 @@ class Annotator:
             passage.text,
             outcome,
             said,
-            entities_of(passage.text, pairs),
+            entities_of(passage.text, pairs, self._every_occurrence),
             self._teacher.model,
             tokens_in,
             tokens_out,
@@ -116,12 +121,13 @@ class Annotator:
         )
 
 
-def entities_of(text: str, pairs: Sequence[Pair]) -> tuple[Entity, ...]:
-    """Locate the teacher's pairs in the passage: every occurrence, or one at -1 where there is none."""
+def entities_of(text: str, pairs: Sequence[Pair], every_occurrence: bool = True) -> tuple[Entity, ...]:
+    """Locate the teacher's pairs in the passage: every occurrence or the first, or -1 where there is none."""
     found = []
     for mention, type_name in pairs:
         spans, _ = locate(text, mention)
-        found += [Entity(text[start:end], type_name, start, end) for start, end in spans]
+        taken = spans if every_occurrence else spans[:1]
+        found += [Entity(text[start:end], type_name, start, end) for start, end in taken]
         if not spans:
             found.append(Entity(mention, type_name, -1, -1))
     return tuple(dict.fromkeys(found))

@@ -76,7 +76,8 @@ def run(config: Config) -> dict[str, Any]:
             paid_by = _run_id(folder)
             index = _index(cache, teacher, paid_by)
             keep, spent = _Keep(cache, paid_by, ray.put(index)), teacher.usd(*index.tokens_paid)
-        make = functools.partial(_annotator, teacher, key, _meter(settings, spent), keep)
+        every = settings.located == "all"
+        make = functools.partial(_annotator, teacher, key, _meter(settings, spent), keep, every)
         return work.run_stage(
             "annotate",
             folder,
@@ -145,11 +146,13 @@ class _Keep:
     index: Any
 
 
-def _annotator(teacher: Teacher, key: str | None, ask: Ask | None, keep: _Keep | None) -> Annotator:
+def _annotator(
+    teacher: Teacher, key: str | None, ask: Ask | None, keep: _Keep | None, every_occurrence: bool
+) -> Annotator:
     if keep is None:
-        return Annotator(teacher, key, ask)
+        return Annotator(teacher, key, ask, every_occurrence=every_occurrence)
     cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
-    return Annotator(teacher, key, ask, cache, keep.run)
+    return Annotator(teacher, key, ask, cache, keep.run, every_occurrence)
 
 
 def _run_id(folder: Folder) -> str:
