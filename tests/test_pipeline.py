@@ -27,7 +27,7 @@ def config(tmp_path_factory, base):
         "workers = 2\nuse_gpu = false\n"
         '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_answer_tokens = 32\n'
         "max_bad_share = 1.0\n"
-        f'[evaluate]\ngold = {{held-out = "{corpus.path("heldout.jsonl")}"}}\n'
+        f'[evaluate]\ngold = {{held-out = "{corpus.path("heldout.jsonl")}"}}\nsystems = ["student"]\n'
     )
     return path
 

@@ -48,14 +48,14 @@ def config(tmp_path_factory, base):
     folder = tmp_path_factory.mktemp("resume")
     for shard in range(2):
         rows = [
-            {"text": f"Ann {n} of shard {shard} met Bob {n * 7} in Bonn.", "meta": {}} for n in range(400)
+            {"text": f"Ann {n} of shard {shard} met Bob {n * 7} in Bonn.", "meta": {}} for n in range(200)
         ]
         data = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{shard}.jsonl.zst").write_bytes(zstandard.compress(data.encode()))
     path = folder / "config.toml"
     path.write_text(
         f'[run]\nroot = "{folder}/runs"\nname = "killed"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
-        f'[ingest]\nshards = ["{folder}/*.jsonl.zst"]\nchunk_passages = 8\n'
+        f'[ingest]\nshards = ["{folder}/*.jsonl.zst"]\nchunk_passages = 4\n'
         "[annotate]\nin_flight = 8\n"
         '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_num_seqs = 64\nmax_answer_tokens = 8\n'
         "chunks_in_flight = 1\nmax_bad_share = 1.0\n"
@@ -103,7 +103,7 @@ def test_ingest(ingested, job, run_job, wait_until):
     assert code == 0, output
     require_untouched(standing)
     assert rows_of(folder) == rows_of(runs(ingested) / "whole" / "ingest")
-    assert len(rows_of(folder)) == 800
+    assert len(rows_of(folder)) == 400
     code, output = run_job("ingest", ingested)
     assert (code, "already done" in output) == (0, True)
 
@@ -120,7 +120,7 @@ def test_annotate(ingested, job, run_job, wait_until):
         )
         assert code == 0, output
     folder = runs(ingested) / "killed" / "annotate"
-    with GatedTeacher(replies, free=400) as teacher:
+    with GatedTeacher(replies, free=200) as teacher:
         # A cache of its own: in the other run's, all replies are.
         words = [f"annotate.base_url={teacher.base_url}", f"annotate.cache={runs(ingested)}/cache-of-killed"]
         standing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
@@ -131,7 +131,7 @@ def test_annotate(ingested, job, run_job, wait_until):
         require_untouched(standing)
         assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"
         again = sum(count - 1 for count in teacher.passages.values())
-        assert again <= 2 * 8, "more than an actor's two chunks in flight was asked for again"
+        assert again <= 2 * 4, "more than an actor's two chunks in flight was asked for again"
     aside = ("attempts",)
     assert rows_of(folder, aside) == rows_of(runs(ingested) / "whole" / "annotate", aside)
 
@@ -161,4 +161,4 @@ def test_tag(ingested, base, job, run_job, wait_until):
     require_untouched(standing)
     tagged, whole = rows_of(folder), rows_of(runs(ingested) / "tagged-whole" / "tag")
     assert tagged == whole
-    assert len({row["passage_id"] for row in tagged}) == len(tagged) == 800
+    assert len({row["passage_id"] for row in tagged}) == len(tagged) == 400
