@@ -9,6 +9,7 @@ from aiohttp import web
 from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
 from uniner.annotate.prompts import published
 from uniner.annotate.recorded import RecordedTeacher
+from uniner.annotate.teacher import Reply
 from uniner.storage import Folder
 
 TEXTS = [f"Ann {n} met Bob." for n in range(40)]
@@ -20,7 +21,7 @@ def total(figures, name):
 
 
 def kept(number, run="run"):
-    return Kept(key_of({"n": number}), f"reply {number}", "stop", "", 10, 1, 1, run)
+    return Kept.of(key_of({"n": number}), Reply(f"reply {number}", "stop", "", 10, 1, 1), run)
 
 
 def test_replies_come_back_from_parts_from_the_whole_and_through_the_index(root):

@@ -37,22 +37,16 @@ _GROUPS_AT_HAND = 64
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(Reply):
     """A reply as it is kept; `run` is the id of the run that paid for it."""
 
     key: str
-    text: str
-    finish_reason: str
-    refusal: str
-    tokens_in: int
-    tokens_out: int
-    attempts: int
     run: str
 
     @classmethod
     def of(cls, key: str, reply: Reply, run: str) -> "Kept":
         """Put a reply under its key."""
-        return cls(key, **asdict(reply), run=run)
+        return cls(**asdict(reply), key=key, run=run)
 
 
 _SCHEMA = pa.schema(

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from uniner.annotate.prompts import PASSAGE, chosen
+from uniner.build.conversations import TEACHER
 from uniner.config import Config
 from uniner.records import Conversation, from_table
 from uniner.storage import Folder, Summary, merge
@@ -23,16 +24,18 @@ def write(folder: Folder, config: Config, summaries: Sequence[Summary], mentions
 
     mentions: the teacher's mentions of each type.
     """
-    keys = sorted(summary.key for summary in summaries)
     questions, characters, positives = Counter[str](), [], []
-    for conversation in _conversations(folder, keys):
+    published = []  # the JSON list that the original's training code reads
+    for conversation in _conversations(folder, sorted(summary.key for summary in summaries)):
         questions.update(conversation.positive_types)
         positives.append(len(conversation.positive_types))
         characters.append(sum(len(turn["value"]) for turn in conversation.conversations))
+        if config.build.train_json and conversation.split == "train":
+            published.append({"id": conversation.id, "conversations": conversation.conversations})
     folder.write(PLOT, plot(questions, positives, characters))
     folder.write(CARD, render(config, merge(summary.figures for summary in summaries), mentions).encode())
     if config.build.train_json:
-        folder.write(TRAIN_JSON, _published(_conversations(folder, keys)))
+        folder.write(TRAIN_JSON, json.dumps(published, ensure_ascii=False).encode())
 
 
 def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> str:
@@ -40,7 +43,7 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> st
     counts = Counter({name: int(count) for name, count in counts.items()})
     supervised = {name: counts[f"from_{name}"] for name in config.build.supervised}
     from_teacher = counts["conversations"] - sum(supervised.values())
-    by_teacher = {"teacher": from_teacher} if config.build.teacher_weight else {}
+    by_teacher = {TEACHER: from_teacher} if config.build.teacher_weight else {}
     annotate = config.annotate
     prompt = chosen(annotate.prompt, config.student.template, annotate.reply_format)
     text = resources.files("uniner.build").joinpath("card.md").read_text(encoding="utf-8")
@@ -89,16 +92,6 @@ def plot(questions: Counter[str], positives: Sequence[int], characters: Sequence
 def _conversations(folder: Folder, keys: Sequence[str]) -> Iterator[Conversation]:
     for key in keys:
         yield from from_table(folder.read_chunk(key), Conversation)
-
-
-def _published(conversations: Iterator[Conversation]) -> bytes:
-    """Return the training conversations as the JSON list that the original's training code reads."""
-    rows = [
-        {"id": conversation.id, "conversations": list(conversation.conversations)}
-        for conversation in conversations
-        if conversation.split == "train"
-    ]
-    return json.dumps(rows, ensure_ascii=False).encode()
 
 
 def _with_prefix(prefix: str, counts: Counter[str]) -> dict[str, int]:
