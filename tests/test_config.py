@@ -32,7 +32,7 @@ def test_words_win_over_file_over_defaults(config_file):
         ("ingestion.max_tokens=3", "unknown setting ingestion"),
         ("ingest.max_tokens=many", "ingest.max_tokens = 'many': input should be a valid integer"),
         ("ingest.sample=0", "ingest.sample = 0: input should be greater than 0"),
-        ("student.template=own", "student.template = 'own': input should be 'type' or 'definition'"),
+        ("student.template=own", "student.template = 'own': input should be 'type', 'definition',"),
         ("run.name=../up", "run.name = '../up': string should match pattern"),
         ("nonsense", "'nonsense' is not of the form section.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),

@@ -54,8 +54,11 @@ class Student(Section):
 
     base: str
     """Base model: a Hugging Face folder (local or s3://) or hub name. Its tokenizer cuts the passages."""
-    template: Literal["type", "definition"] = "type"
-    """How a type is asked: by its name (the paper's best) or by a sentence that defines it."""
+    template: Literal["type", "definition", "grouped", "all_in_one"] = "type"
+    """How types are asked for: each by its name (the paper's best), each by a sentence that defines it,
+    `group_types` a question (fewer questions, a little less exact), or all in one question."""
+    group_types: Annotated[int, Field(ge=2)] = 5
+    """Types a question of the template `grouped`."""
     max_tokens: Count = 1024
     """Longest conversation in tokens, in training and in tagging (paper: 1,024)."""
 

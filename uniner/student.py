@@ -71,7 +71,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def student_facts(url: str) -> dict[str, Any]:
-    """Return what a student's folder says of itself: template, max_tokens, base, types.
+    """Return what a student's folder says of itself: template, group_types, max_tokens, base, types.
 
     Raises:
         UserError: where the folder is no student's.
@@ -80,21 +80,6 @@ def student_facts(url: str) -> dict[str, Any]:
         facts = Folder(url).read_json(FACTS)
     if facts is None:
         raise UserError(f"{url}: is no student folder (no {FACTS}); train one, or name one that train made")
-    return facts
-
-
-def require_template(url: str, asked: str) -> dict[str, Any]:
-    """Return a student's facts after making sure that it was trained with the template asked for.
-
-    Raises:
-        UserError: where it was trained with another one.
-    """
-    facts = student_facts(url)
-    if facts["template"] != asked:
-        raise UserError(
-            f"{url}: was trained with the template {facts['template']}, student.template asks for {asked}; "
-            f"set student.template={facts['template']}"
-        )
     return facts
 
 

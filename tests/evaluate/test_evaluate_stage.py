@@ -1,7 +1,6 @@
 """The whole stage with the real engine on a real local Ray, and what is refused before Ray starts."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -103,8 +102,3 @@ def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base):
         stage.check(make_config(tmp_path, base, gold=gold, systems=[str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match=r"evaluate\.systems: base, base must differ"):
         stage.check(make_config(tmp_path, base, gold=gold, systems=["base", "base"]))
-    other = tmp_path / "other"
-    shutil.copytree(base, other)
-    (other / "uniner.json").write_text(json.dumps({"template": "definition"}))
-    with pytest.raises(UserError, match="trained with the template definition"):
-        stage.check(make_config(tmp_path, base, gold=gold, systems=["base", str(other)]))

@@ -14,11 +14,12 @@ import pytest
 from uniner.config import Config
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage import Chunk, Folder, merge
+from uniner.student import student_facts
 from uniner.tag.asker import Asker
 from uniner.tag.engine import Engine
 from uniner.tag.tagger import Tagger
-from uniner.templates import SYSTEM, Renderer, question
+from uniner.templates import SYSTEM, TYPE, ManyTypes, Renderer
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
 """What the test's model says of any passage."""
@@ -48,7 +49,7 @@ def make_tokenizer():
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        [*LINES, SYSTEM, *map(question, KNOWN)],
+        [*LINES, SYSTEM, *(TYPE.question([name]) for name in KNOWN)],
         trainers.BpeTrainer(vocab_size=400, special_tokens=["</s>"], initial_alphabet=alphabet),
     )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
@@ -82,7 +83,7 @@ def model(tmp_path_factory):
     texts = [text[start:end] for text in list(DOCUMENTS.values())[:2] for start, end in pieces(text)]
     rows = [
         renderer.head(f"Text: {text}")
-        + renderer.ask(question(type_name))
+        + renderer.ask(TYPE.question([type_name]))
         + renderer.answer(json.dumps(mentions, ensure_ascii=False))
         for text in [*texts, " ".join(LINES)]
         for type_name, mentions in KNOWN.items()
@@ -132,27 +133,29 @@ def loop():
 
 
 def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engine, loop):
-    asker = Asker(engine)
+    asker = Asker(engine, TYPE)
     passages = [(f"{number}. {' '.join(LINES)}", TYPES) for number in range(12)]
     first = loop.run_until_complete(asker.ask_all(passages))
     again = loop.run_until_complete(asker.ask_all(passages))
 
-    def said(replies):
-        return [[(reply.text, reply.score) for reply in answered] for answered in replies]
+    def said(asked):
+        return [[(reply.text, reply.score) for reply in answered.replies] for answered in asked]
 
     assert said(first) == said(again)
-    replies = [reply for answered in first for reply in answered]
-    assert all(0 < reply.score <= 1 and 1 <= reply.answer_tokens <= 32 for reply in replies)
-    assert [reply.mentions for reply in first[0]] == [tuple(mentions) for mentions in KNOWN.values()]
+    replies = [reply for answered in first for reply in answered.replies]
+    assert all(0 < reply.score <= 1 for reply in replies)
+    counts = merge([answered.figures for answered in first])
+    assert len(replies) == counts["questions"] <= counts["answer_tokens"] <= 32 * len(replies)
+    assert [reply.mentions for reply in first[0].replies] == [tuple(mentions) for mentions in KNOWN.values()]
     # Of each passage's four prompts three find the prefix: more than half of all prompt tokens.
-    assert sum(reply.cached_tokens for reply in replies) > 0.5 * sum(reply.prompt_tokens for reply in replies)
+    assert counts["cached_tokens"] > 0.5 * counts["prompt_tokens"]
 
 
 def test_more_questions_than_the_engine_decodes_at_once_all_come_back(engine, loop):
-    (replies,) = loop.run_until_complete(
-        asyncio.wait_for(Asker(engine).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120)
+    (asked,) = loop.run_until_complete(
+        asyncio.wait_for(Asker(engine, TYPE).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120)
     )
-    assert [reply.type for reply in replies] == [f"type {n}" for n in range(100)]
+    assert [reply.type for reply in asked.replies] == [f"type {n}" for n in range(100)]
 
 
 def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch):
@@ -167,7 +170,7 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
     text = "word " * 2000
     passages = [Passage(name, "d", 0, 0, len(t), t, 1, "") for name, t in (("a", text), ("b", LINES[0]))]
     done = loop.run_until_complete(
-        Tagger(Asker(engine), TYPES, every_occurrence=True)(Chunk("k", to_table(passages, PASSAGE)))
+        Tagger(Asker(engine, TYPE), TYPES, every_occurrence=True)(Chunk("k", to_table(passages, PASSAGE)))
     )
     overlong, fine = from_table(done.table, TaggedPassage)
     assert (overlong.outcome, overlong.failed_types, overlong.entities) == ("overlong", tuple(TYPES), ())
@@ -228,7 +231,7 @@ def make_config(root: Path, base: Path, **tag) -> Config:
 
 def make_student(folder: Path, base: Path, template: str = "type") -> Path:
     shutil.copytree(base, folder)
-    facts = {"template": template, "max_tokens": 512, "base": str(base), "types": TYPES}
+    facts = {"template": template, "group_types": 5, "max_tokens": 512, "base": str(base), "types": TYPES}
     (folder / "uniner.json").write_text(json.dumps(facts))
     return folder
 
@@ -282,12 +285,14 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
 
 
-def test_a_student_of_another_template_is_refused_before_ray_starts(tmp_path, base):
+def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base):
     from uniner.tag import stage
 
-    student = make_student(tmp_path / "student", Path(base), template="definition")
-    with pytest.raises(UserError, match=r"trained with the template definition.*set student\.template"):
-        stage.check(make_config(tmp_path, Path(base), student=str(student)))
+    student = make_student(tmp_path / "student", Path(base), template="grouped")
+    config = make_config(tmp_path, Path(base), student=str(student))
+    stage.check(config)
+    facts = student_facts(str(student))
+    assert stage.asked_by(config, facts) == ManyTypes(5) and stage.asked_by(config, None) == TYPE
     with pytest.raises(UserError, match="is no student folder"):
         stage.check(make_config(tmp_path, Path(base), student=str(base)))
     stage.check(make_config(tmp_path, Path(base)))  # this run's student is still to be trained

@@ -10,6 +10,7 @@ from uniner.storage import Chunk
 from uniner.tag.asker import Asker, Reply, judge
 from uniner.tag.engine import Answer
 from uniner.tag.tagger import Tagger, tagged
+from uniner.templates import TYPE, ManyTypes
 
 DOCUMENT = "Head. Ann Lee met ANN  LEE in Łódź; Łódź is a city. İstanbul too."
 
@@ -104,7 +105,7 @@ def test_a_broken_answer_never_looks_like_an_empty_one():
     ],
 )
 def test_an_answer_is_judged(text, finish, outcome, mentions):
-    reply = judge("t", 10, Answer(text, finish, 0.5, 3))
+    (reply,) = judge(TYPE, ["t"], Answer(text, finish, 0.5, 3))
     assert (reply.outcome, reply.mentions) == (outcome, mentions)
 
 
@@ -141,7 +142,7 @@ def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_
         for number, text in enumerate(texts)
     ]
     engine = Parrot(tokenizer)
-    worker = Tagger(Asker(engine), ["first", "second", "first"], every_occurrence=True)
+    worker = Tagger(Asker(engine, TYPE), ["first", "second", "first"], every_occurrence=True)
     done = asyncio.run(worker(Chunk("k", to_table(passages, PASSAGE))))
     rows = from_table(done.table, TaggedPassage)
     assert done.key == "k"
@@ -159,3 +160,48 @@ def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_
     assert done.figures["answer_tokens"] == 24
     assert done.figures["cached_tokens"] == 30
     assert (done.figures["entities"], done.figures["ungrounded"]) == (3, 0)
+
+
+class Confused(Parrot):
+    """Knows that Zoe is a person, but takes her for a city where no other question tells it better."""
+
+    def __init__(self, tokenizer, settles):
+        super().__init__(tokenizer)
+        self._settles = settles
+
+    async def ask(self, prompts):
+        self.together.append(len(prompts))
+        return [self._answer(self.tokenizer.decode(prompt).split("USER: ")[-1]) for prompt in prompts]
+
+    def _answer(self, question):
+        if question.startswith("Which of these"):
+            assert question.startswith('Which of these describe "Zoe" in the text? ["person", "city"]')
+            return Answer(self._settles, "stop", 0.9, 4, 5)
+        said = {"person": '{"person": ["Zoe"]}', "city": '{"city": ["Zoe", "Rome"]}', "river": "{}"}
+        return Answer(next(text for name, text in said.items() if name in question), "stop", 0.9, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("settles", "cities", "figure"),
+    [
+        ('["person"]', ("Rome",), "settled"),
+        ('["person", "city"]', ("Zoe", "Rome"), "settled"),
+        ('["somebody"]', ("Zoe", "Rome"), "unsettled"),
+    ],
+)
+def test_what_two_questions_say_of_a_mention_is_settled_by_another(tokenizer, settles, cities, figure):
+    engine = Confused(tokenizer, settles)
+    types = ["person", "x", "city", "y", "river"]
+    (asked,) = asyncio.run(Asker(engine, ManyTypes(2)).ask_all([("Zoe in Rome", types)]))
+    assert [reply.type for reply in asked.replies] == types
+    assert [reply.mentions for reply in asked.replies] == [("Zoe",), (), cities, (), ()]
+    assert engine.together == [3, 1] and engine.admissions == 4
+    assert asked.figures["questions"] == 4 and asked.figures[figure] == 1
+
+
+def test_a_broken_answer_breaks_the_types_that_it_was_asked_for_and_no_others(tokenizer):
+    replies = judge(ManyTypes(2), ["a", "b"], Answer('{"c": ["d"]}', "stop", 0.5, 3))
+    assert [(reply.type, reply.outcome, reply.mentions) for reply in replies] == [
+        ("a", "unparseable", ()),
+        ("b", "unparseable", ()),
+    ]

@@ -78,7 +78,9 @@ def make_conversation(number: int, split: str = "train") -> Conversation:
     ]
     positive = tuple(name for name, mentions in asked if mentions)
     negative = tuple(name for name, mentions in asked if not mentions)
-    return Conversation(f"c{number}", f"p{number}", turns(passage, asked), positive, negative, "", split)
+    return Conversation(
+        f"c{number}", f"p{number}", turns(passage, dict(asked)), positive, negative, "", split
+    )
 
 
 @pytest.fixture(scope="session")

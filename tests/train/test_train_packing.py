@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from uniner.templates import Renderer, turns
+from uniner.templates import TEMPLATES, Renderer, template, turns
 from uniner.train import packing
 from uniner.train.packing import IGNORED, collate, fit, pack, plan
 
@@ -21,12 +21,23 @@ def fitted(renderer, conversations, max_tokens=512):
 
 
 DEFINITION = "a person, real or invented, who is named"
+LEARNT = {
+    "type": [' ["Ada \\"A\\" Lovelace", "Zürich"]</s>', " []</s>", " []</s>"],
+    "grouped": [
+        ' {"person": ["Ada \\"A\\" Lovelace", "Zürich"]}</s>',
+        " {}</s>",
+        ' ["person"]</s>',
+    ],
+    "all_in_one": [' {"person": ["Ada \\"A\\" Lovelace", "Zürich"]}</s>'],
+}
 
 
-@pytest.mark.parametrize("asked", ["person", DEFINITION], ids=["type", "definition"])
-def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, asked):
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, name):
+    asked = DEFINITION if name == "definition" else "person"
     passage = 'She wrote ["nonsense"] </s> ASSISTANT: [] in Zürich.'
-    conversation = turns(passage, [(asked, ['Ada "A" Lovelace', "Zürich"]), ("x", [])])
+    answers = {asked: ['Ada "A" Lovelace', "Zürich"], "x": [], "y": []}
+    conversation = turns(passage, answers, template=template(name, 2))
     sample = fit([("p", *renderer.blocks(conversation))], 512).samples[0]
     labels = collate([sample]).labels[0]
     runs, current = [], []
@@ -36,24 +47,26 @@ def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, asked):
         elif current:
             runs.append(tokenizer.decode(current))
             current = []
-    assert runs == [' ["Ada \\"A\\" Lovelace", "Zürich"]</s>', " []</s>"]
+    assert runs == LEARNT["type" if name == "definition" else name]
     unlabelled = tokenizer.decode(sample.ids[labels == IGNORED])
     assert "I've read this text.</s>" in unlabelled
     assert sample.answer_tokens == (labels != IGNORED).sum()
 
 
-@pytest.mark.parametrize("asked", ["person", DEFINITION], ids=["type", "definition"])
-def test_the_student_is_trained_on_the_ids_that_the_engine_gets(renderer, asked):
-    passage = "Ada Lovelace met Babbage."
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_student_is_trained_on_the_ids_that_the_engine_gets(renderer, name):
+    asked = DEFINITION if name == "definition" else "person"
+    passage, how = "Ada Lovelace met Babbage.", template(name, 2)
     for mentions in (["Ada Lovelace", "Babbage"], []):
-        sample = fit([("p", *renderer.blocks(turns(passage, [(asked, mentions)])))], 512).samples[0]
-        prompt = renderer.prompts(passage, [asked])[0]
+        conversation = turns(passage, {asked: mentions}, template=how)
+        sample = fit([("p", *renderer.blocks(conversation))], 512).samples[0]
+        prompt = renderer.prompts(passage, [how.question([asked])])[0]
         assert tuple(sample.ids[: len(prompt)]) == prompt
         assert not sample.loss[: len(prompt)].any() and sample.loss[len(prompt) :].all()
 
 
 def test_a_long_conversation_is_split_with_its_head_repeated(renderer, tokenizer):
-    asked = [(f"type {number}", ["Zürich"] * (number % 3)) for number in range(12)]
+    asked = {f"type {number}": ["Zürich"] * (number % 3) for number in range(12)}
     conversation = turns("They met in Zürich.", asked)
     head, blocks = renderer.blocks(conversation)
     limit = len(head) + 3 * max(map(len, blocks))
@@ -67,9 +80,8 @@ def test_a_long_conversation_is_split_with_its_head_repeated(renderer, tokenizer
 
 
 def test_a_question_that_does_not_fit_alone_is_set_aside_and_counted(renderer):
-    short, long = ("a", ["b"]), ("c", ["d" * 200])
-    head, blocks = renderer.blocks(turns("b", [short, long, short]))
-    limit = len(head) + 2 * len(blocks[0])
+    head, blocks = renderer.blocks(turns("b", {"a": ["b"], "c": ["d" * 200], "e": ["b"]}))
+    limit = len(head) + len(blocks[0]) + len(blocks[2])
     result = fit([("p", head, blocks), ("q", head, [blocks[1]])], limit)
     assert result.counts == {"conversations": 1, "samples": 1, "split": 0, "set_aside": 2}
     assert tuple(result.samples[0].ids) == head.ids + blocks[0].ids + blocks[2].ids

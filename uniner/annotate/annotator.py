@@ -9,9 +9,9 @@ from uniner.annotate.journal import Journal
 from uniner.annotate.limits import Ask, Gate, Limits, Meter, local
 from uniner.annotate.replies import Pair, judge
 from uniner.annotate.teacher import Line, Rejection, Teacher
+from uniner.grounding import locate
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk
-from uniner.templates import locate
 
 
 class Annotator:

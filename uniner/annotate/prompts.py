@@ -82,9 +82,13 @@ class Prompt:
 
 
 def published(template: str, reply_format: str = "tuples") -> Prompt:
-    """Return the paper's prompt of a template; with `json_schema` another format is asked for."""
-    form = (_TUPLES if reply_format == "tuples" else _JSON)[template]
-    return Prompt(SYSTEM, f"{_TASK[template]}{form}{PASSAGE_MARK}{PASSAGE}")
+    """Return the paper's prompt of a template; with `json_schema` another format is asked for.
+
+    Only `definition` differs: how a student is asked for types does not change what the teacher is asked.
+    """
+    asked = template if template == "definition" else "type"
+    form = (_TUPLES if reply_format == "tuples" else _JSON)[asked]
+    return Prompt(SYSTEM, f"{_TASK[asked]}{form}{PASSAGE_MARK}{PASSAGE}")
 
 
 def load(url: str) -> Prompt:

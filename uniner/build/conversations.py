@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from uniner.build.filters import Filters, Kept, filter_mentions
 from uniner.build.negatives import Sampler, generator
 from uniner.records import Annotation, Conversation
-from uniner.templates import turns
+from uniner.templates import TYPE, Template, turns
 
 TEACHER = "teacher"
 """The data set that a conversation of the teacher's belongs to."""
@@ -26,6 +26,7 @@ class Recipe:
     negatives_per_passage: float | None = None
     validation_share: float = 0.02
     weight: float = 1.0
+    template: Template = TYPE
 
 
 def kept_mentions(annotations: Iterable[Annotation], filters: Filters) -> list[tuple[Annotation, Kept]]:
@@ -95,7 +96,12 @@ def converse_about(
     conversation = Conversation(
         passage_id,
         passage_id,
-        turns(text, [(name, mentions.get(name, ())) for name in shuffled], dataset if dataset_line else None),
+        turns(
+            text,
+            {name: mentions.get(name, ()) for name in shuffled},
+            dataset if dataset_line else None,
+            recipe.template,
+        ),
         tuple(positives),
         tuple(negatives),
         dataset,

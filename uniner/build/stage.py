@@ -21,6 +21,7 @@ from uniner.evaluate.gold import digest, read_gold
 from uniner.files import absolute
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.storage import Chunk, Folder, Summary, run_folder
+from uniner.templates import template
 
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
@@ -53,6 +54,7 @@ def run(config: Config) -> dict[str, Any]:
         settings.negatives_per_passage,
         settings.validation_share,
         settings.teacher_weight,
+        template(config.student.template, config.student.group_types),
     )
     sampler = Sampler(mentions, settings.negatives)
 
@@ -84,7 +86,12 @@ def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     golds = {name: digest(absolute(url)) for name, url in config.build.supervised.items()}
     return {
         "stage": "build",
-        "config": {"seed": config.run.seed, "build": {**settings, "supervised": golds}},
+        "config": {
+            "seed": config.run.seed,
+            "template": config.student.template,
+            "group_types": config.student.group_types,
+            "build": {**settings, "supervised": golds},
+        },
         "parents": {"annotate": parent},
     }
 

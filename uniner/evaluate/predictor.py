@@ -5,7 +5,7 @@ from itertools import groupby
 from uniner.evaluate.gold import QUESTION, Question
 from uniner.records import PREDICTION, Prediction, from_table, to_table
 from uniner.storage import Chunk, merge
-from uniner.tag.asker import Asker, figures
+from uniner.tag.asker import Asker
 
 
 class Predictor:
@@ -16,12 +16,12 @@ class Predictor:
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Answer the questions, in their order; a passage's questions stand one after the other."""
-        asked = from_table(chunk.table.select(QUESTION.names), Question)
-        passages = [list(group) for _, group in groupby(asked, key=lambda question: question.passage_id)]
-        replies = await self._asker.ask_all(
+        questions = from_table(chunk.table.select(QUESTION.names), Question)
+        passages = [list(group) for _, group in groupby(questions, key=lambda question: question.passage_id)]
+        asked = await self._asker.ask_all(
             [(group[0].text, [question.type for question in group]) for group in passages]
         )
-        flat = [reply for answered in replies for reply in answered]
+        replies = [reply for answered in asked for reply in answered.replies]
         predictions = [
             Prediction(
                 question.dataset,
@@ -32,7 +32,7 @@ class Predictor:
                 question.gold,
                 reply.outcome,
             )
-            for question, reply in zip(asked, flat, strict=True)
+            for question, reply in zip(questions, replies, strict=True)
         ]
-        counts = merge([figures(answered) for answered in replies])
+        counts = merge([answered.figures for answered in asked])
         return Chunk(chunk.key, to_table(predictions, PREDICTION), figures=counts)

@@ -18,13 +18,14 @@ from uniner.errors import UserError
 from uniner.evaluate.gold import cut, digest, read_gold
 from uniner.evaluate.predictor import Predictor
 from uniner.evaluate.score import PROTOCOL, score
-from uniner.files import absolute
+from uniner.files import absolute, explained
 from uniner.progress import say
 from uniner.records import Prediction, from_table
 from uniner.storage import Folder, merge, run_folder
-from uniner.student import FACTS, model_address, model_fingerprint, require_model, require_template
+from uniner.student import FACTS, model_address, model_fingerprint, require_model
 from uniner.tag.asker import start
-from uniner.tag.stage import engine_settings, pool
+from uniner.tag.stage import asked_by, engine_settings, pool
+from uniner.templates import Template
 
 SCORES = "scores.json"
 _GOLD = "gold"
@@ -49,8 +50,7 @@ def check(config: Config) -> None:
         if system == "student" and not Folder(model).exists(FACTS):
             continue  # it is still to be trained
         require_model(model)
-        _require_askable(config, system)
-        work.check_plan(_folder(config) / _name(system), _plan(config, parents={}))
+        work.check_plan(_folder(config) / _name(system), _plan(config, parents={}, facts=_facts(model)))
     work.check_plan(_folder(config) / _GOLD, _gold_plan(config))
 
 
@@ -66,25 +66,25 @@ def run(config: Config) -> dict[str, Any] | None:
     return _publish(_folder(config), _plan(config, {"gold": gold.digest()}), scores)
 
 
-def make_predictor(model: str, settings: dict[str, Any]) -> Predictor:
+def make_predictor(model: str, template: Template, settings: dict[str, Any]) -> Predictor:
     """Start an engine in this process and return the worker that asks it."""
-    return Predictor(start(model, **settings))
+    return Predictor(start(model, template, **settings))
 
 
 def _evaluate(config: Config, system: str, gold: Folder) -> dict[str, Any]:
     """Let a system answer all questions. Returns its scores, data set by data set."""
     if system == "student":
         _train(config).require_manifest()
-    _require_askable(config, system)
     model, folder = _model(config, system), _folder(config) / _name(system)
+    facts = _facts(model)
     settings = engine_settings(config.engine, config.student.max_tokens)
     parents = {"gold": gold.digest(), "model": model_fingerprint(model)}
     work.run_stage(
         f"evaluate {_name(system)}",
         folder,
-        _plan(config, parents),
+        _plan(config, parents, facts),
         gold,
-        pool=pool(partial(make_predictor, model, settings), config.engine),
+        pool=pool(partial(make_predictor, model, asked_by(config, facts), settings), config.engine),
         unit="questions",
     )
     standing = folder.read_json(SCORES)
@@ -174,11 +174,10 @@ def _model(config: Config, system: str) -> str:
     return model_address(config.student.base if system == "base" else system)
 
 
-def _require_askable(config: Config, system: str) -> None:
-    """Refuse a student of another template; a system that is no student is asked with the config's."""
-    model = _model(config, system)
-    if system == "student" or (system != "base" and Folder(model).exists(FACTS)):
-        require_template(model, config.student.template)
+def _facts(model: str) -> dict[str, Any] | None:
+    """Return what a student says of itself; None of a model that is no student."""
+    with explained(model):
+        return Folder(model).read_json(FACTS)
 
 
 def _gold_plan(config: Config) -> dict[str, Any]:
@@ -193,12 +192,12 @@ def _gold_plan(config: Config) -> dict[str, Any]:
     }
 
 
-def _plan(config: Config, parents: dict[str, str]) -> dict[str, Any]:
+def _plan(config: Config, parents: dict[str, str], facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what, beside the gold and the model, decides the answers."""
     return {
         "stage": "evaluate",
         "config": {
-            "template": config.student.template,
+            "template": (facts or config.student.model_dump())["template"],
             "max_tokens": config.student.max_tokens,
             "engine": config.engine.identity(),
         },

@@ -125,7 +125,7 @@ def make_naming(tokenizer: PreTrainedTokenizerFast) -> Naming:
     return naming
 
 
-def ask(document: Document, random: Random) -> list[tuple[str, list[str]]]:
+def ask(document: Document, random: Random) -> dict[str, list[str]]:
     """Return the types that a document has and more that it has not, shuffled, each with its mentions."""
     answers: dict[str, list[str]] = {}
     for mention in document.mentions:
@@ -134,7 +134,7 @@ def ask(document: Document, random: Random) -> list[tuple[str, list[str]]]:
     answers.update({name: [] for name in random.sample(absent, 1 + ABSENT_PER_PRESENT * len(answers))})
     asked = [(name, list(dict.fromkeys(mentions))) for name, mentions in answers.items()]
     random.shuffle(asked)
-    return asked
+    return dict(asked)
 
 
 def language(document: Document, renderer: Renderer, random: Random) -> Sequence:

@@ -1,13 +1,14 @@
 """A passage's type questions put to an engine, and what their answers are worth. No Ray, no config."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from uniner.tag.engine import Answer, Engine
-from uniner.templates import Renderer, parse_answer
+from uniner.templates import Renderer, Template, parse_settled, settling_question
 
 
 class Answers(Protocol):
@@ -27,10 +28,11 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a type's question, judged.
+    """What was said of a type.
 
-    outcome: ok; unparseable (no JSON list of strings); too_long (cut at the limit); overlong (the prompt
-    leaves no room for an answer: never sent). mentions are those of an ok answer, else none.
+    outcome: ok; unparseable (not of the template's form); too_long (cut at the limit); overlong (the prompt
+    leaves no room for an answer: never sent). mentions are those of an ok answer, else none; text and score
+    are those of the question's whole answer, which the types of a group share.
     """
 
     type: str
@@ -38,71 +40,93 @@ class Reply:
     mentions: tuple[str, ...]
     text: str = ""
     score: float = 0.0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    answer_tokens: int = 0
 
 
-def judge(type_name: str, prompt_tokens: int, answer: Answer | None) -> Reply:
-    """Say what an answer is worth; None is a question that was not sent."""
+@dataclass(frozen=True)
+class Asked:
+    """A passage's replies, one a type in the order asked, and the counts of what that took.
+
+    figures: questions that were sent, their prompt_tokens, of these the cached_tokens that were not computed,
+    answer_tokens; settled and unsettled, the mentions that the template settled or could not.
+    """
+
+    replies: tuple[Reply, ...]
+    figures: dict[str, float]
+
+
+def judge(template: Template, types: Sequence[str], answer: Answer | None) -> list[Reply]:
+    """Say what the answer to a group of types is worth; None is a question that was not sent."""
     if answer is None:
-        return Reply(type_name, "overlong", ())
-    mentions = parse_answer(answer.text)
-    outcome = "unparseable" if mentions is None else "ok"
-    if answer.finish == "length":
-        outcome = "too_long"
-    return Reply(
-        type_name,
-        outcome,
-        mentions if mentions and outcome == "ok" else (),
-        answer.text,
-        answer.score,
-        prompt_tokens,
-        answer.cached,
-        answer.tokens,
-    )
-
-
-def figures(replies: Sequence[Reply]) -> dict[str, float]:
-    """Count the questions that were sent and their tokens; cached_tokens are prompt tokens not computed."""
-    sent = [reply for reply in replies if reply.outcome != "overlong"]
-    return {
-        "questions": len(sent),
-        "prompt_tokens": sum(reply.prompt_tokens for reply in sent),
-        "cached_tokens": sum(reply.cached_tokens for reply in sent),
-        "answer_tokens": sum(reply.answer_tokens for reply in sent),
-    }
+        return [Reply(type_name, "overlong", ()) for type_name in types]
+    found = template.parse(types, answer.text) if answer.finish != "length" else None
+    if found is None:
+        outcome = "too_long" if answer.finish == "length" else "unparseable"
+        return [Reply(type_name, outcome, (), answer.text, answer.score) for type_name in types]
+    return [
+        Reply(type_name, "ok", mentions, answer.text, answer.score) for type_name, mentions in found.items()
+    ]
 
 
 class Asker:
     """Asks an engine about passages; of a chunk's passages as many at once as the engine has room for."""
 
-    def __init__(self, engine: Answers):
-        self._engine = engine
+    def __init__(self, engine: Answers, template: Template):
+        self._engine, self._template = engine, template
         self._renderer = Renderer(engine.tokenizer)
 
-    async def ask(self, passage: str, types: Sequence[str]) -> list[Reply]:
-        """Put a passage's questions, all together; a reply a type, in order."""
-        async with self._engine.admitted(len(types)):
+    async def ask(self, passage: str, types: Sequence[str]) -> Asked:
+        """Ask about a passage: all its questions together, then those that settle conflicts between them."""
+        figures: Counter[str] = Counter()
+        groups = self._template.groups(types)
+        answers = await self._put(passage, [self._template.question(group) for group in groups], figures)
+        replies = [
+            reply
+            for group, answer in zip(groups, answers, strict=True)
+            for reply in judge(self._template, group, answer)
+        ]
+        conflicts = self._template.conflicts({reply.type: reply.mentions for reply in replies})
+        if conflicts:
+            questions = [settling_question(mention, held) for mention, held in conflicts.items()]
+            settled = await self._put(passage, questions, figures)
+            for (mention, held), answer in zip(conflicts.items(), settled, strict=True):
+                ended = answer is not None and answer.finish != "length"
+                holding = parse_settled(held, answer.text) if answer and ended else None
+                figures["unsettled" if holding is None else "settled"] += 1
+                if holding is not None:
+                    gone = set(held) - set(holding)
+                    replies = [_without(mention, reply) if reply.type in gone else reply for reply in replies]
+        return Asked(tuple(replies), dict(figures))
+
+    async def _put(
+        self, passage: str, questions: Sequence[str], figures: Counter[str]
+    ) -> list[Answer | None]:
+        """Put a passage's questions, all together, and count them; None for one that is too long."""
+        async with self._engine.admitted(len(questions)):
             # Rendered only now: a chunk's passages are not all held as token ids at once.
-            prompts = self._renderer.prompts(passage, types)
+            prompts = self._renderer.prompts(passage, questions)
             fits = [len(prompt) <= self._engine.max_prompt_tokens for prompt in prompts]
             sent = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-            answers = iter(await self._engine.ask(sent) if sent else [])
-        return [
-            judge(type_name, len(prompt), next(answers) if fit else None)
-            for type_name, prompt, fit in zip(types, prompts, fits, strict=True)
-        ]
+            answers = await self._engine.ask(sent) if sent else []
+        figures["questions"] += len(sent)
+        figures["prompt_tokens"] += sum(map(len, sent))
+        figures["cached_tokens"] += sum(answer.cached for answer in answers)
+        figures["answer_tokens"] += sum(answer.tokens for answer in answers)
+        come = iter(answers)
+        return [next(come) if fit else None for fit in fits]
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[list[Reply]]:
-        """Put the questions of many (passage, types); a list of replies a passage, in order."""
+    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+        """Ask about many (passage, types), in order."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.ask(passage, types)) for passage, types in questions]
         return [task.result() for task in tasks]
 
 
-def start(model: str, **settings: Any) -> Asker:
+def _without(mention: str, reply: Reply) -> Reply:
+    return replace(reply, mentions=tuple(each for each in reply.mentions if each != mention))
+
+
+def start(model: str, template: Template, **settings: Any) -> Asker:
     """Start an engine on a model (folder, s3:// address or hub name) with `Engine`'s settings."""
     from uniner.student import local_model
 
-    return Asker(Engine(local_model(model), **settings))
+    return Asker(Engine(local_model(model), **settings), template)

@@ -8,15 +8,16 @@ from uniner.config import Config, Engine
 from uniner.errors import UserError
 from uniner.progress import say
 from uniner.storage import Folder, run_folder
-from uniner.student import FACTS, model_address, model_fingerprint, require_template
+from uniner.student import FACTS, model_address, model_fingerprint, student_facts
 from uniner.tag.asker import start
 from uniner.tag.tagger import Tagger
+from uniner.templates import Template, template
 
 
 def check(config: Config) -> None:
     """Make sure, before Ray starts, that the student that is there can be asked this way."""
     if config.tag.student or (_own(config) / "student").exists(FACTS):
-        facts = require_template(_student(config), config.student.template)
+        facts = student_facts(_student(config))
         work.check_plan(_folder(config), _plan(config, facts, parents={}))
 
 
@@ -25,7 +26,7 @@ def run(config: Config) -> dict[str, Any]:
     student, passages = _student(config), run_folder(config.run) / "ingest"
     if not config.tag.student:
         _own(config).require_manifest()
-    facts = require_template(student, config.student.template)
+    facts = student_facts(student)
     types = _types(config, facts)
     if not types:
         raise UserError(f"tag: {student} names no types of its own; set tag.types")
@@ -41,6 +42,7 @@ def run(config: Config) -> dict[str, Any]:
             partial(
                 make_tagger,
                 student,
+                asked_by(config, facts),
                 types,
                 every_occurrence=config.tag.located == "all",
                 settings=engine_settings(config.engine, config.student.max_tokens),
@@ -51,9 +53,17 @@ def run(config: Config) -> dict[str, Any]:
     )
 
 
-def make_tagger(model: str, types: list[str], every_occurrence: bool, settings: dict[str, Any]) -> Tagger:
+def make_tagger(
+    model: str, template: Template, types: list[str], every_occurrence: bool, settings: dict[str, Any]
+) -> Tagger:
     """Start an engine in this process and return the worker that asks it."""
-    return Tagger(start(model, **settings), types, every_occurrence)
+    return Tagger(start(model, template, **settings), types, every_occurrence)
+
+
+def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
+    """Return the template that a model is asked by: a student's own, by its facts, or the config's."""
+    told = facts or config.student.model_dump()
+    return template(told["template"], told["group_types"])
 
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _plan(config: Config, facts: dict[str, Any], parents: dict[str, str]) -> dic
     return {
         "stage": "tag",
         "config": {
-            "template": config.student.template,
+            "template": facts["template"],
             "max_tokens": config.student.max_tokens,
             "engine": config.engine.identity(),
             "tag": {"types": _types(config, facts), "located": config.tag.located},

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from uniner.grounding import locate
 from uniner.ingest.passages import owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, merge
-from uniner.tag.asker import Asker, Reply, figures
-from uniner.templates import locate
+from uniner.tag.asker import Asker, Reply
 
 BROKEN = ("overlong", "too_long", "unparseable")
 """From the worst on: the worst of its questions is a passage's outcome."""
@@ -60,12 +60,12 @@ class Tagger:
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
-        replies = await self._asker.ask_all([(passage.text, self._types) for passage in passages])
+        asked = await self._asker.ask_all([(passage.text, self._types) for passage in passages])
         rows = [
-            tagged(passage, answered, self._every_occurrence)
-            for passage, answered in zip(passages, replies, strict=True)
+            tagged(passage, answered.replies, self._every_occurrence)
+            for passage, answered in zip(passages, asked, strict=True)
         ]
-        counts = merge([figures(answered) for answered in replies])
+        counts = merge([answered.figures for answered in asked])
         entities = [entity for row in rows for entity in row.entities]
         ungrounded = sum(entity.start < 0 for entity in entities)
         return Chunk(

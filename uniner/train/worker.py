@@ -278,6 +278,7 @@ def _publish(
     folder = Folder(order.folder_url)
     facts = {
         "template": order.student.template,
+        "group_types": order.student.group_types,
         "max_tokens": order.student.max_tokens,
         "base": order.student.base,
         "types": data.types,
