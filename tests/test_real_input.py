@@ -1,12 +1,17 @@
 """The main job on real passages of the Pile with recorded ChatGPT replies, from S3 to S3."""
 
+import ast
 import json
+import re
+import unicodedata
+from collections import Counter
 
 import pytest
 import zstandard
 
 from uniner import job
 from uniner.annotate.recorded import RecordedTeacher, load
+from uniner.config import Build
 from uniner.files import expand
 from uniner.storage import Folder
 
@@ -46,11 +51,35 @@ def documents(url):
     return found
 
 
-def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session):
-    with RecordedTeacher(load(str(shared_pile / "teacher_replies.jsonl.gz"))) as teacher:
+def folded(text):
+    """Fold what a located mention may differ in: case, white space, kinds of quotation marks."""
+    return " ".join(re.sub("[‘’‚ʼ`´]", "'", re.sub("[“”„«»]", '"', text)).casefold().split())
+
+
+def counted(replies, drop_types):
+    """Count by itself what is to be kept of the replies: mentions by type, and by passage."""
+    types, kept = Counter(), Counter()
+    for passage, reply in replies.items():
+        pairs = {(mention, " ".join(name.lower().split())) for mention, name in ast.literal_eval(reply)}
+        for mention, name in pairs:
+            letters = [letter for letter in mention if letter.isalpha()]
+            latin = sum("LATIN" in unicodedata.name(letter, "") for letter in letters)
+            held = folded(mention) in folded(passage) and len(mention.split()) <= 20
+            if name not in drop_types and held and 2 * latin >= len(letters):
+                types[name] += 1
+                kept[passage] += 1
+    return types, kept
+
+
+def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session, capsys):
+    replies = load(str(shared_pile / "teacher_replies.jsonl.gz"))
+    with RecordedTeacher(replies) as teacher:
         words = [config, f"annotate.base_url={teacher.base_url}"]
         assert job.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
         assert teacher.asked == 700, "each passage is asked for once"
+        again = [*words, "run.name=again", "build.negatives=uniform"]
+        assert job.run(["ingest", "annotate", "build", "report"], again) == 0
+        assert teacher.asked == 700, "another run takes all replies from the cache"
     texts = documents(f"{bucket}/real/pile")
     run = Folder(f"{bucket}/real/runs/pile")
     passages = (run / "ingest").read_rows().to_pylist()
@@ -61,6 +90,20 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     located = [(row["text"], e) for row in annotations for e in row["entities"] if e["start"] >= 0]
     assert len(located) > 10_000
     assert all(text[e["start"] : e["end"]] == e["text"] for text, e in located)
+    types, kept = counted(replies, Build().drop_types)
+    for name in ("pile", "again"):
+        run = Folder(f"{bucket}/real/runs/{name}")
+        asked, built = ((run / stage).require_manifest() for stage in ("annotate", "build"))
+        assert asked["figures"]["entities"] == sum(len(row["entities"]) for row in annotations)
+        assert (built["types"], built["figures"]["conversations"]) == (len(types), len(kept))
+        assert built["figures"]["mentions"] == types.total()
+    asked = asked["figures"]
+    assert (asked["cache_hits"], asked["cache_misses"], asked["requests"]) == (700, 0, 0)
+    printed = capsys.readouterr().out
+    assert f"passages annotated 700, dropped: no entities -{700 - len(kept)}" in printed
+    assert f"conversations {len(kept)}" in printed and f"{len(types)} types" in printed
+    assert f"mentions kept {types.total():,}" in printed
+    run = Folder(f"{bucket}/real/runs/pile")
     tagged = (run / "tag").read_rows().to_pylist()
     assert sorted(row["passage_id"] for row in tagged) == sorted(row["passage_id"] for row in passages)
     found = [(texts[row["doc_id"]], e) for row in tagged for e in row["entities"]]

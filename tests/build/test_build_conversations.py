@@ -144,7 +144,10 @@ def test_the_same_seed_gives_the_same_conversations_in_any_order():
 
 def test_bands_are_shares_of_the_mentions():
     mentions = Counter({f"t{n}": 1 for n in range(99)}, top=101)
-    assert bands(mentions) == {"top_1_percent": 0.505, "1_to_10_percent": 0.045, "rest": 0.45}
+    assert bands(mentions, mentions) == {"top_1_percent": 0.505, "1_to_10_percent": 0.045, "rest": 0.45}
+    evenly = Counter(dict.fromkeys(mentions, 3))
+    assert bands(mentions, evenly) == {"top_1_percent": 0.01, "1_to_10_percent": 0.09, "rest": 0.9}
+    assert bands(mentions, Counter()) == {"top_1_percent": 0.0, "1_to_10_percent": 0.0, "rest": 0.0}
 
 
 def test_negatives_can_be_counted_a_passage():

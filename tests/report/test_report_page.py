@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from uniner.records import TaggedEntity, TaggedPassage
-from uniner.report.collect import Example, Report, Score, StageRow, _inside
+from uniner.report.collect import Example, Funnel, Report, Score, StageRow, _inside
 from uniner.report.page import render
 from uniner.report.terminal import show
 
@@ -20,6 +20,7 @@ REPORT = Report(
     (Example("<Ann> lives in Bonn.", "cities & men", ENTITIES),),
     ((1, 2.0), (2, 1.0)),
     ((2, 1.5),),
+    Funnel({"passages annotated": 4321, "dropped: refused": -8}, {"mentions kept": 9876}),
 )
 
 
@@ -29,6 +30,7 @@ def test_the_page_marks_entities_and_escapes_text():
     assert "cities &amp; men" in page
     assert "<Ann>" not in page
     assert ("0.875" in page, "0.250" in page, "1,234" in page) == (True, True, True)
+    assert ("4,321" in page, "dropped: refused" in page, "-8" in page, "9,876" in page) == (True,) * 4
     assert "<svg" in page
     assert ("<!-- training -->" in page, "<!-- validation -->" in page) == (True, True)
     assert "<script" not in page
@@ -39,7 +41,15 @@ def test_the_terminal_shows_the_same():
     console = Console(width=100, record=True, file=io.StringIO())
     show(REPORT, console)
     text = console.export_text()
-    for part in ("ingest", "1,234", "3 documents", "<Ann> [person]", "Bonn [city]", "F1 0.875 student"):
+    for part in (
+        "ingest",
+        "1,234",
+        "3 documents",
+        "<Ann> [person]",
+        "Bonn [city]",
+        "F1 0.875 student",
+        "dropped: refused -8",
+    ):
         assert part in text
 
 

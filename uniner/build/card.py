@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from uniner.annotate.prompts import PASSAGE, chosen
-from uniner.build.conversations import TEACHER
+from uniner.build.conversations import TEACHER, bands
 from uniner.config import Config
 from uniner.records import Conversation, from_table
 from uniner.storage import Folder, Summary, merge
@@ -19,26 +19,34 @@ CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MOST_TYPES = 25
 
 
-def write(folder: Folder, config: Config, summaries: Sequence[Summary], mentions: Counter[str]) -> None:
+def write(
+    folder: Folder, config: Config, summaries: Sequence[Summary], mentions: Counter[str]
+) -> Counter[str]:
     """Write the card and its plots, and train.json where the config asks for it.
 
-    mentions: the teacher's mentions of each type.
+    mentions: the teacher's mentions of each type. Returns how often each was a negative question about the
+    teacher's passages.
     """
+    negatives = Counter[str]()
     questions, characters, positives = Counter[str](), [], []
     published = []  # the JSON list that the original's training code reads
     for conversation in _conversations(folder, sorted(summary.key for summary in summaries)):
         questions.update(conversation.positive_types)
+        if conversation.dataset == TEACHER:
+            negatives.update(conversation.negative_types)
         positives.append(len(conversation.positive_types))
         characters.append(sum(len(turn["value"]) for turn in conversation.conversations))
         if config.build.train_json and conversation.split == "train":
             published.append({"id": conversation.id, "conversations": conversation.conversations})
     folder.write(PLOT, plot(questions, positives, characters))
-    folder.write(CARD, render(config, merge(summary.figures for summary in summaries), mentions).encode())
+    counts = merge(summary.figures for summary in summaries)
+    folder.write(CARD, render(config, counts, mentions, negatives).encode())
     if config.build.train_json:
         folder.write(TRAIN_JSON, json.dumps(published, ensure_ascii=False).encode())
+    return negatives
 
 
-def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> str:
+def render(config: Config, counts: dict[str, Any], mentions: Counter[str], negatives: Counter[str]) -> str:
     """Return the card of counts as the stage's chunks sum them up."""
     counts = Counter({name: int(count) for name, count in counts.items()})
     supervised = {name: counts[f"from_{name}"] for name in config.build.supervised}
@@ -61,6 +69,7 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str]) -> st
             by_dataset=by_teacher | supervised,
             types=len(mentions),
             mentions=mentions.total(),
+            bands=_bands(mentions, negatives),
             dropped=_with_prefix("dropped_", counts),
             filtered=_with_prefix("mentions_", counts),
         )
@@ -87,6 +96,12 @@ def plot(questions: Counter[str], positives: Sequence[int], characters: Sequence
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=110, metadata={"Software": None})
     return sink.getvalue()
+
+
+def _bands(mentions: Counter[str], negatives: Counter[str]) -> list[tuple[str, float, float]]:
+    """Return each band of types with its shares of the mentions and of the negative questions."""
+    drawn = bands(mentions, negatives)
+    return [(name.replace("_", " "), share, drawn[name]) for name, share in bands(mentions, mentions).items()]
 
 
 def _conversations(folder: Folder, keys: Sequence[str]) -> Iterator[Conversation]:

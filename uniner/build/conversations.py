@@ -122,9 +122,10 @@ def count(conversations: Iterable[Conversation]) -> Counter[str]:
     return counts
 
 
-def bands(mentions: Counter[str]) -> dict[str, float]:
-    """Return how the mentions spread over types: shares of the top 1 %, of 1-10 % and of the rest."""
-    counts = sorted(mentions.values(), reverse=True)
+def bands(mentions: Counter[str], counted: Counter[str]) -> dict[str, float]:
+    """Return how what is counted by type spreads: shares of the types with the most mentions (1 %), of those
+    from 1 to 10 %, and of the rest."""
+    counts = [counted[name] for name, _ in mentions.most_common()]
     total, one, ten = sum(counts), -(-len(counts) // 100), -(-len(counts) // 10)
     shares = {"top_1_percent": counts[:one], "1_to_10_percent": counts[one:ten], "rest": counts[ten:]}
     return {name: round(sum(part) / total, 4) if total else 0.0 for name, part in shares.items()}

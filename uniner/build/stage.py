@@ -59,8 +59,12 @@ def run(config: Config) -> dict[str, Any]:
     sampler = Sampler(mentions, settings.negatives)
 
     def close(summaries: Sequence[Summary]) -> dict[str, Any]:
-        card.write(folder, config, summaries, mentions)
-        return {"types": len(mentions), "mentions_by_type_band": bands(mentions)}
+        negatives = card.write(folder, config, summaries, mentions)
+        return {
+            "types": len(mentions),
+            "mentions_by_type_band": bands(mentions, mentions),
+            "negatives_by_type_band": bands(mentions, negatives),
+        }
 
     return work.run_stage(
         "build",

@@ -1,5 +1,6 @@
 """Read a run's manifests, scores and some tagged passages into one plain value that both outputs show."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,14 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Funnel:
+    """How passages became conversations: counts by name, in the order of the work."""
+
+    passages: dict[str, int]
+    mentions: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Report:
     """All that is shown of a run."""
 
@@ -51,6 +60,7 @@ class Report:
     examples: tuple[Example, ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
     validation: tuple[tuple[int, float], ...] = ()
+    funnel: Funnel | None = None
 
 
 def collect(run: Folder, name: str) -> Report:
@@ -66,7 +76,8 @@ def collect(run: Folder, name: str) -> Report:
         tuple((point["step"], point["loss"]) for point in history[name]) for name in ("steps", "validation")
     )
     examples = _examples(run) if "tag" in done else ()
-    return Report(name, rows, scores(done.get("evaluate")), examples, losses, validation)
+    funnel = _funnel(done["build"]["figures"]) if "build" in done else None
+    return Report(name, rows, scores(done.get("evaluate")), examples, losses, validation, funnel)
 
 
 def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
@@ -76,6 +87,24 @@ def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
         for system, datasets in (manifest or {"scores": {}})["scores"].items()
         for dataset, found in datasets.items()
     )
+
+
+def _funnel(figures: dict[str, Any]) -> Funnel:
+    counts = Counter({name: int(count) for name, count in figures.items()})
+
+    def dropped(prefix: str) -> dict[str, int]:
+        named = {name: count for name, count in sorted(counts.items()) if name.startswith(prefix) and count}
+        return {f"dropped: {name.removeprefix(prefix).replace('_', ' ')}": -named[name] for name in named}
+
+    became = {
+        "conversations": counts["conversations"],
+        "of these to train on": counts["train"],
+        "of these for validation": counts["validation"],
+        "positive questions": counts["positives"],
+        "negative questions": counts["negatives"],
+    }
+    passages = {"passages annotated": counts["passages"], **dropped("dropped_"), **became}
+    return Funnel(passages, {**dropped("mentions_"), "mentions kept": counts["mentions"]})
 
 
 def _examples(run: Folder) -> tuple[Example, ...]:

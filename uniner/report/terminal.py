@@ -17,6 +17,10 @@ def show(report: Report, console: Console) -> None:
     for row in report.stages:
         table.add_row(row.stage, f"{row.rows:,}", f"{row.seconds:,.1f}", row.figure)
     console.print(table)
+    if report.funnel:
+        for counts in (report.funnel.passages, report.funnel.mentions):
+            told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            console.print(told, highlight=False, soft_wrap=True)
     colours = colours_of(report.examples)
     for example in report.examples:
         console.print(_marked(example, colours), soft_wrap=True)
