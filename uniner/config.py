@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from uniner.errors import UserError
@@ -117,9 +117,13 @@ class Annotate(Section):
     """Passages to the teacher's annotations."""
 
     model: str = "gpt-3.5-turbo"
-    """The teacher's model name (paper: gpt-3.5-turbo-0301)."""
+    """The teacher's model name (paper: gpt-3.5-turbo-0301); served, its Hugging Face folder (local or s3://)
+    or hub name."""
     base_url: str | None = Field(None, json_schema_extra=HOW)
     """OpenAI-compatible server; unset: the client's default. The key is OPENAI_API_KEY."""
+    served: bool = Field(False, json_schema_extra=HOW)
+    """No server is asked: the actors load an open model into vLLM engines of their own, see [teacher]. What
+    concerns HTTP (in_flight, timeout_s, retries) has no meaning then."""
     recording: str | None = Field(None, json_schema_extra=HOW)
     """Recorded replies (JSON lines of passage and reply) to serve over loopback HTTP instead of base_url."""
     prompt: str | None = Field(None, json_schema_extra=HOW)
@@ -137,7 +141,7 @@ class Annotate(Section):
     """Folder of the replies that were paid for, shared by all runs that name it; unset: reply-cache under
     run.root, but none for a recording, whose replies cost nothing."""
     actors: Count = Field(1, json_schema_extra=HOW)
-    """Most actors that ask the teacher."""
+    """Most actors that ask the teacher; served, each is an engine."""
     in_flight: Count = Field(64, json_schema_extra=HOW)
     """Requests in flight an actor."""
     timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
@@ -242,29 +246,50 @@ class Train(Section):
     """Worker failures that are survived by going on from the last checkpoint."""
 
 
-class Engine(Section):
-    """The vLLM engine that evaluate and tag use."""
+def _whole(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("more than one GPU must be a whole number of them")
+    return gpus
+
+
+class Serving(Section):
+    """How an actor serves a model with vLLM."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of weights and activations."""
-    actors: Count = Field(1, json_schema_extra=HOW)
-    """Most engines at once, an actor each."""
-    gpus: Annotated[float, Field(ge=0)] = Field(1, json_schema_extra=HOW)
-    """GPUs an actor; 0 runs vLLM on CPU."""
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_whole)] = Field(1, json_schema_extra=HOW)
+    """GPUs an actor, all of one node: the model is split over them (tensor parallel); 0 runs vLLM on CPU."""
     cpus: Annotated[float, Field(gt=0)] = Field(2, json_schema_extra=HOW)
     """CPUs an actor (engine process, tokenizer, this process)."""
     max_num_seqs: Count = Field(256, json_schema_extra=HOW)
-    """Questions that are decoded together."""
+    """Questions (of a teacher, passages) that are decoded together."""
     max_num_batched_tokens: Count = Field(8192, json_schema_extra=HOW)
     """Tokens computed in one engine step."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(0.9, json_schema_extra=HOW)
     """Share of the GPU's memory for weights and KV cache."""
     block_size: Count | None = Field(None, json_schema_extra=HOW)
     """KV-cache block in tokens; on CPU set 32, else short passages never share a prefix."""
-    max_answer_tokens: Count = 256
-    """Longest answer (paper: 256); a longer one has the outcome too_long."""
     chunks_in_flight: Count = Field(2, json_schema_extra=HOW)
     """Chunks an actor works on at once, so that no tail idles the engine."""
+
+
+class Teacher(Serving):
+    """The vLLM engine of a teacher that annotate's actors serve themselves (annotate.served)."""
+
+    max_prompt_tokens: Count = 2048
+    """Longest prompt; the passage of a longer one is not asked about and has the outcome rejected. With
+    annotate.max_reply_tokens it makes the engine's window, or the model's own does where that is shorter."""
+    chunks_in_flight: Count = Field(4, json_schema_extra=HOW)
+    """Chunks an actor works on at once: together their passages should be more than max_num_seqs."""
+
+
+class Engine(Serving):
+    """The vLLM engine that evaluate and tag use."""
+
+    actors: Count = Field(1, json_schema_extra=HOW)
+    """Most engines at once, an actor each."""
+    max_answer_tokens: Count = 256
+    """Longest answer (paper: 256); a longer one has the outcome too_long."""
     max_bad_share: Share = Field(0.5, json_schema_extra=HOW)
     """Share of passages whose outcome may be other than ok before the stage fails."""
 
@@ -300,6 +325,7 @@ class Config(Section):
     student: Student
     ingest: Ingest
     annotate: Annotate = Annotate()
+    teacher: Teacher = Teacher()
     build: Build = Build()
     train: Train = Train()
     engine: Engine = Engine()

@@ -75,8 +75,9 @@ class Annotation:
 
     outcome: ok; unparseable (no list in the reply); too_long (the reply ended at the token limit); cut (the
     list breaks off though the reply is complete); refused; filtered (a content filter); rejected (a 4xx about
-    this passage); failed (no answer to this passage from a server that answers others). With too_long and cut
-    the entities before the break stand; else only ok has any.
+    this passage, or the prompt is longer than the teacher takes); failed (no answer to this passage from a
+    server that answers others). With too_long and cut the entities before the break stand; else only ok has
+    any.
     """
 
     passage_id: str

@@ -8,10 +8,12 @@ from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
 from uniner.annotate.journal import Journal
 from uniner.annotate.limits import Ask, Gate, Limits, Meter, local
 from uniner.annotate.replies import Pair, judge
+from uniner.annotate.served import ServedLine
 from uniner.annotate.teacher import Line, Rejection, Teacher
 from uniner.grounding import locate
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk
+from uniner.tag.engine import Engine
 
 
 class Annotator:
@@ -25,14 +27,18 @@ class Annotator:
         cache: ReplyCache | None = None,
         run: str = "",
         every_occurrence: bool = True,
+        engine: Engine | None = None,
     ):
         """`ask` reaches the meter of the whole cluster; without it there are no limits. `run` is the id under
         which replies are paid for; without a cache none is kept. `every_occurrence` of a mention becomes an
-        entity, else the first one."""
+        entity, else the first one. `engine` serves the teacher; without it a server is asked, by the key.
+        """
         self._teacher, self._cache, self._run = teacher, cache, run
         self._every_occurrence = every_occurrence
         self._gate = Gate(ask or local(Meter(Limits())))
-        self._line = Line(teacher, api_key, self._gate)
+        self._line: Line | ServedLine = (
+            ServedLine(teacher, engine, self._gate) if engine else Line(teacher, api_key, self._gate)
+        )
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Annotate a chunk."""

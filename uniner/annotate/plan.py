@@ -53,9 +53,19 @@ def seconds(work: Work, limits: Limits, in_flight: int) -> tuple[float, str]:
 
 
 def describe(
-    teacher: Teacher, limits: Limits, in_flight: int, work: Work, total: int, done: int, sample: str
+    teacher: Teacher,
+    limits: Limits,
+    in_flight: int,
+    work: Work,
+    total: int,
+    done: int,
+    sample: str,
+    engines: str | None = None,
 ) -> str:
-    """Return the plan as text: `work` is left to ask of `total` passages, `done` are in finished chunks."""
+    """Return the plan as text: `work` is left to ask of `total` passages, `done` are in finished chunks.
+
+    `engines` says which ones serve the teacher, where no server does: how fast they are nobody knows before.
+    """
     kept = total - done - work.passages
     duration, decides = seconds(work, limits, in_flight)
     usd = teacher.usd(work.tokens_in, work.tokens_out)
@@ -63,12 +73,14 @@ def describe(
     price = f"about {usd:,.2f} USD at {prices}"
     if not teacher.usd_per_million_in and not teacher.usd_per_million_out:
         price = "unknown; set annotate.usd_per_million_in and annotate.usd_per_million_out"
+        price = "that of the machines" if engines else price
+    time = f"{_duration(duration)} or more ({decides} decides)"
     lines = [
         f"teacher   {teacher.model}",
         f"passages  {work.passages:,.0f} to ask of {total:,} ({done:,} done, {kept:,.0f} in the cache)",
         f"tokens    about {work.tokens_in:,.0f} in and {work.tokens_out:,.0f} out",
         f"price     {price}",
-        f"time      {_duration(duration)} or more ({decides} decides)",
+        f"engines   {engines}; how long they take is not known" if engines else f"time      {time}",
     ]
     if limits.budget_usd is not None:
         enough = "is enough" if usd <= limits.budget_usd else "will stop the run on its way"

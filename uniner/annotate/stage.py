@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ from uniner.annotate import prompts, recorded
 from uniner.annotate.annotator import Annotator
 from uniner.annotate.cache import Index, ReplyCache, key_of
 from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
+from uniner.annotate.served import engine_of
 from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
 from uniner.errors import Planned, UserError
 from uniner.files import explained
 from uniner.storage import Folder, run_folder
+from uniner.student import model_address, model_fingerprint, require_model
 
 # Requests wait on the network: an actor needs little of a CPU.
 _ACTOR_CPUS = 0.75
@@ -38,6 +41,8 @@ def check(config: Config) -> None:
         Planned: where only the plan is asked for and the passages are there.
     """
     settings = config.annotate
+    if settings.served and (settings.base_url or settings.recording):
+        raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
     if settings.recording:
         recorded.load(settings.recording)
         if not _prompt(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
@@ -45,6 +50,8 @@ def check(config: Config) -> None:
                 f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
             )
+    elif settings.served:
+        require_model(settings.model)
     elif not _key(settings) and not settings.plan:
         raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
     if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
@@ -78,20 +85,40 @@ def run(config: Config) -> dict[str, Any]:
             keep, spent = _Keep(cache, paid_by, ray.put(index)), teacher.usd(*index.tokens_paid)
         every = settings.located == "all"
         make = functools.partial(_annotator, teacher, key, _meter(settings, spent), keep, every)
+        pool = work.Pool(make, settings.actors, _ACTOR_CPUS)
+        if settings.served:
+            pool = _serving(config, make)
         return work.run_stage(
             "annotate",
             folder,
             plan,
             parent,
-            pool=work.Pool(make, settings.actors, _ACTOR_CPUS),
+            pool=pool,
             max_bad_share=settings.max_bad_share,
         )
+
+
+def _serving(config: Config, make: Callable[..., Annotator]) -> work.Pool:
+    """Return the pool of actors that serve the teacher themselves."""
+    engine = config.teacher
+    settings = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens"})
+    settings["max_tokens"] = engine.max_prompt_tokens
+    make = functools.partial(make, served=(model_address(config.annotate.model), settings))
+    return work.Pool(make, config.annotate.actors, engine.cpus, engine.gpus, engine.chunks_in_flight)
+
+
+def _model(settings: Annotate) -> str:
+    """Return the teacher's name: a folder's is its own and its content's, for that may change or move."""
+    fingerprint = model_fingerprint(settings.model) if settings.served else settings.model
+    if fingerprint == settings.model:
+        return settings.model
+    return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{fingerprint}"
 
 
 def _teacher(config: Config, base_url: str | None) -> Teacher:
     settings = config.annotate
     return Teacher(
-        settings.model,
+        _model(settings),
         base_url,
         _prompt(config),
         settings.reply_format,
@@ -132,7 +159,10 @@ def _tell_plan(config: Config) -> None:
     total = sum(chunks.values())
     sample = texts[0] if texts else prompts.PASSAGE
     in_flight = settings.in_flight * settings.actors
-    told = planning.describe(teacher, _limits(settings), in_flight, asked, total, total - left, sample)
+    engines = f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
+    told = planning.describe(
+        teacher, _limits(settings), in_flight, asked, total, total - left, sample, engines
+    )
     print(told, flush=True)
     raise Planned
 
@@ -147,12 +177,18 @@ class _Keep:
 
 
 def _annotator(
-    teacher: Teacher, key: str | None, ask: Ask | None, keep: _Keep | None, every_occurrence: bool
+    teacher: Teacher,
+    key: str | None,
+    ask: Ask | None,
+    keep: _Keep | None,
+    every_occurrence: bool,
+    served: tuple[str, dict[str, Any]] | None = None,
 ) -> Annotator:
+    engine = engine_of(teacher, *served) if served else None
     if keep is None:
-        return Annotator(teacher, key, ask, every_occurrence=every_occurrence)
+        return Annotator(teacher, key, ask, every_occurrence=every_occurrence, engine=engine)
     cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
-    return Annotator(teacher, key, ask, cache, keep.run, every_occurrence)
+    return Annotator(teacher, key, ask, cache, keep.run, every_occurrence, engine)
 
 
 def _run_id(folder: Folder) -> str:
@@ -210,12 +246,14 @@ def _folder(config: Config) -> Folder:
 
 
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
+    settings = config.annotate
     return {
         "stage": "annotate",
         "config": {
             "template": config.student.template,
-            "prompt": _prompt(config).digest() if config.annotate.prompt else None,
-            "annotate": config.annotate.identity(),
+            "prompt": _prompt(config).digest() if settings.prompt else None,
+            "annotate": settings.identity() | {"model": _model(settings)},
+            **({"teacher": config.teacher.identity()} if settings.served else {}),
         },
         "parents": {"ingest": parent},
     }

@@ -39,12 +39,13 @@ class Answer:
 
 
 class Engine:
-    """A model that answers questions given as token ids, greedily; deterministic on CPU in float32.
+    """A model that answers questions given as token ids; where greedily, deterministic on CPU in float32.
 
-    model: local folder or hub name. max_tokens: longest conversation the student was trained on; the window
-    is that and an answer, or the model's own limit where that is shorter. gpus: 0 runs on CPU, more than 1
-    splits the model over so many. max_num_seqs, max_num_batched_tokens, block_size and
-    gpu_memory_utilization are vLLM's. Takes half a minute to start.
+    model: local folder or hub name. max_tokens: longest prompt (of a student, the longest conversation that
+    it was trained on); the window is that and an answer, or the model's own limit where that is shorter.
+    gpus: 0 runs on CPU, more than 1 splits the model over so many. max_num_seqs, max_num_batched_tokens,
+    block_size and gpu_memory_utilization are vLLM's. Takes half a minute to start, of a large model minutes:
+    `lazy` leaves that to the first question. with_schemas: answers may be made to follow a JSON schema.
 
     Raises:
         UserError: where the model cannot be asked: no end token, or no room for a question and an answer.
@@ -63,13 +64,11 @@ class Engine:
         gpus: float = 1,
         gpu_memory_utilization: float = 0.9,
         block_size: int | None = None,
+        with_schemas: bool = False,
+        lazy: bool = False,
     ):
         _set_environment(cpus, on_cpu=gpus == 0)
         from transformers import AutoConfig, AutoTokenizer
-        from vllm import SamplingParams
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         if self.tokenizer.eos_token_id is None:
@@ -79,44 +78,52 @@ class Engine:
         self.max_prompt_tokens = self.window - max_answer_tokens
         if self.max_prompt_tokens < 1:
             raise UserError(
-                f"{model} takes {limit} tokens, which leaves no room beside engine.max_answer_tokens "
-                f"= {max_answer_tokens}; lower it"
+                f"{model} takes {limit} tokens, which leaves no room beside answers of {max_answer_tokens}; "
+                "lower engine.max_answer_tokens, or annotate.max_reply_tokens of a teacher"
             )
         devices = max(1, round(gpus))
-        arguments = AsyncEngineArgs(
-            model=model,
-            dtype=dtype,  # type: ignore[arg-type]
-            max_model_len=self.window,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
-            gpu_memory_utilization=gpu_memory_utilization,
-            block_size=block_size,  # type: ignore[arg-type]
-            enable_prefix_caching=True,
-            enforce_eager=gpus == 0,  # compiling for a CPU takes longer than it saves
-            tensor_parallel_size=devices,
+        self._max_answer_tokens = max_answer_tokens
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "dtype": dtype,
+            "max_model_len": self.window,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max(max_num_batched_tokens, max_num_seqs),
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "block_size": block_size,
+            "enable_prefix_caching": True,
+            "enforce_eager": gpus == 0,  # compiling for a CPU takes longer than it saves
+            "tensor_parallel_size": devices,
             # Named, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
-            distributed_executor_backend="uni" if devices == 1 else "mp",
-            skip_tokenizer_init=True,  # ids in, ids out
-            generation_config="vllm",  # greedy, whatever the model's folder says
-            disable_log_stats=True,
-            seed=0,
-        )
-        with _children_watched() as self._watch:
-            self._llm = AsyncLLM.from_engine_args(arguments)
-        self._sampling = SamplingParams(
-            temperature=0,
-            max_tokens=max_answer_tokens,
-            stop_token_ids=[self.tokenizer.eos_token_id],
-            logprobs=0,  # of the sampled token alone
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+            "distributed_executor_backend": "uni" if devices == 1 else "mp",
+            "skip_tokenizer_init": not with_schemas,  # ids in, ids out
+            "generation_config": "vllm",  # greedy, whatever the model's folder says
+            "disable_log_stats": True,
+            "seed": 0,
+        }
         # A quarter more than the engine decodes at once: it never waits for us, and the passages at work are
         # few enough that the cache still holds their prefixes when their last questions are scheduled.
         self._places = max_num_seqs + max(1, max_num_seqs // 4)
         self._free = asyncio.Semaphore(self._places)
         self._door = asyncio.Lock()
         self._asked = 0
+        self._llm: Any = None
+        self._starting: asyncio.Task[None] | None = None
+        if not lazy:
+            self._start()
+
+    def _start(self) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        with _children_watched() as self._watch:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+
+    async def _started(self) -> None:
+        """Start it where it was left to the first question: once, whoever waits, also where it fails."""
+        if self._llm is None:
+            self._starting = self._starting or asyncio.create_task(asyncio.to_thread(self._start))
+            await asyncio.shield(self._starting)
 
     @contextlib.asynccontextmanager
     async def admitted(self, questions: int) -> AsyncIterator[None]:
@@ -131,28 +138,48 @@ class Engine:
             for _ in range(needed):
                 self._free.release()
 
-    async def ask(self, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+    async def ask(
+        self,
+        prompts: Sequence[Sequence[int]],
+        temperature: float = 0.0,
+        schema: dict[str, Any] | None = None,
+    ) -> list[Answer]:
         """Answer a passage's prompts, all sent at once. No prompt may be longer than `max_prompt_tokens`.
 
-        Where the engine itself died, this process ends too: whoever runs it then starts another.
+        schema: the JSON schema that the answers must follow. Where the engine itself died, this process ends
+        too: whoever runs it then starts another.
         """
+        await self._started()
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        sampling = self._sampling(temperature, schema)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._answer(prompt)) for prompt in prompts]
+                tasks = [group.create_task(self._answer(prompt, sampling)) for prompt in prompts]
         except* EngineDeadError:
             log.critical("the vLLM engine died; this process ends")
             os._exit(1)
         return [task.result() for task in tasks]
 
-    async def _answer(self, prompt: Sequence[int]) -> Answer:
+    def _sampling(self, temperature: float, schema: dict[str, Any] | None) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        return SamplingParams(
+            temperature=temperature,
+            max_tokens=self._max_answer_tokens,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+        )
+
+    async def _answer(self, prompt: Sequence[int], sampling: Any) -> Answer:
         from vllm import TokensPrompt
 
         self._asked += 1
-        outputs = self._llm.generate(
-            TokensPrompt(prompt_token_ids=list(prompt)), self._sampling, str(self._asked)
-        )
+        outputs = self._llm.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, str(self._asked))
         async for output in outputs:
             (completion,) = output.outputs
             ids = [*completion.token_ids]
@@ -164,6 +191,8 @@ class Engine:
 
     async def close(self) -> None:
         """End the engine's processes. A worker that is simply killed needs no close."""
+        if self._llm is None:
+            return
         handler = self._llm.output_handler
         self._llm.shutdown()
         if handler:
