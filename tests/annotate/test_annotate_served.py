@@ -261,6 +261,8 @@ def test_a_model_that_cannot_be_asked_so_is_refused_before_it_is_loaded(model, b
         serve(model, max_tokens=50)
     with pytest.raises(UserError, match=r"takes 512 tokens, .*lower .*annotate\.max_reply_tokens"):
         serve(model, max_reply_tokens=512)
+    with pytest.raises(UserError, match=r"attention heads \(2\) must be divisible by .* size \(3\)"):
+        Engine(str(model), max_tokens=400, gpus=3)
 
 
 def test_an_engine_that_does_not_start_is_tried_once_and_without_money_not_at_all(model, monkeypatch):

@@ -48,7 +48,8 @@ class Engine:
     `lazy` leaves that to the first question. with_schemas: answers may be made to follow a JSON schema.
 
     Raises:
-        UserError: where the model cannot be asked: no end token, or no room for a question and an answer.
+        UserError: where the model cannot be asked: no end token, no room for a question and an answer, or
+            vLLM refuses it (an architecture it does not know, attention heads that the GPUs cannot share).
     """
 
     def __init__(
@@ -113,11 +114,18 @@ class Engine:
             self._start()
 
     def _start(self) -> None:
+        from pydantic import ValidationError
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        with _children_watched() as self._watch:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+        try:
+            with _children_watched() as self._watch:
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+        except ValidationError as error:
+            said = " ".join(error.errors()[0]["msg"].split())
+            raise UserError(
+                f"{self._arguments['model']}: vLLM refuses it with these settings: {said}"
+            ) from None
 
     async def _started(self) -> None:
         """Start it where it was left to the first question: once, whoever waits, also where it fails."""
