@@ -11,6 +11,8 @@ from subprocess import PIPE, STDOUT
 import pytest
 import zstandard
 
+from uniner.config import Config
+
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
 _VARIABLES = {
@@ -88,12 +90,42 @@ def tokenizer(base):
 
 
 @pytest.fixture
-def shared_pile():
-    """The real passages and the recorded ChatGPT replies, where they are at hand."""
-    folder = SHARED / "data" / "pile"
-    if not folder.is_dir():
-        pytest.skip("needs the shared data beside the project (../shared/data/pile)")
-    return folder
+def shared_data():
+    """Return a function that returns a folder of real data, where they are at hand."""
+
+    def find(name):
+        folder = SHARED / "data" / name
+        if not folder.is_dir():
+            pytest.skip(f"needs the shared data beside the project (../shared/data/{name})")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def shared_pile(shared_data):
+    """The real passages and the recorded ChatGPT replies."""
+    return shared_data("pile")
+
+
+@pytest.fixture
+def make_engine_config():
+    """Return a function that makes the config of a run `r` whose engine is vLLM on CPU."""
+
+    def make(root, base, engine=None, **sections):
+        engine = {"dtype": "float32", "gpus": 0, "block_size": 32, "max_num_seqs": 32,
+                  "max_num_batched_tokens": 2048, "max_answer_tokens": 32, **(engine or {})}  # fmt: skip
+        return Config.model_validate(
+            {
+                "run": {"root": str(root), "name": "r"},
+                "student": {"base": str(base), "max_tokens": 512},
+                "ingest": {"shards": ["unused.jsonl.zst"]},
+                "engine": engine,
+                **sections,
+            }
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

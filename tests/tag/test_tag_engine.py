@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from uniner.config import Config
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, Folder, merge
@@ -209,24 +208,12 @@ def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
 # ------------------------------------------------------------------------------------------- the stage
 
 
-def make_config(root: Path, base: Path, **tag) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"root": str(root), "name": "r"},
-            "student": {"base": str(base), "max_tokens": 512},
-            "ingest": {"shards": ["unused.jsonl.zst"]},
-            "engine": {
-                "dtype": "float32",
-                "gpus": 0,
-                "block_size": 32,
-                "max_num_seqs": 32,
-                "max_num_batched_tokens": 2048,
-                "max_answer_tokens": 32,
-                "max_bad_share": 1.0,
-            },
-            "tag": tag,
-        }
-    )
+@pytest.fixture
+def make_config(make_engine_config):
+    def make(root, base, **tag):
+        return make_engine_config(root, base, engine={"max_bad_share": 1.0}, tag=tag)
+
+    return make
 
 
 def make_student(folder: Path, base: Path, template: str = "type") -> Path:
@@ -238,7 +225,7 @@ def make_student(folder: Path, base: Path, template: str = "type") -> Path:
 
 @pytest.mark.ray
 def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
-    tmp_path, model, ray_session, capsys
+    tmp_path, model, make_config, ray_session, capsys
 ):
     from uniner.tag import stage
 
@@ -285,7 +272,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
 
 
-def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base):
+def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base, make_config):
     from uniner.tag import stage
 
     student = make_student(tmp_path / "student", Path(base), template="grouped")
