@@ -34,6 +34,8 @@ def test_words_win_over_file_over_defaults(config_file):
         ("ingest.sample=0", "ingest.sample = 0: input should be greater than 0"),
         ("student.template=own", "student.template = 'own': input should be 'type', 'definition',"),
         ("run.name=../up", "run.name = '../up': string should match pattern"),
+        ('evaluate.gold={"a/b" = "x"}', "evaluate.gold.a/b = 'a/b': string should match pattern"),
+        ('build.supervised={"a/b" = "x"}', "build.supervised.a/b = 'a/b': string should match pattern"),
         ("nonsense", "'nonsense' is not of the form section.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),
     ],

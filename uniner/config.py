@@ -21,6 +21,8 @@ HOW: JsonDict = {"identity": False}
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What becomes part of a file's or folder's name."""
 
 
 class Section(BaseModel):
@@ -43,7 +45,7 @@ class Run(Section):
 
     root: str = Field("runs", json_schema_extra=HOW)
     """Folder of all runs: a local path or s3://bucket/prefix."""
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", json_schema_extra=HOW)
+    name: Name = Field(json_schema_extra=HOW)
     """The run's own folder under the root. Another recipe is another name."""
     seed: int = 0
     """Seed of sampling, negatives, split and training order."""
@@ -197,8 +199,8 @@ class Build(Section):
     teacher_weight: Weight = 1.0
     """How often each of the teacher's conversations stands in the training set; a fraction is a chance. 0
     leaves the teacher out: annotate need not have run."""
-    supervised: dict[str, str] = {}
-    """Gold data sets to train on beside the teacher's: name to file, as in evaluate.gold."""
+    supervised: dict[Name, str] = {}
+    """Gold data sets to train on beside the teacher's: name to address, in any format of evaluate.gold."""
     supervised_weight: Weight = 1.0
     """How often each supervised conversation stands in the training set."""
     supervised_examples: Count = 10_000
@@ -297,8 +299,14 @@ class Engine(Serving):
 class Evaluate(Section):
     """Gold data to scores."""
 
-    gold: dict[str, str] = {}
-    """Data set's name to its file: JSON lines (.jsonl, .gz, .zst) of {"text", "entities"}."""
+    gold: dict[Name, str] = {}
+    """Data set's name to its address, a file, a glob or a folder, whose format is recognised: JSON lines of
+    {"text", "entities": [{"start", "end", "text", "type"}]}; CoNLL columns, token first and tag last (BIO,
+    IOB1, BIOES, BILOU); PubTator; UniversalNER's conversations (train.json, test.json), which are asked the
+    file's own questions; a Hugging Face split in Parquet (tokens, ner_tags); a brat folder of .txt and .ann,
+    whose discontinuous annotations are left out and counted in the manifest. All but the last two also with
+    .gz or .zst. A document of brat's or PubTator's is one passage. Types that say nothing (misc, other, else,
+    none) are left out too."""
     systems: list[str] = ["base", "student"]
     """What is scored: `base`, `student` (of this run), or a model folder or hub name."""
     chunk_passages: Count = 256
@@ -373,7 +381,8 @@ def _set(tree: dict[str, Any], word: str) -> None:
 
 
 def _describe(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    # A wrong key of a table is named by the key itself, which pydantic follows with a mark of its own.
+    name = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name}{_nearest(problem['loc'])}"
     if problem["type"] == "missing":

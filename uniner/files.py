@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from uniner.errors import UserError
 
@@ -96,8 +98,20 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 # exists() hides why; info() raises it (no bucket, no access, no file).
                 system.info(path)
                 raise UserError(f"{pattern}: is a folder; name its files, for instance {pattern}/*.jsonl.zst")
-        files += [system.unstrip_protocol(name) if is_remote(pattern) else name for name in found]
+        files += _addresses(system, pattern, found)
     return list(dict.fromkeys(files))
+
+
+def files_below(url: str) -> list[str]:
+    """Return the files of a folder and of those in it, sorted."""
+    system, path = filesystem(url)
+    with explained(url):
+        return _addresses(system, url, sorted(system.find(path)))
+
+
+def _addresses(system: Any, url: str, paths: Sequence[str]) -> list[str]:
+    """Return the addresses of paths in the file system that `url` lies in."""
+    return [system.unstrip_protocol(path) if is_remote(url) else path for path in paths]
 
 
 def read_part(url: str, start: int, end: int) -> bytes:
@@ -105,3 +119,22 @@ def read_part(url: str, start: int, end: int) -> bytes:
     system, path = filesystem(url)
     # By name: s3fs has another order of arguments than fsspec.
     return system.cat_file(path, start=start, end=end) if end > start else b""
+
+
+@contextlib.contextmanager
+def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; what is read of it comes in small pieces.
+
+    Raises:
+        UserError: where it is broken.
+    """
+    system, path = filesystem(url)
+    with explained(url), system.open(path, "rb") as raw:
+        try:
+            yield pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
+        except (pa.ArrowInvalid, OSError) as error:
+            # Arrow's own errors are bare; the storage's have a number or a class of their own.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise
+            said = " ".join(str(error).split())[:160]
+            raise UserError(f"{url}: broken or truncated Parquet ({said}); fetch the file again") from None

@@ -62,6 +62,35 @@ def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
         yield Line(number, data, bytes_read, offset + size)
 
 
+def read_text_lines(url: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file, each with its number (from 1), without line end and byte-order mark.
+
+    Raises:
+        UserError: naming the line that is no UTF-8; and as `read_lines` does.
+    """
+    for number, data, *_ in read_lines(url):
+        assert data is not None, "no line is too long here"
+        try:
+            text = data.decode("utf-8" if number else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{url}, line {number + 1}: is no UTF-8 ({error.reason}); save the file as UTF-8"
+            ) from None
+        yield number + 1, text.removesuffix("\r")
+
+
+def read_whole(url: str) -> bytes:
+    """Return a file's bytes, decompressed.
+
+    Raises:
+        UserError: where the compression is broken or ends too early.
+    """
+    blocks = [block for block, _ in read_blocks(url)]
+    if None in blocks:
+        raise UserError(f"{url}: broken or truncated {_kind(url)}; fetch the file again")
+    return b"".join(block for block in blocks if block)
+
+
 def read_blocks(url: str) -> Iterator[tuple[bytes | None, int]]:
     """Yield a file's bytes, decompressed, in blocks, each with how much of the file itself is read.
 

@@ -11,7 +11,7 @@ from uniner.build.conversations import Recipe, bands, converse, count_types
 from uniner.build.filters import Filters, filter_mentions, fold_type, is_latin, singulars
 from uniner.build.negatives import Sampler, generator
 from uniner.build.supervised import converse_gold, draw
-from uniner.evaluate.gold import GoldEntity, GoldPassage
+from uniner.gold.records import GoldEntity, GoldPassage
 from uniner.records import Annotation, Entity
 
 RECIPE = Recipe(0, validation_share=0.1)

@@ -114,8 +114,9 @@ def stream_alone(folder, items, read, pool=None):
         yield from (folder.write_chunk(chunk) for chunk in read(item))
 
 
-def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session):
-    words = ("build.teacher_weight=0", f'build.supervised={{news = "{gold}"}}', "build.dataset_line=false")
+def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session, monkeypatch):
+    monkeypatch.chdir(gold.parent)  # Ray's workers do not follow: the path must reach them whole
+    words = ("build.teacher_weight=0", 'build.supervised={news = "gold.jsonl"}', "build.dataset_line=false")
     config = make_config(tmp_path, base, tmp_path, *words)
     stage.check(config)
     assert stage.run(config)["rows"] == 30

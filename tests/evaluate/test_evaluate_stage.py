@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from uniner.config import Config
 from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
@@ -32,27 +31,16 @@ def make_gold(path: Path) -> str:
     return str(path)
 
 
-def make_config(root: Path, base, **evaluate) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"root": str(root), "name": "r"},
-            "student": {"base": str(base), "max_tokens": 512},
-            "ingest": {"shards": ["unused.jsonl.zst"]},
-            "engine": {
-                "dtype": "float32",
-                "gpus": 0,
-                "block_size": 32,
-                "max_num_seqs": 32,
-                "max_num_batched_tokens": 2048,
-                "max_answer_tokens": 32,
-            },
-            "evaluate": {"chunk_passages": 2, **evaluate},
-        }
-    )
+@pytest.fixture
+def make_config(make_engine_config):
+    def make(root, base, **evaluate):
+        return make_engine_config(root, base, evaluate={"chunk_passages": 2, **evaluate})
+
+    return make
 
 
 @pytest.mark.ray
-def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, ray_session, capsys):
+def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make_config, ray_session, capsys):
     config = make_config(tmp_path, base, gold={"toy": make_gold(tmp_path / "g.jsonl")}, systems=["base"])
     stage.check(config)
     manifest = stage.run(config)
@@ -84,20 +72,22 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, ray_
         assert (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns == stamp
 
 
-def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, capsys):
+def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, make_config, capsys):
     config = make_config(tmp_path, base)
     stage.check(config)
     assert stage.run(config) is None
     assert "evaluate: skipped, evaluate.gold names no data set" in capsys.readouterr().err
 
 
-def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base):
+def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base, make_config):
     gold = {"toy": make_gold(tmp_path / "g.jsonl")}
     stage.check(make_config(tmp_path, base, gold=gold))  # this run's student is still to be trained
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
         stage.check(make_config(tmp_path, base, gold={"toy": str(tmp_path / "none.jsonl")}))
-    with pytest.raises(UserError, match=r"evaluate\.gold: 'a/b' must be made of letters"):
-        stage.check(make_config(tmp_path, base, gold={"a/b": gold["toy"]}))
+    late = tmp_path / "late.jsonl"
+    late.write_text((tmp_path / "g.jsonl").read_text() + '\n{"text": 3, "entities": []}')
+    with pytest.raises(UserError, match=r"late\.jsonl, line 6: "):
+        stage.check(make_config(tmp_path, base, gold={"toy": str(late)}))
     with pytest.raises(UserError, match="nowhere"):
         stage.check(make_config(tmp_path, base, gold=gold, systems=[str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match=r"evaluate\.systems: base, base must differ"):

@@ -17,8 +17,8 @@ from uniner.build.negatives import Sampler
 from uniner.build.supervised import converse_gold, draw
 from uniner.config import Build, Config
 from uniner.errors import UserError
-from uniner.evaluate.gold import digest, read_gold
 from uniner.files import absolute
+from uniner.gold.reader import digest, read_gold, verify
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.storage import Chunk, Folder, Summary, run_folder
 from uniner.templates import template
@@ -33,9 +33,8 @@ def check(config: Config) -> None:
     settings = config.build
     if not settings.teacher_weight and not settings.supervised:
         raise UserError("build: build.teacher_weight = 0 and no build.supervised leaves nothing to train on")
-    for name, url in settings.supervised.items():
-        if not any(True for _ in read_gold(absolute(url))):
-            raise UserError(f"build.supervised: {url} ({name}) has no passage")
+    for url in settings.supervised.values():
+        verify(url)
     work.check_plan(_folder(config), _plan(config))
 
 
@@ -57,6 +56,10 @@ def run(config: Config) -> dict[str, Any]:
         template(config.student.template, config.student.group_types),
     )
     sampler = Sampler(mentions, settings.negatives)
+
+    # Workers run in other folders: paths are made absolute before they travel.
+    golds = {name: absolute(url) for name, url in settings.supervised.items()}
+    settings = settings.model_copy(update={"supervised": golds})
 
     def close(summaries: Sequence[Summary]) -> dict[str, Any]:
         negatives = card.write(folder, config, summaries, mentions)
@@ -87,7 +90,7 @@ def _folder(config: Config) -> Folder:
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     """Return what decides the conversations. Gold files stand by name and content: a folder may be moved."""
     settings = config.build.identity()
-    golds = {name: digest(absolute(url)) for name, url in config.build.supervised.items()}
+    golds = {name: digest(url) for name, url in config.build.supervised.items()}
     return {
         "stage": "build",
         "config": {
@@ -137,9 +140,7 @@ def _build(
         conversations, counts = converse(annotations, sampler, recipe, filters)
     else:
         name = key.removeprefix(_GOLD)
-        passages = draw(
-            read_gold(absolute(settings.supervised[name])), name, settings.supervised_examples, recipe.seed
-        )
+        passages = draw(read_gold(settings.supervised[name]), name, settings.supervised_examples, recipe.seed)
         conversations, counts = converse_gold(
             passages,
             name,

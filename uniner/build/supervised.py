@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from uniner.build.conversations import Recipe, converse_about, count
 from uniner.build.filters import fold_type
 from uniner.build.negatives import How, Sampler, generator
-from uniner.evaluate.gold import GoldPassage
+from uniner.gold.reader import left_out
+from uniner.gold.records import GoldPassage
 from uniner.records import Conversation
 
 
@@ -29,7 +30,8 @@ def converse_gold(
     """Make a data set's conversations and count them, by its name.
 
     labels: plain words for a label, where it needs any. Absent types are drawn from the data set's own; a
-    passage without an entity is asked for absent types alone, as nothing there is what its labels mean.
+    passage without an entity is asked for absent types alone, as nothing there is what its labels mean. Where
+    the file itself asks (`GoldPassage.asked`), only types to which it answers with none are absent.
     """
     found = [_mentions(passage, labels) for passage in passages]
     counts = Counter(name for mentions in found for name, texts in mentions.items() for _ in texts)
@@ -38,17 +40,34 @@ def converse_gold(
         conversation
         for passage, mentions in zip(passages, found, strict=True)
         for conversation in converse_about(
-            f"{dataset}/{passage.id}", passage.text, mentions, sampler, recipe, dataset, dataset_line
+            f"{dataset}/{passage.id}",
+            passage.text,
+            mentions,
+            sampler if passage.asked is None else Sampler(_absent(passage.asked, labels, counts), negatives),
+            recipe,
+            dataset,
+            dataset_line,
         )
         if mentions or conversation.negative_types
     ]
     counted = count(conversations)
-    return conversations, {**counted, f"from_{dataset}": counted["conversations"]}
+    return conversations, {**counted, f"from_{dataset}": counted["conversations"], **left_out(passages)}
+
+
+def _absent(
+    asked: Sequence[tuple[str, Sequence[str]]], labels: Mapping[str, str], counts: Counter[str]
+) -> dict[str, int]:
+    """Return the types that a passage is known not to have, and how often its data set has them."""
+    absent = {_plain(name, labels) for name, mentions in asked if not mentions}
+    return {name: max(1, counts[name]) for name in absent}
 
 
 def _mentions(passage: GoldPassage, labels: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     mentions: dict[str, dict[str, None]] = {}
     for entity in sorted(passage.entities, key=lambda entity: entity.start):
-        type_name = fold_type(labels.get(entity.type, entity.type))
-        mentions.setdefault(type_name, {})[entity.text] = None
+        mentions.setdefault(_plain(entity.type, labels), {})[entity.text] = None
     return {name: tuple(texts) for name, texts in mentions.items()}
+
+
+def _plain(type_name: str, labels: Mapping[str, str]) -> str:
+    return fold_type(labels.get(type_name, type_name))

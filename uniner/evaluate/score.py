@@ -12,9 +12,10 @@ from uniner.records import Prediction
 PROTOCOL = (
     "strict: for each (passage, type) question the sets of predicted and gold mentions are compared as "
     "normalised strings (lower case, punctuation and the articles a, an, the removed, white space folded); "
-    "micro-average over all questions; every type of a data set is asked of each of its passages; ELSE-like "
-    "types (misc, other, else, none) are left out; an answer that is broken (no JSON list of strings, cut at "
-    "the limit, or not asked because the passage is too long) counts as no prediction and is shown"
+    "micro-average over all questions; every type of a data set is asked of each of its passages, of a file "
+    "that has questions these alone; ELSE-like types (misc, other, else, none) are left out; an answer that "
+    "is broken (no JSON list of strings, cut at the limit, or not asked because the passage is too long) "
+    "counts as no prediction and is shown"
 )
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")

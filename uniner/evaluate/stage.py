@@ -5,7 +5,6 @@ and `scores.json`, and `manifest.json` with all systems' scores. A system that i
 those that stand.
 """
 
-import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from typing import Any
 from uniner import work
 from uniner.config import Config
 from uniner.errors import UserError
-from uniner.evaluate.gold import cut, digest, read_gold
+from uniner.evaluate.gold import cut
 from uniner.evaluate.predictor import Predictor
 from uniner.evaluate.score import PROTOCOL, score
-from uniner.files import absolute, explained
+from uniner.files import explained
+from uniner.gold.reader import digest, verify
 from uniner.progress import say
 from uniner.records import Prediction, from_table
 from uniner.storage import Folder, merge, run_folder
@@ -29,19 +29,14 @@ from uniner.templates import Template
 
 SCORES = "scores.json"
 _GOLD = "gold"
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_FIRST_LINES = 100
 
 
 def check(config: Config) -> None:
     """Make sure, before Ray starts, that gold files can be read and systems be asked."""
     if not config.evaluate.gold:
         return
-    for dataset, url in config.evaluate.gold.items():
-        if not _NAME.fullmatch(dataset):
-            raise UserError(f"evaluate.gold: '{dataset}' must be made of letters, digits and . _ - alone")
-        for _ in itertools.islice(read_gold(absolute(url)), _FIRST_LINES):
-            pass
+    for url in config.evaluate.gold.values():
+        verify(url)
     names = [_name(system) for system in config.evaluate.systems]
     if len({*names, _GOLD}) <= len(names):
         raise UserError(f"evaluate.systems: {', '.join(names)} must differ, and none may be '{_GOLD}'")
@@ -107,7 +102,7 @@ def _cut_gold(config: Config) -> Folder:
         summaries = [
             folder.write_chunk(chunk)
             for dataset, url in sorted(settings.gold.items())
-            for chunk in cut(dataset, absolute(url), settings.chunk_passages, settings.max_passages)
+            for chunk in cut(dataset, url, settings.chunk_passages, settings.max_passages)
         ]
         folder.finish(plan, summaries, seconds=round(time.monotonic() - started, 1))
     return folder
@@ -188,7 +183,7 @@ def _gold_plan(config: Config) -> dict[str, Any]:
             "chunk_passages": config.evaluate.chunk_passages,
             "max_passages": config.evaluate.max_passages,
         },
-        "gold": {dataset: digest(absolute(url)) for dataset, url in config.evaluate.gold.items()},
+        "gold": {dataset: digest(url) for dataset, url in config.evaluate.gold.items()},
     }
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from uniner.errors import UserError
-from uniner.ingest.shards import Part, open_parquet, parts_of
+from uniner.files import open_parquet
+from uniner.ingest.shards import Part, parts_of
 from uniner.lines import read_blocks, read_lines
 
 REASONS = {

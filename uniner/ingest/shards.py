@@ -1,6 +1,5 @@
 """What a corpus is made of: shards, what identifies them, and the parts of them that one task reads."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +8,10 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.errors import UserError
-from uniner.files import explained, filesystem, read_part
+from uniner.files import explained, filesystem, open_parquet, read_part
 from uniner.lines import COMPRESSION
 
 Kind = Literal["lines", "parquet", "text"]
@@ -125,25 +123,6 @@ def kind_of(url: str) -> Kind:
             "also with .gz or .zst), Parquet in .parquet"
         )
     return kind
-
-
-@contextlib.contextmanager
-def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet shard; what is read of it comes in small pieces.
-
-    Raises:
-        UserError: where it is broken.
-    """
-    system, path = filesystem(url)
-    with explained(url), system.open(path, "rb") as raw:
-        try:
-            yield pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
-        except (pa.ArrowInvalid, OSError) as error:
-            # Arrow's own errors are bare; the storage's have a number or a class of their own.
-            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-                raise
-            said = " ".join(str(error).split())[:160]
-            raise UserError(f"{url}: broken or truncated Parquet ({said}); fetch the file again") from None
 
 
 def read_footer(url: str) -> tuple[pq.FileMetaData, list[str]]:
