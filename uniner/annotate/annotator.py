@@ -1,4 +1,7 @@
-"""The annotate stage's worker: a chunk of passages in, the same passages annotated out."""
+"""The annotate stage's worker: a chunk of passages in, the same passages annotated out.
+
+What it knows of replies (asked for once, kept, paid for) stands by itself: generate asks in the same way.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,8 +19,8 @@ from uniner.storage import Chunk
 from uniner.tag.engine import Engine
 
 
-class Annotator:
-    """The stage's worker: a chunk of passages in, the same passages annotated out, in the same order."""
+class Replies:
+    """The teacher's replies to texts, each asked for and paid for once."""
 
     def __init__(
         self,
@@ -26,38 +29,28 @@ class Annotator:
         ask: Ask | None = None,
         cache: ReplyCache | None = None,
         run: str = "",
-        every_occurrence: bool = True,
         engine: Engine | None = None,
     ):
         """`ask` reaches the meter of the whole cluster; without it there are no limits. `run` is the id under
-        which replies are paid for; without a cache none is kept. `every_occurrence` of a mention becomes an
-        entity, else the first one. `engine` serves the teacher; without it a server is asked, by the key.
-        """
+        which replies are paid for; without a cache none is kept. `engine` serves the teacher; without it a
+        server is asked, by the key."""
         self._teacher, self._cache, self._run = teacher, cache, run
-        self._every_occurrence = every_occurrence
         self._gate = Gate(ask or local(Meter(Limits())))
         self._line: Line | ServedLine = (
             ServedLine(teacher, engine, self._gate) if engine else Line(teacher, api_key, self._gate)
         )
 
-    async def __call__(self, chunk: Chunk) -> Chunk:
-        """Annotate a chunk."""
-        passages = from_table(chunk.table, Passage)
-        asked = [self._teacher.request(passage.text) for passage in passages]
+    async def to(self, texts: Sequence[str]) -> tuple[list[Kept | Rejection], dict[str, float]]:
+        """Return a chunk's replies, one for one of its texts, and what they took."""
+        asked = [self._teacher.request(text) for text in texts]
         keys = [key_of(request) for request in asked]
         requests = dict(zip(keys, asked, strict=True))  # a passage that comes twice is asked about once
         digest = digest_of(requests)
         kept = await asyncio.to_thread(self._cache.find, digest, requests) if self._cache else {}
         missing = {key: request for key, request in requests.items() if key not in kept}
         answers: dict[str, Kept | Rejection] = {**kept, **await self._ask_all(digest, missing)}
-        annotations = [
-            self._record(passage, answers[key]) for passage, key in zip(passages, keys, strict=True)
-        ]
         figures = {**self._paid(answers), "cache_hits": len(kept), "cache_misses": len(missing)}
-        entities = [entity for annotation in annotations for entity in annotation.entities]
-        figures["entities"] = len(entities)
-        figures["entities_not_in_passage"] = sum(entity.start < 0 for entity in entities)
-        return Chunk(chunk.key, to_table(annotations, ANNOTATION), figures=figures)
+        return [answers[key] for key in keys], figures
 
     async def _ask_all(
         self, digest: str, requests: Mapping[str, dict[str, Any]]
@@ -104,6 +97,36 @@ class Annotator:
             "cost_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in paid),
             "saved_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in others),
         }
+
+
+class Annotator:
+    """The stage's worker: a chunk of passages in, the same passages annotated out, in the same order."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        api_key: str | None = None,
+        ask: Ask | None = None,
+        cache: ReplyCache | None = None,
+        run: str = "",
+        every_occurrence: bool = True,
+        engine: Engine | None = None,
+    ):
+        """`every_occurrence` of a mention becomes an entity, else the first; the others are for `Replies`."""
+        self._teacher, self._every_occurrence = teacher, every_occurrence
+        self._replies = Replies(teacher, api_key, ask, cache, run, engine)
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Annotate a chunk."""
+        passages = from_table(chunk.table, Passage)
+        answers, figures = await self._replies.to([passage.text for passage in passages])
+        annotations = [
+            self._record(passage, answer) for passage, answer in zip(passages, answers, strict=True)
+        ]
+        entities = [entity for annotation in annotations for entity in annotation.entities]
+        figures["entities"] = len(entities)
+        figures["entities_not_in_passage"] = sum(entity.start < 0 for entity in entities)
+        return Chunk(chunk.key, to_table(annotations, ANNOTATION), figures=figures)
 
     def _record(self, passage: Passage, answer: Kept | Rejection) -> Annotation:
         pairs: tuple[Pair, ...] = ()

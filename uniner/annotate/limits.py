@@ -111,7 +111,7 @@ class Meter:
         if self._under_way() > 1e-9:
             return None
         return (
-            f"annotate: {self._spent:.6g} USD are spent, the next request may take {want.usd:.2g} and "
+            f"teacher: {self._spent:.6g} USD are spent, the next request may take {want.usd:.2g} and "
             f"annotate.budget_usd is {self._limits.budget_usd:g}: raise it"
         )
 

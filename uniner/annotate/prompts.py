@@ -66,14 +66,16 @@ JSON_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """The chat messages that ask about a passage: `user` holds PASSAGE; no system message where it is ""."""
+    """The chat messages that ask about a passage: `user` holds `mark`, where it goes; no system message where
+    `system` is ""."""
 
     system: str
     user: str
+    mark: str = PASSAGE
 
     def messages(self, passage: str) -> list[dict[str, str]]:
         """Return the chat messages that ask the teacher about a passage."""
-        asked = {"role": "user", "content": self.user.replace(PASSAGE, passage)}
+        asked = {"role": "user", "content": self.user.replace(self.mark, passage)}
         return [{"role": "system", "content": self.system}, asked] if self.system else [asked]
 
     def digest(self) -> str:
@@ -91,11 +93,11 @@ def published(template: str, reply_format: str = "tuples") -> Prompt:
     return Prompt(SYSTEM, f"{_TASK[asked]}{form}{PASSAGE_MARK}{PASSAGE}")
 
 
-def load(url: str) -> Prompt:
-    """Read a prompt file: text with {passage} where the passage goes; a first line `System: ...` is that.
+def load(url: str, mark: str = PASSAGE) -> Prompt:
+    """Read a prompt file: text with `mark` where the passage goes; a first line `System: ...` is that.
 
     Raises:
-        UserError: where the file is missing, no text, or without {passage}.
+        UserError: where the file is missing, no text, or without the mark.
     """
     system, path = filesystem(url)
     with explained(url):
@@ -103,13 +105,14 @@ def load(url: str) -> Prompt:
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n").strip()
     except UnicodeDecodeError:
-        raise UserError(f"{url}: is no UTF-8 text; annotate.prompt names a text file") from None
+        raise UserError(f"{url}: is no UTF-8 text; a prompt is a text file") from None
     first, _, rest = text.partition("\n")
     label, colon, said = first.partition(":")
     system_line, user = (said.strip(), rest.strip()) if colon and label.lower() == "system" else ("", text)
-    if PASSAGE not in user:
-        raise UserError(f"{url}: has no {PASSAGE} (after the system line); put it where the passage goes")
-    return Prompt(system_line, user)
+    if mark not in user:
+        what = mark.strip("{}")
+        raise UserError(f"{url}: has no {mark} (after the system line); put it where the {what} goes")
+    return Prompt(system_line, user, mark)
 
 
 def chosen(url: str | None, template: str, reply_format: str) -> Prompt:

@@ -45,12 +45,22 @@ def parse_reply(reply: str) -> Parsed | None:
     whole part counts. One pair that is none makes the whole reply unparseable (paper §3.1 drops such
     replies). Time is linear in the reply's length.
     """
-    text = _THOUGHT.sub("", reply)
+    text = without_thoughts(reply)
     for candidate in ("\n".join(_FENCED.findall(text)), text, _unescaped(text)):
         parsed = _parse(candidate) if candidate else None
         if parsed is not None:
             return parsed
     return None
+
+
+def without_thoughts(reply: str) -> str:
+    """Leave out what a model thinks aloud before its reply."""
+    return _THOUGHT.sub("", reply)
+
+
+def refuses(reply: str) -> bool:
+    """Tell whether a reply begins as refusals do."""
+    return _REFUSAL.match(reply) is not None
 
 
 def judge(reply: str, finish_reason: str | None, refusal: str | None) -> tuple[str, tuple[Pair, ...]]:
@@ -67,7 +77,7 @@ def judge(reply: str, finish_reason: str | None, refusal: str | None) -> tuple[s
     if finish_reason == "length":
         return "too_long", parsed.pairs if parsed else ()
     if parsed is None:
-        return "refused" if _REFUSAL.match(reply) else "unparseable", ()
+        return "refused" if refuses(reply) else "unparseable", ()
     return "cut" if parsed.cut else "ok", parsed.pairs
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +41,7 @@ def check(config: Config) -> None:
         Planned: where only the plan is asked for and the passages are there.
     """
     settings = config.annotate
-    if settings.served and (settings.base_url or settings.recording):
-        raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
+    check_teacher(settings)
     if settings.recording:
         recorded.load(settings.recording)
         if not _prompt(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
@@ -50,15 +49,21 @@ def check(config: Config) -> None:
                 f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
             )
-    elif settings.served:
-        require_model(settings.model)
-    elif not _key(settings) and not settings.plan:
-        raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
-    if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
-        raise UserError("annotate.budget_usd: no price is set; set annotate.usd_per_million_in and _out")
     work.check_plan(_folder(config), _plan(config))
     if settings.plan and _parent(config).manifest() is not None:
         _tell_plan(config)
+
+
+def check_teacher(settings: Annotate) -> None:
+    """Find, before Ray starts, the model or the key, and the prices where there is a budget."""
+    if settings.served and (settings.base_url or settings.recording):
+        raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
+    if settings.served:
+        require_model(settings.model)
+    elif not settings.recording and not api_key(settings) and not settings.plan:
+        raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
+    if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
+        raise UserError("annotate.budget_usd: no price is set; set annotate.usd_per_million_in and _out")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -72,33 +77,42 @@ def run(config: Config) -> dict[str, Any]:
     if settings.plan:
         _tell_plan(config)
     with contextlib.ExitStack() as open_servers:
-        base_url, key = settings.base_url, _key(settings)
+        base_url, key = settings.base_url, api_key(settings)
         if settings.recording:
             server = recorded.RecordedTeacher(recorded.load(settings.recording))
             base_url, key = open_servers.enter_context(server).base_url, "recorded"
-        teacher = _teacher(config, base_url)
-        plan, keep, spent = _plan(config, parent.digest()), None, 0.0
-        cache = _cache(config)
-        if cache and folder.manifest() is None:
-            paid_by = _run_id(folder)
-            index = _index(cache, teacher, paid_by)
-            keep, spent = _Keep(cache, paid_by, ray.put(index)), teacher.usd(*index.tokens_paid)
-        every = settings.located == "all"
-        make = functools.partial(_annotator, teacher, key, _meter(settings, spent), keep, every)
-        pool = work.Pool(make, settings.actors, _ACTOR_CPUS)
-        if settings.served:
-            pool = _serving(config, make)
+        plan, teacher = _plan(config, parent.digest()), teacher_of(config, base_url)
+        make = functools.partial(Annotator, every_occurrence=settings.located == "all")
         return work.run_stage(
             "annotate",
             folder,
             plan,
             parent,
-            pool=pool,
+            pool=pool(config, folder, teacher, key, make),
             max_bad_share=settings.max_bad_share,
         )
 
 
-def _serving(config: Config, make: Callable[..., Annotator]) -> work.Pool:
+def pool(
+    config: Config, folder: Folder, teacher: Teacher, key: str | None, make: Callable[..., work.Worker]
+) -> work.Pool:
+    """Return the actor pool of a worker that asks the teacher for a stage's folder: within the limits of all
+    actors together and what is left of the run's budget, and for nothing that is in the cache.
+
+    `make` takes what `annotator.Replies` is made of.
+    """
+    settings, keep, spent = config.annotate, None, _spent_on_generating(config)
+    cache = _cache(config)
+    if cache and folder.manifest() is None:
+        paid_by = _run_id(folder)
+        index = _index(cache, teacher, paid_by)
+        keep = _Keep(cache, paid_by, ray.put(index))
+        spent += teacher.usd(*index.tokens_paid)
+    worker = functools.partial(_worker, make, teacher, key, _meter(settings, spent), keep)
+    return _serving(config, worker) if settings.served else work.Pool(worker, settings.actors, _ACTOR_CPUS)
+
+
+def _serving(config: Config, make: Callable[..., work.Worker]) -> work.Pool:
     """Return the pool of actors that serve the teacher themselves."""
     engine = config.teacher
     settings = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens"})
@@ -107,7 +121,13 @@ def _serving(config: Config, make: Callable[..., Annotator]) -> work.Pool:
     return work.Pool(make, config.annotate.actors, engine.cpus, engine.gpus, engine.chunks_in_flight)
 
 
-def _model(settings: Annotate) -> str:
+def _spent_on_generating(config: Config) -> float:
+    # Nothing while generate itself is at work: it then counts what it paid for by its replies.
+    manifest = (run_folder(config.run) / "generate").manifest()
+    return manifest["figures"]["cost_usd"] if manifest else 0.0
+
+
+def model_name(settings: Annotate) -> str:
     """Return the teacher's name: a folder's is its own and its content's, for that may change or move."""
     fingerprint = model_fingerprint(settings.model) if settings.served else settings.model
     if fingerprint == settings.model:
@@ -115,10 +135,11 @@ def _model(settings: Annotate) -> str:
     return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{fingerprint}"
 
 
-def _teacher(config: Config, base_url: str | None) -> Teacher:
+def teacher_of(config: Config, base_url: str | None) -> Teacher:
+    """Return the teacher of the annotate section."""
     settings = config.annotate
     return Teacher(
-        _model(settings),
+        model_name(settings),
         base_url,
         _prompt(config),
         settings.reply_format,
@@ -144,27 +165,44 @@ def _index(cache: Folder, teacher: Teacher, paid_by: str = "") -> Index:
         return ReplyCache(cache, teacher.request("")).read_index(paid_by)
 
 
+def unpaid(config: Config, teacher: Teacher, texts: Sequence[str]) -> list[str]:
+    """Return the texts to which no run has a reply yet."""
+    cache = _cache(config)
+    if cache is None:
+        return list(texts)
+    index = _index(cache, teacher)
+    return [text for text in texts if not index.groups_of([key_of(teacher.request(text))])]
+
+
 def _tell_plan(config: Config) -> None:
     """Print the plan, from a sample of the chunks where there are many, and end the job."""
     settings, parent, folder = config.annotate, _parent(config), _folder(config)
-    teacher, cache, chunks = _teacher(config, settings.base_url), _cache(config), work.chunks_of(parent)
+    teacher, chunks = teacher_of(config, settings.base_url), work.chunks_of(parent)
     with explained(folder.url):
         todo = sorted(chunks.keys() - folder.chunk_keys())
     left = sum(chunks[key] for key in todo)
     some = todo[:: -(-len(todo) // _PLAN_CHUNKS)] if todo else []
-    index = _index(cache, teacher) if cache else None
     texts = [text for key in some for text in parent.read_chunk(key).column("text").to_pylist()]
-    unknown = [text for text in texts if not (index and index.groups_of([key_of(teacher.request(text))]))]
+    unknown = unpaid(config, teacher, texts)
     asked = planning.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
     total = sum(chunks.values())
     sample = texts[0] if texts else prompts.PASSAGE
-    in_flight = settings.in_flight * settings.actors
-    engines = f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
     told = planning.describe(
-        teacher, _limits(settings), in_flight, asked, total, total - left, sample, engines
+        teacher, limits_of(settings), in_flight(settings), asked, total, total - left, sample, engines(config)
     )
     print(told, flush=True)
     raise Planned
+
+
+def in_flight(settings: Annotate) -> int:
+    """Return the requests in flight of all actors together."""
+    return settings.in_flight * settings.actors
+
+
+def engines(config: Config) -> str | None:
+    """Say which engines serve the teacher; None where a server is asked."""
+    settings = config.annotate
+    return f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
 
 
 @dataclass(frozen=True)
@@ -176,19 +214,19 @@ class _Keep:
     index: Any
 
 
-def _annotator(
+def _worker(
+    make: Callable[..., work.Worker],
     teacher: Teacher,
     key: str | None,
     ask: Ask | None,
     keep: _Keep | None,
-    every_occurrence: bool,
     served: tuple[str, dict[str, Any]] | None = None,
-) -> Annotator:
+) -> work.Worker:
     engine = engine_of(teacher, *served) if served else None
     if keep is None:
-        return Annotator(teacher, key, ask, every_occurrence=every_occurrence, engine=engine)
+        return make(teacher, key, ask, engine=engine)
     cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
-    return Annotator(teacher, key, ask, cache, keep.run, every_occurrence, engine)
+    return make(teacher, key, ask, cache, keep.run, engine=engine)
 
 
 def _run_id(folder: Folder) -> str:
@@ -222,12 +260,13 @@ class _AskCluster:
         return await self._meter.ask.remote(holder, report, wants)
 
 
-def _limits(settings: Annotate) -> Limits:
+def limits_of(settings: Annotate) -> Limits:
+    """Return the limits of all actors together."""
     return Limits(settings.requests_per_minute, settings.tokens_per_minute, settings.budget_usd)
 
 
 def _meter(settings: Annotate, spent: float) -> Ask | None:
-    limits = _limits(settings)
+    limits = limits_of(settings)
     if limits == Limits() and settings.actors == 1:
         return None
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -252,7 +291,7 @@ def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
         "config": {
             "template": config.student.template,
             "prompt": _prompt(config).digest() if settings.prompt else None,
-            "annotate": settings.identity() | {"model": _model(settings)},
+            "annotate": settings.identity() | {"model": model_name(settings)},
             **({"teacher": config.teacher.identity()} if settings.served else {}),
         },
         "parents": {"ingest": parent},
@@ -263,6 +302,7 @@ def _prompt(config: Config) -> prompts.Prompt:
     return prompts.chosen(config.annotate.prompt, config.student.template, config.annotate.reply_format)
 
 
-def _key(settings: Annotate) -> str | None:
+def api_key(settings: Annotate) -> str | None:
+    """Return the teacher's key from the environment."""
     # A server of one's own behind base_url often asks for no key, but the client wants one.
     return os.environ.get("OPENAI_API_KEY") or ("none" if settings.base_url else None)
