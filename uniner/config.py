@@ -65,12 +65,37 @@ class Student(Section):
     """Longest conversation in tokens, in training and in tagging (paper: 1,024)."""
 
 
-class Ingest(Section):
-    """Corpus shards to passages."""
+class Generate(Section):
+    """Domains to passages that annotate's teacher writes, for ingest to read beside its shards."""
 
-    shards: list[str] = Field(min_length=1)
+    domains: dict[Annotated[str, Field(pattern=r"^\S(.*\S)?$")], Count] = {}
+    """Domain's name to how many passages of it, such as {"contract law" = 500}; none: the stage is skipped.
+    Their source is generated:<domain>."""
+    words: Count = 150
+    """Words a passage on average: each is asked to have half to one and a half times as many."""
+    aspects: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+    """What varies from passage to passage, such as {"Kind of text" = ["court ruling", "contract"]}, drawn by
+    the seed; unset: kind of text, register, time, place and what it is rich in, by values of our own."""
+    prompt: str | None = Field(None, json_schema_extra=HOW)
+    """Text file of a prompt of one's own: {brief} where domain, aspects and length go, a first line
+    `System: ...` if wanted. Unset: ours. The stage's identity is the file's content, not its address."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Sampling temperature."""
+    max_reply_tokens: Count = 1024
+    """Longest reply in tokens; a longer one is cut, has the outcome too_long and is not read by ingest."""
+    chunk_passages: Count = 64
+    """Passages a chunk, all of one domain."""
+    max_bad_share: Share = Field(0.2, json_schema_extra=HOW)
+    """Share of passages whose outcome may be other than ok before the stage fails."""
+
+
+class Ingest(Section):
+    """Corpus shards, and what generate wrote, to passages."""
+
+    shards: list[str] = []
     """Paths or globs, local, s3:// or of any other protocol that fsspec knows: JSON lines (.jsonl, .json,
-    .ndjson) and text, a document a file (.txt), both also with .gz or .zst; Parquet (.parquet)."""
+    .ndjson) and text, a document a file (.txt), both also with .gz or .zst; Parquet (.parquet). None where
+    all is to come from generate.domains."""
     max_tokens: Count = 256
     """Longest passage in tokens of the student's tokenizer (paper: 256)."""
     overlap_tokens: Annotated[int, Field(ge=0)] = 0
@@ -82,7 +107,8 @@ class Ingest(Section):
     """Share of the passages that is taken, each with the same chance, by the seed and its place in the corpus
     alone; only documents with a passage in the sample are tokenised."""
     sample_of_source: dict[str, Share] = {}
-    """Another share for passages of these sources; 0 leaves a source out."""
+    """Another share for passages of these sources; 0 leaves a source out. Generated ones are all taken (1)
+    where they do not stand here."""
     passages: Count | None = None
     """Take so many of the sample, each with the same chance; too small a sample is an error. Unset: all."""
     stratified: bool = False
@@ -159,8 +185,8 @@ class Annotate(Section):
     usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
     """Price of a million reply tokens."""
     budget_usd: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
-    """What the run may spend in all, by these prices: no request goes that may lead beyond it, and the run
-    stops with exit code 3; with a higher budget it goes on. Unset: no limit."""
+    """What the run may spend in all, generated passages included, by these prices: no request goes that may
+    lead beyond it, and the run stops with exit code 3; with a higher budget it goes on. Unset: no limit."""
     plan: bool = Field(False, json_schema_extra=HOW)
     """Only tell what the stage would take (passages, tokens, price, time, a sample prompt); spend nothing."""
     max_bad_share: Share = Field(0.2, json_schema_extra=HOW)
@@ -331,7 +357,8 @@ class Config(Section):
 
     run: Run
     student: Student
-    ingest: Ingest
+    generate: Generate = Generate()
+    ingest: Ingest = Ingest()
     annotate: Annotate = Annotate()
     teacher: Teacher = Teacher()
     build: Build = Build()

@@ -15,7 +15,7 @@ from uniner.config import Config, describe, load
 from uniner.errors import Planned, Stopped, UserError
 from uniner.progress import say
 
-STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag", "report")
+STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
 
 
 def run(stages: Sequence[str], words: list[str], prepare: Callable[[Config], Config] | None = None) -> int:

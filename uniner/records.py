@@ -22,6 +22,55 @@ _string, _int = pa.string(), pa.int64()
 
 
 @dataclass(frozen=True)
+class Brief:
+    """What the teacher is asked to write: a passage of about so many words, `text` for the prompt."""
+
+    doc_id: str
+    source: str
+    words: int
+    text: str
+
+
+BRIEF = _schema(doc_id=_string, source=_string, words=_int, text=_string)
+
+
+@dataclass(frozen=True)
+class GeneratedPassage:
+    """What the teacher wrote by a brief: a document for ingest where it is ok, else its text is empty.
+
+    outcome: ok; too_long (the reply ended at the token limit); empty; refused, filtered, rejected and failed
+    as in Annotation. source is `generated:<domain>`.
+    """
+
+    doc_id: str
+    source: str
+    text: str
+    outcome: str
+    reply: str
+    brief: str
+    model: str
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    attempts: int
+
+
+GENERATED_PASSAGE = _schema(
+    doc_id=_string,
+    source=_string,
+    text=_string,
+    outcome=_string,
+    reply=_string,
+    brief=_string,
+    model=_string,
+    tokens_in=_int,
+    tokens_out=_int,
+    cost_usd=pa.float64(),
+    attempts=_int,
+)
+
+
+@dataclass(frozen=True)
 class Passage:
     """A piece of a document: `document[char_start:char_end] == text`.
 

@@ -154,6 +154,11 @@ class Folder:
         """Return the keys of the chunks that stand."""
         return {match[1] for match in map(_CHUNK.fullmatch, self.sizes()) if match}
 
+    def chunk_files(self) -> dict[str, int]:
+        """Return the addresses of a finished stage's chunks, in key order, and their bytes."""
+        chunks = self.require_manifest()["chunks"]
+        return {self.path(_chunk_name(chunk["key"])): chunk["bytes"] for chunk in chunks}
+
     def write_chunk(self, chunk: Chunk) -> Summary:
         """Write a chunk and its summary in one atomic put, its rejects in one before.
 

@@ -63,6 +63,7 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str], negat
             seed=config.run.seed,
             version=metadata.version("uniner"),
             build=config.build,
+            domains=", ".join(f"{name} ({count:,})" for name, count in config.generate.domains.items()),
             teacher=annotate if config.build.teacher_weight else None,
             prompt="\n".join(message["content"] for message in prompt.messages(PASSAGE)),
             counts=counts,

@@ -26,6 +26,7 @@ REASONS = {
 """Why a row has no document."""
 # Rows decoded together: few, since each may be a book.
 _PARQUET_ROWS = 64
+_OUTCOME = "outcome"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Fields:
     text: str
     source: str
     id: str | None = None
+
+
+# Of records.GeneratedPassage, whatever the fields of the shards are.
+_GENERATED = Fields("text", "source", "doc_id")
 
 
 class Document(NamedTuple):
@@ -56,8 +61,8 @@ class Row(NamedTuple):
 def read_rows(part: Part, fields: Fields, longest: int, first: int = 0) -> Iterator[Row]:
     """Yield the rows of a part from number `first` on, none longer than `longest` bytes.
 
-    Blank lines are no rows. A text file is one, with its folder's name as the source and its own as the id
-    where ids are asked for.
+    Blank lines are no rows, nor are generated passages that are not ok. A text file is one, with its folder's
+    name as the source and its own as the id where ids are asked for.
 
     Raises:
         UserError: where a shard is broken.
@@ -66,6 +71,8 @@ def read_rows(part: Part, fields: Fields, longest: int, first: int = 0) -> Itera
         return _read_lines(part, fields, longest, first)
     if part.kind == "parquet":
         return _read_parquet(part, fields, longest, first)
+    if part.kind == "generated":
+        return _read_parquet(part, _GENERATED, longest, first, _OUTCOME)
     return _read_text(part, fields, longest, first)
 
 
@@ -95,8 +102,10 @@ def _read_lines(part: Part, fields: Fields, longest: int, first: int) -> Iterato
             return
 
 
-def _read_parquet(part: Part, fields: Fields, longest: int, first: int) -> Iterator[Row]:
-    columns = [name for name in (fields.text, fields.source, fields.id) if name]
+def _read_parquet(
+    part: Part, fields: Fields, longest: int, first: int, outcome: str | None = None
+) -> Iterator[Row]:
+    columns = [name for name in (fields.text, fields.source, fields.id, outcome) if name]
     with open_parquet(part.urls[0]) as file:
         rows, number = max(1, file.metadata.row_group(part.group).num_rows), 0
         for batch in file.iter_batches(_PARQUET_ROWS, [part.group], columns, use_threads=False):
@@ -104,7 +113,7 @@ def _read_parquet(part: Part, fields: Fields, longest: int, first: int) -> Itera
             for index in range(len(records)):
                 if number == part.limit:
                     return
-                if number >= first:
+                if number >= first and (outcome is None or records[index][outcome].as_py() == "ok"):
                     yield Row(
                         number, _record(records[index], fields, longest), part.bytes * (number + 1) // rows
                     )

@@ -1,7 +1,7 @@
 """What a corpus is made of: shards, what identifies them, and the parts of them that one task reads."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,7 +14,7 @@ from uniner.errors import UserError
 from uniner.files import explained, filesystem, open_parquet, read_part
 from uniner.lines import COMPRESSION
 
-Kind = Literal["lines", "parquet", "text"]
+Kind = Literal["lines", "parquet", "text", "generated"]
 KINDS: dict[str, Kind] = {
     ".jsonl": "lines", ".json": "lines", ".ndjson": "lines", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
@@ -27,7 +27,8 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Part:
-    """What one task reads: a shard of JSON lines, a row group of a Parquet shard, or some text files.
+    """What one task reads: a shard of JSON lines, a row group of a Parquet shard, some text files, or a chunk
+    of what generate wrote.
 
     number is the part's own, in the order of shards; keys and ids begin with it. first is the number of its
     first row in its shard. sizes are the compressed bytes, one for each of urls. limit, where it is set, is
@@ -56,9 +57,12 @@ class Part:
     def account(self) -> dict[str, Any]:
         """Return what the manifest says of the part, so that an id leads back to its shard."""
         account = {"part": self.number, "shard": PurePosixPath(self.urls[0]).name}
-        return account | {"lines": {}, "parquet": {"row_group": self.group, "first_row": self.first}}.get(
-            self.kind, {"files": len(self.urls)}
-        )
+        more: dict[str, dict[str, Any]] = {
+            "parquet": {"row_group": self.group, "first_row": self.first},
+            "text": {"files": len(self.urls)},
+            "generated": {"stage": "generate"},
+        }
+        return account | more.get(self.kind, {})
 
 
 def fingerprint(url: str) -> dict[str, Any]:
@@ -105,6 +109,13 @@ def parts_of(
             limit = read_bytes if kind == "lines" else None
             parts.append(Part(next(numbers), kind, (file,), (size,), limit=limit))
     return parts
+
+
+def generated_parts(chunks: Mapping[str, int], first: int) -> list[Part]:
+    """Return the parts, numbered from `first` on, that the chunks of generate are: addresses to bytes."""
+    return [
+        Part(number, "generated", (url,), (size,)) for number, (url, size) in enumerate(chunks.items(), first)
+    ]
 
 
 def kind_of(url: str) -> Kind:

@@ -1,4 +1,7 @@
-"""The ingest stage: parts of shards are the items; each is streamed, its chunks written as they are made."""
+"""The ingest stage: parts of shards are the items; each is streamed, its chunks written as they are made.
+
+What generate wrote is read as further parts, which come after those of the shards.
+"""
 
 import functools
 import itertools
@@ -15,13 +18,14 @@ from uniner import work
 from uniner.config import Config, Ingest
 from uniner.errors import UserError
 from uniner.files import expand, explained
+from uniner.generate.briefs import source_of
 from uniner.ingest.contamination import Benchmarks, collect
 from uniner.ingest.hygiene import Hygiene, languages
 from uniner.ingest.reader import DIGEST, Position, Recipe, chunk_key, read_chunks
 from uniner.ingest.rows import REASONS, Fields, read_texts
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import repeated, smallest
-from uniner.ingest.shards import Part, fingerprint, fingerprints, parts_of
+from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
 from uniner.progress import Progress, say
 from uniner.storage import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
 from uniner.student import load_tokenizer, require_model
@@ -42,6 +46,8 @@ class Checks:
 def check(config: Config) -> None:
     """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
     require_model(config.student.base)
+    if not config.ingest.shards and not config.generate.domains:
+        raise UserError("ingest.shards: names no file; set it, or generate.domains to have passages written")
     if unknown := set(config.ingest.languages) - (languages() if config.ingest.languages else set()):
         raise UserError(
             f"ingest.languages: {', '.join(sorted(unknown))} cannot be told; take of "
@@ -65,7 +71,8 @@ def run(config: Config) -> dict[str, Any]:
     """Cut the corpus into passages. Returns the manifest."""
     started = time.monotonic()
     folder, files = _folder(config), expand(config.ingest.shards)
-    plan = _plan(config, files)
+    generated = _generate(config) if config.generate.domains else None
+    plan = _plan(config, files, generated)
     if folder.begin(plan):
         return work.already_done("ingest", folder, "passages")
     settings = config.ingest
@@ -75,6 +82,8 @@ def run(config: Config) -> dict[str, Any]:
     benchmarks = _gather_benchmarks(folder, settings) if settings.decontaminate else {}
     checks = Checks(settings.min_tokens, tuple(settings.languages), folder.url if benchmarks else "")
     parts = _parts(config, files, plan)
+    if generated:
+        parts += generated_parts(generated.chunk_files(), len(parts))
     recipe = _recipe(config, digests=selects)
     read = functools.partial(_read, recipe=recipe, base=config.student.base, checks=checks)
     summaries = _read_parts(read_into, parts, read)
@@ -100,11 +109,13 @@ def run(config: Config) -> dict[str, Any]:
 
 def _recipe(config: Config, digests: bool) -> Recipe:
     settings = config.ingest
+    # What was paid for is not left out because the corpus is large.
+    shares = {source_of(domain): 1.0 for domain in config.generate.domains} | settings.sample_of_source
     return Recipe(
         settings.max_tokens,
         settings.overlap_tokens,
         settings.chunk_passages,
-        Sampling(config.run.seed, settings.sample, settings.sample_of_source, 4 * settings.max_tokens),
+        Sampling(config.run.seed, settings.sample, shares, 4 * settings.max_tokens),
         Fields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
@@ -115,8 +126,15 @@ def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "ingest"
 
 
-def _plan(config: Config, files: list[str]) -> dict[str, Any]:
+def _generate(config: Config) -> Folder:
+    return run_folder(config.run) / "generate"
+
+
+def _plan(config: Config, files: list[str], generated: Folder | None = None) -> dict[str, Any]:
     """Return what decides the passages. Files stand by name and content: a folder may be moved."""
+    also: dict[str, Any] = {"generated": config.generate.domains} if config.generate.domains else {}
+    if generated:
+        also["parents"] = {"generate": generated.digest()}
     identity = config.ingest.identity()
     del identity["shards"]
     benchmarks = identity.pop("decontaminate")
@@ -125,6 +143,7 @@ def _plan(config: Config, files: list[str]) -> dict[str, Any]:
         "config": {"seed": config.run.seed, "base": config.student.base, "ingest": identity},
         "decontaminate": {name: fingerprint(file) for name, file in benchmarks.items()},
         "shards": fingerprints(files),
+        **also,
     }
 
 

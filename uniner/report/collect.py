@@ -138,6 +138,11 @@ def _interest(example: Example) -> tuple[int, int]:
     return len({entity.type for entity in example.entities}), len(example.entities)
 
 
+def _generate(manifest: dict[str, Any]) -> str:
+    figures, ok = manifest["figures"], manifest["outcomes"].get("ok", 0) / max(1, manifest["rows"])
+    return f"{len(manifest['domains']):,} domains, {ok:.1%} ok, {figures['cost_usd']:.2f} USD"
+
+
 def _ingest(manifest: dict[str, Any]) -> str:
     return f"{manifest['figures'].get('documents_chosen', 0):,} documents"
 
@@ -174,6 +179,7 @@ def _tag(manifest: dict[str, Any]) -> str:
 
 
 _FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "generate": _generate,
     "ingest": _ingest,
     "annotate": _annotate,
     "build": _build,

@@ -1,0 +1,110 @@
+"""What the teacher is asked to write: a brief a passage, of aspects that are drawn for each.
+
+A prompt that says the same every time gets much the same text every time, whatever the temperature. Aspects
+that vary (kind of text, place, length, ...) give more varied and less biased texts (Yu et al. 2023, "Large
+Language Model as Attributed Training Data Generator"). The words and the aspects here are our own.
+
+A brief derives from the seed, the domain and its number alone: more passages of a domain, or other domains
+beside it, leave the briefs as they are, so that their replies are found in the cache.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from uniner.annotate.prompts import Prompt, load
+from uniner.records import BRIEF, Brief, to_table
+from uniner.storage import Chunk
+
+BRIEF_MARK = "{brief}"
+"""Where the brief goes in a prompt of one's own."""
+PROMPT = Prompt(
+    "You write passages of text that read as if they were taken from real sources.",
+    "Write one passage by the following brief. Name people, organizations, places, products, works and other "
+    "things of the domain by names of their own, as real texts do, and give exact dates, amounts and terms. "
+    "Where two points of the brief cannot go together, the domain comes first. Reply with the passage alone: "
+    "no title, no comment, no markup.\n\n" + BRIEF_MARK,
+    BRIEF_MARK,
+)
+ASPECTS: Mapping[str, Sequence[str]] = {
+    "Kind of text": (
+        "news report", "encyclopedia article", "textbook", "scholarly article",
+        "report of a case or incident",
+        "letter or e-mail", "minutes of a meeting", "conversation, word for word", "post in a forum",
+        "instructions", "official notice", "record or form that is filled in", "review", "interview",
+        "biography", "diary or field notes", "advertisement", "short story",
+    ),
+    "Register": (
+        "technical, for experts", "formal", "plain, for everybody", "colloquial", "terse, as in notes",
+    ),
+    "Rich in": (
+        "people", "organizations", "places", "products and works", "technical terms", "events and dates",
+        "amounts and measures",
+    ),
+    "Time": ("this year", "a few years ago", "around 2010", "the 1990s", "the 1970s", "before 1950"),
+    "Place": (
+        "North America", "Central America and the Caribbean", "South America", "Western Europe",
+        "Eastern Europe", "the Middle East", "North Africa", "West Africa", "East or Southern Africa",
+        "Central Asia", "South Asia", "East Asia", "Southeast Asia", "Australia and Oceania",
+        "several countries", "none in particular",
+    ),
+}  # fmt: skip
+"""What varies from brief to brief, each value with the same chance."""
+
+
+def source_of(domain: str) -> str:
+    """Return the source of a domain's passages."""
+    return f"generated:{domain}"
+
+
+def chosen(url: str | None) -> Prompt:
+    """Return the prompt of a file, where one is named, else our own."""
+    return load(url, BRIEF_MARK) if url else PROMPT
+
+
+@dataclass(frozen=True)
+class Briefs:
+    """All briefs of a run; domains have so many passages each."""
+
+    domains: Mapping[str, int]
+    seed: int
+    words: int
+    aspects: Mapping[str, Sequence[str]]
+    chunk_passages: int
+
+    def chunks(self) -> dict[str, int]:
+        """Return the keys of all chunks, each with its rows: a chunk has passages of one domain."""
+        return {
+            f"{place:03d}-{number:05d}": min(self.chunk_passages, self.domains[domain] - first)
+            for place, domain in enumerate(sorted(self.domains))
+            for number, first in enumerate(range(0, self.domains[domain], self.chunk_passages))
+        }
+
+    def domain(self, key: str) -> str:
+        """Return the domain of a chunk."""
+        return sorted(self.domains)[int(key.split("-")[0])]
+
+    def of(self, key: str) -> list[Brief]:
+        """Return a chunk's briefs."""
+        domain, first = self.domain(key), int(key.split("-")[1]) * self.chunk_passages
+        last = min(first + self.chunk_passages, self.domains[domain])
+        return [self._brief(domain, number + 1) for number in range(first, last)]
+
+    def read(self, key: str) -> Iterator[Chunk]:
+        """Yield the chunk of a key, as `work.run_stage` reads it."""
+        yield Chunk(key, to_table(self.of(key), BRIEF))
+
+    def _brief(self, domain: str, number: int) -> Brief:
+        draw = f"{self.seed}/{domain}/{number}"
+        words = max(1, self.words * (50 + _drawn(f"{draw}/length", 101)) // 100)
+        aspects = {
+            name: values[_drawn(f"{draw}/{name}", len(values))] for name, values in self.aspects.items()
+        }
+        # The number makes each request another one, so that none is answered with another one's reply.
+        points = {"Domain": domain, **aspects, "Length": f"about {words} words", "Brief number": str(number)}
+        text = "\n".join(f"{name}: {value}" for name, value in points.items())
+        return Brief(f"{source_of(domain)}-{number:07d}", source_of(domain), words, text)
+
+
+def _drawn(key: str, count: int) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % count

@@ -1,0 +1,73 @@
+"""The generate stage's worker: a chunk of briefs in, the passages that the teacher wrote out, one for one."""
+
+from uniner.annotate.annotator import Replies
+from uniner.annotate.cache import Kept, ReplyCache
+from uniner.annotate.limits import Ask
+from uniner.annotate.replies import refuses, without_thoughts
+from uniner.annotate.teacher import Rejection, Teacher
+from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
+from uniner.storage import Chunk
+from uniner.tag.engine import Engine
+
+
+class Generator:
+    """The stage's worker; it is made of what `annotator.Replies` is made of."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        api_key: str | None = None,
+        ask: Ask | None = None,
+        cache: ReplyCache | None = None,
+        run: str = "",
+        engine: Engine | None = None,
+    ):
+        self._teacher = teacher
+        self._replies = Replies(teacher, api_key, ask, cache, run, engine)
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Have a chunk's passages written."""
+        briefs = from_table(chunk.table, Brief)
+        answers, figures = await self._replies.to([brief.text for brief in briefs])
+        passages = [self._record(brief, answer) for brief, answer in zip(briefs, answers, strict=True)]
+        return Chunk(chunk.key, to_table(passages, GENERATED_PASSAGE), figures=figures)
+
+    def _record(self, brief: Brief, answer: Kept | Rejection) -> GeneratedPassage:
+        if isinstance(answer, Rejection):
+            outcome, text, said, tokens_in, tokens_out = answer.outcome, "", answer.said, 0, 0
+        else:
+            outcome, text = judge(answer.text, answer.finish_reason, answer.refusal, brief.words)
+            said, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
+        return GeneratedPassage(
+            brief.doc_id,
+            brief.source,
+            text,
+            outcome,
+            said,
+            brief.text,
+            self._teacher.model,
+            tokens_in,
+            tokens_out,
+            self._teacher.usd(tokens_in, tokens_out),
+            answer.attempts,
+        )
+
+
+def judge(reply: str, finish_reason: str | None, refusal: str | None, words: int) -> tuple[str, str]:
+    """Return the outcome of a reply (see `records.GeneratedPassage`) and the passage, "" where there is none.
+
+    `words` are those that were asked for: a letter may begin with "I am sorry to tell you", but a refusal in
+    the same words is short.
+    """
+    if refusal:
+        return "refused", ""
+    if finish_reason == "content_filter":
+        return "filtered", ""
+    if finish_reason == "length":
+        return "too_long", ""
+    text = without_thoughts(reply).strip()
+    if not text:
+        return "empty", ""
+    if refuses(text) and len(text.split()) < words / 2:
+        return "refused", ""
+    return "ok", text
