@@ -1,7 +1,6 @@
 """What a user can get wrong: each ends in one clear line and the exit code of the design."""
 
 import json
-import shutil
 
 import pytest
 import zstandard
@@ -48,18 +47,10 @@ def error_line(capsys):
             "line 1: is no object with passage",
         ),
         ("tag", ["tag.student={tmp}"], "is no student folder (no uniner.json)"),
-        (
-            "tag",
-            ["tag.student={tmp}/other", "student.template=definition"],
-            "was trained with the template type",
-        ),
         ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
     ],
 )
-def test_found_before_ray_starts(stage, words, message, config, base, tmp_path, capsys, monkeypatch):
-    shutil.copytree(base, tmp_path / "other")
-    facts = {"template": "type", "max_tokens": 512, "base": "b", "types": ["person"]}
-    (tmp_path / "other" / "uniner.json").write_text(json.dumps(facts))
+def test_found_before_ray_starts(stage, words, message, config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(job, "_run", lambda *_: pytest.fail("Ray would have been started"))
     assert job.run([stage], [config, *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
     assert message in error_line(capsys)
