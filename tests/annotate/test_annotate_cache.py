@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 
 from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.annotate.completion import Reply
 from uniner.annotate.prompts import published
 from uniner.annotate.recorded import RecordedTeacher
-from uniner.annotate.teacher import Reply
 from uniner.storage import Folder
 
 TEXTS = [f"Ann {n} met Bob." for n in range(40)]

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.annotate.completion import Rejection
 from uniner.annotate.journal import Journal
 from uniner.annotate.limits import Ask, Gate, Limits, Meter, local
 from uniner.annotate.replies import Pair, judge
 from uniner.annotate.served import ServedLine
-from uniner.annotate.teacher import Line, Rejection, Teacher
+from uniner.annotate.teacher import Line, Teacher
 from uniner.grounding import locate
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk

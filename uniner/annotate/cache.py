@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.annotate.teacher import Reply
+from uniner.annotate.completion import Reply
 from uniner.files import explained
 from uniner.storage import Folder
 

@@ -61,11 +61,14 @@ class RecordedTeacher:
         self._loop.run_until_complete(self._run())
         self._loop.close()
 
-    async def _run(self) -> None:
+    def _app(self) -> web.Application:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/stats", self._stats)
-        runner = web.AppRunner(app, access_log=None)
+        return app
+
+    async def _run(self) -> None:
+        runner = web.AppRunner(self._app(), access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024)
         await site.start()

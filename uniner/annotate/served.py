@@ -9,8 +9,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from uniner.annotate.completion import Rejection, Reply
 from uniner.annotate.limits import Gate, Want
-from uniner.annotate.teacher import Rejection, Reply, Teacher
+from uniner.annotate.teacher import Teacher
 from uniner.errors import UserError
 from uniner.student import local_model
 from uniner.tag.engine import Engine

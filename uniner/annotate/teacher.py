@@ -6,24 +6,21 @@ of one passage is that passage's rejection; what is wrong with the server, the k
 """
 
 import asyncio
-import json
 import random
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import msgspec
 import openai
 from openai import AsyncOpenAI
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
+from uniner.annotate.completion import GarbageError, Rejection, Reply, rejection, reply_of
 from uniner.annotate.limits import Gate, Want
 from uniner.annotate.prompts import JSON_SCHEMA, Prompt
 from uniner.errors import UserError
 
-# Statuses that tell of the key, the model or the load; any other 4xx is about the passage that was sent.
-_NOT_OF_A_PASSAGE = {401, 403, 404, 408, 409, 429}
 _TRANSIENT = {408, 409, 429}
 _LONGEST_PAUSE_S = 3600.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 60.0
@@ -63,51 +60,6 @@ class Teacher:
         return (tokens_in * self.usd_per_million_in + tokens_out * self.usd_per_million_out) / 1e6
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A completion as the server gave it; `attempts` are the requests it took."""
-
-    text: str
-    finish_reason: str
-    refusal: str
-    tokens_in: int
-    tokens_out: int
-    attempts: int
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why there is no reply for a passage: outcome rejected, filtered or failed, and what the server said."""
-
-    outcome: str
-    said: str
-    attempts: int
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-class _GarbageError(Exception):
-    """A 200 whose body is no chat completion."""
-
-
 class Line:
     """An actor's line to the teacher: at most `in_flight` requests at once, each let go by the gate."""
 
@@ -130,8 +82,8 @@ class Line:
         attempts = 0
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._teacher.retries + 1),
-            wait=self._wait,
-            retry=retry_if_exception(_transient),
+            wait=pause_before,
+            retry=retry_if_exception(transient),
             reraise=True,
         )
         try:
@@ -140,12 +92,9 @@ class Line:
                 with attempt:
                     return await self._try(request, attempts)
         except openai.APIStatusError as error:
-            if error.status_code < 500 and error.status_code not in _NOT_OF_A_PASSAGE:
-                # Azure puts a content filter on the prompt into a 400.
-                outcome = "filtered" if error.code == "content_filter" else "rejected"
-                return Rejection(outcome, _said(error), attempts)
-            return await self._given_up(error, attempts)
-        except (openai.OpenAIError, TimeoutError, _GarbageError) as error:
+            refused = rejection(error.status_code, error.code, _said(error), attempts)
+            return refused or await self._given_up(error, attempts)
+        except (openai.OpenAIError, TimeoutError, GarbageError) as error:
             return await self._given_up(error, attempts)
         raise AssertionError("tenacity ends with a result or an error")
 
@@ -154,30 +103,22 @@ class Line:
         async with self._free:
             await self._gate.enter(want)
             try:
-                completion = await self._send(request)
+                reply = await self._send(request, attempt)
             except BaseException as error:
                 self._gate.leave(want)
-                if isinstance(error, openai.RateLimitError) and _transient(error):
+                if isinstance(error, openai.RateLimitError) and transient(error):
                     self._gate.cool(_pause(error) or _jitter(attempt))
                 raise
-        choice, usage = completion.choices[0], completion.usage or _Usage()
-        tokens_in, tokens_out = usage.prompt_tokens, usage.completion_tokens or 0
-        self._learn(request, tokens_in, tokens_out)
-        message = choice.message
-        # Half of a surrogate pair could not be stored.
-        text, refusal = (
-            (said or "").encode(errors="replace").decode() for said in (message.content, message.refusal)
-        )
-        reply = Reply(text, choice.finish_reason or "", refusal, tokens_in, tokens_out, attempt)
+        self._learn(request, reply.tokens_in, reply.tokens_out)
         return reply, want
 
-    async def _send(self, request: dict[str, Any]) -> _Completion:
+    async def _send(self, request: dict[str, Any], attempt: int) -> Reply:
         # The client's own time-out is for each read: a server that trickles would never meet it.
         async with asyncio.timeout(self._teacher.timeout_s):
             raw = await self._client.chat.completions.with_raw_response.create(**request)
-        completion = _completion(raw.content)
+        reply = reply_of(raw.content, attempt)
         self._answered = time.monotonic()
-        return completion
+        return reply
 
     async def _given_up(self, error: Exception, attempts: int) -> Rejection:
         """Tell a passage that the server cannot answer from a server that cannot answer.
@@ -186,7 +127,7 @@ class Line:
             UserError: where the server gives no reply to a request of one word either.
         """
         given_up = time.monotonic()
-        if _transient(error):
+        if transient(error):
             async with self._probing:
                 if self._answered >= given_up or await self._answers():
                     return Rejection("failed", self._explain(error), attempts)
@@ -198,9 +139,9 @@ class Line:
             try:
                 reply, want = await self._try(request, attempt)
             except openai.APIStatusError as error:
-                if error.status_code < 500 and error.status_code not in _NOT_OF_A_PASSAGE:
+                if rejection(error.status_code, error.code, _said(error), attempt):
                     return True
-            except (openai.APIConnectionError, TimeoutError, _GarbageError):
+            except (openai.APIConnectionError, TimeoutError, GarbageError):
                 pass
             else:
                 tokens = (reply.tokens_in, reply.tokens_out)
@@ -222,39 +163,23 @@ class Line:
         self._tokens_out += tokens_out
         self._replies += 1
 
-    @staticmethod
-    def _wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        pause = _pause(error) if isinstance(error, openai.APIStatusError) else None
-        return (pause or 0.0) + _jitter(state.attempt_number)
-
     def _explain(self, error: Exception) -> str:
-        where = f"teacher {self._teacher.model} at {self._client.base_url}"
-        said = _said(error)[:200]
-        if isinstance(error, (openai.APITimeoutError, TimeoutError)):
-            return (
-                f"{where}: no answer in {self._teacher.timeout_s:g} s after {self._teacher.retries} retries"
-            )
-        if isinstance(error, openai.APIConnectionError):
-            return f"{where}: cannot be reached ({said}); check annotate.base_url and that the server runs"
-        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            return f"{where}: refuses the key ({said}); check OPENAI_API_KEY"
-        if isinstance(error, openai.NotFoundError):
-            return f"{where}: not found ({said}); check annotate.model and annotate.base_url"
-        return f"{where}: {said}"
+        return explain(error, self._teacher, str(self._client.base_url))
 
 
-def _completion(body: bytes) -> _Completion:
-    try:
-        completion = msgspec.json.decode(body, type=_Completion)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        try:  # json takes half a surrogate pair, which msgspec does not
-            completion = msgspec.convert(json.loads(body), _Completion)
-        except (msgspec.ValidationError, ValueError, RecursionError) as error:
-            raise _GarbageError(f"the answer is no chat completion: {error}") from None
-    if not completion.choices:
-        raise _GarbageError("the answer has no choices")
-    return completion
+def explain(error: Exception, teacher: Teacher, base_url: str) -> str:
+    """Return the line that tells the user what is wrong with the server, the key or the model."""
+    where = f"teacher {teacher.model} at {base_url}"
+    said = _said(error)[:200]
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
+        return f"{where}: no answer in {teacher.timeout_s:g} s after {teacher.retries} retries"
+    if isinstance(error, openai.APIConnectionError):
+        return f"{where}: cannot be reached ({said}); check annotate.base_url and that the server runs"
+    if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
+        return f"{where}: refuses the key ({said}); check OPENAI_API_KEY"
+    if isinstance(error, openai.NotFoundError):
+        return f"{where}: not found ({said}); check annotate.model and annotate.base_url"
+    return f"{where}: {said}"
 
 
 def _characters(request: dict[str, Any]) -> int:
@@ -270,12 +195,20 @@ def _jitter(attempt: int) -> float:
     return random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - 1)))
 
 
-def _transient(error: BaseException) -> bool:
+def pause_before(state: RetryCallState) -> float:
+    """Return the seconds until the next try: what Retry-After asks for, and a jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    pause = _pause(error) if isinstance(error, openai.APIStatusError) else None
+    return (pause or 0.0) + _jitter(state.attempt_number)
+
+
+def transient(error: BaseException) -> bool:
+    """Tell whether the same request may well be answered at another try."""
     if isinstance(error, openai.APIStatusError):
         # A spent quota comes as a 429 too, but no waiting helps.
         patient = error.code != "insufficient_quota" and (_pause(error) or 0.0) <= _LONGEST_PAUSE_S
         return patient and (error.status_code in _TRANSIENT or error.status_code >= 500)
-    return isinstance(error, (openai.APIConnectionError, TimeoutError, _GarbageError))
+    return isinstance(error, (openai.APIConnectionError, TimeoutError, GarbageError))
 
 
 def _pause(error: openai.APIStatusError) -> float | None:
