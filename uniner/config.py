@@ -187,6 +187,12 @@ class Annotate(Section):
     budget_usd: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
     """What the run may spend in all, generated passages included, by these prices: no request goes that may
     lead beyond it, and the run stops with exit code 3; with a higher budget it goes on. Unset: no limit."""
+    batch: bool = Field(False, json_schema_extra=HOW)
+    """Ask in files through the server's Batch API: answered within 24 hours, at OpenAI for half the price
+    (set the usd_per_million_* to what a batch costs). A stop leaves the batches running; the same command
+    goes on with them. in_flight and the limits a minute have no meaning then. budget_usd holds by what
+    requests can cost at the most: where it is less than that, files go one after another. The stage
+    generate asks online all the same."""
     plan: bool = Field(False, json_schema_extra=HOW)
     """Only tell what the stage would take (passages, tokens, price, time, a sample prompt); spend nothing."""
     max_bad_share: Share = Field(0.2, json_schema_extra=HOW)

@@ -42,7 +42,7 @@ def chunks_of(texts, rows):
 def annotate():
     """Return a function that annotates texts as a cluster would: actors that share a meter and a cache."""
 
-    def run(settings, texts, limits=None, actors=1, chunk_rows=50, cache=None, run="run"):
+    def run(settings, texts, limits=None, actors=1, chunk_rows=50, cache=None, run="run", rejected=None):
         """Return the rows, in order, and each chunk's figures."""
 
         async def work_on(worker, chunks):
@@ -53,7 +53,9 @@ def annotate():
             index = ReplyCache(cache, scope).read_index(run) if cache else None
             ask = local(Meter(limits or Limits()))
             workers = [
-                Annotator(settings, "key", ask, cache and ReplyCache(cache, scope, index), run)
+                Annotator(
+                    settings, "key", ask, cache and ReplyCache(cache, scope, index), run, rejected=rejected
+                )
                 for _ in range(actors)
             ]
             chunks = chunks_of(texts, chunk_rows)

@@ -31,10 +31,12 @@ class Replies:
         cache: ReplyCache | None = None,
         run: str = "",
         engine: Engine | None = None,
+        rejected: Mapping[str, Rejection] | None = None,
     ):
         """`ask` reaches the meter of the whole cluster; without it there are no limits. `run` is the id under
         which replies are paid for; without a cache none is kept. `engine` serves the teacher; without it a
-        server is asked, by the key."""
+        server is asked, by the key. What is `rejected`, by the request's key, is not asked again."""
+        self._rejected = rejected or {}
         self._teacher, self._cache, self._run = teacher, cache, run
         self._gate = Gate(ask or local(Meter(Limits())))
         self._line: Line | ServedLine = (
@@ -48,8 +50,12 @@ class Replies:
         requests = dict(zip(keys, asked, strict=True))  # a passage that comes twice is asked about once
         digest = digest_of(requests)
         kept = await asyncio.to_thread(self._cache.find, digest, requests) if self._cache else {}
-        missing = {key: request for key, request in requests.items() if key not in kept}
-        answers: dict[str, Kept | Rejection] = {**kept, **await self._ask_all(digest, missing)}
+        answers: dict[str, Kept | Rejection] = {
+            **{key: self._rejected[key] for key in requests if key in self._rejected},
+            **kept,
+        }
+        missing = {key: request for key, request in requests.items() if key not in answers}
+        answers |= await self._ask_all(digest, missing)
         figures = {**self._paid(answers), "cache_hits": len(kept), "cache_misses": len(missing)}
         return [answers[key] for key in keys], figures
 
@@ -112,10 +118,11 @@ class Annotator:
         run: str = "",
         every_occurrence: bool = True,
         engine: Engine | None = None,
+        rejected: Mapping[str, Rejection] | None = None,
     ):
         """`every_occurrence` of a mention becomes an entity, else the first; the others are for `Replies`."""
         self._teacher, self._every_occurrence = teacher, every_occurrence
-        self._replies = Replies(teacher, api_key, ask, cache, run, engine)
+        self._replies = Replies(teacher, api_key, ask, cache, run, engine, rejected)
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Annotate a chunk."""

@@ -6,9 +6,11 @@ max_reply_tokens. Time is the longest of what each limit asks for; without repli
 last two seconds.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from uniner.annotate.batch_files import Room, request_line
 from uniner.annotate.limits import Limits
 from uniner.annotate.teacher import CHARACTERS_A_TOKEN, Teacher
 
@@ -52,6 +54,15 @@ def seconds(work: Work, limits: Limits, in_flight: int) -> tuple[float, str]:
     return times[which], which
 
 
+def batches(teacher: Teacher, work: Work) -> tuple[int, float]:
+    """Return the files that the work takes in batches, and the US dollars that it may cost at the most."""
+    prompt = sum(len(message["content"]) for message in teacher.request("")["messages"])
+    around = len(request_line("0" * 32, teacher.request(""))) - prompt
+    room, size = Room(), work.tokens_in * CHARACTERS_A_TOKEN + work.passages * around
+    files = math.ceil(max(work.passages / room.requests, size / room.bytes))
+    return files, teacher.usd(size, work.passages * teacher.max_reply_tokens)
+
+
 def describe(
     teacher: Teacher,
     limits: Limits,
@@ -61,20 +72,20 @@ def describe(
     done: int,
     sample: str,
     engines: str | None = None,
+    batch: bool = False,
 ) -> str:
     """Return the plan as text: `work` is left to ask of `total` passages, `done` are in finished chunks.
 
     `engines` says which ones serve the teacher, where no server does: how fast they are nobody knows before.
     """
     kept = total - done - work.passages
-    duration, decides = seconds(work, limits, in_flight)
     usd = teacher.usd(work.tokens_in, work.tokens_out)
     prices = f"{teacher.usd_per_million_in:g} and {teacher.usd_per_million_out:g} USD a million tokens"
     price = f"about {usd:,.2f} USD at {prices}"
     if not teacher.usd_per_million_in and not teacher.usd_per_million_out:
         price = "unknown; set annotate.usd_per_million_in and annotate.usd_per_million_out"
         price = "that of the machines" if engines else price
-    time = f"{_duration(duration)} or more ({decides} decides)"
+    time = _time(work, limits, in_flight, batch)
     lines = [
         f"teacher   {teacher.model}",
         f"passages  {work.passages:,.0f} to ask of {total:,} ({done:,} done, {kept:,.0f} in the cache)",
@@ -82,11 +93,22 @@ def describe(
         f"price     {price}",
         f"engines   {engines}; how long they take is not known" if engines else f"time      {time}",
     ]
+    if batch:
+        files, at_most = batches(teacher, work)
+        all_at_once = f", all at once with a budget of about {at_most:,.2f} USD" if at_most else ""
+        lines.append(f"batches   {files:,}{all_at_once}; the prices must be those of batches")
     if limits.budget_usd is not None:
         enough = "is enough" if usd <= limits.budget_usd else "will stop the run on its way"
         lines.append(f"budget    {limits.budget_usd:,.2f} USD for the whole run: by this plan it {enough}")
     prompt = [f"  {part['role']}: {part['content']}" for part in teacher.prompt.messages(sample)]
     return "\n".join([*lines, "a sample prompt:", *prompt])
+
+
+def _time(work: Work, limits: Limits, in_flight: int, batch: bool) -> str:
+    if batch:
+        return "up to 24 h a batch (annotate.batch)"
+    duration, decides = seconds(work, limits, in_flight)
+    return f"{_duration(duration)} or more ({decides} decides)"
 
 
 def _duration(length_s: float) -> str:

@@ -12,11 +12,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner import work
+from uniner.annotate import batch, prompts, recorded
 from uniner.annotate import plan as planning
-from uniner.annotate import prompts, recorded
 from uniner.annotate.annotator import Annotator
+from uniner.annotate.batch_records import Records, rejections
 from uniner.annotate.cache import Index, ReplyCache, key_of
 from uniner.annotate.limits import Ask, Grant, Limits, Meter, Report, Want
+from uniner.annotate.questions import Questions
 from uniner.annotate.served import engine_of
 from uniner.annotate.teacher import Teacher
 from uniner.config import Annotate, Config
@@ -50,6 +52,9 @@ def check(config: Config) -> None:
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
             )
     work.check_plan(_folder(config), _plan(config))
+    if not settings.batch and not settings.plan:
+        with explained(_folder(config).url):
+            Records(_folder(config)).require_none_under_way()
     if settings.plan and _parent(config).manifest() is not None:
         _tell_plan(config)
 
@@ -58,6 +63,8 @@ def check_teacher(settings: Annotate) -> None:
     """Find, before Ray starts, the model or the key, and the prices where there is a budget."""
     if settings.served and (settings.base_url or settings.recording):
         raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
+    if settings.batch and (settings.served or settings.recording):
+        raise UserError("annotate.batch: only a server has a Batch API; unset annotate.served and recording")
     if settings.served:
         require_model(settings.model)
     elif not settings.recording and not api_key(settings) and not settings.plan:
@@ -82,7 +89,14 @@ def run(config: Config) -> dict[str, Any]:
             server = recorded.RecordedTeacher(recorded.load(settings.recording))
             base_url, key = open_servers.enter_context(server).base_url, "recorded"
         plan, teacher = _plan(config, parent.digest()), teacher_of(config, base_url)
-        make = functools.partial(Annotator, every_occurrence=settings.located == "all")
+        if settings.batch and folder.manifest() is None:
+            folder.begin(plan)  # what it was begun with is compared before anything is paid
+            _ask_in_batches(config, teacher, key)
+        make = functools.partial(
+            Annotator,
+            every_occurrence=settings.located == "all",
+            rejected=rejections(Records(folder).read()),
+        )
         return work.run_stage(
             "annotate",
             folder,
@@ -91,6 +105,19 @@ def run(config: Config) -> dict[str, Any]:
             pool=pool(config, folder, teacher, key, make),
             max_bad_share=settings.max_bad_share,
         )
+
+
+def _ask_in_batches(config: Config, teacher: Teacher, key: str | None) -> None:
+    """Have what the chunks lack answered by batches: what comes then finds it in the cache."""
+    settings, parent, folder, kept = config.annotate, _parent(config), _folder(config), _cache(config)
+    assert kept, "only a recording goes without a cache"
+    paid_by = _run_id(folder)
+    index = _index(kept, teacher, paid_by)
+    questions = Questions(teacher, parent, ReplyCache(kept, teacher.request(""), index), paid_by)
+    spent = _spent_on_generating(config) + teacher.usd(*index.tokens_paid)
+    with explained(folder.url):
+        todo = sorted(work.chunks_of(parent).keys() - folder.chunk_keys())
+        batch.ask(questions, key, Records(folder), todo, settings.budget_usd, spent)
 
 
 def pool(
@@ -188,7 +215,15 @@ def _tell_plan(config: Config) -> None:
     total = sum(chunks.values())
     sample = texts[0] if texts else prompts.PASSAGE
     told = planning.describe(
-        teacher, limits_of(settings), in_flight(settings), asked, total, total - left, sample, engines(config)
+        teacher,
+        limits_of(settings),
+        in_flight(settings),
+        asked,
+        total,
+        total - left,
+        sample,
+        engines(config),
+        settings.batch,
     )
     print(told, flush=True)
     raise Planned

@@ -2,9 +2,10 @@
 
 from uniner.annotate.annotator import Replies
 from uniner.annotate.cache import Kept, ReplyCache
+from uniner.annotate.completion import Rejection
 from uniner.annotate.limits import Ask
 from uniner.annotate.replies import refuses, without_thoughts
-from uniner.annotate.teacher import Rejection, Teacher
+from uniner.annotate.teacher import Teacher
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.tag.engine import Engine
