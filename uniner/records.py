@@ -5,7 +5,7 @@ none may be. Offsets count characters (Unicode code points), end exclusive.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -258,7 +258,7 @@ def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     Raises:
         ValueError, pa.ArrowInvalid, pa.ArrowTypeError: where a record breaks the schema.
     """
-    rows = [asdict(record) for record in records]
+    rows = [msgspec.to_builtins(record) for record in records]
     table = pa.Table.from_pylist(rows, schema=schema)
     if rows and rows[0].keys() != set(schema.names):
         raise ValueError(f"record fields {sorted(rows[0])} are not the schema's {sorted(schema.names)}")

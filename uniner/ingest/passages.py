@@ -5,11 +5,12 @@ does not grow with the document, and of a sampled one only the sections with a s
 """
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
+from uniner.ingest.tokens import Tokens
 from uniner.records import Passage
 
 _SECTION_CHARACTERS = 16_384
@@ -22,8 +23,7 @@ _WORD_START = re.compile(r"(?<!\S)\S")
 _NOT_BLANK = re.compile(r"\S")
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """A piece: text[start:end] of its document, without blanks around it, and its tokens.
 
     index rises through the document, from 0 and without gaps in a section. The piece shares overlap_before
@@ -64,8 +64,8 @@ def cut(
         ):
             shared = max(0, before.end - piece.start) if before else 0
             if before:
-                yield replace(before, overlap_after=shared)
-            before = replace(piece, index=number * size + index, overlap_before=shared)
+                yield msgspec.structs.replace(before, overlap_after=shared)
+            before = msgspec.structs.replace(piece, index=number * size + index, overlap_before=shared)
     if before:
         yield before
 
@@ -94,61 +94,59 @@ def _cut_section(
     text: str, start: int, end: int, before: Cut | None, tokenizer: Any, max_tokens: int, overlap_tokens: int
 ) -> Iterator[Cut]:
     """Yield the pieces that end in text[start:end]; the first may begin in the piece before."""
+    base = before.start if before and overlap_tokens else start
+    tokens = Tokens(text[base:end], tokenizer)
     position, floor = start, start  # each piece ends behind the floor, which is where the one before ended
     if before and overlap_tokens:
         floor = before.end
-        position = max(before.start, _overlap_start(text, floor, tokenizer, overlap_tokens))
-    base = position
-    token_starts = [base + first for first, _ in _offsets(text[base:end], tokenizer)]
+        position = _overlap_start(text, base, floor, tokens, overlap_tokens)
     while position < end:
-        piece = _piece(text, position, end, floor, token_starts, tokenizer, max_tokens)
+        piece = _piece(text, position, end, floor, base, tokens, max_tokens)
         if piece is None:  # no room for the overlap and a word
             position = _skip_blanks(text, floor)
             continue
         yield piece
         position, floor = _skip_blanks(text, piece.end), piece.end
         if overlap_tokens and position < end:
-            position = max(piece.start, _overlap_start(text, floor, tokenizer, overlap_tokens))
+            position = max(piece.start, _overlap_start(text, base, floor, tokens, overlap_tokens))
 
 
 def _piece(
-    text: str, position: int, end: int, floor: int, token_starts: list[int], tokenizer: Any, max_tokens: int
+    text: str, position: int, end: int, floor: int, base: int, tokens: Tokens, max_tokens: int
 ) -> Cut | None:
-    """Return the piece that starts at position; None where it could only repeat what is before the floor."""
-    after = bisect_left(token_starts, position) + max_tokens
-    if after < len(token_starts):
-        best = _best_end(text, position, token_starts[after], max(position, floor))
+    """Return the piece that starts at position; None where it could only repeat what is before the floor.
+
+    tokens are those of text[base:end].
+    """
+    after = tokens.first_from(position - base) + max_tokens
+    if after < len(tokens):
+        limit = base + tokens.start_of(after)
+        best = _best_end(text, position, limit, max(position, floor))
         if best is None and floor > position:
             return None
-        end = max(token_starts[after], position + 1) if best is None else best
+        end = max(limit, position + 1) if best is None else best
     end = position + len(text[position:end].rstrip())
-    n_tokens = _count(text[position:end], tokenizer)
+    n_tokens = tokens.count(position - base, end - base)
     while n_tokens > max_tokens:  # a word may be more tokens at the start of a text than inside it
         end = _shorter(text, position, end, n_tokens - max_tokens)
         if end <= floor and floor > position:
             return None
         end = position + len(text[position:end].rstrip())
-        n_tokens = _count(text[position:end], tokenizer)
+        n_tokens = tokens.count(position - base, end - base)
     return Cut(position, end, n_tokens, 0)
 
 
-def _overlap_start(text: str, end: int, tokenizer: Any, overlap_tokens: int) -> int:
-    """Return where the next piece begins: with the last words before end, of at most so many tokens."""
+def _overlap_start(text: str, base: int, end: int, tokens: Tokens, overlap_tokens: int) -> int:
+    """Return where the next piece begins: with the last words before end, of at most so many tokens.
+
+    tokens are those of the text from base on, beyond end.
+    """
     if not text[end].isspace():
         return end  # within a word
-    lowest = max(0, end - _TOKEN_CHARACTERS * overlap_tokens)
-    token_starts = [lowest + first for first, _ in _offsets(text[lowest:end], tokenizer)]
-    first = token_starts[-overlap_tokens] if len(token_starts) >= overlap_tokens else lowest
+    token = tokens.first_from(end - base) - overlap_tokens
+    first = base + tokens.start_of(token) if token >= 0 else base
     found = _WORD_START.search(text, first, end)
     return found.start() if found else _skip_blanks(text, end)
-
-
-def _offsets(text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-
-
-def _count(text: str, tokenizer: Any) -> int:
-    return len(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _skip_blanks(text: str, position: int) -> int:
