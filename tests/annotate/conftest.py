@@ -59,7 +59,10 @@ def annotate():
                 for _ in range(actors)
             ]
             chunks = chunks_of(texts, chunk_rows)
-            done = await asyncio.gather(*(work_on(w, chunks[n::actors]) for n, w in enumerate(workers)))
+            try:
+                done = await asyncio.gather(*(work_on(w, chunks[n::actors]) for n, w in enumerate(workers)))
+            finally:
+                await asyncio.gather(*(worker.close() for worker in workers))
             return sorted((chunk for some in done for chunk in some), key=lambda chunk: chunk.key)
 
         done = asyncio.run(work())

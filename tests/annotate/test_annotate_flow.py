@@ -11,6 +11,7 @@ from aiohttp import web
 from uniner.annotate.limits import Limits
 from uniner.annotate.prompts import passage_in
 from uniner.annotate.recorded import RecordedTeacher
+from uniner.annotate.stage import chunks_in_hand
 
 GARBAGE = ["<html>Bad gateway</html>", '{"choices": []}', '{"choices": [{"mess', "", "[]", '{"error": null}']
 
@@ -154,3 +155,8 @@ def test_a_spent_quota_ends_the_stage_at_once(teacher, annotate):
         annotate(teacher(server), ["Ann"])
     assert "exceeded your current quota" in str(caught.value.exceptions[0])
     assert server.asked == 1
+
+
+@pytest.mark.parametrize(("rows", "in_flight", "expected"), [(128, 64, 2), (128, 128, 3), (16, 64, 9)])
+def test_an_actor_has_enough_chunks_in_hand_for_its_requests_in_flight(rows, in_flight, expected):
+    assert chunks_in_hand({"a": rows, "b": rows}, in_flight) == expected

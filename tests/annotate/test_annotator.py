@@ -111,7 +111,11 @@ def annotate(url, texts, **changes):
     passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(t), t, 3, "") for n, t in enumerate(texts)]
 
     async def work():
-        return await Annotator(teacher(url, **changes), "key")(Chunk("k", to_table(passages, PASSAGE)))
+        annotator = Annotator(teacher(url, **changes), "key")
+        try:
+            return await annotator(Chunk("k", to_table(passages, PASSAGE)))
+        finally:
+            await annotator.close()
 
     chunk = asyncio.run(work())
     return chunk, from_table(chunk.table, Annotation)

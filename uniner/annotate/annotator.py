@@ -59,6 +59,11 @@ class Replies:
         figures = {**self._paid(answers), "cache_hits": len(kept), "cache_misses": len(missing)}
         return [answers[key] for key in keys], figures
 
+    async def close(self) -> None:
+        """Let the connections to the teacher go; an actor's end with its process."""
+        if isinstance(self._line, Line):
+            await self._line.close()
+
     async def _ask_all(
         self, digest: str, requests: Mapping[str, dict[str, Any]]
     ) -> dict[str, Kept | Rejection]:
@@ -123,6 +128,10 @@ class Annotator:
         """`every_occurrence` of a mention becomes an entity, else the first; the others are for `Replies`."""
         self._teacher, self._every_occurrence = teacher, every_occurrence
         self._replies = Replies(teacher, api_key, ask, cache, run, engine, rejected)
+
+    async def close(self) -> None:
+        """Let the connections to the teacher go; an actor's end with its process."""
+        await self._replies.close()
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Annotate a chunk."""

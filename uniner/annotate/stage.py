@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import math
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +103,7 @@ def run(config: Config) -> dict[str, Any]:
             folder,
             plan,
             parent,
-            pool=pool(config, folder, teacher, key, make),
+            pool=pool(config, folder, teacher, key, make, work.chunks_of(parent)),
             max_bad_share=settings.max_bad_share,
         )
 
@@ -121,12 +122,17 @@ def _ask_in_batches(config: Config, teacher: Teacher, key: str | None) -> None:
 
 
 def pool(
-    config: Config, folder: Folder, teacher: Teacher, key: str | None, make: Callable[..., work.Worker]
+    config: Config,
+    folder: Folder,
+    teacher: Teacher,
+    key: str | None,
+    make: Callable[..., work.Worker],
+    chunks: Mapping[str, int],
 ) -> work.Pool:
     """Return the actor pool of a worker that asks the teacher for a stage's folder: within the limits of all
     actors together and what is left of the run's budget, and for nothing that is in the cache.
 
-    `make` takes what `annotator.Replies` is made of.
+    `make` takes what `annotator.Replies` is made of; chunks are the stage's keys and rows.
     """
     settings, keep, spent = config.annotate, None, _spent_on_generating(config)
     cache = _cache(config)
@@ -136,7 +142,17 @@ def pool(
         keep = _Keep(cache, paid_by, ray.put(index))
         spent += teacher.usd(*index.tokens_paid)
     worker = functools.partial(_worker, make, teacher, key, _meter(settings, spent), keep)
-    return _serving(config, worker) if settings.served else work.Pool(worker, settings.actors, _ACTOR_CPUS)
+    if settings.served:
+        return _serving(config, worker)
+    in_hand = chunks_in_hand(chunks, settings.in_flight)
+    return work.Pool(worker, settings.actors, _ACTOR_CPUS, chunks_in_flight=in_hand)
+
+
+def chunks_in_hand(chunks: Mapping[str, int], in_flight: int) -> int:
+    """Return how many chunks an actor works on at once: enough rows for twice its requests in flight, so that
+    there are always requests to go while a chunk waits for its last replies and is written."""
+    usual = sum(chunks.values()) / max(1, len(chunks))
+    return 1 + math.ceil(2 * in_flight / max(1.0, usual))
 
 
 def _serving(config: Config, make: Callable[..., work.Worker]) -> work.Pool:

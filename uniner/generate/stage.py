@@ -58,7 +58,9 @@ def run(config: Config) -> dict[str, Any] | None:
         None,
         read=briefs.read,
         others=briefs.chunks(),
-        pool=annotate.pool(config, folder, teacher, annotate.api_key(config.annotate), Generator),
+        pool=annotate.pool(
+            config, folder, teacher, annotate.api_key(config.annotate), Generator, briefs.chunks()
+        ),
         max_bad_share=config.generate.max_bad_share,
         close=partial(_by_domain, briefs, folder),
     )
