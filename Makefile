@@ -1,5 +1,5 @@
 # make quickstart: the main job, end to end.   make test: the tests.   make check: lint, format, types.
-# make bench-data: how fast ingest is against what the libraries under it reach.
+# make bench-data: how fast ingest and annotate are, against limits and peers (which it installs apart).
 # Each sets .venv up first if need be.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench-data: setup
-	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.data
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,36 +1,38 @@
-"""How fast ingest reads, against what the libraries under it reach alone, on one core in the same run.
+"""How fast ingest reads and cuts, and in how much memory, against the libraries under it and other readers.
 
-python -m benchmarks.ingest [MB]
+python -m benchmarks.ingest [MB [MB of the shard for memory]]
 
-Makes a shard in the Pile's layout (by default 400 MB of text; documents from a sentence to a book) in a
-temporary folder and reads it, each way in a process of its own, pinned to one core:
+Makes a shard in the Pile's layout (by default 400 MB of text, .zst; documents from a sentence to a book) and
+measures, on one core:
 
-    read and parse   decompress, split into lines, decode each into its text: no more
-    scan             ingest with a sample of 1 in 25,000 passages, as for 50,000 of the Pile
-    tokenize         the student's tokenizer on a part of the documents, whole, offsets too: no more
-    take all         ingest of every passage of that part
+    read       each line decompressed and decoded to its text and no more, against all rows as documents
+    scan       all rows, and a sample of 1 in 25,000 passages cut, as for 50,000 of the Pile
+    take all   every passage of a part of it, against the tokenizer alone on whole documents (offsets too)
+    peers      Ray Data's read_json(lines=True) and datatrove's JsonlReader: read and iterate all rows
+    memory     the peak of a Ray worker that scans 10 GB (that shard's frames again and again) for the stage
 
-Prints MB of text a second of CPU (so that other work on the machine counts little), the ratio to the limit
-above it, and the process's peak memory.
+Rates are MB of text a second of CPU, the best of three turns that ways take one after the other, so that
+other work on the machine counts little. CPU is that of all processes that take part (Ray's own included).
 """
 
 import json
 import math
 import os
 import random
-import resource
-import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import zstandard
 
+from benchmarks.table import Measured, last_line, python_with, say, show
 from uniner.ingest.reader import Position, Recipe, read_chunks
 from uniner.ingest.rows import Document, Fields, read_rows
 from uniner.ingest.sampling import Sampling
@@ -39,11 +41,12 @@ from uniner.lines import read_lines
 from uniner.quickstart.prepare import BASE
 from uniner.student import load_tokenizer
 
-LIMIT_OF = {"read and parse": None, "scan": "read and parse", "tokenize": None, "take all": "tokenize"}
 SCAN_SHARE = 1 / 25_000
-TAKEN_MB = 5  # tokenizing is a hundred times slower than reading
+TAKEN_MB = 4  # tokenizing is a hundred times slower than reading
+TURNS = 3
 FIELDS = Fields("text", "meta.pile_set_name")
 LONGEST = 64_000_000
+MEMORY_LIMIT_MB = 700
 
 
 class Text(msgspec.Struct):
@@ -69,76 +72,186 @@ def make_shard(path: Path, megabytes: int, seed: int = 0) -> None:
             size += len(text)
 
 
-def read_and_parse(part: Part) -> Iterator[int]:
-    """Yield the length of each line's text."""
+def repeat_shard(path: Path, shard: Path, times: int) -> None:
+    """Write a shard's frames so many times, a row of its own before each: compression of 10 GB takes long."""
+    frames = shard.read_bytes()
+    with path.open("wb") as file:
+        for number in range(times):
+            row = {"text": f"This is time {number}.", "meta": {"pile_set_name": "Pile-CC"}}
+            file.write(zstandard.compress(json.dumps(row).encode() + b"\n"))
+            file.write(frames)
+
+
+def read_and_decode(part: Part) -> int:
+    """Return the characters of all lines' texts."""
     decode = msgspec.json.Decoder(Text).decode
-    for line in read_lines(part.urls[0]):
-        assert line.data is not None
-        yield len(decode(line.data).text)
+    return sum(len(decode(line.data).text) for line in read_lines(part.urls[0]) if line.data is not None)
 
 
-def take(part: Part, share: float, megabytes: int | None, tokenizer: Any) -> int:
-    """Ingest a share of the passages, of the first so many MB or of all. Returns their number."""
-    bounded = replace(part, limit=megabytes * 1_000_000 if megabytes else None)
+def read_documents(part: Part) -> Iterator[str]:
+    """Yield the text of each row's document."""
+    for row in read_rows(part, FIELDS, LONGEST):
+        if isinstance(row.found, Document):
+            yield row.found.text
+
+
+def take(part: Part, share: float, tokenizer: Any) -> int:
+    """Ingest a share of the passages. Returns their number."""
     recipe = Recipe(256, 0, 128, Sampling(0, share), FIELDS, LONGEST)
-    return sum(chunk.table.num_rows for chunk in read_chunks(bounded, Position(), recipe, tokenizer))
+    return sum(chunk.table.num_rows for chunk in read_chunks(part, Position(), recipe, tokenizer))
 
 
-def measure(way: str, path: str) -> dict[str, float]:
-    """Do it one way, after a little of it to warm up. Returns characters of text, seconds and peak MB."""
+def fastest(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the CPU seconds of each way, the least of its turns."""
+    seconds = dict.fromkeys(ways, math.inf)
+    for _ in range(TURNS):
+        for name, way in ways.items():
+            started = time.process_time()
+            assert way()
+            seconds[name] = min(seconds[name], time.process_time() - started)
+    return seconds
+
+
+def measure_ours(path: str) -> dict[str, float]:
+    """Return the MB of text a CPU second of reading, scanning and taking all, and of the limits beneath."""
     (part,) = parts_of([path], [Path(path).stat().st_size], "text")
     tokenizer = load_tokenizer(BASE)
-    rows = read_rows(replace(part, limit=TAKEN_MB * 1_000_000), FIELDS, LONGEST)
-    texts = [row.found.text for row in rows if isinstance(row.found, Document)]
-    take(part, 1.0, 1, tokenizer)
+    few = replace(part, limit=TAKEN_MB * 1_000_000)
+    texts = list(read_documents(few))
+    take(replace(part, limit=500_000), 1.0, tokenizer)  # warm
+    characters = {"all": read_and_decode(part), "few": sum(map(len, texts))}
+    encode = tokenizer.backend_tokenizer.encode
+    reading = fastest(
+        {
+            "decode": lambda: read_and_decode(part),
+            "read": lambda: sum(map(len, read_documents(part))),
+            "scan": lambda: take(part, SCAN_SHARE, tokenizer),
+        }
+    )
+    cutting = fastest(
+        {
+            "tokenize": lambda: sum(len(encode(text, add_special_tokens=False)) for text in texts),
+            "take all": lambda: take(few, 1.0, tokenizer),
+        }
+    )
+    return {name: characters["all"] / spent / 1e6 for name, spent in reading.items()} | {
+        name: characters["few"] / spent / 1e6 for name, spent in cutting.items()
+    }
+
+
+def measure_ray(path: str) -> float:
+    """Return the MB of text a CPU second of reading and iterating all rows with Ray Data."""
+    import ray
+
+    from uniner import work
+
+    with work.connected():
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        before, characters = _cpu_seconds(), 0
+        for row in ray.data.read_json(path, lines=True).iter_rows():
+            characters += len(row["text"])
+        return characters / (_cpu_seconds() - before) / 1e6
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process and those that it started, which must all live on."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
+
+
+DATATROVE = """
+import sys, time, pathlib
+from datatrove.pipeline.readers import JsonlReader
+path = pathlib.Path(sys.argv[1])
+reader = JsonlReader(str(path.parent), glob_pattern=path.name)
+best = 0
+for _ in range(2):
     started = time.process_time()
-    if way == "read and parse":
-        characters = sum(read_and_parse(part))
-    elif way == "scan":
-        assert take(part, SCAN_SHARE, None, tokenizer)
-        characters = 0  # those of the whole shard, which the way before it counted
-    elif way == "tokenize":
-        for text in texts:
-            tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        characters = sum(map(len, texts))
-    else:
-        assert take(part, 1.0, TAKEN_MB, tokenizer)
-        characters = sum(map(len, texts))
-    seconds = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000
-    return {"characters": characters, "seconds": seconds, "peak_mb": peak}
+    characters = sum(len(document.text) for document in reader.run())
+    best = max(best, characters / (time.process_time() - started) / 1e6)
+print(best)
+"""
 
 
-def main() -> None:
-    """Make the shard, measure every way, print the table."""
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+def measure_memory(path: str) -> float:
+    """Run the ingest stage over a shard on local Ray. Returns the largest peak of its workers in MB."""
+    from uniner import work
+    from uniner.config import Config, Ingest, Run, Student
+    from uniner.ingest import stage
+
+    peaks: dict[int, float] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if process.cmdline()[:1][0].startswith("ray::"):
+                        peaks[process.pid] = _peak_mb(process.pid)
+                except (psutil.Error, OSError, IndexError):
+                    pass  # it ended meanwhile
+
+    with tempfile.TemporaryDirectory() as root, work.connected():
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        sample = Ingest(shards=[path], sample=SCAN_SHARE)
+        stage.run(Config(run=Run(root=root, name="memory"), student=Student(base=str(BASE)), ingest=sample))
+        over.set()
+        watcher.join()
+    return max(peaks.values())
+
+
+def _peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1_000
+
+
+def measure(megabytes: int = 400, memory_megabytes: int = 10_000) -> list[Measured]:
+    """Make the shards and measure every way. Returns the lines of the table."""
     core = min(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "00.jsonl.zst"
+        say(f"ingest: making a shard of {megabytes} MB of text")
         make_shard(path, megabytes)
-        print(f"a shard of {megabytes} MB of text, {path.stat().st_size / 1e6:.0f} MB compressed; one core")
-        found: dict[str, dict[str, float]] = {}
-        for way in LIMIT_OF:
-            command = [sys.executable, "-m", "benchmarks.ingest", way, str(path)]
-            pinned = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-            run = subprocess.run(
-                command,
-                env=pinned,
-                capture_output=True,
-                text=True,
-                check=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-            )
-            found[way] = json.loads(run.stdout)
-            text = found[way]["characters"] or found[str(LIMIT_OF[way])]["characters"]
-            found[way]["rate"] = text / found[way]["seconds"] / 1e6
-            limit = LIMIT_OF[way]
-            ratio = f"{found[way]['rate'] / found[limit]['rate']:7.0%} of {limit}" if limit else ""
-            print(f"{way:15} {found[way]['rate']:8.1f} MB/s  {found[way]['peak_mb']:6.0f} MB peak  {ratio}")
+        say(f"ingest: reading it ({path.stat().st_size / 1e6:.0f} MB compressed) on one core")
+        ours = json.loads(_here("ours", path, core) or "{}")
+        ray_reads = _here("ray", path, core)
+        datatrove = python_with("datatrove", ["datatrove[io]", "orjson", "zstandard"])
+        datatrove_reads = last_line([datatrove, "-c", DATATROVE, str(path)], core=core) if datatrove else None
+        repeated = Path(folder) / "repeated.jsonl.zst"
+        times = max(1, round(memory_megabytes / megabytes))
+        repeat_shard(repeated, path, times)
+        say(f"ingest: a worker's memory over {times * megabytes / 1_000:.1f} GB")
+        peak = _here("memory", repeated, None)
+    peers = [
+        ("Ray Data read_json(lines=True)", ray_reads),
+        (f"datatrove JsonlReader{'' if datatrove_reads else ' (not to be had here)'}", datatrove_reads),
+    ]
+    unit = "MB/s"
+    lines = [
+        Measured("read all rows", ours["read"], unit, "decompress and decode alone", ours["decode"], ""),
+        Measured("scan", ours["scan"], unit, "decompress and decode alone", ours["decode"], ""),
+    ]
+    for what in ("read", "scan"):
+        for name, rate in peers:
+            said = "read all rows" if what == "read" else what
+            than = float(rate) if rate else None
+            lines.append(Measured(said, ours[what], unit, f"{name}, read all rows", than, "2"))
+    lines.append(Measured("take all", ours["take all"], unit, "the tokenizer alone", ours["tokenize"], "0.8"))
+    if peak:
+        what = f"worker's peak memory, {times * megabytes / 1_000:.1f} GB"
+        lines.append(Measured(what, float(peak), "MB", "limit", MEMORY_LIMIT_MB, "at most 1"))
+    return lines
+
+
+def _here(way: str, path: Path, core: int | None) -> str | None:
+    return last_line([sys.executable, "-m", "benchmarks.ingest", way, str(path)], core=core)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in LIMIT_OF:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2])))
+    ways = {"ours": measure_ours, "ray": measure_ray, "memory": measure_memory}
+    if sys.argv[1:2] and sys.argv[1] in ways:
+        print(json.dumps(ways[sys.argv[1]](sys.argv[2])))
     else:
-        main()
+        show(measure(*map(int, sys.argv[1:])))

@@ -12,7 +12,9 @@ from uniner.files import explained, filesystem
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 """A file's last suffix to how it is compressed."""
-_BLOCK_BYTES = 4 << 20
+# What is decompressed at once stays in the processor's cache: with 4 MB reading takes a fifth longer.
+_BLOCK_BYTES = 1 << 20
+_FETCH_BYTES = 8 << 20
 
 
 class Line(NamedTuple):
@@ -98,7 +100,7 @@ def read_blocks(url: str) -> Iterator[tuple[bytes | None, int]]:
     """
     system, path = filesystem(url)
     compression = _kind(url)
-    with explained(url), system.open(path, "rb", block_size=2 * _BLOCK_BYTES) as raw:
+    with explained(url), system.open(path, "rb", block_size=_FETCH_BYTES) as raw:
         source = pa.PythonFile(raw, mode="r")
         stream = pa.CompressedInputStream(source, compression) if compression else source
         some = False

@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 
-@dataclass(frozen=True)
-class Chosen:
+
+class Chosen(msgspec.Struct, frozen=True):
     """A document's chosen slots, each of so many characters; slots of None are all. False where none is."""
 
     slots: frozenset[int] | None

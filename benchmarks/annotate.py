@@ -1,0 +1,211 @@
+"""How many replies a second annotate gets of a teacher that takes a second for each, and what is possible.
+
+python -m benchmarks.annotate [SECONDS]
+
+The teacher is a real HTTP server in a process of its own on the same machine (benchmarks/teacher.py); each
+reply takes 0.5 to 1.5 s. With 128 requests in flight 128 replies a second are possible. Each way asks about
+the same passages, for about so many seconds (by default 40) at the possible rate:
+
+    annotator   the worker alone, in this process, three chunks in hand
+    stage       the annotate stage's run on local Ray: chunks read, replies kept in the cache, chunks written
+    peers       ray.data.llm's HTTP request processor, one actor as ours; Bespoke Curator, its cache off
+
+The rate is the server's own: replies by the time from the first request's coming to the last reply's going,
+so that starting up costs nothing and ramping up and the last replies do. Ray's processor was seen to hold
+four requests at once, so it gets fewer of them; with so few the rate is the same.
+"""
+
+import asyncio
+import functools
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.table import Measured, last_line, python_with, say, show
+from benchmarks.teacher import SlowTeacher, slow_teacher
+from uniner.annotate.annotator import Annotator
+from uniner.annotate.prompts import published
+from uniner.annotate.teacher import Teacher
+from uniner.records import PASSAGE, Passage, to_table
+from uniner.storage import Chunk, Folder
+
+IN_FLIGHT = 128
+MEAN_S = 1.0
+POSSIBLE = IN_FLIGHT / MEAN_S
+CHUNK_PASSAGES = 128
+RAY_REQUESTS = 160
+
+
+def chunks(count: int) -> Iterator[Chunk]:
+    """Yield chunks of passages of about 200 words, so many passages in all."""
+    chance = random.Random(0)
+    words = [
+        "the",
+        "of",
+        "in",
+        "river",
+        "report",
+        "market",
+        "sensor",
+        "harbour",
+        "signal",
+        "copper",
+        "theory",
+    ]
+    for start in range(0, count, CHUNK_PASSAGES):
+        passages = []
+        for number in range(start, min(count, start + CHUNK_PASSAGES)):
+            named = f"{number}: Ann of Bonn has worked for the Ajax Corporation since May 2019."
+            text = f"{named} {' '.join(chance.choices(words, k=180))}."
+            passages.append(Passage(f"{number:09d}", str(number), 0, 0, len(text), text, 250, ""))
+        yield Chunk(f"00000-{start // CHUNK_PASSAGES:05d}", to_table(passages, PASSAGE))
+
+
+def texts(count: int) -> list[str]:
+    """Return the texts of those passages."""
+    return [text for chunk in chunks(count) for text in chunk.table.column("text").to_pylist()]
+
+
+def teacher(base_url: str) -> Teacher:
+    """Return the teacher's settings."""
+    prompt = published("type")
+    return Teacher("m", base_url, prompt, "tuples", 0.0, 1024, IN_FLIGHT, 60.0, 6, 0.15, 0.6)
+
+
+def ask_annotator(server: SlowTeacher, count: int) -> None:
+    """Ask with the stage's worker alone."""
+    waiting = chunks(count)
+
+    async def lane(annotator: Annotator) -> None:
+        for chunk in waiting:
+            await annotator(chunk)
+
+    async def work() -> None:
+        annotator = Annotator(teacher(server.base_url), "key")
+        await asyncio.gather(*(lane(annotator) for _ in range(3)))
+        await annotator.close()
+
+    started = time.process_time()
+    asyncio.run(work())
+    say(f"annotate: {(time.process_time() - started) / count * 1_000:.2f} ms of CPU a request in our process")
+
+
+def ask_stage(server: SlowTeacher, count: int) -> None:
+    """Ask with the stage on local Ray, over an ingest folder of the passages."""
+    from uniner import work
+    from uniner.annotate import stage
+    from uniner.config import Annotate, Config, Ingest, Run, Student
+    from uniner.quickstart.prepare import BASE
+
+    with tempfile.TemporaryDirectory() as root, work.connected():
+        folder = Folder(f"{root}/annotate/ingest")
+        plan: dict[str, Any] = {"stage": "ingest"}
+        folder.begin(plan)
+        folder.finish(plan, [folder.write_chunk(chunk) for chunk in chunks(count)])
+        settings = Annotate(model="m", base_url=server.base_url, in_flight=IN_FLIGHT)
+        stage.run(
+            Config(
+                run=Run(root=root, name="annotate"),
+                student=Student(base=str(BASE)),
+                ingest=Ingest(shards=["none.jsonl"]),
+                annotate=settings,
+            )
+        )
+
+
+def ask_ray(server: SlowTeacher, count: int) -> None:
+    """Ask with ray.data.llm's HTTP request processor: batches of 16, of which an actor has four at once."""
+    import ray
+    from ray.data.llm import HttpRequestProcessorConfig, build_processor
+
+    from uniner import work
+
+    asked = teacher(server.base_url)
+    with work.connected():
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        config = HttpRequestProcessorConfig(
+            url=f"{server.base_url}/chat/completions", batch_size=16, concurrency=1
+        )
+        processor = build_processor(
+            config,
+            preprocess=lambda row: {"payload": asked.request(row["text"])},
+            postprocess=lambda row: {"reply": row["http_response"]["choices"][0]["message"]["content"]},
+        )
+        rows = processor(ray.data.from_items([{"text": text} for text in texts(count)])).take_all()
+    assert len(rows) == count
+
+
+CURATOR = """
+import json, os, pathlib, sys
+import litellm
+# The encoding that it counts tokens with is fetched at first use; litellm ships the same file.
+encodings = pathlib.Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
+os.environ["TIKTOKEN_CACHE_DIR"] = str(encodings)
+from bespokelabs import curator
+url, in_flight = sys.argv[1], int(sys.argv[2])
+texts = json.load(sys.stdin)
+model = curator.LLM(
+    model_name="m", backend="openai", generation_params={"temperature": 0.0, "max_tokens": 1024},
+    backend_params={"base_url": url, "max_concurrent_requests": in_flight, "max_requests_per_minute": 10**7,
+                    "max_tokens_per_minute": 10**10})
+model(texts)
+"""
+
+
+def ask_curator(server: SlowTeacher, count: int, python: str) -> None:
+    """Ask with Bespoke Curator, in an environment of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {
+            "CURATOR_CACHE_DIR": cache,
+            "CURATOR_DISABLE_CACHE": "1",
+            "CURATOR_DISABLE_RICH_DISPLAY": "1",
+            "TELEMETRY_ENABLED": "0",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "OPENAI_API_KEY": "key",
+            "HOME": cache,
+        }
+        prompts = [teacher(server.base_url).request(text)["messages"] for text in texts(count)]
+        command = [python, "-c", CURATOR, server.base_url, str(IN_FLIGHT)]
+        last_line(command, environment, given=json.dumps(prompts))
+
+
+def measure(seconds: int = 40) -> list[Measured]:
+    """Measure every way. Returns the lines of the table."""
+    count = round(POSSIBLE * seconds)
+    os.environ.setdefault("OPENAI_API_KEY", "key")
+    ours = _rate("annotator", ask_annotator, count)
+    staged = _rate("stage", ask_stage, count)
+    lines = [
+        Measured("annotator", ours, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"),
+        Measured(
+            "annotate stage", staged, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
+        ),
+    ]
+    python = python_with("curator", ["bespokelabs-curator"])
+    curator = _rate("Curator", functools.partial(ask_curator, python=python), count) if python else 0.0
+    for name, rate in (
+        ("ray.data.llm HttpRequestProcessor", _rate("ray.data.llm", ask_ray, RAY_REQUESTS)),
+        (f"Bespoke Curator{'' if curator else ' (not to be had here)'}", curator),
+    ):
+        lines.append(Measured("annotate stage", staged, "replies/s", name, rate or None, ""))
+    return lines
+
+
+def _rate(name: str, ask: Callable[[SlowTeacher, int], None], count: int) -> float:
+    """Have a way ask so many. Returns the replies a second; 0 where they did not all come."""
+    with slow_teacher(MEAN_S) as server:
+        ask(server, count)
+    rate = server.answered / server.seconds if server.answered >= count else 0.0
+    say(
+        f"annotate: {name}: {server.answered:,} replies, {rate:.1f} a second, {server.peak} in flight at most"
+    )
+    return rate
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:])))

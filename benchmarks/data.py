@@ -1,0 +1,7 @@
+"""The whole data side in one table: python -m benchmarks.data (make bench-data); some ten minutes."""
+
+from benchmarks import annotate, ingest
+from benchmarks.table import show
+
+if __name__ == "__main__":
+    show([*ingest.measure(), *annotate.measure()])
