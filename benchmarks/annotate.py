@@ -29,10 +29,10 @@ from typing import Any
 from benchmarks.table import Measured, last_line, python_with, say, show
 from benchmarks.teacher import SlowTeacher, slow_teacher
 from uniner.annotate.annotator import Annotator
-from uniner.annotate.prompts import published
-from uniner.annotate.teacher import Teacher
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk, Folder
+from uniner.teacher.line import Teacher
+from uniner.teacher.prompts import published
 
 IN_FLIGHT = 128
 MEAN_S = 1.0

@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from uniner import job
-from uniner.annotate.recorded import RecordedTeacher
+from uniner.teacher.recorded import RecordedTeacher
 
 GOOD = [{"text": f"Ann number {number} lives in Bonn.", "meta": {}} for number in range(40)]
 

@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from uniner import job
-from uniner.annotate.recorded import RecordedTeacher, load
 from uniner.config import Build
 from uniner.files import expand
 from uniner.storage import Folder
+from uniner.teacher.recorded import RecordedTeacher, load
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]

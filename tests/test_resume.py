@@ -11,9 +11,9 @@ from collections import Counter
 
 import pytest
 
-from uniner.annotate.prompts import passage_in
-from uniner.annotate.recorded import RecordedTeacher
 from uniner.storage import Folder
+from uniner.teacher.prompts import passage_in
+from uniner.teacher.recorded import RecordedTeacher
 
 pytestmark = pytest.mark.ray
 

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from uniner.annotate.annotator import Annotator
-from uniner.annotate.cache import ReplyCache
-from uniner.annotate.limits import Limits, Meter, local
-from uniner.annotate.prompts import published
-from uniner.annotate.teacher import Teacher
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.storage import Chunk
+from uniner.teacher.cache import ReplyCache
+from uniner.teacher.limits import Limits, Meter, local
+from uniner.teacher.line import Teacher
+from uniner.teacher.prompts import published
 
 
 @pytest.fixture

@@ -11,20 +11,20 @@ import pytest
 from aiohttp import web
 
 from uniner import job
-from uniner.annotate import batch
-from uniner.annotate.batch import Batches
-from uniner.annotate.batch_files import Room
-from uniner.annotate.batch_records import Records, rejections
-from uniner.annotate.batch_server import BatchServer
-from uniner.annotate.cache import ReplyCache
-from uniner.annotate.limits import Limits
-from uniner.annotate.plan import Work, batches, describe
-from uniner.annotate.prompts import passage_in
-from uniner.annotate.questions import Questions
-from uniner.annotate.recorded import RecordedTeacher
 from uniner.errors import Stopped, UserError
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk, Folder
+from uniner.teacher import batch
+from uniner.teacher.batch import Batches
+from uniner.teacher.batch_files import Room
+from uniner.teacher.batch_records import Records, rejections
+from uniner.teacher.batch_server import BatchServer
+from uniner.teacher.cache import ReplyCache
+from uniner.teacher.limits import Limits
+from uniner.teacher.plan import Work, batches, describe
+from uniner.teacher.prompts import passage_in
+from uniner.teacher.questions import Questions
+from uniner.teacher.recorded import RecordedTeacher
 
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 5) for n in range(40)]
 REPLIES = {text: f'[("{text[:5]}", "person"), ("Bonn", "city")]' for text in TEXTS}

@@ -6,11 +6,11 @@ import threading
 import pytest
 from aiohttp import web
 
-from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
-from uniner.annotate.completion import Reply
-from uniner.annotate.prompts import published
-from uniner.annotate.recorded import RecordedTeacher
 from uniner.storage import Folder
+from uniner.teacher.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.teacher.completion import Reply
+from uniner.teacher.prompts import published
+from uniner.teacher.recorded import RecordedTeacher
 
 TEXTS = [f"Ann {n} met Bob." for n in range(40)]
 REPLIES = {text: f'[("{text[:6]}", "person")]' for text in TEXTS}

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 import pytest
 from aiohttp import web
 
-from uniner.annotate.limits import Limits
-from uniner.annotate.prompts import passage_in
-from uniner.annotate.recorded import RecordedTeacher
-from uniner.annotate.stage import chunks_in_hand
+from uniner.teacher.limits import Limits
+from uniner.teacher.prompts import passage_in
+from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.work import chunks_in_hand
 
 GARBAGE = ["<html>Bad gateway</html>", '{"choices": []}', '{"choices": [{"mess', "", "[]", '{"error": null}']
 

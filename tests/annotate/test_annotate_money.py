@@ -5,12 +5,12 @@ import json
 import pytest
 
 from uniner import job
-from uniner.annotate.limits import Limits
-from uniner.annotate.plan import Work, describe, estimate, seconds
-from uniner.annotate.prompts import passage_in
-from uniner.annotate.recorded import RecordedTeacher
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk, Folder
+from uniner.teacher.limits import Limits
+from uniner.teacher.plan import Work, describe, estimate, seconds
+from uniner.teacher.prompts import passage_in
+from uniner.teacher.recorded import RecordedTeacher
 
 ROWS, PER_CHUNK = 240, 12
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 9) for n in range(ROWS)]

@@ -10,16 +10,16 @@ import pytest
 
 from uniner import job
 from uniner.annotate.annotator import Annotator
-from uniner.annotate.cache import ReplyCache
-from uniner.annotate.limits import Limits, Meter, local
-from uniner.annotate.prompts import SYSTEM, published
-from uniner.annotate.served import engine_of
-from uniner.annotate.teacher import Teacher
 from uniner.errors import Stopped, UserError
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.storage import Chunk, Folder
 from uniner.student import model_fingerprint
 from uniner.tag.engine import Engine
+from uniner.teacher.cache import ReplyCache
+from uniner.teacher.limits import Limits, Meter, local
+from uniner.teacher.line import Teacher
+from uniner.teacher.prompts import SYSTEM, published
+from uniner.teacher.served import engine_of
 
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"

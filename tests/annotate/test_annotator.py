@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from uniner.annotate.annotator import Annotator
-from uniner.annotate.prompts import JSON_SCHEMA, passage_in, published
-from uniner.annotate.recorded import RecordedTeacher, load
-from uniner.annotate.teacher import Teacher
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.storage import Chunk
+from uniner.teacher.line import Teacher
+from uniner.teacher.prompts import JSON_SCHEMA, passage_in, published
+from uniner.teacher.recorded import RecordedTeacher, load
 from uniner.work import user_error_in
 
 GOOD = '[("Ann", "person")]'

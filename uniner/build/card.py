@@ -9,11 +9,11 @@ from typing import Any
 
 from jinja2 import Environment
 
-from uniner.annotate.prompts import PASSAGE, chosen
 from uniner.build.conversations import TEACHER, bands
 from uniner.config import Config
 from uniner.records import Conversation, from_table
 from uniner.storage import Folder, Summary, merge
+from uniner.teacher.prompts import PASSAGE, chosen
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MOST_TYPES = 25

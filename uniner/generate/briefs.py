@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from uniner.annotate.prompts import Prompt, load
 from uniner.records import BRIEF, Brief, to_table
 from uniner.storage import Chunk
+from uniner.teacher.prompts import Prompt, load
 
 BRIEF_MARK = "{brief}"
 """Where the brief goes in a prompt of one's own."""

@@ -1,18 +1,18 @@
 """The generate stage's worker: a chunk of briefs in, the passages that the teacher wrote out, one for one."""
 
-from uniner.annotate.annotator import Replies
-from uniner.annotate.cache import Kept, ReplyCache
-from uniner.annotate.completion import Rejection
-from uniner.annotate.limits import Ask
-from uniner.annotate.replies import refuses, without_thoughts
-from uniner.annotate.teacher import Teacher
+from uniner.annotate.parsing import refuses, without_thoughts
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.tag.engine import Engine
+from uniner.teacher.cache import Kept, ReplyCache
+from uniner.teacher.completion import Rejection
+from uniner.teacher.limits import Ask
+from uniner.teacher.line import Teacher
+from uniner.teacher.replies import Replies
 
 
 class Generator:
-    """The stage's worker; it is made of what `annotator.Replies` is made of."""
+    """The stage's worker; it is made of what `teacher.replies.Replies` is made of."""
 
     def __init__(
         self,

@@ -10,15 +10,16 @@ from functools import partial
 from typing import Any
 
 from uniner import work
-from uniner.annotate import plan as planning
-from uniner.annotate import stage as annotate
-from uniner.annotate.teacher import Teacher
 from uniner.config import Config
 from uniner.errors import Planned, UserError
 from uniner.generate.briefs import ASPECTS, Briefs, chosen
 from uniner.generate.generator import Generator
 from uniner.progress import say
 from uniner.storage import Folder, Summary, merge, run_folder
+from uniner.teacher import plan
+from uniner.teacher import settings as asking
+from uniner.teacher.line import Teacher
+from uniner.teacher.work import pool
 
 # OpenAI's rule of thumb for English.
 _TOKENS_A_WORD = 4 / 3
@@ -34,7 +35,7 @@ def check(config: Config) -> None:
         return
     if config.annotate.recording:
         raise UserError("generate: annotate.recording has no passages to give; name a server or no domains")
-    annotate.check_teacher(config.annotate)
+    asking.check(config.annotate)
     work.check_plan(_folder(config), _plan(config))
     if config.annotate.plan and _folder(config).manifest() is None:
         _tell_plan(config)
@@ -58,9 +59,7 @@ def run(config: Config) -> dict[str, Any] | None:
         None,
         read=briefs.read,
         others=briefs.chunks(),
-        pool=annotate.pool(
-            config, folder, teacher, annotate.api_key(config.annotate), Generator, briefs.chunks()
-        ),
+        pool=pool(config, folder, teacher, asking.api_key(config.annotate), Generator, briefs.chunks()),
         max_bad_share=config.generate.max_bad_share,
         close=partial(_by_domain, briefs, folder),
     )
@@ -86,19 +85,19 @@ def _tell_plan(config: Config) -> None:
     settings, folder, briefs, teacher = config.annotate, _folder(config), _briefs(config), _teacher(config)
     chunks, done = briefs.chunks(), folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
-    asked = planning.estimate(teacher, annotate.unpaid(config, teacher, texts))
+    asked = plan.estimate(teacher, asking.unpaid(config, teacher, texts))
     a_passage = min(teacher.max_reply_tokens, config.generate.words * _TOKENS_A_WORD)
     asked = replace(asked, tokens_out=asked.passages * a_passage)
     total, sample = sum(chunks.values()), briefs.of(min(chunks))[0].text
-    told = planning.describe(
+    told = plan.describe(
         teacher,
-        annotate.limits_of(settings),
-        annotate.in_flight(settings),
+        asking.limits_of(settings),
+        asking.in_flight(settings),
         asked,
         total,
         total - len(texts),
         sample,
-        annotate.engines(config),
+        asking.engines(config),
     )
     print(f"generate, before which no later stage can be planned:\n{told}", flush=True)
 
@@ -116,7 +115,7 @@ def _briefs(config: Config) -> Briefs:
 def _teacher(config: Config) -> Teacher:
     settings = config.generate
     return replace(
-        annotate.teacher_of(config, config.annotate.base_url),
+        asking.teacher_of(config, config.annotate.base_url),
         prompt=chosen(settings.prompt),
         reply_format="tuples",
         temperature=settings.temperature,
@@ -130,7 +129,7 @@ def _plan(config: Config) -> dict[str, Any]:
         "stage": "generate",
         "config": {
             "seed": config.run.seed,
-            "model": annotate.model_name(config.annotate),
+            "model": asking.model_name(config.annotate),
             "prompt": chosen(settings.prompt).digest() if settings.prompt else None,
             "generate": settings.identity(),
             **({"teacher": config.teacher.identity()} if config.annotate.served else {}),

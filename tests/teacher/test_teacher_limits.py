@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uniner.annotate.limits import Gate, Limits, Meter, Report, Want, local
 from uniner.errors import Stopped
+from uniner.teacher.limits import Gate, Limits, Meter, Report, Want, local
 
 
 class Clock:

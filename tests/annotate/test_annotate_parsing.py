@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uniner.annotate.annotator import entities_of
-from uniner.annotate.replies import Parsed, judge, parse_reply
+from uniner.annotate.parsing import Parsed, judge, parse_reply
 from uniner.records import Entity
 
 ANN, BONN = ("Ann", "person"), ("Bonn", "city")

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from uniner.annotate.completion import GarbageError, Rejection, Reply, rejection, reply_of
-from uniner.annotate.teacher import Teacher
 from uniner.errors import UserError
+from uniner.teacher.completion import GarbageError, Rejection, Reply, rejection, reply_of
+from uniner.teacher.line import Teacher
 
 ENDPOINT: Final = "/v1/chat/completions"
 # What a line says of a request that was not got round to.

@@ -3,8 +3,8 @@
 import pytest
 
 from uniner import job
-from uniner.annotate.prompts import Prompt, load, passage_in, published
 from uniner.errors import UserError
+from uniner.teacher.prompts import Prompt, load, passage_in, published
 
 
 def test_the_prompts_are_the_papers():

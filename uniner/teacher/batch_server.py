@@ -14,9 +14,9 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from uniner.annotate.batch_files import ENDPOINT
-from uniner.annotate.teacher import Teacher, explain, pause_before, transient
 from uniner.errors import UserError
+from uniner.teacher.batch_files import ENDPOINT
+from uniner.teacher.line import Teacher, explain, pause_before, transient
 
 _PATIENCE_S = 3600.0
 _TIMEOUT_S = 600.0  # a file of 100 MB takes its time

@@ -17,10 +17,10 @@ import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from uniner.annotate.completion import GarbageError, Rejection, Reply, rejection, reply_of
-from uniner.annotate.limits import Gate, Want
-from uniner.annotate.prompts import JSON_SCHEMA, Prompt
 from uniner.errors import UserError
+from uniner.teacher.completion import GarbageError, Rejection, Reply, rejection, reply_of
+from uniner.teacher.limits import Gate, Want
+from uniner.teacher.prompts import JSON_SCHEMA, Prompt
 
 _TRANSIENT = {408, 409, 429}
 _LONGEST_PAUSE_S = 3600.0

@@ -21,13 +21,13 @@ from typing import Any
 
 from openai.types import Batch
 
-from uniner.annotate.batch_files import Answers, RequestFile, Room
-from uniner.annotate.batch_records import NEVER_CREATED, Record, Records, rejections
-from uniner.annotate.batch_server import BatchServer
-from uniner.annotate.completion import Rejection
-from uniner.annotate.questions import Questions
 from uniner.errors import Stopped, UserError
 from uniner.progress import say
+from uniner.teacher.batch_files import Answers, RequestFile, Room
+from uniner.teacher.batch_records import NEVER_CREATED, Record, Records, rejections
+from uniner.teacher.batch_server import BatchServer
+from uniner.teacher.completion import Rejection
+from uniner.teacher.questions import Questions
 
 POLL_S = 30.0
 _ENDED = {"completed", "failed", "expired", "cancelled"}

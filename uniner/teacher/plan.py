@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from uniner.annotate.batch_files import Room, request_line
-from uniner.annotate.limits import Limits
-from uniner.annotate.teacher import CHARACTERS_A_TOKEN, Teacher
+from uniner.teacher.batch_files import Room, request_line
+from uniner.teacher.limits import Limits
+from uniner.teacher.line import CHARACTERS_A_TOKEN, Teacher
 
 _REPLY_SHARE = 1 / 3
 _REPLY_SECONDS = 2.0

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from uniner.annotate.completion import Rejection
 from uniner.errors import UserError
 from uniner.storage import Folder
+from uniner.teacher.completion import Rejection
 
 # How often the server may fail to answer a request before its outcome is failed.
 _TRIES = 3

@@ -27,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.annotate.completion import Reply
 from uniner.files import explained
 from uniner.storage import Folder
+from uniner.teacher.completion import Reply
 
 _READERS = 16
 _FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?\.parquet$")

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from uniner.annotate.cache import Kept, ReplyCache, digest_of, key_of
-from uniner.annotate.completion import Rejection, Reply
-from uniner.annotate.teacher import Teacher
 from uniner.storage import Folder
+from uniner.teacher.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.teacher.completion import Rejection, Reply
+from uniner.teacher.line import Teacher
 
 _READERS = 16
 

@@ -1,6 +1,6 @@
 """A teacher that answers from recorded replies, behind a real OpenAI-compatible HTTP server on loopback.
 
-python -m uniner.annotate.recorded RECORDING [PORT] serves by itself and prints its address; the annotate
+python -m uniner.teacher.recorded RECORDING [PORT] serves by itself and prints its address; the annotate
 stage starts one when annotate.recording is set. GET /stats tells how many completions were asked for.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from uniner.annotate.prompts import passage_in
 from uniner.errors import UserError
 from uniner.files import explained, filesystem
+from uniner.teacher.prompts import passage_in
 
 
 def load(url: str) -> dict[str, str]:

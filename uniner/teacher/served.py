@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from uniner.annotate.completion import Rejection, Reply
-from uniner.annotate.limits import Gate, Want
-from uniner.annotate.teacher import Teacher
 from uniner.errors import UserError
 from uniner.student import local_model
 from uniner.tag.engine import Engine
+from uniner.teacher.completion import Rejection, Reply
+from uniner.teacher.limits import Gate, Want
+from uniner.teacher.line import Teacher
 
 
 def engine_of(teacher: Teacher, model: str, settings: dict[str, Any]) -> Engine:
