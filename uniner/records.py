@@ -187,9 +187,9 @@ CONVERSATION = _schema(
 class TaggedEntity:
     """A mention in its document.
 
-    grounding: exact, folded (found but for case or white space), ungrounded (not in the text; start and end
-    are -1). score: the answer's probability a token (geometric mean), 0 to 1; all mentions of an answer
-    share it.
+    grounding: exact, folded (found but for case, white space or kind of quotation mark), ungrounded (not in
+    the text; start and end are -1). score: the probability that the student gave to this mention, 0 to 1
+    (`tag.confidence`).
     """
 
     text: str

@@ -220,6 +220,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _strings(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return None
+    if any("\ud800" <= letter <= "\udfff" for each in value for letter in each):
+        return None  # half of a character, which JSON can escape and no file can hold
     return tuple(dict.fromkeys(value))
 
 

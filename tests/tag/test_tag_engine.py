@@ -138,11 +138,15 @@ def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engi
     again = loop.run_until_complete(asker.ask_all(passages))
 
     def said(asked):
-        return [[(reply.text, reply.score) for reply in answered.replies] for answered in asked]
+        return [[(reply.text, reply.scores) for reply in answered.replies] for answered in asked]
 
     assert said(first) == said(again)
     replies = [reply for answered in first for reply in answered.replies]
-    assert all(0 < reply.score <= 1 for reply in replies)
+    known = [
+        reply for reply in replies if reply.outcome == "ok" and reply.mentions == tuple(KNOWN[reply.type])
+    ]
+    assert all(0.5 < score <= 1 for reply in known for score in reply.scores.values())
+    assert len({score for reply in known for score in reply.scores.values()}) > len(known) / 2
     counts = merge([answered.figures for answered in first])
     assert len(replies) == counts["questions"] <= counts["answer_tokens"] <= 32 * len(replies)
     assert [reply.mentions for reply in first[0].replies] == [tuple(mentions) for mentions in KNOWN.values()]

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import math
 
 import pytest
 
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.tag.asker import Asker, Reply, judge
+from uniner.tag.confidence import Piece
 from uniner.tag.engine import Answer
 from uniner.tag.tagger import Tagger, tagged
 from uniner.templates import TYPE, ManyTypes
@@ -21,7 +23,12 @@ def passage(start: int = 6, text: str | None = None) -> Passage:
 
 
 def ok(type_name: str, *mentions: str, score: float = 0.5) -> Reply:
-    return Reply(type_name, "ok", mentions, score=score)
+    return Reply(type_name, "ok", dict.fromkeys(mentions, score))
+
+
+def said(text: str, finish: str = "stop", probability: float = 0.9) -> Answer:
+    """An answer that is one token."""
+    return Answer(text, finish, (Piece(text, math.log(probability)),), 4, 5)
 
 
 def entities(*replies: Reply, every: bool = True) -> list[tuple[str, str, str]]:
@@ -85,7 +92,7 @@ def test_a_broken_answer_never_looks_like_an_empty_one():
     assert (empty.outcome, empty.failed_types, empty.entities) == ("ok", (), ())
     broken = tagged(
         passage(),
-        [Reply("a", "unparseable", ()), ok("person", "Ann Lee"), Reply("b", "too_long", ())],
+        [Reply("a", "unparseable", {}), ok("person", "Ann Lee"), Reply("b", "too_long", {})],
         every_occurrence=True,
     )
     assert (broken.outcome, broken.failed_types) == ("too_long", ("a", "b"))
@@ -101,11 +108,12 @@ def test_a_broken_answer_never_looks_like_an_empty_one():
         ('["a"', "length", "too_long", ()),
         ('["a"]', "length", "too_long", ()),  # the end token is missing: what would have followed?
         ("[1]", "stop", "unparseable", ()),
+        ('["\\ud83d"]', "stop", "unparseable", ()),  # half a character: no file could hold it
         ("", "stop", "unparseable", ()),
     ],
 )
 def test_an_answer_is_judged(text, finish, outcome, mentions):
-    (reply,) = judge(TYPE, ["t"], Answer(text, finish, 0.5, 3))
+    (reply,) = judge(TYPE, ["t"], said(text, finish))
     assert (reply.outcome, reply.mentions) == (outcome, mentions)
 
 
@@ -130,9 +138,7 @@ class Parrot:
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
         await asyncio.sleep(0.01 * ("slow" in texts[0]))
         first = texts[0].split("USER: Text: ")[1].split()[0]
-        return [
-            Answer(f'["{first}"]' if "describes first" in text else "[]", "stop", 0.9, 4, 5) for text in texts
-        ]
+        return [said(f'["{first}"]' if "describes first" in text else "[]") for text in texts]
 
 
 def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_is_too_long(tokenizer):
@@ -176,9 +182,9 @@ class Confused(Parrot):
     def _answer(self, question):
         if question.startswith("Which of these"):
             assert question.startswith('Which of these describe "Zoe" in the text? ["person", "city"]')
-            return Answer(self._settles, "stop", 0.9, 4, 5)
-        said = {"person": '{"person": ["Zoe"]}', "city": '{"city": ["Zoe", "Rome"]}', "river": "{}"}
-        return Answer(next(text for name, text in said.items() if name in question), "stop", 0.9, 4, 5)
+            return said(self._settles)
+        known = {"person": '{"person": ["Zoe"]}', "city": '{"city": ["Zoe", "Rome"]}', "river": "{}"}
+        return said(next(text for name, text in known.items() if name in question))
 
 
 @pytest.mark.parametrize(
@@ -200,8 +206,15 @@ def test_what_two_questions_say_of_a_mention_is_settled_by_another(tokenizer, se
 
 
 def test_a_broken_answer_breaks_the_types_that_it_was_asked_for_and_no_others(tokenizer):
-    replies = judge(ManyTypes(2), ["a", "b"], Answer('{"c": ["d"]}', "stop", 0.5, 3))
+    replies = judge(ManyTypes(2), ["a", "b"], said('{"c": ["d"]}'))
     assert [(reply.type, reply.outcome, reply.mentions) for reply in replies] == [
         ("a", "unparseable", ()),
         ("b", "unparseable", ()),
     ]
+
+
+def test_each_type_of_a_group_has_its_own_mentions_scores():
+    told = (Piece('{"a": ["x', math.log(0.9)), Piece('"], "b": ["x', math.log(0.5)), Piece('"]}', 0.0))
+    text = "".join(piece.text for piece in told)
+    a, b = judge(ManyTypes(2), ["a", "b"], Answer(text, "stop", told, 3))
+    assert a.scores == {"x": pytest.approx(0.45)} and b.scores == {"x": pytest.approx(0.5)}

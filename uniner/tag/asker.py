@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from uniner.tag.confidence import mention_scores
 from uniner.tag.engine import Answer, Engine
 from uniner.templates import Renderer, Template, parse_settled, settling_question
 
@@ -31,15 +32,19 @@ class Reply:
     """What was said of a type.
 
     outcome: ok; unparseable (not of the template's form); too_long (cut at the limit); overlong (the prompt
-    leaves no room for an answer: never sent). mentions are those of an ok answer, else none; text and score
-    are those of the question's whole answer, which the types of a group share.
+    leaves no room for an answer: never sent). scores: the mentions of an ok answer, else none, and how sure
+    the model is of each, 0 to 1. text: the question's whole answer, which the types of a group share.
     """
 
     type: str
     outcome: str
-    mentions: tuple[str, ...]
+    scores: Mapping[str, float]
     text: str = ""
-    score: float = 0.0
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        """The mentions, in the order of the answer."""
+        return tuple(self.scores)
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,21 @@ class Asked:
 def judge(template: Template, types: Sequence[str], answer: Answer | None) -> list[Reply]:
     """Say what the answer to a group of types is worth; None is a question that was not sent."""
     if answer is None:
-        return [Reply(type_name, "overlong", ()) for type_name in types]
+        return [Reply(type_name, "overlong", {}) for type_name in types]
     found = template.parse(types, answer.text) if answer.finish != "length" else None
     if found is None:
         outcome = "too_long" if answer.finish == "length" else "unparseable"
-        return [Reply(type_name, outcome, (), answer.text, answer.score) for type_name in types]
+        return [Reply(type_name, outcome, {}, answer.text) for type_name in types]
+    told = mention_scores(answer.pieces)
+    by_type = any(type_name is not None for type_name, _ in told)  # else the answer is of one type
     return [
-        Reply(type_name, "ok", mentions, answer.text, answer.score) for type_name, mentions in found.items()
+        Reply(
+            type_name,
+            "ok",
+            {mention: told[type_name if by_type else None, mention] for mention in mentions},
+            answer.text,
+        )
+        for type_name, mentions in found.items()
     ]
 
 
@@ -122,7 +135,7 @@ class Asker:
 
 
 def _without(mention: str, reply: Reply) -> Reply:
-    return replace(reply, mentions=tuple(each for each in reply.mentions if each != mention))
+    return replace(reply, scores={each: score for each, score in reply.scores.items() if each != mention})
 
 
 def start(model: str, template: Template, **settings: Any) -> Asker:

@@ -7,7 +7,6 @@ which the first of them is scheduled, so that the passage is computed once, what
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.errors import UserError
+from uniner.tag.confidence import Piece, pieces
 
 log = logging.getLogger(__name__)
 _MARK = "UNINER_ENGINE"
@@ -27,13 +27,13 @@ _CPU_KV_CACHE_GIB = "1"
 class Answer:
     """What the model said to one question.
 
-    finish: stop (the end token came) or length (cut at the limit). score: geometric mean of the sampled
-    tokens' probabilities, end token included. cached: prompt tokens that came from the prefix cache.
+    finish: stop (the end token came) or length (cut at the limit). pieces: the text, not stripped, cut by
+    its tokens, with their log-probabilities. cached: prompt tokens that came from the prefix cache.
     """
 
     text: str
     finish: str
-    score: float
+    pieces: tuple[Piece, ...]
     tokens: int
     cached: int = 0
 
@@ -178,6 +178,7 @@ class Engine:
             max_tokens=self._max_answer_tokens,
             stop_token_ids=[self.tokenizer.eos_token_id],
             logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
@@ -193,9 +194,9 @@ class Engine:
             ids = [*completion.token_ids]
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        score = math.exp((completion.cumulative_logprob or 0.0) / len(ids))
-        return Answer(text.strip(), completion.finish_reason, score, len(ids), output.num_cached_tokens or 0)
+        cut = pieces(self.tokenizer, ids, completion.logprobs.logprobs)
+        text = "".join(piece.text for piece in cut).strip()
+        return Answer(text, completion.finish_reason, cut, len(ids), output.num_cached_tokens or 0)
 
     async def close(self) -> None:
         """End the engine's processes. A worker that is simply killed needs no close."""

@@ -21,18 +21,16 @@ def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -
     """
     found: dict[tuple[int, int, str, str], TaggedEntity] = {}
     for reply in replies:
-        for mention in reply.mentions:
+        for mention, score in reply.scores.items():
             spans, grounding = locate(passage.text, mention)
             if not spans:
                 key = (-1, -1, reply.type, mention)
-                found.setdefault(key, TaggedEntity(mention, reply.type, -1, -1, reply.score, grounding))
+                found.setdefault(key, TaggedEntity(mention, reply.type, -1, -1, score, grounding))
             for start, end in spans if every_occurrence else spans[:1]:
                 here, there = passage.char_start + start, passage.char_start + end
                 if not owns(passage, here, there):
                     continue  # it stands in an overlap, and the neighbour gives it
-                entity = TaggedEntity(
-                    passage.text[start:end], reply.type, here, there, reply.score, grounding
-                )
+                entity = TaggedEntity(passage.text[start:end], reply.type, here, there, score, grounding)
                 found.setdefault((here, there, reply.type, ""), entity)
     outcomes = {reply.outcome for reply in replies}
     return TaggedPassage(

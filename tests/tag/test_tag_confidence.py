@@ -1,0 +1,80 @@
+"""The score of each mention: its own tokens' probabilities, whatever the tokens' borders."""
+
+import json
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from uniner.tag.confidence import Piece, mention_scores, pieces
+
+
+def answer(*told: tuple[str, float]) -> list[Piece]:
+    return [Piece(text, math.log(probability)) for text, probability in told]
+
+
+def test_a_mention_has_the_product_of_the_tokens_that_its_string_overlaps():
+    found = mention_scores(
+        answer((" [", 0.1), ('"', 0.9), ("Ann", 0.8), (" Lee", 0.5), ('",', 0.7), (' "', 0.6), ("Bo", 0.4))
+        + answer(('"', 1.0), ("]", 0.1))
+    )
+    assert list(found) == [(None, "Ann Lee"), (None, "Bo")]
+    assert found[None, "Ann Lee"] == pytest.approx(0.9 * 0.8 * 0.5 * 0.7)
+    assert found[None, "Bo"] == pytest.approx(0.6 * 0.4)
+
+
+def test_a_token_between_two_mentions_is_charged_to_both_and_a_repeated_one_has_the_first_score():
+    found = mention_scores(
+        answer(('["a', 0.9), ('", "', 0.5), ("b", 0.8), ('", "', 1), ("a", 0.1), ('"]', 1))
+    )
+    assert found == pytest.approx({(None, "a"): 0.9 * 0.5, (None, "b"): 0.5 * 0.8})
+
+
+def test_an_answer_that_names_types_gives_each_type_its_mentions():
+    found = mention_scores(
+        answer(('{"person"', 0.1), (": ", 0.1), ('["Zoe"', 0.9), ('], "a \\" city" : [', 0.2))
+        + answer(('"Zoe"', 0.3), (', "R\\u00f4me"', 0.4), ("]}", 0.1))
+    )
+    assert found == pytest.approx(
+        {("person", "Zoe"): 0.9, ('a " city', "Zoe"): 0.3, ('a " city', "Rôme"): 0.4}
+    )
+
+
+def test_an_empty_answer_has_no_mentions_and_a_mention_of_no_letters_a_score():
+    assert mention_scores(answer(("[]", 0.9))) == mention_scores([]) == {}
+    assert mention_scores(answer(('["', 0.5), ('"]', 0.5))) == {(None, ""): 0.25}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=4))
+@example(["Łódź", "😀\u200d👩", "e\u0301\u0323", "עברית", "a\r\n\x00b", "\ufffd"])
+def test_pieces_are_the_answer_and_each_mention_is_found_in_them(tokenizer, mentions):
+    for text in (json.dumps(mentions, ensure_ascii=False), json.dumps(mentions)):
+        ids = tokenizer(f" {text}", add_special_tokens=False).input_ids
+        told = [-0.001 * (place + 1) for place in range(len(ids))]
+        cut = pieces(tokenizer, [*ids, tokenizer.eos_token_id], [*told, -5.0])
+        assert "".join(piece.text for piece in cut) == f" {text}"
+        assert sum(piece.logprob for piece in cut) == pytest.approx(sum(told))
+        found = mention_scores(cut)
+        assert list(found) == [(None, mention) for mention in dict.fromkeys(mentions)]
+        assert all(math.exp(sum(told)) - 1e-9 <= score < 1 for score in found.values())
+
+
+def test_the_bytes_of_one_character_are_one_piece(tokenizer):
+    ids = tokenizer("ź😀", add_special_tokens=False).input_ids
+    assert len(ids) > 2
+    assert [piece.text for piece in pieces(tokenizer, ids, [-1.0] * len(ids))] == ["ź", "😀"]
+
+
+def test_a_tokenizer_that_cannot_be_followed_gives_one_piece(tokenizer):
+    class Slow:
+        def decode(self, ids, **kwargs):
+            return tokenizer.decode(ids, **kwargs)
+
+    ids = tokenizer('["a"]', add_special_tokens=False).input_ids
+    assert pieces(Slow(), ids, [-1.0] * len(ids)) == (Piece('["a"]', -1.0 * len(ids)),)
+    # An answer that is cut within a character: what the stream gives is not all.
+    cut = tokenizer('["😀', add_special_tokens=False).input_ids[:-1]
+    (piece,) = pieces(tokenizer, cut, [-1.0] * len(cut))
+    assert piece == Piece(tokenizer.decode(cut), -1.0 * len(cut))
