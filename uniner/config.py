@@ -21,6 +21,7 @@ HOW: JsonDict = {"identity": False}
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
+TypeName = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What becomes part of a file's or folder's name."""
 
@@ -350,12 +351,26 @@ class Evaluate(Section):
 class Tag(Section):
     """Passages to entities."""
 
-    types: list[str] = []
-    """Types to ask for."""
+    types: list[TypeName] = []
+    """Types to ask for, with those of the next two settings; none at all: the 200 most frequent of the
+    student's training set."""
+    types_file: str | None = None
+    """Text file of types, one a line, # begins a comment. The stage's identity is the types, not the file."""
+    top_types: Count | None = None
+    """Ask for so many of the most frequent types of the student's training set, at most 200."""
+    types_of_source: dict[str, list[TypeName]] = {}
+    """Other types for passages of these sources, in place of all others; an empty list asks nothing."""
     student: str | None = None
     """Model folder to tag with; unset: this run's student."""
     located: Literal["all", "first"] = "all"
     """Which occurrences of an answered mention become entities."""
+    min_score: Share = 0.0
+    """Drop entities of a lower score: the probability that the student gave to the mention."""
+    ungrounded: Literal["keep", "drop"] = "keep"
+    """What becomes of answered mentions that the passage does not hold: kept without offsets, or dropped."""
+    overlaps: Literal["keep", "flat"] = "keep"
+    """Whether entities may overlap, also as one span of two types. flat: they never do; the higher score
+    stays, then the longer, then the earlier."""
 
 
 class Config(Section):

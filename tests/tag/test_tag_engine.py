@@ -17,7 +17,9 @@ from uniner.storage import Chunk, Folder, merge
 from uniner.student import student_facts
 from uniner.tag.asker import Asker
 from uniner.tag.engine import Engine
+from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
+from uniner.tag.types import Types
 from uniner.templates import SYSTEM, TYPE, ManyTypes, Renderer
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
@@ -173,7 +175,9 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
     text = "word " * 2000
     passages = [Passage(name, "d", 0, 0, len(t), t, 1, "") for name, t in (("a", text), ("b", LINES[0]))]
     done = loop.run_until_complete(
-        Tagger(Asker(engine, TYPE), TYPES, every_occurrence=True)(Chunk("k", to_table(passages, PASSAGE)))
+        Tagger(Asker(engine, TYPE), Types(tuple(TYPES)), True, Rules())(
+            Chunk("k", to_table(passages, PASSAGE))
+        )
     )
     overlong, fine = from_table(done.table, TaggedPassage)
     assert (overlong.outcome, overlong.failed_types, overlong.entities) == ("overlong", tuple(TYPES), ())
@@ -251,7 +255,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
 
     assert manifest["config"]["tag"]["types"] == TYPES
     said = capsys.readouterr().err
-    assert "asking the student's 4 most frequent: person, city, company, river" in said
+    assert "asking the student's 4 most frequent types: person, city, company, river" in said
     rows = from_table((Folder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
     assert [row.passage_id for row in rows] == list(passages)
     assert manifest["outcomes"] == {"ok": 18}

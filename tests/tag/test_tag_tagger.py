@@ -11,7 +11,9 @@ from uniner.storage import Chunk
 from uniner.tag.asker import Asker, Reply, judge
 from uniner.tag.confidence import Piece
 from uniner.tag.engine import Answer
+from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger, tagged
+from uniner.tag.types import Types
 from uniner.templates import TYPE, ManyTypes
 
 DOCUMENT = "Head. Ann Lee met ANN  LEE in Łódź; Łódź is a city. İstanbul too."
@@ -142,24 +144,27 @@ class Parrot:
 
 
 def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_is_too_long(tokenizer):
-    texts = ["Zoe is slow", "word " * 300, "Kim runs", "Bo naps"]
+    texts = ["Zoe is slow", "word " * 300, "Kim runs", "Bo naps", "Code 1"]
     passages = [
-        Passage(f"d-{number}", "d", number, 1000 * number, 1000 * number + len(text), text, 5, "")
+        Passage(
+            f"d-{number}", "d", number, 1000 * number, 1000 * number + len(text), text, 5, text[:4].lower()
+        )
         for number, text in enumerate(texts)
     ]
     engine = Parrot(tokenizer)
-    worker = Tagger(Asker(engine, TYPE), ["first", "second", "first"], every_occurrence=True)
+    worker = Tagger(Asker(engine, TYPE), Types(("first", "second"), {"code": ()}), True, Rules())
     done = asyncio.run(worker(Chunk("k", to_table(passages, PASSAGE))))
     rows = from_table(done.table, TaggedPassage)
     assert done.key == "k"
-    assert [row.passage_id for row in rows] == ["d-0", "d-1", "d-2", "d-3"]
-    assert [row.outcome for row in rows] == ["ok", "overlong", "ok", "ok"]
+    assert [row.passage_id for row in rows] == ["d-0", "d-1", "d-2", "d-3", "d-4"]
+    assert [row.outcome for row in rows] == ["ok", "overlong", "ok", "ok", "ok"]
     assert rows[1].failed_types == ("first", "second")
     assert [[(one.text, one.start) for one in row.entities] for row in rows] == [
         [("Zoe", 0)],
         [],
         [("Kim", 2000)],
         [("Bo", 3000)],
+        [],  # its source is asked for nothing
     ]
     assert engine.together == [2, 2, 2]
     assert done.figures["questions"] == 6

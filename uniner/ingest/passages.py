@@ -76,9 +76,16 @@ def owns(passage: Passage, start: int, end: int) -> bool:
     Of the passages that have it whole, exactly one owns it: each passage's own are those whose middle lies
     between the middles of its two overlaps. A span that one passage alone has whole is always that one's.
     """
-    own_start = passage.char_start + (passage.overlap_before + 1) // 2
-    own_end = passage.char_end - passage.overlap_after // 2
+    own_start, own_end = own_span(passage)
     return own_start <= (start + end) // 2 < own_end
+
+
+def own_span(passage: Passage) -> tuple[int, int]:
+    """Return where a passage's own part of its document begins and ends: in the middles of its overlaps."""
+    return (
+        passage.char_start + (passage.overlap_before + 1) // 2,
+        passage.char_end - passage.overlap_after // 2,
+    )
 
 
 def _sections(text: str, size: int) -> Iterator[tuple[int, int]]:

@@ -1,21 +1,26 @@
 """The tag stage: the run's passages are the chunks; a pool of engines tags them."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from uniner import work
-from uniner.config import Config, Engine
-from uniner.errors import UserError
+from uniner.config import Config, Engine, Tag
+from uniner.files import absolute
 from uniner.progress import say
 from uniner.storage import Folder, run_folder
 from uniner.student import FACTS, model_address, model_fingerprint, student_facts
 from uniner.tag.asker import start
+from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
+from uniner.tag.types import Types, choose, read_types, require_sources
 from uniner.templates import Template, template
 
 
 def check(config: Config) -> None:
     """Make sure, before Ray starts, that the student that is there can be asked this way."""
+    if config.tag.types_file:
+        read_types(absolute(config.tag.types_file))
     if config.tag.student or (_own(config) / "student").exists(FACTS):
         facts = student_facts(_student(config))
         work.check_plan(_folder(config), _plan(config, facts, parents={}))
@@ -28,10 +33,10 @@ def run(config: Config) -> dict[str, Any]:
         _own(config).require_manifest()
     facts = student_facts(student)
     types = _types(config, facts)
-    if not types:
-        raise UserError(f"tag: {student} names no types of its own; set tag.types")
-    if not config.tag.types:
-        say(f"tag: no tag.types, asking the student's {len(types)} most frequent: {', '.join(types)}")
+    if not (config.tag.types or config.tag.types_file):
+        asked = types.everywhere
+        say(f"tag: asking the student's {len(asked)} most frequent types: {', '.join(asked)}")
+    require_sources(types.of_source, _sources(passages))
     parents = {"ingest": passages.digest(), "student": model_fingerprint(student)}
     return work.run_stage(
         "tag",
@@ -45,6 +50,7 @@ def run(config: Config) -> dict[str, Any]:
                 asked_by(config, facts),
                 types,
                 every_occurrence=config.tag.located == "all",
+                rules=_rules(config.tag),
                 settings=engine_settings(config.engine, config.student.max_tokens),
             ),
             config.engine,
@@ -54,10 +60,15 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def make_tagger(
-    model: str, template: Template, types: list[str], every_occurrence: bool, settings: dict[str, Any]
+    model: str,
+    template: Template,
+    types: Types,
+    every_occurrence: bool,
+    rules: Rules,
+    settings: dict[str, Any],
 ) -> Tagger:
     """Start an engine in this process and return the worker that asks it."""
-    return Tagger(start(model, template, **settings), types, every_occurrence)
+    return Tagger(start(model, template, **settings), types, every_occurrence, rules)
 
 
 def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
@@ -89,19 +100,35 @@ def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "tag"
 
 
-def _types(config: Config, facts: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(config.tag.types or facts["types"]))
+def _types(config: Config, facts: dict[str, Any]) -> Types:
+    tag = config.tag
+    file = read_types(absolute(tag.types_file)) if tag.types_file else []
+    return choose(tag.types, file, tag.top_types, tag.types_of_source, facts["types"])
+
+
+def _sources(passages: Folder) -> Iterator[set[str]]:
+    for key in sorted(work.chunks_of(passages)):
+        yield set(passages.read_columns(key, ["source"])["source"].unique().to_pylist())
+
+
+def _rules(tag: Tag) -> Rules:
+    return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat")
 
 
 def _plan(config: Config, facts: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
     """Return what decides the entities. The student stands by its content: its folder may be moved."""
+    types = _types(config, facts)
     return {
         "stage": "tag",
         "config": {
             "template": facts["template"],
             "max_tokens": config.student.max_tokens,
             "engine": config.engine.identity(),
-            "tag": {"types": _types(config, facts), "located": config.tag.located},
+            "tag": {
+                "types": list(types.everywhere),
+                "types_of_source": types.of_source,
+                **config.tag.model_dump(include={"located", "min_score", "ungrounded", "overlaps"}),
+            },
         },
         "parents": parents,
     }

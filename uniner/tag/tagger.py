@@ -7,6 +7,8 @@ from uniner.ingest.passages import owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, merge
 from uniner.tag.asker import Asker, Reply
+from uniner.tag.selection import Rules, select
+from uniner.tag.types import Types
 
 BROKEN = ("overlong", "too_long", "unparseable")
 """From the worst on: the worst of its questions is a passage's outcome."""
@@ -15,8 +17,8 @@ BROKEN = ("overlong", "too_long", "unparseable")
 def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -> TaggedPassage:
     """Turn a passage's replies into its entities, with offsets into the document, in the order of the text.
 
-    An entity's text is the document's own. A (start, end, type) appears once, with the first answer's score;
-    so does a mention of a type that is not in the passage, which is kept as ungrounded.
+    An entity's text is the document's own. A (start, end, type) appears once, with the highest score of the
+    mentions that stand there; a mention of a type that is not in the passage is ungrounded, once too.
     What stands in an overlap of two passages is the entity of the one that owns it.
     """
     found: dict[tuple[int, int, str, str], TaggedEntity] = {}
@@ -31,7 +33,9 @@ def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -
                 if not owns(passage, here, there):
                     continue  # it stands in an overlap, and the neighbour gives it
                 entity = TaggedEntity(passage.text[start:end], reply.type, here, there, score, grounding)
-                found.setdefault((here, there, reply.type, ""), entity)
+                standing = found.setdefault((here, there, reply.type, ""), entity)
+                if standing.score < score:
+                    found[here, there, reply.type, ""] = entity
     outcomes = {reply.outcome for reply in replies}
     return TaggedPassage(
         doc_id=passage.doc_id,
@@ -48,26 +52,25 @@ def _place(entity: TaggedEntity) -> tuple[bool, int, int]:
 
 
 class Tagger:
-    """The tag stage's worker: asks every type of each passage."""
+    """The tag stage's worker: asks each passage for its source's types, and keeps what the rules keep."""
 
-    def __init__(self, asker: Asker, types: Sequence[str], every_occurrence: bool):
-        self._asker = asker
-        self._types = tuple(dict.fromkeys(types))
-        self._every_occurrence = every_occurrence
+    def __init__(self, asker: Asker, types: Types, every_occurrence: bool, rules: Rules):
+        self._asker, self._types = asker, types
+        self._every_occurrence, self._rules = every_occurrence, rules
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
-        asked = await self._asker.ask_all([(passage.text, self._types) for passage in passages])
+        asked = await self._asker.ask_all(
+            [(passage.text, self._types.of(passage.source)) for passage in passages]
+        )
         rows = [
             tagged(passage, answered.replies, self._every_occurrence)
             for passage, answered in zip(passages, asked, strict=True)
         ]
-        counts = merge([answered.figures for answered in asked])
-        entities = [entity for row in rows for entity in row.entities]
-        ungrounded = sum(entity.start < 0 for entity in entities)
+        rows, counts = select(passages, rows, self._rules)
         return Chunk(
             chunk.key,
             to_table(rows, TAGGED_PASSAGE),
-            figures={**counts, "entities": len(entities), "ungrounded": ungrounded},
+            figures=merge([counts, *(answered.figures for answered in asked)]),
         )

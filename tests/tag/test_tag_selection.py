@@ -1,0 +1,108 @@
+"""What is kept of a passage's entities: by score, by grounding, flat; and what was dropped is counted."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uniner.records import Passage, TaggedEntity, TaggedPassage
+from uniner.tag.selection import Rules, select
+
+TEXT = "abcdefghijklmnopqrstuvwxyz" * 4
+
+
+def passage(start: int = 0, end: int = 100, before: int = 0, after: int = 0, doc: str = "d") -> Passage:
+    return Passage(f"{doc}-{start}", doc, start, start, end, TEXT[start:end], 9, "", before, after)
+
+
+def entity(start: int, end: int, score: float = 0.5, type_name: str = "t") -> TaggedEntity:
+    if start < 0:
+        return TaggedEntity("gone", type_name, -1, -1, score, "ungrounded")
+    return TaggedEntity(TEXT[start:end], type_name, start, end, score, "exact")
+
+
+def kept(rules: Rules, *found: tuple[Passage, list[TaggedEntity]]):
+    passages = [one for one, _ in found]
+    rows = [
+        TaggedPassage(one.doc_id, one.passage_id, one.char_start, tuple(entities), "ok", ())
+        for one, entities in found
+    ]
+    rows, counts = select(passages, rows, rules)
+    return [[(e.start, e.end, e.type) for e in row.entities] for row in rows], counts
+
+
+def test_all_stays_by_default_and_is_counted():
+    found = [entity(0, 5), entity(3, 8), entity(3, 8, type_name="u"), entity(-1, -1)]
+    (row,), counts = kept(Rules(), (passage(), found))
+    assert row == [(0, 5, "t"), (3, 8, "t"), (3, 8, "u"), (-1, -1, "t")]
+    assert (counts["entities"], counts["ungrounded"], counts["dropped_overlapping"]) == (4, 1, 0)
+
+
+def test_low_scores_and_the_ungrounded_are_dropped_each_counted_once():
+    found = [entity(0, 5, 0.3), entity(6, 8, 0.31), entity(-1, -1, 0.2), entity(-1, -1, 0.9)]
+    (row,), counts = kept(Rules(min_score=0.31, keep_ungrounded=False), (passage(), found))
+    assert row == [(6, 8, "t")]
+    assert counts == {
+        "entities": 1, "ungrounded": 0,
+        "dropped_low_score": 2, "dropped_ungrounded": 1, "dropped_overlapping": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "stays"),
+    [
+        ([entity(0, 9, 0.4), entity(3, 5, 0.6)], [(3, 5, "t")]),  # the score first
+        ([entity(3, 5), entity(3, 9)], [(3, 9, "t")]),  # then the length
+        ([entity(0, 4), entity(3, 7)], [(0, 4, "t")]),  # then the place
+        ([entity(3, 5, type_name="b"), entity(3, 5, type_name="a")], [(3, 5, "b")]),  # then the order asked
+        ([entity(3, 5, 0.5, "b"), entity(3, 5, 0.6, "a")], [(3, 5, "a")]),
+        ([entity(0, 4, 0.9), entity(3, 7, 0.8), entity(6, 9, 0.7)], [(0, 4, "t"), (6, 9, "t")]),
+        ([entity(0, 4), entity(4, 7), entity(-1, -1)], [(0, 4, "t"), (4, 7, "t"), (-1, -1, "t")]),
+    ],
+)
+def test_flat_keeps_the_surest_then_longest_then_earliest(found, stays):
+    (row,), counts = kept(Rules(flat=True), (passage(), found))
+    assert row == stays
+    assert counts["dropped_overlapping"] == len(found) - len(stays)
+
+
+def test_what_is_dropped_for_its_score_displaces_nothing():
+    (row,), _ = kept(Rules(min_score=0.5, flat=True), (passage(), [entity(0, 9, 0.4), entity(3, 5, 0.6)]))
+    assert row == [(3, 5, "t")]
+
+
+def test_entities_of_passages_that_share_text_are_flat_together_and_others_left_alone():
+    left, right = passage(0, 60, after=20), passage(40, 100, before=20)
+    rules = Rules(flat=True)
+    rows, _ = kept(rules, (left, [entity(44, 52, 0.5)]), (right, [entity(50, 56, 0.6)]))
+    assert rows == [[], [(50, 56, "t")]]
+    # Another document's passage that lies there is no neighbour.
+    other = passage(40, 100, before=20, doc="e")
+    rows, _ = kept(rules, (left, [entity(30, 50, 0.5)]), (other, [entity(50, 56, 0.6)]))
+    assert rows == [[(30, 50, "t")], [(50, 56, "t")]]
+
+
+def test_where_the_neighbour_is_not_at_hand_nothing_reaches_into_its_text():
+    left, right = passage(0, 60, after=20), passage(40, 100, before=20)
+    rows, counts = kept(Rules(flat=True), (left, [entity(44, 52, 0.9), entity(41, 50)]))
+    assert (rows, counts["dropped_overlapping"]) == ([[(41, 50, "t")]], 1)
+    rows, _ = kept(Rules(flat=True), (right, [entity(49, 56, 0.9), entity(50, 52)]))
+    assert rows == [[(50, 52, "t")]]
+
+
+spans = st.tuples(
+    st.integers(0, 99), st.integers(1, 12), st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from("ab")
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(spans, max_size=25, unique_by=lambda span: (span[0], span[1], span[3])))
+def test_flat_leaves_no_overlap_and_drops_nothing_that_overlaps_nothing(drawn):
+    found = [entity(start, min(100, start + length), score, name) for start, length, score, name in drawn]
+    (row,), _ = kept(Rules(flat=True), (passage(), sorted(found, key=lambda e: (e.start, e.end))))
+    covered = [place for start, end, _ in row for place in range(start, end)]
+    assert len(covered) == len(set(covered))
+    scores = {(e.start, e.end, e.type): e.score for e in found}
+    for e in found:
+        if (e.start, e.end, e.type) not in row:
+            beaten_by = [s for s in row if s[0] < e.end and e.start < s[1]]
+            assert any(scores[s] >= e.score for s in beaten_by)
