@@ -371,6 +371,13 @@ class Tag(Section):
     overlaps: Literal["keep", "flat"] = "keep"
     """Whether entities may overlap, also as one span of two types. flat: they never do; the higher score
     stays, then the longer, then the earlier."""
+    top_surfaces: Count = Field(100, json_schema_extra=HOW)
+    """Surfaces of each type in aggregate.parquet, the most frequent ones. This and the next two settings may
+    change later: the same command then writes the tables anew, and tags nothing again."""
+    entity_table: bool = Field(False, json_schema_extra=HOW)
+    """Write all entities as a flat table too: entities/part-*.parquet, a row an entity."""
+    partition_by_source: bool = Field(False, json_schema_extra=HOW)
+    """Lay that table out by source, in folders entities/source=<source>/, as Hive does."""
 
 
 class Config(Section):

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from uniner.records import TaggedEntity, TaggedPassage
-from uniner.report.collect import Example, Funnel, Report, Score, StageRow, _inside
+from uniner.report.collect import Example, Found, Funnel, Report, Score, StageRow, _inside
 from uniner.report.page import render
 from uniner.report.terminal import show
 
@@ -21,6 +21,7 @@ REPORT = Report(
     ((1, 2.0), (2, 1.0)),
     ((2, 1.5),),
     Funnel({"passages annotated": 4321, "dropped: refused": -8}, {"mentions kept": 9876}),
+    (Found("person", 5432, (("<ann>", 3210), ("bo [b]", 2))), Found("city", 1358, ())),
 )
 
 
@@ -31,6 +32,7 @@ def test_the_page_marks_entities_and_escapes_text():
     assert "<Ann>" not in page
     assert ("0.875" in page, "0.250" in page, "1,234" in page) == (True, True, True)
     assert ("4,321" in page, "dropped: refused" in page, "-8" in page, "9,876" in page) == (True,) * 4
+    assert ("5,432" in page, "&lt;ann&gt; " in page, "3,210" in page, "width:25.0%" in page) == (True,) * 4
     assert "<svg" in page
     assert ("<!-- training -->" in page, "<!-- validation -->" in page) == (True, True)
     assert "<script" not in page
@@ -49,6 +51,7 @@ def test_the_terminal_shows_the_same():
         "Bonn [city]",
         "F1 0.875 student",
         "dropped: refused -8",
+        "person: 5,432 (<ann> 3,210, bo [b] 2)",
     ):
         assert part in text
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from uniner.errors import UserError
@@ -276,6 +277,26 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
 
     stage.run(config)
     assert "tag: already done, 18 passages" in capsys.readouterr().err
+    # Other tables are written of the same entities. A killed writer's parts, of another layout too, are gone.
+    tag, located = (
+        Folder(str(tmp_path)) / "r" / "tag",
+        sum(e.start >= 0 for row in rows for e in row.entities),
+    )
+    assert sum(manifest["mentions_by_type"].values()) == located > 0 and not (tag / "entities").tree()
+    for settings in ({"entity_table": True}, {"entity_table": True, "partition_by_source": True}):
+        (tag / "entities").write("source=x/part-of-a-killed-writer.parquet", b"half")
+        if "partition_by_source" in settings:
+            tag.remove(["manifest.json"])
+        again = stage.run(make_config(tmp_path, model, student=str(student), **settings))
+        assert again["figures"] == manifest["figures"]
+        assert again["mentions_by_type"] == manifest["mentions_by_type"]
+        table = pd.read_parquet(f"{tag.url}/entities")
+        assert len(table) == manifest["figures"]["entities"] and (table.start >= 0).sum() == located
+        surfaces = pd.read_parquet(f"{tag.url}/aggregate.parquet")
+        assert surfaces.mentions.sum() == located and (surfaces.documents <= len(DOCUMENTS)).all()
+    before = (tag / "entities").tree()
+    stage.run(config)  # a table that is not asked for stays
+    assert (tag / "entities").tree() == before
     with pytest.raises(UserError, match=r"made with other settings: config\.tag\.types"):
         stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
 

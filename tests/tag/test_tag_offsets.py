@@ -31,7 +31,7 @@ WORDS = [
     "O’Neill",
     "zz",
 ]
-"""Combining marks, emoji of several characters, right to left, NUL, letters that change length when folded."""
+"""Combining marks, emoji of several characters, right to left, NUL, letters that folding makes longer."""
 GAPS = [" ", "  ", "\r\n", "\r\n\r\n", ". ", "\u00a0", "\t", " \u200f"]
 
 documents = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), min_size=1, max_size=50)

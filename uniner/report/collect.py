@@ -5,10 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
 from uniner.storage import Folder
+from uniner.tag.tables import AGGREGATE
 
 EXAMPLES = 5
+TYPES, SURFACES = 25, 8
 _CHUNKS = 6
 
 
@@ -51,6 +56,15 @@ class Funnel:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A type's mentions in the corpus, and its most frequent surfaces with theirs."""
+
+    type: str
+    mentions: int
+    surfaces: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """All that is shown of a run."""
 
@@ -61,6 +75,7 @@ class Report:
     losses: tuple[tuple[int, float], ...] = ()
     validation: tuple[tuple[int, float], ...] = ()
     funnel: Funnel | None = None
+    found: tuple[Found, ...] = ()
 
 
 def collect(run: Folder, name: str) -> Report:
@@ -77,7 +92,8 @@ def collect(run: Folder, name: str) -> Report:
     )
     examples = _examples(run) if "tag" in done else ()
     funnel = _funnel(done["build"]["figures"]) if "build" in done else None
-    return Report(name, rows, scores(done.get("evaluate")), examples, losses, validation, funnel)
+    found = _found(run / "tag", done["tag"]) if "mentions_by_type" in done.get("tag", {}) else ()
+    return Report(name, rows, scores(done.get("evaluate")), examples, losses, validation, funnel, found)
 
 
 def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
@@ -87,6 +103,16 @@ def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
         for system, datasets in (manifest or {"scores": {}})["scores"].items()
         for dataset, found in datasets.items()
     )
+
+
+def _found(tag: Folder, manifest: dict[str, Any]) -> tuple[Found, ...]:
+    """Return the most frequent types with their most frequent surfaces."""
+    surfaces: dict[str, list[tuple[str, int]]] = {}
+    table = pq.read_table(pa.BufferReader(tag.read(AGGREGATE)), columns=["type", "text", "mentions"])
+    for row in table.to_pylist():
+        surfaces.setdefault(row["type"], []).append((row["text"], row["mentions"]))
+    mentions = list(manifest["mentions_by_type"].items())[:TYPES]
+    return tuple(Found(name, count, tuple(surfaces[name][:SURFACES])) for name, count in mentions)
 
 
 def _funnel(figures: dict[str, Any]) -> Funnel:
@@ -174,7 +200,8 @@ def _evaluate(manifest: dict[str, Any]) -> str:
 def _tag(manifest: dict[str, Any]) -> str:
     figures = manifest["figures"]
     entities = figures.get("entities", 0)
-    grounded = 1 - figures.get("ungrounded", 0) / max(1, entities)
+    dropped = figures.get("dropped_ungrounded", 0)
+    grounded = 1 - (figures.get("ungrounded", 0) + dropped) / max(1, entities + dropped)
     return f"{entities:,} entities, {grounded:.1%} found in the text"
 
 

@@ -21,6 +21,9 @@ def show(report: Report, console: Console) -> None:
         for counts in (report.funnel.passages, report.funnel.mentions):
             told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
             console.print(told, highlight=False, soft_wrap=True)
+    for found in report.found:
+        surfaces = ", ".join(f"{text} {mentions:,}" for text, mentions in found.surfaces[:3])
+        console.print(f"{found.type}: {found.mentions:,} ({surfaces})", highlight=False, markup=False)
     colours = colours_of(report.examples)
     for example in report.examples:
         console.print(_marked(example, colours), soft_wrap=True)

@@ -1,24 +1,33 @@
 """The tag stage: the run's passages are the chunks; a pool of engines tags them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from uniner import work
 from uniner.config import Config, Engine, Tag
+from uniner.errors import UserError
 from uniner.files import absolute
 from uniner.progress import say
-from uniner.storage import Folder, run_folder
+from uniner.storage import MANIFEST, Folder, run_folder
 from uniner.student import FACTS, model_address, model_fingerprint, student_facts
 from uniner.tag.asker import start
 from uniner.tag.selection import Rules
+from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types, choose, read_types, require_sources
 from uniner.templates import Template, template
 
+_SURFACES = 10_000
+"""Surfaces of a type that are counted exactly; beyond, the rarest are let go from time to time."""
+_TABLE_SETTINGS = {"top_surfaces", "entity_table", "partition_by_source"}
+_TABLES = {"tables", "mentions_by_type", "understated_by_at_most"}
+
 
 def check(config: Config) -> None:
     """Make sure, before Ray starts, that the student that is there can be asked this way."""
+    if config.tag.partition_by_source and not config.tag.entity_table:
+        raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
     if config.tag.types_file:
         read_types(absolute(config.tag.types_file))
     if config.tag.student or (_own(config) / "student").exists(FACTS):
@@ -38,9 +47,10 @@ def run(config: Config) -> dict[str, Any]:
         say(f"tag: asking the student's {len(asked)} most frequent types: {', '.join(asked)}")
     require_sources(types.of_source, _sources(passages))
     parents = {"ingest": passages.digest(), "student": model_fingerprint(student)}
-    return work.run_stage(
+    folder = _folder(config)
+    manifest = work.run_stage(
         "tag",
-        _folder(config),
+        folder,
         _plan(config, facts, parents),
         passages,
         pool=pool(
@@ -56,7 +66,18 @@ def run(config: Config) -> dict[str, Any]:
             config.engine,
         ),
         max_bad_share=config.engine.max_bad_share,
+        close=lambda summaries: _tables(
+            config.tag, folder, passages, {summary.key: summary.rows for summary in summaries}
+        ),
     )
+    if not _stand(config.tag, manifest):
+        say("tag: the entities stand; writing their tables anew, as the settings are others")
+        rows = work.chunks_of(folder)
+        bare = {name: value for name, value in manifest.items() if name not in _TABLES}
+        folder.write_json(MANIFEST, bare)  # a run that is killed here does not leave half a table as a whole
+        manifest = {**bare, **_tables(config.tag, folder, passages, rows)}
+        folder.write_json(MANIFEST, manifest)
+    return manifest
 
 
 def make_tagger(
@@ -113,6 +134,30 @@ def _sources(passages: Folder) -> Iterator[set[str]]:
 
 def _rules(tag: Tag) -> Rules:
     return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat")
+
+
+def _tables(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int]) -> dict[str, Any]:
+    """Write what people query. Returns what the manifest says of it."""
+    if (folder / ENTITIES).tree():
+        (folder / ENTITIES).remove_all()  # of a run that was killed, or laid out otherwise
+    keys = tuple(sorted(rows))
+    made = Parts(folder, passages, keys, tag.entity_table, tag.partition_by_source)
+    surfaces = Surfaces(max(_SURFACES, 10 * tag.top_surfaces))
+    for part in work.gather(parts([rows[key] for key in keys]), made.make):
+        surfaces.add(part)
+    write_top(folder, surfaces, tag.top_surfaces)
+    told = {"mentions_by_type": dict(surfaces.mentions.most_common())}
+    if surfaces.understated:
+        told["understated_by_at_most"] = dict(surfaces.understated)
+    return {**told, "tables": tag.model_dump(include=_TABLE_SETTINGS)}
+
+
+def _stand(tag: Tag, manifest: dict[str, Any]) -> bool:
+    """Tell whether the tables stand that are asked for; a table that is not asked for may stand too."""
+    standing, asked = manifest.get("tables") or {}, tag.model_dump(include=_TABLE_SETTINGS)
+    if not tag.entity_table:
+        return standing.get("top_surfaces") == tag.top_surfaces
+    return standing == asked
 
 
 def _plan(config: Config, facts: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:

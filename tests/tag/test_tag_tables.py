@@ -1,0 +1,140 @@
+"""The tables that people query: read with DuckDB and pandas, counted right, in bounded memory."""
+
+import random
+from collections import Counter, defaultdict
+
+import duckdb
+import pandas as pd
+import pytest
+
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
+from uniner.storage import Chunk, Folder
+from uniner.tag import tables
+from uniner.tag.tables import Parts, Surfaces, parts, write_top
+
+SOURCES = ["Pile-CC", "a/b c=d%", "łąka", ""]
+SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "new\r\nline"]
+
+
+def write_run(root: str, documents: int = 30) -> tuple[Folder, Folder, tuple[str, ...], list[tuple]]:
+    """Write tagged chunks, in which documents begin, end and go on for several; return also all entities."""
+    random.seed(5)
+    ingest, tag, everything = Folder(root) / "ingest", Folder(root) / "tag", []
+    passages, tagged = [], []
+    for number in range(documents):
+        doc, source = f"d{number}", SOURCES[number % len(SOURCES)]
+        for index in range(random.choice([1, 2, 3, 20])):
+            entities = tuple(
+                TaggedEntity(text, random.choice(["person", "city"]), 9, 9 + len(text), 0.5, "exact")
+                for text in random.choices(SURFACES, k=random.choice([0, 1, 3]))
+            ) + (TaggedEntity("gone", "city", -1, -1, 0.25, "ungrounded"),) * (index % 2)
+            passages.append(Passage(f"{doc}-{index}", doc, index, 0, 1, "a", 1, source))
+            tagged.append(TaggedPassage(doc, f"{doc}-{index}", 0, entities, "ok", ()))
+            everything += [
+                (doc, f"{doc}-{index}", source, e.type, e.text, e.start, e.end, e.score, e.grounding)
+                for e in entities
+            ]
+    keys = []
+    for place in range(0, len(passages), 7):
+        keys.append(f"00000-{place:05d}")
+        ingest.write_chunk(Chunk(keys[-1], to_table(passages[place : place + 7], PASSAGE)))
+        tag.write_chunk(Chunk(keys[-1], to_table(tagged[place : place + 7], TAGGED_PASSAGE)))
+    return ingest, tag, tuple(keys), everything
+
+
+def test_parts_divide_all_chunks_by_their_rows():
+    assert parts([]) == []
+    assert parts([5]) == [[0, 1]]
+    assert parts([15_000, 4_000, 2_000, 30_000, 1]) == [[0, 3], [3, 4], [4, 5]]
+
+
+@pytest.mark.parametrize("chunks_a_part", [1, 4, 1000])
+def test_documents_and_mentions_are_counted_whatever_the_parts(tmp_path, chunks_a_part):
+    ingest, tag, keys, everything = write_run(str(tmp_path))
+    made = Parts(tag, ingest, keys, entities=False, by_source=False)
+    surfaces = Surfaces(1000, waiting_rows=3)
+    for start in reversed(range(0, len(keys), chunks_a_part)):  # parts come in any order
+        surfaces.add(made.make([start, min(start + chunks_a_part, len(keys))]))
+    write_top(tag, surfaces, 100)
+    mentions, documents = Counter(), defaultdict(set)
+    for doc, _, _, type_name, text, start, *_ in everything:
+        if start >= 0:
+            surface = type_name, " ".join(text.split()).casefold()
+            mentions[surface] += 1
+            documents[surface].add(doc)
+    table = pd.read_parquet(tag.path("aggregate.parquet"))
+    assert {(row.type, row.text): (row.mentions, row.documents) for row in table.itertuples()} == {
+        surface: (count, len(documents[surface])) for surface, count in mentions.items()
+    }
+    assert ("city", "strasse") in mentions and ("city", "gone") not in mentions
+    by_type = Counter()
+    for (type_name, _), count in mentions.items():
+        by_type[type_name] += count
+    assert surfaces.mentions == by_type and not surfaces.understated
+    assert list(dict.fromkeys(table.type)) == [name for name, _ in by_type.most_common()]
+    for _, rows in table.groupby("type"):
+        assert rows.mentions.is_monotonic_decreasing
+    assert not (tag / "entities").tree()
+
+
+def test_top_surfaces_a_type_and_a_bound_of_what_was_let_go():
+    truth, surfaces = Counter(), Surfaces(limit=20, waiting_rows=30)
+    random.seed(1)
+    for _ in range(60):
+        part = Counter(f"{min(int(random.paretovariate(0.7)), 5000)}" for _ in range(40))
+        truth.update(part)
+        surfaces.add({"type": ["t"] * len(part), "text": list(part), "mentions": list(part.values()),
+                      "documents": [1] * len(part)})  # fmt: skip
+    top = surfaces.top(5).to_pylist()
+    assert len(top) == 5 and surfaces.mentions == {"t": 2400}
+    assert [row["text"] for row in top] == [text for text, _ in truth.most_common(5)]
+    assert surfaces._standing.num_rows <= 20 and surfaces.understated["t"] > 0
+    for row in surfaces._standing.to_pylist():
+        assert truth[row["text"]] - surfaces.understated["t"] <= row["mentions"] <= truth[row["text"]]
+
+
+COLUMNS = ["doc_id", "passage_id", "source", "type", "text", "start", "end", "score", "grounding"]
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+def test_duckdb_and_pandas_read_the_entity_table(tmp_path, by_source):
+    ingest, tag, keys, everything = write_run(str(tmp_path))
+    made = Parts(tag, ingest, keys, entities=True, by_source=by_source)
+    for item in ([0, 3], [3, len(keys)], [0, 3]):  # made again, a part replaces itself
+        made.make(item)
+    folder = f"{tag.url}/entities"
+    frame = pd.read_parquet(folder)
+    listed = ", ".join(f'"{name}"' for name in COLUMNS)
+    files = f"read_parquet('{folder}/**/*.parquet', hive_partitioning = {by_source})"
+    found = duckdb.sql(f"select {listed} from {files}").fetchall()
+    for rows in (frame[COLUMNS].astype(object).itertuples(index=False, name=None), found):
+        assert sorted(rows) == sorted(everything)
+    if by_source:
+        ((count,),) = duckdb.sql(f"select count(*) from {files} where source = 'a/b c=d%'").fetchall()
+        assert count == sum(row[2] == "a/b c=d%" for row in everything) > 0
+        assert any(name.startswith("source=a%2Fb%20c%3Dd%25/part-") for name in (tag / "entities").tree())
+
+
+def test_chunks_read_with_duckdb_as_the_readme_says(tmp_path):
+    _, tag, _, everything = write_run(str(tmp_path))
+    chunks = f"read_parquet('{tag.url}/chunk-*.parquet')"
+    rows = duckdb.sql(f"select doc_id, unnest(entities, recursive := true) from {chunks}").fetchall()
+    assert Counter(row[:3] for row in rows) == Counter((row[0], row[4], row[3]) for row in everything)
+
+
+def test_a_chunk_without_entities_is_a_table_without_rows(tmp_path):
+    ingest, tag = Folder(str(tmp_path)) / "ingest", Folder(str(tmp_path)) / "tag"
+    for key, ids in (("0", ["a"]), ("1", [])):
+        passages = [Passage(name, name, 0, 0, 1, "a", 1, "") for name in ids]
+        ingest.write_chunk(Chunk(key, to_table(passages, PASSAGE)))
+        rows = [TaggedPassage(name, name, 0, (), "ok", ()) for name in ids]
+        tag.write_chunk(Chunk(key, to_table(rows, TAGGED_PASSAGE)))
+    made = Parts(tag, ingest, ("0", "1"), entities=True, by_source=False)
+    assert made.make([0, 2]) == {"type": [], "text": [], "mentions": [], "documents": []}
+    assert list(pd.read_parquet(tag.path("entities")).columns) == COLUMNS
+
+
+def test_tagged_passages_of_another_chunk_are_refused(tmp_path):
+    ingest, tag, keys, _ = write_run(str(tmp_path))
+    with pytest.raises(ValueError, match="not those of the chunk"):
+        tables.flat_table(tag.read_chunk(keys[0]), ingest.read_chunk(keys[1]))
