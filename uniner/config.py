@@ -348,6 +348,15 @@ class Evaluate(Section):
     """Score the first so many passages of each data set."""
 
 
+class Calibration(Section):
+    """What makes scores shares of right mentions: sigmoid(slope * logit(score) + intercept)."""
+
+    slope: Annotated[float, Field(ge=0)] = 1.0
+    """The manifest of evaluate has it, and the intercept, for each system and gold data set."""
+    intercept: float = 0.0
+    """1 and 0 leave scores as they are."""
+
+
 class Tag(Section):
     """Passages to entities."""
 
@@ -365,7 +374,10 @@ class Tag(Section):
     located: Literal["all", "first"] = "all"
     """Which occurrences of an answered mention become entities."""
     min_score: Share = 0.0
-    """Drop entities of a lower score: the probability that the student gave to the mention."""
+    """Drop entities of a lower score: the probability that the student gave to the mention, calibrated where
+    the next setting says so."""
+    calibration: Calibration | None = None
+    """Calibrate the scores: {slope = ..., intercept = ...}, from the manifest of evaluate."""
     ungrounded: Literal["keep", "drop"] = "keep"
     """What becomes of answered mentions that the passage does not hold: kept without offsets, or dropped."""
     overlaps: Literal["keep", "flat"] = "keep"

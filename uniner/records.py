@@ -230,7 +230,10 @@ TAGGED_PASSAGE = _schema(
 
 @dataclass(frozen=True)
 class Prediction:
-    """A system's answer to one question of a gold passage. outcome as in TaggedPassage."""
+    """A system's answer to one question of a gold passage. outcome as in TaggedPassage.
+
+    scores: of the predicted mentions, one each.
+    """
 
     dataset: str
     passage_id: str
@@ -239,6 +242,7 @@ class Prediction:
     predicted: tuple[str, ...]
     gold: tuple[str, ...]
     outcome: str
+    scores: tuple[float, ...] = ()
 
 
 PREDICTION = _schema(
@@ -249,6 +253,7 @@ PREDICTION = _schema(
     predicted=pa.list_(_string),
     gold=pa.list_(_string),
     outcome=_string,
+    scores=pa.list_(pa.float64()),
 )
 
 

@@ -32,8 +32,8 @@ def test_shares_of_nothing_are_nothing():
     assert (total.precision, total.recall, total.f1) == (2 / 3, 2 / 5, 4 / 8)
 
 
-def prediction(passage_id, type_name, predicted, gold, outcome="ok", dataset="d"):
-    return Prediction(dataset, passage_id, type_name, "", tuple(predicted), tuple(gold), outcome)
+def prediction(passage_id, type_name, predicted, gold, outcome="ok", dataset="d", scores=()):
+    return Prediction(dataset, passage_id, type_name, "", tuple(predicted), tuple(gold), outcome, scores)
 
 
 def test_micro_over_all_questions_per_type_and_broken_answers_count_as_no_prediction():
@@ -64,3 +64,14 @@ def test_micro_over_all_questions_per_type_and_broken_answers_count_as_no_predic
         "fn": 1,
     }
     assert found["other"]["f1"] == 1.0
+
+
+def test_scores_of_mentions_are_held_against_what_is_right():
+    told = [
+        prediction(f"{n}", "city", ["The Hague", "Rome"], ["hague"], scores=(0.9, 0.5)) for n in range(40)
+    ]
+    found = score([*told, prediction("x", "city", ["Oslo"], [], outcome="too_long", scores=(0.1,))])["d"]
+    assert found["calibration"]["mentions"] == 80
+    assert found["calibration"]["expected_error"] == pytest.approx(0.3)
+    assert found["calibration"]["expected_error_calibrated"] < 0.1 < found["calibration"]["slope"]
+    assert score([prediction("1", "city", [], ["Rome"])])["d"]["calibration"] is None

@@ -65,6 +65,12 @@ def test_flat_keeps_the_surest_then_longest_then_earliest(found, stays):
     assert counts["dropped_overlapping"] == len(found) - len(stays)
 
 
+def test_scores_are_calibrated_before_they_are_held_against_anything():
+    found = [entity(0, 5, 0.9), entity(6, 8, 0.6), entity(7, 9, 0.5)]
+    (row,), counts = kept(Rules(min_score=0.5, calibration=(0.5, -0.5)), (passage(), found))
+    assert (row, counts["dropped_low_score"]) == ([(0, 5, "t")], 2)  # sigmoid(0.5 * logit(0.9) - 0.5) = 0.65
+
+
 def test_what_is_dropped_for_its_score_displaces_nothing():
     (row,), _ = kept(Rules(min_score=0.5, flat=True), (passage(), [entity(0, 9, 0.4), entity(3, 5, 0.6)]))
     assert row == [(3, 5, "t")]

@@ -31,6 +31,7 @@ class Predictor:
                 reply.mentions,
                 question.gold,
                 reply.outcome,
+                tuple(reply.scores.values()),
             )
             for question, reply in zip(questions, replies, strict=True)
         ]

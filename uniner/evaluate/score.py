@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.records import Prediction
+from uniner.tag.calibration import assess
 
 PROTOCOL = (
     "strict: for each (passage, type) question the sets of predicted and gold mentions are compared as "
@@ -72,6 +73,7 @@ class Scoreboard:
         self._types: dict[str, Counts] = {}
         self._outcomes: Counter[str] = Counter()
         self._passages: set[str] = set()
+        self._told: list[tuple[float, bool, str]] = []  # score, right, passage of each scored mention
 
     def add(self, prediction: Prediction) -> None:
         """Count a question's answer; a broken one predicts nothing."""
@@ -80,16 +82,24 @@ class Scoreboard:
         self._types[prediction.type] = counts
         self._outcomes[prediction.outcome] += 1
         self._passages.add(prediction.passage_id)
+        if predicted and prediction.scores:
+            gold = {normalise(mention) for mention in prediction.gold}
+            self._told += [
+                (told, normalise(mention) in gold, prediction.passage_id)
+                for mention, told in zip(predicted, prediction.scores, strict=True)
+            ]
 
     def scores(self) -> dict[str, Any]:
-        """Return the micro-average, what was counted, and each type's score."""
+        """Return the micro-average, what was counted, each type's score, and if mentions' scores hold."""
         questions = self._outcomes.total()
+        told, right, passages = zip(*self._told, strict=True) if self._told else ((), (), ())
         return {
             **sum(self._types.values(), Counts()).figures(),
             "passages": len(self._passages),
             "questions": questions,
             "broken": questions - self._outcomes["ok"],
             "outcomes": dict(sorted(self._outcomes.items())),
+            "calibration": assess(told, right, passages),
             "types": {name: counts.figures() for name, counts in sorted(self._types.items())},
         }
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass, replace
 
 from uniner.ingest.passages import own_span
 from uniner.records import Passage, TaggedEntity, TaggedPassage
+from uniner.tag.calibration import calibrated
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is kept. min_score: of a lower score nothing. flat: no two entities of a document overlap."""
+    """What is kept. min_score: of a lower score nothing. flat: no two entities of a document overlap.
+
+    calibration: slope and intercept (`tag.calibration`) by which scores are calibrated before all else.
+    """
 
     min_score: float = 0.0
     keep_ungrounded: bool = True
     flat: bool = False
+    calibration: tuple[float, float] | None = None
 
 
 def select(
@@ -27,7 +32,7 @@ def select(
     dropped_overlapping, each entity by the first rule that drops it.
     """
     counts: Counter[str] = Counter()
-    found = [_passing(row.entities, rules, counts) for row in rows]
+    found = [_passing(_calibrated(row.entities, rules), rules, counts) for row in rows]
     if rules.flat:
         for together in _runs(passages):
             run = [passages[place] for place in together]
@@ -70,6 +75,12 @@ def flat(run: Sequence[Passage], entities: Sequence[TaggedEntity]) -> list[Tagge
             ends.insert(place, entity.end)
         chosen.append(entity)
     return chosen
+
+
+def _calibrated(entities: Sequence[TaggedEntity], rules: Rules) -> Sequence[TaggedEntity]:
+    if rules.calibration is None:
+        return entities
+    return [replace(entity, score=calibrated(entity.score, *rules.calibration)) for entity in entities]
 
 
 def _passing(entities: Sequence[TaggedEntity], rules: Rules, counts: Counter[str]) -> list[TaggedEntity]:

@@ -20,6 +20,7 @@ from uniner.templates import Template, template
 
 _SURFACES = 10_000
 """Surfaces of a type that are counted exactly; beyond, the rarest are let go from time to time."""
+_RULES = {"located", "min_score", "calibration", "ungrounded", "overlaps"}
 _TABLE_SETTINGS = {"top_surfaces", "entity_table", "partition_by_source"}
 _TABLES = {"tables", "mentions_by_type", "understated_by_at_most"}
 
@@ -133,7 +134,8 @@ def _sources(passages: Folder) -> Iterator[set[str]]:
 
 
 def _rules(tag: Tag) -> Rules:
-    return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat")
+    scale = (tag.calibration.slope, tag.calibration.intercept) if tag.calibration else None
+    return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat", scale)
 
 
 def _tables(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int]) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def _plan(config: Config, facts: dict[str, Any], parents: dict[str, str]) -> dic
             "tag": {
                 "types": list(types.everywhere),
                 "types_of_source": types.of_source,
-                **config.tag.model_dump(include={"located", "min_score", "ungrounded", "overlaps"}),
+                **config.tag.model_dump(include=_RULES),
             },
         },
         "parents": parents,
