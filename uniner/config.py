@@ -328,6 +328,10 @@ class Engine(Serving):
     max_bad_share: Share = Field(0.5, json_schema_extra=HOW)
     """Share of passages whose outcome may be other than ok before the stage fails."""
 
+    poison_tries: Count = Field(3, json_schema_extra=HOW)
+    """Deaths of an actor with a chunk in hand until tag tries its passages one by one; one that kills the
+    engine all by itself, twice, has the outcome poison, and the run goes on."""
+
 
 class Evaluate(Section):
     """Gold data to scores."""

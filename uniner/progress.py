@@ -6,6 +6,7 @@ Both show rows done, rate and time left.
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -72,3 +73,35 @@ class Progress:
     def _log_lines(self) -> None:
         while not self._ended.wait(LOG_SECONDS):
             say(self.line())
+
+
+class Spent:
+    """What a stage's chunks took, added up, and what all `total` rows will where the rest is like them.
+
+    gpus: of an actor, over the chunks that it works on at once: a chunk's second is so much of a GPU's.
+    """
+
+    def __init__(self, total: int, gpus: float = 0):
+        self._total, self._gpus = total, gpus
+        self._rows, self._usd, self._gpu_hours, self._tokens = 0, 0.0, 0.0, 0.0
+        self._start = time.monotonic()
+
+    def add(self, rows: int, seconds: float, figures: Mapping[str, float], now: bool = True) -> None:
+        """Add a chunk; one that stood before this run began does not count for the rate of tokens."""
+        self._rows += rows
+        self._usd += figures.get("cost_usd", 0)
+        self._gpu_hours += seconds * self._gpus / 3600
+        if now:
+            self._tokens += figures.get("prompt_tokens", 0) + figures.get("answer_tokens", 0)
+
+    def note(self) -> str:
+        """Say it in a few words."""
+        share = self._total / self._rows if self._rows else 0
+        parts = []
+        if self._tokens:
+            parts.append(f"{self._tokens / (time.monotonic() - self._start):,.0f} tokens/s")
+        if self._gpu_hours:
+            parts.append(f"{self._gpu_hours:.1f} of about {self._gpu_hours * share:.1f} GPU-hours")
+        if self._usd:
+            parts.append(f"{self._usd:.2f} USD of about {self._usd * share:.2f}")
+        return ", ".join(parts)

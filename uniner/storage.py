@@ -37,7 +37,7 @@ _READERS = 16
 class Chunk:
     """Rows under a key, with what their work took and counted. The key derives from the input alone.
 
-    rejects: what of the source became no row, each with its place and the reason.
+    rejects: what of the source became no row, or one that was set aside, each with its place and the reason.
     """
 
     key: str

@@ -6,48 +6,46 @@ chunk, by whoever made it) -> summaries to the driver. A dataset row is a whole 
 bytes, so that no chunk is split or mixed and Arrow infers nothing. Chunks that stand are never done again.
 """
 
-import asyncio
 import contextlib
 import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, TypeVar
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 import ray.data
 
+from uniner.actor import Actor, Worker
 from uniner.errors import Stopped, UserError
 from uniner.files import explained
-from uniner.progress import Progress, say
+from uniner.progress import Progress, Spent, say
 from uniner.storage import PLAN, Chunk, Folder, Summary, merge
+from uniner.tries import forget_tries
 
 Read = Callable[[Any], Iterable[Chunk]]
 Ending = TypeVar("Ending", bound=Exception)
 _LOGICAL_CPUS = 8  # pipelines of several operators hang where Ray believes in one or two CPUs
 
 
-class Worker(Protocol):
-    """What an actor holds: turns a chunk into a chunk and knows nothing of storage."""
-
-    def __call__(self, chunk: Chunk) -> Awaitable[Chunk]:
-        """Work on a chunk; the key stays."""
-        ...
-
-
 @dataclass(frozen=True)
 class Pool:
-    """An actor pool: how to make a worker, how many at most, what each needs, chunks each has in hand."""
+    """An actor pool: how to make a worker, how many at most, what each needs, chunks each has in hand.
+
+    poison_tries: deaths of an actor with a chunk in hand until its rows are tried one by one; None: never.
+    """
 
     make: Callable[[], Worker]
     actors: int = 1
     cpus: float = 1
     gpus: float = 0
     chunks_in_flight: int = 2
+    poison_tries: int | None = None
 
 
 @contextlib.contextmanager
@@ -81,6 +79,10 @@ def chunks_of(parent: Folder) -> dict[str, int]:
     return {chunk["key"]: chunk["rows"] for chunk in parent.require_manifest()["chunks"]}
 
 
+def _bytes_of(parent: Folder) -> dict[str, int]:
+    return {chunk["key"]: chunk["bytes"] for chunk in parent.require_manifest()["chunks"]}
+
+
 def run_stage(
     name: str,
     folder: Folder,
@@ -109,12 +111,20 @@ def run_stage(
     chunks = {**(chunks_of(parent) if parent else {}), **(others or {})}
     standing = folder.chunk_keys() & chunks.keys()
     summaries = folder.read_summaries(standing)
-    todo = sorted(chunks.keys() - standing)
+    # The largest first: what is left for the end, when actors run out of work one by one, is short.
+    sizes = _bytes_of(parent) if parent and not others else chunks
+    todo = sorted(chunks.keys() - standing, key=lambda key: (-sizes[key], key))
+    spent = Spent(sum(chunks.values()), pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, sum(chunks.values()), unit) as progress:
+        for summary in summaries:
+            spent.add(summary.rows, summary.seconds, summary.figures, now=False)
         progress.add(sum(summary.rows for summary in summaries))
         for summary in stream(folder, todo, read, pool):
             summaries.append(summary)
-            progress.add(summary.rows, note=_note(summaries, sum(chunks.values())))
+            spent.add(summary.rows, summary.seconds, summary.figures)
+            progress.add(summary.rows, note=spent.note())
+    if pool and pool.poison_tries:
+        forget_tries(folder)
     require_good(name, summaries, max_bad_share, folder)
     more = close(summaries) if close else {}
     manifest = folder.finish(plan, summaries, seconds=_seconds(started), **more)
@@ -173,14 +183,19 @@ def stream(folder: Folder, items: Sequence[Any], read: Read, pool: Pool | None =
         return
     if pool:
         actors = min(pool.actors, len(items))
-        # A reader or two for each actor: more would only be processes that wait. What they reserve differs
-        # from the actors', else Ray Data would fuse the two.
+        # A chunk is read in well under a second and worked on for a minute: a reader feeds many actors, and
+        # each is a process. What they reserve differs from the actors', else Ray Data would fuse the two.
         dataset = _items(items).flat_map(
-            _Reader(read), num_cpus=0.5, concurrency=min(len(items), max(2, actors))
+            _Reader(read), num_cpus=0.5, concurrency=min(len(items), max(2, actors // 4))
         )
         dataset = dataset.map(
             _Actor,
-            fn_constructor_kwargs={"make": pool.make, "folder": folder},
+            fn_constructor_kwargs={
+                "make": pool.make,
+                "folder": folder,
+                "driver": uuid.uuid4().hex,
+                "poison_tries": pool.poison_tries,
+            },
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 max_size=actors,
@@ -281,20 +296,13 @@ class _ReaderAndWriter:
 
 
 class _Actor:
-    """Holds a stage's worker, times its work and writes what comes of it.
+    """The actor as Ray Data calls it: a row in, the summary of the chunk that it wrote out."""
 
-    It writes itself, so that a driver that dies loses no more than the chunks in an actor's hands: through
-    tasks of their own, 31 finished chunks were seen to wait for a writer, all paid for.
-    """
-
-    def __init__(self, make: Callable[[], Worker], folder: Folder):
-        self._worker, self._folder = make(), folder
+    def __init__(self, make: Callable[[], Worker], folder: Folder, driver: str, poison_tries: int | None):
+        self._actor = Actor(make, folder, driver, poison_tries)
 
     async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
-        done = await self._worker(_from_row(row))
-        timed = replace(done, seconds=time.monotonic() - started)
-        return _told(await asyncio.to_thread(self._folder.write_chunk, timed))
+        return _told(await self._actor(_from_row(row)))
 
 
 def _told(summary: Summary) -> dict[str, Any]:
@@ -311,13 +319,6 @@ def _to_row(chunk: Chunk) -> dict[str, Any]:
 
 def _from_row(row: dict[str, Any]) -> Chunk:
     return Chunk(row["key"], pa.ipc.open_stream(row["table"]).read_all(), **json.loads(row["about"]))
-
-
-def _note(summaries: Sequence[Summary], total: int) -> str:
-    """Say what was spent, and what all rows will cost where the rest is like those that are done."""
-    cost = sum(summary.figures.get("cost_usd", 0) for summary in summaries)
-    rows = sum(summary.rows for summary in summaries)
-    return f"{cost:.2f} USD of about {cost * total / rows:.2f}" if cost else ""
 
 
 def _seconds(started: float) -> float:

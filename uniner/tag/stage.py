@@ -1,6 +1,7 @@
 """The tag stage: the run's passages are the chunks; a pool of engines tags them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,8 @@ def run(config: Config) -> dict[str, Any]:
         folder,
         _plan(config, facts, parents),
         passages,
-        pool=pool(
+        pool=_pool(
+            config,
             partial(
                 make_tagger,
                 student,
@@ -64,7 +66,6 @@ def run(config: Config) -> dict[str, Any]:
                 rules=_rules(config.tag),
                 settings=engine_settings(config.engine, config.student.max_tokens),
             ),
-            config.engine,
         ),
         max_bad_share=config.engine.max_bad_share,
         close=lambda summaries: _tables(
@@ -101,13 +102,17 @@ def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
     """Return the plain values that `tag.engine.Engine` is made of."""
-    names = {"actors", "chunks_in_flight", "max_bad_share"}
+    names = {"actors", "chunks_in_flight", "max_bad_share", "poison_tries"}
     return {"max_tokens": max_tokens, **engine.model_dump(exclude=names)}
 
 
 def pool(make: Any, engine: Engine) -> work.Pool:
     """Return the actor pool of a worker that holds an engine."""
     return work.Pool(make, engine.actors, engine.cpus, engine.gpus, engine.chunks_in_flight)
+
+
+def _pool(config: Config, make: Any) -> work.Pool:
+    return replace(pool(make, config.engine), poison_tries=config.engine.poison_tries)
 
 
 def _own(config: Config) -> Folder:

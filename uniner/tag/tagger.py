@@ -10,7 +10,7 @@ from uniner.tag.asker import Asker, Reply
 from uniner.tag.selection import Rules, select
 from uniner.tag.types import Types
 
-BROKEN = ("overlong", "too_long", "unparseable")
+BROKEN = ("poison", "overlong", "too_long", "unparseable")
 """From the worst on: the worst of its questions is a passage's outcome."""
 
 
@@ -74,3 +74,17 @@ class Tagger:
             to_table(rows, TAGGED_PASSAGE),
             figures=merge([counts, *(answered.figures for answered in asked)]),
         )
+
+    def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
+        """Return what becomes of passages that kill the engine: no entities, and a reject that says why."""
+        passages = from_table(chunk.table.select(PASSAGE.names), Passage)
+        rows = [
+            tagged(
+                passage,
+                [Reply(type_name, "poison", ()) for type_name in self._types.of(passage.source)],
+                True,
+            )
+            for passage in passages
+        ]
+        rejects = [{"passage_id": passage.passage_id, "reason": reason} for passage in passages]
+        return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), rejects=rejects)

@@ -10,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner import work
+from uniner.actor import Worker
 from uniner.config import Annotate, Config
 from uniner.storage import Folder
 from uniner.student import model_address
@@ -30,7 +31,7 @@ def pool(
     folder: Folder,
     teacher: Teacher,
     key: str | None,
-    make: Callable[..., work.Worker],
+    make: Callable[..., Worker],
     chunks: Mapping[str, int],
 ) -> work.Pool:
     """Return the actor pool of a worker that asks the teacher for a stage's folder: within the limits of all
@@ -59,7 +60,7 @@ def chunks_in_hand(chunks: Mapping[str, int], in_flight: int) -> int:
     return 1 + math.ceil(2 * in_flight / max(1.0, usual))
 
 
-def _serving(config: Config, make: Callable[..., work.Worker]) -> work.Pool:
+def _serving(config: Config, make: Callable[..., Worker]) -> work.Pool:
     """Return the pool of actors that serve the teacher themselves."""
     engine = config.teacher
     settings = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens"})
@@ -78,13 +79,13 @@ class _Keep:
 
 
 def _worker(
-    make: Callable[..., work.Worker],
+    make: Callable[..., Worker],
     teacher: Teacher,
     key: str | None,
     ask: Ask | None,
     keep: _Keep | None,
     served: tuple[str, dict[str, Any]] | None = None,
-) -> work.Worker:
+) -> Worker:
     engine = engine_of(teacher, *served) if served else None
     if keep is None:
         return make(teacher, key, ask, engine=engine)
