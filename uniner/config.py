@@ -328,6 +328,8 @@ class Engine(Serving):
     max_bad_share: Share = Field(0.5, json_schema_extra=HOW)
     """Share of passages whose outcome may be other than ok before the stage fails."""
 
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
+    """Price of a GPU for an hour, for tag.plan."""
     poison_tries: Count = Field(3, json_schema_extra=HOW)
     """Deaths of an actor with a chunk in hand until tag tries its passages one by one; one that kills the
     engine all by itself, twice, has the outcome poison, and the run goes on."""
@@ -394,6 +396,12 @@ class Tag(Section):
     """Write all entities as a flat table too: entities/part-*.parquet, a row an entity."""
     partition_by_source: bool = Field(False, json_schema_extra=HOW)
     """Lay that table out by source, in folders entities/source=<source>/, as Hive does."""
+    plan: bool = Field(False, json_schema_extra=HOW)
+    """Only tag a few hundred passages (they count as done), and tell what the whole corpus would take:
+    questions, tokens, hours, price."""
+    text: str | None = Field(None, json_schema_extra=HOW)
+    """Tag this text, or with `-` what comes on standard input, in this process; print it with its entities in
+    colour, and touch no run."""
 
 
 class Config(Section):

@@ -107,7 +107,7 @@ def run_stage(
         return already_done(name, folder, unit)
     if read is None:
         assert parent, "chunks that have no parent must be read from elsewhere"
-        read = _read_chunk_of(parent)
+        read = read_chunk_of(parent)
     chunks = {**(chunks_of(parent) if parent else {}), **(others or {})}
     standing = folder.chunk_keys() & chunks.keys()
     summaries = folder.read_summaries(standing)
@@ -266,7 +266,9 @@ def _inside(error: BaseException, kind: type[Ending]) -> Ending | None:
     return None
 
 
-def _read_chunk_of(parent: Folder) -> Read:
+def read_chunk_of(parent: Folder) -> Read:
+    """Return what reads a parent's chunk by its key."""
+
     def read(key: str) -> Iterator[Chunk]:
         yield Chunk(key, parent.read_chunk(key))
 

@@ -142,14 +142,14 @@ def _examples(run: Folder) -> tuple[Example, ...]:
         tagged = from_table((run / "tag").read_chunk(chunk["key"]), TaggedPassage)
         passages = from_table((run / "ingest").read_chunk(chunk["key"]), Passage)
         for passage, found in zip(passages, tagged, strict=True):
-            example = Example(passage.text, passage.source, _inside(found))
+            example = Example(passage.text, passage.source, inside(found))
             standing = best.get(passage.source)
             if len(passage.text) < 600 and (standing is None or _interest(example) > _interest(standing)):
                 best[passage.source] = example
     return tuple(sorted(best.values(), key=_interest, reverse=True)[:EXAMPLES])
 
 
-def _inside(tagged: TaggedPassage) -> tuple[TaggedEntity, ...]:
+def inside(tagged: TaggedPassage) -> tuple[TaggedEntity, ...]:
     """Return the located entities with offsets into the passage, in order, the longer of two that overlap."""
     chosen: list[TaggedEntity] = []
     located = [entity for entity in tagged.entities if entity.start >= 0]

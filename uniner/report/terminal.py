@@ -26,7 +26,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{found.type}: {found.mentions:,} ({surfaces})", highlight=False, markup=False)
     colours = colours_of(report.examples)
     for example in report.examples:
-        console.print(_marked(example, colours), soft_wrap=True)
+        console.print(marked(example, colours), soft_wrap=True)
         console.print()
     for score in report.scores:
         console.print(
@@ -36,8 +36,9 @@ def show(report: Report, console: Console) -> None:
         )
 
 
-def _marked(example: Example, colours: dict[str, str]) -> Text:
-    text, position = Text(f"{example.source}: ", style="dim"), 0
+def marked(example: Example, colours: dict[str, str]) -> Text:
+    """Return an example with its entities in colour, after its source where it has one."""
+    text, position = Text(f"{example.source}: " if example.source else "", style="dim"), 0
     text.append_text(Text(style="not dim"))
     for entity in example.entities:
         text.append(example.text[position : entity.start], style="not dim")

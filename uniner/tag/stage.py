@@ -1,17 +1,24 @@
 """The tag stage: the run's passages are the chunks; a pool of engines tags them."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rich.console import Console
+
 from uniner import work
 from uniner.config import Config, Engine, Tag
-from uniner.errors import UserError
+from uniner.errors import Planned, UserError
 from uniner.files import absolute
 from uniner.progress import say
 from uniner.storage import MANIFEST, Folder, run_folder
 from uniner.student import FACTS, model_address, model_fingerprint, student_facts
+from uniner.tag import oneoff
+from uniner.tag import plan as planning
 from uniner.tag.asker import start
 from uniner.tag.selection import Rules
 from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
@@ -27,18 +34,28 @@ _TABLES = {"tables", "mentions_by_type", "understated_by_at_most"}
 
 
 def check(config: Config) -> None:
-    """Make sure, before Ray starts, that the student that is there can be asked this way."""
+    """Make sure, before Ray starts, that the student that is there can be asked this way.
+
+    Raises:
+        Planned: where only a text is to be tagged, and is.
+    """
     if config.tag.partition_by_source and not config.tag.entity_table:
         raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
     if config.tag.types_file:
         read_types(absolute(config.tag.types_file))
+    if config.tag.text is not None:
+        _tag_text(config)
     if config.tag.student or (_own(config) / "student").exists(FACTS):
         facts = student_facts(_student(config))
         work.check_plan(_folder(config), _plan(config, facts, parents={}))
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Tag the passages. Returns the manifest."""
+    """Tag the passages. Returns the manifest.
+
+    Raises:
+        Planned: where only the plan is asked for.
+    """
     student, passages = _student(config), run_folder(config.run) / "ingest"
     if not config.tag.student:
         _own(config).require_manifest()
@@ -49,24 +66,17 @@ def run(config: Config) -> dict[str, Any]:
         say(f"tag: asking the student's {len(asked)} most frequent types: {', '.join(asked)}")
     require_sources(types.of_source, _sources(passages))
     parents = {"ingest": passages.digest(), "student": model_fingerprint(student)}
-    folder = _folder(config)
+    folder, plan = _folder(config), _plan(config, facts, parents)
+    make = _making(config, student, facts)
+    engines = replace(pool(make, config.engine), poison_tries=config.engine.poison_tries)
+    if config.tag.plan:
+        _tell_plan(config, plan, passages, engines)
     manifest = work.run_stage(
         "tag",
         folder,
-        _plan(config, facts, parents),
+        plan,
         passages,
-        pool=_pool(
-            config,
-            partial(
-                make_tagger,
-                student,
-                asked_by(config, facts),
-                types,
-                every_occurrence=config.tag.located == "all",
-                rules=_rules(config.tag),
-                settings=engine_settings(config.engine, config.student.max_tokens),
-            ),
-        ),
+        pool=engines,
         max_bad_share=config.engine.max_bad_share,
         close=lambda summaries: _tables(
             config.tag, folder, passages, {summary.key: summary.rows for summary in summaries}
@@ -80,6 +90,62 @@ def run(config: Config) -> dict[str, Any]:
         manifest = {**bare, **_tables(config.tag, folder, passages, rows)}
         folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def _making(config: Config, student: str, facts: dict[str, Any]) -> Callable[[], Tagger]:
+    """Return what starts an engine in the process that calls it, and returns the worker that asks it."""
+    return partial(
+        make_tagger,
+        student,
+        asked_by(config, facts),
+        _types(config, facts),
+        every_occurrence=config.tag.located == "all",
+        rules=_rules(config.tag),
+        settings=engine_settings(config.engine, config.student.max_tokens),
+    )
+
+
+def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: work.Pool) -> None:
+    """Tag some of the chunks that are left with one engine, print what all of them take, and end the job."""
+    folder, chunks = _folder(config), work.chunks_of(passages)
+    if folder.begin(plan):
+        work.already_done("tag", folder, "passages")
+        raise Planned
+    standing = folder.chunk_keys() & chunks.keys()
+    todo = {key: rows for key, rows in chunks.items() if key not in standing}
+    if not todo:
+        raise UserError(f"{folder.url}: all chunks stand, there is nothing to measure; leave out tag.plan")
+    keys = planning.chosen(todo)
+    say(f"tag: measuring {sum(todo[key] for key in keys):,} passages on one engine")
+    summaries = work.stream(folder, keys, work.read_chunk_of(passages), replace(engines, actors=1))
+    trial = planning.trial_of((time.monotonic(), summary) for summary in summaries)
+    done = sum(chunks[key] for key in standing) + trial.passages
+    settings = config.engine
+    told = planning.describe(
+        trial, sum(chunks.values()), done, settings.actors, settings.gpus, settings.usd_per_gpu_hour
+    )
+    print(told, flush=True)
+    raise Planned
+
+
+def _tag_text(config: Config) -> None:
+    """Tag a text in this process, print it with its entities, and end the job."""
+    student = _student(config)
+    facts = student_facts(student)
+    text = sys.stdin.read() if config.tag.text == "-" else config.tag.text or ""
+    types = _types(config, facts)
+    tagging = oneoff.tag(
+        text,
+        student,
+        asked_by(config, facts),
+        types,
+        config.ingest.max_tokens,
+        every_occurrence=config.tag.located == "all",
+        rules=_rules(config.tag),
+        settings=engine_settings(config.engine, config.student.max_tokens),
+    )
+    oneoff.show(text, asyncio.run(tagging), Console())
+    raise Planned
 
 
 def make_tagger(
@@ -102,17 +168,13 @@ def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
     """Return the plain values that `tag.engine.Engine` is made of."""
-    names = {"actors", "chunks_in_flight", "max_bad_share", "poison_tries"}
+    names = {"actors", "chunks_in_flight", "max_bad_share", "poison_tries", "usd_per_gpu_hour"}
     return {"max_tokens": max_tokens, **engine.model_dump(exclude=names)}
 
 
 def pool(make: Any, engine: Engine) -> work.Pool:
     """Return the actor pool of a worker that holds an engine."""
     return work.Pool(make, engine.actors, engine.cpus, engine.gpus, engine.chunks_in_flight)
-
-
-def _pool(config: Config, make: Any) -> work.Pool:
-    return replace(pool(make, config.engine), poison_tries=config.engine.poison_tries)
 
 
 def _own(config: Config) -> Folder:

@@ -81,7 +81,7 @@ class Tagger:
         rows = [
             tagged(
                 passage,
-                [Reply(type_name, "poison", ()) for type_name in self._types.of(passage.source)],
+                [Reply(type_name, "poison", {}) for type_name in self._types.of(passage.source)],
                 True,
             )
             for passage in passages
