@@ -1,11 +1,12 @@
 # make quickstart: the main job, end to end.   make test: the tests.   make check: lint, format, types.
 # make bench-data: how fast ingest and annotate are, against limits and peers (which it installs apart).
+# make bench-tag: how fast tag asks its engine against plain vLLM and ray.data.llm, and how well it schedules.
 # Each sets .venv up first if need be.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench-data check format setup clean
+.PHONY: quickstart test bench-data bench-tag check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -15,6 +16,10 @@ test: setup
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data
+
+bench-tag: setup
+	$(BIN)/python -m benchmarks.tag
+	$(BIN)/python -m benchmarks.scheduling
 
 check: setup
 	$(BIN)/ruff check .

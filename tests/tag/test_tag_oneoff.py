@@ -103,7 +103,7 @@ def test_a_plan_counts_seconds_hours_and_money():
     assert "questions about 720,000" in told
     assert "25,920,000 of prompts (4,320,000 to compute), 2,880,000 of answers" in told
     assert "5.00 passages/s and 4,000 tokens/s an engine" in told
-    assert "0.50 hours on 4 engines" in told and "2.00 hours, 4.00 GPU-hours" in told
+    assert "30.0 minutes with engine.actors=4" in told and "2.0 hours of an engine, 4.0 GPU-hours" in told
     assert "about 12.00 USD at 3 USD a GPU-hour" in told
     assert "set engine.usd_per_gpu_hour" in plan.describe(trial, 200, 100, 1, 1, None)
 

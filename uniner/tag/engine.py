@@ -100,6 +100,7 @@ class Engine:
             "skip_tokenizer_init": not with_schemas,  # ids in, ids out
             "generation_config": "vllm",  # greedy, whatever the model's folder says
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             "seed": 0,
         }
         # A quarter more than the engine decodes at once: it never waits for us, and the passages at work are

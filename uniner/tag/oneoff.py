@@ -1,5 +1,7 @@
 """A text tagged at once, for somebody who looks on: no run, no chunks, no Ray."""
 
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +37,7 @@ async def tag(
 
     model and settings are an `Engine`'s, which lives no longer than this takes.
     """
+    _hush()
     engine = Engine(local_model(model), lazy=True, **settings)
     passages = [
         Passage(
@@ -49,6 +52,13 @@ async def tag(
     finally:
         await engine.close()
     return list(from_table(done.table, TaggedPassage))
+
+
+def _hush() -> None:
+    """Keep what torch and vLLM warn of, here and in the engine's process, from between text and reader."""
+    warnings.simplefilter("ignore")
+    for name, value in {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(name, value)
 
 
 def show(text: str, passages: Sequence[TaggedPassage], console: Console) -> None:

@@ -63,9 +63,13 @@ def describe(
         f"questions about {figures.get('questions', 0):,.0f}",
         f"tokens    about {prompts:,.0f} of prompts ({computed:,.0f} to compute), {answers:,.0f} of answers",
         f"rate      {rate:,.2f} passages/s and {tokens:,.0f} tokens/s an engine",
-        f"time      about {hours / engines:,.2f} hours on {engines} engines, without their start",
-        f"engines   about {hours:,.2f} hours, {hours * gpus:,.2f} GPU-hours",
+        f"time      about {_long(hours / engines)} with engine.actors={engines}, without the start",
+        f"in all    about {_long(hours)} of an engine" + (f", {hours * gpus:,.1f} GPU-hours" if gpus else ""),
         f"price     {price if gpus else 'that of the machines'}",
         f"Measured on {trial.passages:,} passages in {trial.seconds:,.1f} s; they count as done.",
     ]
     return "\n".join(lines)
+
+
+def _long(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 2 else f"{hours * 60:,.1f} minutes"

@@ -1,0 +1,171 @@
+"""How near a run over many chunks comes to the ideal, and what a run that is done costs to start again.
+
+python -m benchmarks.scheduling [actors] [chunks] [mean seconds a chunk]
+
+Real Ray, real actors (a process each), real chunk files; the engine alone is a stand-in that sleeps, one
+chunk at a time, as long as it has rows: lengths are log-normal, the longest some ten times the mean. Prints
+
+    busy       the actors' time asleep over all their time, from when the last of them had its first chunk to
+               the end of the run: 100 % is ideal (how long a machine takes to start processes is not counted)
+    tail       seconds from the first actor's last chunk to the end
+    driver     resident memory of this process after a quarter of the run and at its end
+    actors     resident memory of an actor's process, mean
+    again      a finished run of 100,000 chunks started anew, as a job would: seconds until it says so
+"""
+
+import asyncio
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from uniner import work
+from uniner.config import load
+from uniner.quickstart.prepare import BASE
+from uniner.storage import Chunk, Folder, Summary
+from uniner.student import model_fingerprint
+
+ROWS = 100
+"""Mean rows a chunk."""
+AGAIN = 100_000
+
+
+class Sleeper:
+    """A worker whose engine sleeps in proportion to a chunk's rows, and works on one chunk at a time."""
+
+    def __init__(self, row_seconds: float):
+        self._row_seconds, self._engine = row_seconds, asyncio.Lock()
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Sleep, and tell when and in which process."""
+        async with self._engine:
+            started = time.time()
+            await asyncio.sleep(chunk.table.num_rows * self._row_seconds)
+        figures = {"pid": os.getpid(), "started": started, "ended": time.time(), "mb": memory_mb()}
+        return Chunk(chunk.key, chunk.table, figures=figures)
+
+
+def memory_mb() -> float:
+    """Return this process's resident memory, without what it shares with others."""
+    resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    return (resident - shared) * 4096 / 1e6
+
+
+def lengths(chunks: int, seed: int = 0) -> dict[str, int]:
+    """Return the chunks' keys and rows, log-normal."""
+    chance = random.Random(seed)
+    sigma = 0.8
+    mean = math.log(ROWS) - sigma**2 / 2
+    return {f"{n:06d}": max(1, round(chance.lognormvariate(mean, sigma))) for n in range(chunks)}
+
+
+def read(rows: dict[str, int], key: str) -> Iterator[Chunk]:
+    """Make a chunk of its key."""
+    outcomes = pa.array(["ok"] * rows[key])
+    yield Chunk(key, pa.table({"text": ["some text of a passage " * 40] * rows[key], "outcome": outcomes}))
+
+
+def tell_busy(actors: int, summaries: list[Summary], ended: float) -> None:
+    """Print how well the actors were used."""
+    spans: dict[int, list[tuple[float, float]]] = {}
+    for summary in summaries:
+        figures = summary.figures
+        spans.setdefault(int(figures["pid"]), []).append((figures["started"], figures["ended"]))
+    up = max(min(start for start, _ in span) for span in spans.values())
+    asleep = sum(max(0.0, end - max(start, up)) for span in spans.values() for start, end in span)
+    first_idle = min(max(end for _, end in span) for span in spans.values())
+    megabytes = sum(summary.figures["mb"] for summary in summaries) / len(summaries)
+    print(f"busy    {asleep / (len(spans) * (ended - up)):7.1%} of {len(spans)} actors' {ended - up:,.0f} s")
+    print(
+        f"tail    {ended - first_idle:7.1f} s, of which {ended - max_end(spans):.1f} s after the last chunk"
+    )
+    print(f"actors  {megabytes:7.0f} MB each" + ("" if len(spans) == actors else f", {len(spans)} came up"))
+
+
+def max_end(spans: dict[int, list[tuple[float, float]]]) -> float:
+    """Return when the last chunk was done."""
+    return max(end for span in spans.values() for _, end in span)
+
+
+def run(actors: int, chunks: int, seconds: float) -> None:
+    """Run the stage and print what came of it."""
+    rows = lengths(chunks)
+    memory: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            memory.append(memory_mb())
+
+    with tempfile.TemporaryDirectory() as root:
+        folder = Folder(root) / "stage"
+        pool = work.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
+        watcher = threading.Thread(target=watch)
+        started = time.time()
+        # Readers and actors share the logical CPUs: enough for all of them.
+        ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, log_to_driver=False)
+        watcher.start()
+        with work.connected():
+            work.run_stage("bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows)
+        end = time.time()
+        ended.set()
+        watcher.join()
+        ray.shutdown()
+        longest, ideal = max(rows.values()) * seconds / ROWS, sum(rows.values()) * seconds / ROWS / actors
+        print(f"{chunks:,} chunks of {seconds} s (longest {longest:.0f} s) on {actors} actors")
+        print(f"whole   {end - started:7.1f} s, with Ray's and the actors' start; ideal {ideal:.1f} s")
+        tell_busy(actors, folder.read_summaries(folder.chunk_keys()), end)
+        print(f"driver  {memory[len(memory) // 4]:7.0f} MB at a quarter, {memory[-1]:.0f} MB at the end")
+
+
+def again(chunks: int) -> None:
+    """Start the tag job on a run that is finished and print how long it takes to say so."""
+    from uniner.tag import stage
+
+    with tempfile.TemporaryDirectory() as root:
+        student, path = Path(root) / "student", Path(root) / "config.toml"
+        shutil.copytree(BASE, student)
+        facts = {"template": "type", "group_types": 5, "max_tokens": 256, "base": "base", "types": ["person"]}
+        (student / "uniner.json").write_text(json.dumps(facts))
+        path.write_text(
+            f'[run]\nroot = "{root}/runs"\nname = "done"\n[student]\nbase = "{BASE}"\n'
+            f'[ingest]\nshards = ["none.jsonl"]\n[tag]\nstudent = "{student}"\n'
+        )
+        config = load([str(path)])
+        run, keys = Folder(f"{root}/runs/done"), [f"{n:06d}-00000" for n in range(chunks)]
+        summaries = [Summary(key, 4000, 1_000_000, 60.0, {"ok": 4000}) for key in keys]
+        (run / "ingest").finish({"stage": "ingest"}, summaries, seconds=1.0)
+        parents = {"ingest": (run / "ingest").digest(), "student": model_fingerprint(str(student))}
+        plan = stage._plan(config, facts, parents)
+        (run / "tag").begin(plan)
+        (run / "tag").finish(plan, summaries, seconds=1.0)
+        for key in keys:
+            Path((run / "tag").path(f"chunk-{key}.parquet")).touch()
+        started = time.monotonic()
+        job = [sys.executable, "-m", "jobs.tag", str(path)]
+        said = subprocess.run(job, capture_output=True, text=True, check=True).stderr
+        seconds = time.monotonic() - started
+        assert f"already done, {chunks * 4000:,} passages" in said, said
+        print(f"again   {seconds:7.1f} s for a finished run of {chunks:,} chunks to say so")
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    run(
+        int(words[0]) if words else 64,
+        int(words[1]) if words[1:] else 5000,
+        float(words[2]) if words[2:] else 3.0,
+    )
+    again(AGAIN)
