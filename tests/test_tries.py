@@ -106,6 +106,15 @@ def test_a_chunk_that_waits_for_its_turn_is_not_blamed(folder):
     assert seen == [False, True], "b was recorded while a was by itself"
 
 
+def test_a_chunk_whose_actor_died_before_it_told_of_it_is_not_done_again(folder):
+    worked = []
+    worker = Worker(lambda rows: worked.append(rows), [])
+    first = asyncio.run(Actor(lambda: worker, folder, "d", 3)(chunk("a", "a0")))
+    Record(folder, "a").write(Tries("d"))
+    again = asyncio.run(Actor(lambda: worker, folder, "d", 3)(chunk("a", "a0")))
+    assert again == first and worked == [["a0"]] and not folder.exists("try-a.json")
+
+
 def test_what_the_driver_did_not_survive_does_not_count(folder):
     record = Record(folder, "a")
     record.write(Tries("first", deaths=2, row=1, suspects={"1": 1}))

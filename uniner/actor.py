@@ -46,7 +46,11 @@ class Actor:
         if self._poison_tries is None:
             return await self._write(chunk.key, self._worker(chunk))
         record = Record(self._folder, chunk.key)
-        tries = await asyncio.to_thread(record.read, self._driver)
+        found = await asyncio.to_thread(record.read, self._driver)
+        if found and await asyncio.to_thread(self._folder.has_chunk, chunk.key):  # it only was not reported
+            await asyncio.to_thread(record.end)
+            return await asyncio.to_thread(self._folder.read_summary, chunk.key)
+        tries = found or Tries(self._driver)
         async with self._turns.alone() if tries.deaths else self._turns.together():
             # Recorded when its turn has come, not before: a chunk that waits kills nobody.
             await asyncio.to_thread(record.write, tries)

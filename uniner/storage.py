@@ -159,6 +159,10 @@ class Folder:
         chunks = self.require_manifest()["chunks"]
         return {self.path(_chunk_name(chunk["key"])): chunk["bytes"] for chunk in chunks}
 
+    def has_chunk(self, key: str) -> bool:
+        """Tell whether a chunk stands."""
+        return self.exists(_chunk_name(key))
+
     def write_chunk(self, chunk: Chunk) -> Summary:
         """Write a chunk and its summary in one atomic put, its rejects in one before.
 

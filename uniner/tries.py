@@ -62,10 +62,10 @@ class Record:
     def __init__(self, folder: Folder, key: str):
         self._folder, self._name = folder, f"try-{key}.json"
 
-    def read(self, driver: str) -> Tries:
-        """Return what befell the chunk before the try that a driver's actor is about to make."""
+    def read(self, driver: str) -> Tries | None:
+        """Return what befell the chunk before the try that a driver's actor is about to make; None: nothing."""
         standing = self._folder.read_json(self._name)
-        return Tries(driver) if standing is None else _of(standing).died(driver)
+        return None if standing is None else _of(standing).died(driver)
 
     def write(self, tries: Tries) -> None:
         """Record how a chunk is tried, before it is: who finds this knows that nobody lived to the end."""
