@@ -47,7 +47,8 @@ class Actor:
             return await self._write(chunk.key, self._worker(chunk))
         record = Record(self._folder, chunk.key)
         found = await asyncio.to_thread(record.read, self._driver)
-        if found and await asyncio.to_thread(self._folder.has_chunk, chunk.key):  # it only was not reported
+        stands = found is not None and await asyncio.to_thread(self._folder.has_chunk, chunk.key)
+        if stands:  # its actor died before it could tell
             await asyncio.to_thread(record.end)
             return await asyncio.to_thread(self._folder.read_summary, chunk.key)
         tries = found or Tries(self._driver)

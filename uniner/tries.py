@@ -63,7 +63,7 @@ class Record:
         self._folder, self._name = folder, f"try-{key}.json"
 
     def read(self, driver: str) -> Tries | None:
-        """Return what befell the chunk before the try that a driver's actor is about to make; None: nothing."""
+        """Return what befell the chunk before a driver's actor tries it; None: nothing."""
         standing = self._folder.read_json(self._name)
         return None if standing is None else _of(standing).died(driver)
 
