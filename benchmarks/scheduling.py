@@ -15,6 +15,7 @@ chunk at a time, as long as it has rows: lengths are log-normal, the longest som
 
 import asyncio
 import json
+import logging
 import math
 import os
 import random
@@ -27,6 +28,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -115,7 +117,8 @@ def run(actors: int, chunks: int, seconds: float) -> None:
         watcher = threading.Thread(target=watch)
         started = time.time()
         # Readers and actors share the logical CPUs: enough for all of them.
-        ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, log_to_driver=False)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, **quiet)
         watcher.start()
         with work.connected():
             work.run_stage("bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows)
