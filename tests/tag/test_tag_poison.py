@@ -6,8 +6,11 @@ import contextlib
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.tag.asker import Asker
+from uniner.tag.confidence import Piece
 from uniner.tag.engine import Answer
+from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
+from uniner.tag.types import Types
 from uniner.templates import TYPE
 
 
@@ -25,7 +28,7 @@ class Silent:
 
     async def ask(self, prompts):
         assert all(len(prompt) <= self.max_prompt_tokens for prompt in prompts)
-        return [Answer("[]", "stop", 0.9, 2) for _ in prompts]
+        return [Answer("[]", "stop", (Piece("[]", -0.1),), 2) for _ in prompts]
 
 
 def chunk_of(*texts):
@@ -34,7 +37,7 @@ def chunk_of(*texts):
 
 
 def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_is_not(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), TYPE), ["person"], every_occurrence=True)
+    tagger = Tagger(Asker(Silent(tokenizer), TYPE), Types(("person",)), True, Rules())
     texts = ["", "%&§ ((( ]]] \\ \x00 \U0001f4a5", " \n ", "word " * 900, "</s>"]
     done = asyncio.run(tagger(chunk_of(*texts)))
     rows = from_table(done.table, TaggedPassage)
@@ -43,7 +46,7 @@ def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_
 
 
 def test_a_passage_that_is_set_aside_keeps_its_place_and_says_why(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), TYPE), ["person", "city"], every_occurrence=True)
+    tagger = Tagger(Asker(Silent(tokenizer), TYPE), Types(("person", "city")), True, Rules())
     done = tagger.set_aside(chunk_of("deadly"), "the reason")
     (row,) = from_table(done.table, TaggedPassage)
     assert (row.passage_id, row.outcome, row.entities) == ("d-0", "poison", ())

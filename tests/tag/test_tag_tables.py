@@ -2,9 +2,12 @@
 
 import random
 from collections import Counter, defaultdict
+from urllib.parse import unquote
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
@@ -113,6 +116,19 @@ def test_duckdb_and_pandas_read_the_entity_table(tmp_path, by_source):
         ((count,),) = duckdb.sql(f"select count(*) from {files} where source = 'a/b c=d%'").fetchall()
         assert count == sum(row[2] == "a/b c=d%" for row in everything) > 0
         assert any(name.startswith("source=a%2Fb%20c%3Dd%25/part-") for name in (tag / "entities").tree())
+
+
+def test_parts_lie_on_disk_and_on_s3_alike_whatever_the_name_of_a_source(root):
+    ingest, tag, keys, everything = write_run(root)
+    made = Parts(tag, ingest, keys, entities=True, by_source=True)
+    made.make([0, len(keys)])
+    names = (tag / "entities").tree()
+    assert sorted({unquote(name.split("/")[0]) for name in names}) == sorted(f"source={s}" for s in SOURCES)
+    assert {name.split("/")[1] for name in names} == {f"part-{keys[0]}.parquet"}
+    rows = sum(pq.read_metadata(pa.BufferReader((tag / "entities").read(name))).num_rows for name in names)
+    assert rows == len(everything)
+    (tag / "entities").remove_all()
+    assert (tag / "entities").tree() == [] and tag.chunk_keys() == set(keys)
 
 
 def test_chunks_read_with_duckdb_as_the_readme_says(tmp_path):
