@@ -34,9 +34,11 @@ import psutil
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk, Folder
 from uniner.tag.asker import Asked, Reply
+from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
+from uniner.tag.types import Types
 
-TYPES = ["person", "city", "river"]
+TYPES = Types(("person", "city", "river"))
 CHUNK_PASSAGES = 20
 KINDS = ("actor", "worker", "node", "driver", "server")
 SECRETS = ("benchmark-access-key", "benchmark-secret-key")
@@ -58,12 +60,12 @@ class StandIn:
 
     def _reply(self, text: str, type_name: str) -> Reply:
         word = text.split()[zlib.crc32(f"{type_name} {text}".encode()) % 7]
-        return Reply(type_name, "ok", (word,), score=0.5)
+        return Reply(type_name, "ok", {word: 0.5})
 
 
 def make_tagger(seconds: float = 0.0) -> Tagger:
     """Return the tag stage's worker with the stand-in in it."""
-    return Tagger(StandIn(seconds), TYPES, every_occurrence=True)  # type: ignore[arg-type]
+    return Tagger(StandIn(seconds), TYPES, True, Rules())  # type: ignore[arg-type]
 
 
 def make_passages(folder: Folder, chunks: int) -> None:
