@@ -8,7 +8,7 @@ chunk at a time, as long as it has rows: lengths are log-normal, the longest som
     busy       the actors' time asleep over all their time, from when the last of them had its first chunk to
                the end of the run: 100 % is ideal (how long a machine takes to start processes is not counted)
     tail       seconds from the first actor's last chunk to the end
-    driver     resident memory of this process after a quarter of the run and at its end
+    driver     resident memory of this process half way and at the end
     actors     resident memory of an actor's process, mean
     again      a finished run of 100,000 chunks started anew, as a job would: seconds until it says so
 """
@@ -130,7 +130,7 @@ def run(actors: int, chunks: int, seconds: float) -> None:
         print(f"{chunks:,} chunks of {seconds} s (longest {longest:.0f} s) on {actors} actors")
         print(f"whole   {end - started:7.1f} s, with Ray's and the actors' start; ideal {ideal:.1f} s")
         tell_busy(actors, folder.read_summaries(folder.chunk_keys()), end)
-        print(f"driver  {memory[len(memory) // 4]:7.0f} MB at a quarter, {memory[-1]:.0f} MB at the end")
+        print(f"driver  {memory[len(memory) // 2]:7.0f} MB half way, {memory[-1]:.0f} MB at the end")
 
 
 def again(chunks: int) -> None:
