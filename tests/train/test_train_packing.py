@@ -129,16 +129,30 @@ def test_max_steps_ends_the_plan():
     assert made.steps == make_plan().steps[:7] and made.epoch_ends == {6}
 
 
-def test_rows_are_full_but_never_over():
-    made = make_plan(batch=57)
-    assert all(sum(LENGTHS[sample] for sample in row) <= 128 for step in made.steps for row in step)
-    assert packing.packing_share(made.steps, LENGTHS, 128) > 0.9
-    unpacked = [[[sample] for sample in range(57)]]
-    assert packing.packing_share(unpacked, LENGTHS, 128) < 0.5
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_rows_are_never_over_and_workers_do_not_wait_for_each_other(workers):
+    """Lengths as conversations have them: the goal is that 97 % of all workers' time goes into tokens."""
+    drawn = np.random.default_rng(1).lognormal(np.log(140), 0.4, 512)
+    lengths = [int(length) for length in np.minimum(drawn, 256)]
+    made = plan(lengths, [1] * 512, seed=0, epochs=1, batch=128, row_tokens=1024, workers=workers)
+    rows = [row for step in made.steps for row in step]
+    assert sorted(sample for row in rows for sample in row) == list(range(512))
+    assert all(sum(lengths[sample] for sample in row) <= 1024 for row in rows)
+    assert all(len(step) % workers == 0 for step in made.steps)
+    assert packing.useful_share(made.steps, lengths, workers) > 0.97
+    assert packing.useful_share([[[sample] for sample in range(512)]], lengths, 8) < 0.75
 
 
-def test_pack_puts_the_longest_first():
+def test_a_worker_that_waits_counts():
+    assert packing.useful_share([[[0], [1], [2]]], [10, 5, 5], 1) == 1
+    assert packing.useful_share([[[0], [1], [2]]], [10, 5, 5], 2) == 20 / 30
+
+
+def test_pack_puts_the_longest_first_into_the_shortest_row():
     assert pack([0, 1, 2, 3], [5, 6, 4, 5], 10) == [[1, 2], [0, 3]]
+    assert pack([0, 1, 2, 3], [5, 6, 4, 5], 100, workers=2) == [[1, 2], [0, 3]]
+    assert pack([0, 1], [5, 6], 100, workers=4) == [[1], [0]]
+    assert pack([], [], 10) == []
 
 
 def test_collate_restarts_positions_and_never_labels_a_first_token():

@@ -124,7 +124,7 @@ def test_one_worker_learns_and_says_so(alone, prepare):
     assert figures["tokens"] == sum(step["tokens"] for step in history["steps"])
     assert figures["validation_loss"] == history["validation"][-1]["loss"]
     assert [measured["step"] for measured in history["validation"]] == [4, STEPS]
-    assert 0 < figures["packing_share"] <= 1 and figures["tokens_per_s"] > 0 and figures["resumed"] == 0
+    assert 0 < figures["useful_share"] <= 1 and figures["tokens_per_s"] > 0 and figures["resumed"] == 0
 
 
 def test_the_student_loads_and_names_its_template(alone, prepare, tokenizer):

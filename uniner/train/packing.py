@@ -1,10 +1,12 @@
 """Conversations to packed rows: cut to the length limit, plan every step ahead, lay a row out as arrays.
 
-The plan depends on the data, the seed and the recipe alone, never on the number of workers: what a step
-learns from is fixed before the first worker starts, so a run can go on with more or fewer of them.
+What a step learns from depends on the data, the seed and the recipe alone, never on the number of workers: it
+is fixed before the first worker starts, so a run can go on with more or fewer of them. How a step's samples
+are laid in rows does depend on it: all workers have as many rows, of about the same length.
 """
 
 import hashlib
+import heapq
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -118,9 +120,10 @@ def plan(
     epochs: int,
     batch: int,
     row_tokens: int,
+    workers: int = 1,
     max_steps: int | None = None,
 ) -> Plan:
-    """Plan every step: seeded shuffle an epoch, `batch` conversations a step, packed into rows.
+    """Plan every step: seeded shuffle an epoch, `batch` conversations a step, packed into the workers' rows.
 
     The samples of a conversation stay in one step. An epoch's last step may be smaller; nothing is dropped.
     """
@@ -136,32 +139,50 @@ def plan(
                 for conversation in order[first : first + batch]
                 for sample in range(starts[conversation], starts[conversation + 1])
             ]
-            steps.append(pack(chosen, lengths, row_tokens))
+            steps.append(pack(chosen, lengths, row_tokens, workers))
         ends.add(len(steps))
     steps = steps[:max_steps]
     return Plan(steps, frozenset(ends & set(range(len(steps) + 1))))
 
 
-def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int) -> list[Row]:
-    """Pack samples into rows of at most row_tokens: longest first, each into the first row with room."""
-    rows: list[Row] = []
-    room: list[int] = []
-    for sample in sorted(chosen, key=lambda sample: -lengths[sample]):
-        length = lengths[sample]
-        place = next((number for number, left in enumerate(room) if left >= length), None)
-        if place is None:
-            place = len(rows)
-            rows.append([])
-            room.append(row_tokens)
-        rows[place].append(sample)
-        room[place] -= length
-    return rows
+def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1) -> list[Row]:
+    """Pack samples into rows of at most row_tokens, as few as each worker can have the same number of.
+
+    Longest first, each into the shortest row (a row is never padded, so rows cost what they hold): workers
+    go row by row in lockstep, and all wait for the one with the longest. Rows come longest first.
+    """
+    if not chosen:
+        return []
+    most = min(row_tokens, sum(lengths[sample] for sample in chosen))
+    count = -(-sum(lengths[sample] for sample in chosen) // most)
+    count += -count % workers
+    order = sorted(chosen, key=lambda sample: -lengths[sample])
+    while True:
+        filled = [(0, number) for number in range(count)]
+        rows: list[Row] = [[] for _ in range(count)]
+        for sample in order:
+            tokens, number = filled[0]
+            rows[number].append(sample)
+            heapq.heapreplace(filled, (tokens + lengths[sample], number))
+        if max(filled)[0] <= row_tokens or count >= len(chosen):
+            totals = {number: tokens for tokens, number in filled}
+            return [
+                rows[number] for number in sorted(totals, key=lambda number: -totals[number]) if rows[number]
+            ]
+        count += workers
 
 
-def packing_share(steps: Iterable[list[Row]], lengths: Sequence[int], row_tokens: int) -> float:
-    """Return the share of the rows' room that tokens fill."""
-    rows = [row for step in steps for row in step]
-    return sum(lengths[sample] for row in rows for sample in row) / max(1, len(rows) * row_tokens)
+def useful_share(steps: Iterable[list[Row]], lengths: Sequence[int], workers: int) -> float:
+    """Return the share of the workers' time that goes into tokens: the rest waits for the longest row.
+
+    Workers take rows in turn, the k-th of them together; each turn lasts as long as its longest row.
+    """
+    useful, taken = 0, 0
+    for rows in steps:
+        totals = [sum(lengths[sample] for sample in row) for row in rows]
+        useful += sum(totals)
+        taken += sum(workers * max(totals[first : first + workers]) for first in range(0, len(rows), workers))
+    return useful / max(1, taken)
 
 
 def data_digest(samples: Sequence[Sample]) -> str:

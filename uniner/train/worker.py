@@ -104,7 +104,7 @@ def _work(order: Order, session: Session) -> dict[str, float]:
     session.tell(state.steps, state.steps, "writing the student")
     weights = export.gather(net, getattr(torch, order.train.dtype))
     together(lambda: _publish(order, config, weights, tokenizer, data, state))
-    return figures(data, state, order.row_tokens)
+    return figures(data, state, order.train.workers)
 
 
 def together(action: Callable[[], Result]) -> Result:
@@ -185,6 +185,7 @@ def _plan(fitted: Fitted, order: Order, epochs: int, max_steps: int | None = Non
         epochs=epochs,
         batch=order.train.batch_conversations,
         row_tokens=order.row_tokens,
+        workers=order.train.workers,
         max_steps=max_steps,
     )
 
@@ -290,7 +291,7 @@ def _publish(
         folder.write_json(HISTORY, told)
 
 
-def figures(data: Data, state: checkpoint.State, row_tokens: int) -> dict[str, float]:
+def figures(data: Data, state: checkpoint.State, workers: int) -> dict[str, float]:
     """Return the numbers of the manifest."""
     history = state.history
     lengths = [len(sample) for sample in data.training.samples]
@@ -302,7 +303,7 @@ def figures(data: Data, state: checkpoint.State, row_tokens: int) -> dict[str, f
         "validation_conversations": data.validation.counts["conversations"],
         "tokens": tokens,
         "answer_tokens": sum(step["answer_tokens"] for step in history),
-        "packing_share": round(packing.packing_share(data.plan.steps, lengths, row_tokens), 4),
+        "useful_share": round(packing.useful_share(data.plan.steps, lengths, workers), 4),
         "first_loss": history[0]["loss"],
         "last_loss": history[-1]["loss"],
         **({"validation_loss": state.validation[-1]["loss"]} if state.validation else {}),
