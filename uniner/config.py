@@ -279,6 +279,12 @@ class Train(Section):
     """Steps between checkpoints."""
     failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=HOW)
     """Worker failures that are survived by going on from the last checkpoint."""
+    plan: bool = Field(False, json_schema_extra=HOW)
+    """Only tell what the stage would take (tokens, steps, memory, compute, time, price); train nothing."""
+    share_of_peak: Annotated[float, Field(gt=0, le=1)] = Field(0.4, json_schema_extra=HOW)
+    """Share of a GPU's peak that the plan counts with, repeated work included."""
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
+    """Price of a GPU for an hour, for the plan."""
 
 
 def _whole(gpus: float) -> float:

@@ -44,9 +44,14 @@ def make_optimizer(model: Any, weight_decay: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
+def warmup_steps(steps: int, share: float) -> int:
+    """Return the number of the steps with a rising rate."""
+    return math.ceil(steps * share)
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> float:
     """Return the rate of a step counted from 1: linear warm-up, then a cosine to 0 after the last step."""
-    warmup = math.ceil(steps * warmup_share)
+    warmup = warmup_steps(steps, warmup_share)
     if step <= warmup:
         return peak * step / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / max(1, steps - warmup)))

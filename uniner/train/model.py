@@ -9,6 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM
 
+from uniner.train.estimate import Shape
+
 
 def read(base: str) -> Any:
     """Read a base model whole into host memory, in float32; only worker 0 does."""
@@ -30,6 +32,30 @@ def load(
     shard(model, dtype, device)
     _receive(model, full, device)
     return model.train()
+
+
+def shape(config: Any) -> Shape:
+    """Count a model's weights from its config; nothing is loaded."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    sizes = config.get_text_config()
+    outer = {id(layer.weight): layer.weight for layer in _outer(model)}  # tied ones are one
+    body = sum(weight.numel() for weight in model.parameters() if id(weight) not in outer)
+    return Shape(
+        parameters=model.num_parameters(),
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        body=body,
+        output=model.get_output_embeddings().weight.numel(),
+        unit=body // sizes.num_hidden_layers,
+        layers=sizes.num_hidden_layers,
+        hidden=sizes.hidden_size,
+        intermediate=getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size,
+        vocabulary=sizes.vocab_size,
+    )
+
+
+def _outer(model: Any) -> list[Any]:
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
 
 
 def shard(model: Any, dtype: torch.dtype, device: torch.device) -> None:

@@ -17,7 +17,7 @@ import ray
 
 from uniner import work
 from uniner.config import Config, Train
-from uniner.errors import UserError
+from uniner.errors import Planned, UserError
 from uniner.files import filesystem, is_remote
 from uniner.progress import Progress, say
 from uniner.storage import Folder, run_folder
@@ -31,6 +31,7 @@ def check(config: Config) -> None:
 
     Raises:
         UserError: where the base model is missing, or the settings differ from those the stage began with.
+        Planned: where only the plan is asked for and the conversations are there.
     """
     train, student = config.train, config.student
     if train.pack_tokens is not None and train.pack_tokens < student.max_tokens:
@@ -39,10 +40,18 @@ def check(config: Config) -> None:
         )
     require_model(student.base)
     work.check_plan(_folder(config), {"stage": "train", "config": _identity(config)})
+    if train.plan and (run_folder(config.run) / "build").manifest() is not None:
+        _tell_plan(config)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the student and export it to `<run>/train/student/`. Returns the manifest."""
+    """Train the student and export it to `<run>/train/student/`. Returns the manifest.
+
+    Raises:
+        Planned: where only the plan is asked for.
+    """
+    if config.train.plan:
+        _tell_plan(config)
     started = time.monotonic()
     folder = _folder(config)
     build = run_folder(config.run) / "build"
@@ -50,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
     if folder.begin(plan):
         return work.already_done("train", folder, "conversations")
     _require_resources(config.train)
-    figures = _train(config, build, folder)
+    figures = _train(config, folder)
     manifest = folder.finish(
         plan,
         [],
@@ -63,6 +72,27 @@ def run(config: Config) -> dict[str, Any]:
 
 def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "train"
+
+
+def _order(config: Config) -> Any:
+    from uniner.train.prepare import Order
+
+    return Order(
+        student=config.student,
+        train=config.train,
+        seed=config.run.seed,
+        base=model_address(config.student.base),
+        build_url=(run_folder(config.run) / "build").url,
+        folder_url=_folder(config).url,
+    )
+
+
+def _tell_plan(config: Config) -> None:
+    """Print the plan and end the job."""
+    from uniner.train.prepare import plan
+
+    print(plan(_order(config)).describe(), flush=True)
+    raise Planned
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -86,20 +116,11 @@ def _require_resources(train: Train) -> None:
     raise UserError(f"train.workers = {train.workers} needs as many {kind}s, there are {there:.0f}; {cure}")
 
 
-def _train(config: Config, build: Folder, folder: Folder) -> dict[str, float]:
+def _train(config: Config, folder: Folder) -> dict[str, float]:
     """Run the workers and show their progress. Returns the figures."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from uniner.train.worker import Order
-
-    order = Order(
-        student=config.student,
-        train=config.train,
-        seed=config.run.seed,
-        base=model_address(config.student.base),
-        build_url=build.url,
-        folder_url=folder.url,
-    )
+    order = _order(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
     fitting: Future[dict[str, Any]] = Future()
@@ -107,10 +128,14 @@ def _train(config: Config, build: Folder, folder: Folder) -> dict[str, float]:
     trainer = threading.Thread(target=_fit, args=(fitting, order, folder, board), daemon=True)
     trainer.start()
     with Progress("train", None, "steps") as progress:
-        shown, told = 0, None
-        while trainer.is_alive():
+        shown, told, alive = 0, None, True
+        while alive:
             trainer.join(_POLL_SECONDS)
-            if (looked := ray.get(board.look.remote())) == told:
+            alive = trainer.is_alive()  # first: what was said before the end is still read
+            looked, lines = ray.get(board.look.remote())
+            for line in lines:
+                say(line)
+            if looked == told:
                 continue
             told = looked
             step, steps, note = looked
@@ -128,12 +153,17 @@ class _Board:
 
     def __init__(self) -> None:
         self._told = (0, 0, "waiting for workers")
+        self._lines: list[str] = []
 
     def tell(self, step: int, steps: int, note: str) -> None:
         self._told = (step, steps, note)
 
-    def look(self) -> tuple[int, int, str]:
-        return self._told
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+
+    def look(self) -> tuple[tuple[int, int, str], list[str]]:
+        lines, self._lines = self._lines, []
+        return self._told, lines
 
 
 def _fit(fitting: Future[dict[str, Any]], order: Any, folder: Folder, board: Any) -> None:
@@ -207,6 +237,10 @@ class _RaySession:
     def tell(self, step: int, steps: int, note: str) -> None:
         if self._first:
             self._board.tell.remote(step, steps, note)
+
+    def say(self, line: str) -> None:
+        if self._first:
+            self._board.say.remote(line)
 
 
 def _user_error_in(error: BaseException) -> UserError | None:

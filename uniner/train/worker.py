@@ -5,25 +5,23 @@ waits for another, and is returned rather than raised: trying again would not he
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig
 
-from uniner.config import Student, Train
+from uniner.config import Train
 from uniner.errors import UserError
 from uniner.files import explained
-from uniner.records import Conversation, from_table
 from uniner.storage import Folder
-from uniner.student import load_tokenizer, local_model
+from uniner.student import local_model
 from uniner.templates import Renderer
 from uniner.train import checkpoint, export, loop, model, packing
-from uniner.train.packing import Fitted, Plan, Row
+from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
 
 HISTORY = "history.json"
 _LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
@@ -31,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Session(Protocol):
-    """What a training process asks of the cluster. All processes must call each method alike, but `tell`."""
+    """What a training process asks of the cluster. All call each method alike; worker 0 alone is heard."""
 
     def resume(self) -> AbstractContextManager[Path | None]:
         """Give the folder of the last checkpoint, if there is one."""
@@ -49,37 +47,9 @@ class Session(Protocol):
         """Tell the driver how far the run is."""
         ...
 
-
-@dataclass(frozen=True)
-class Order:
-    """What to train: the sections of the stage, the seed, and addresses (build's folder, this stage's)."""
-
-    student: Student
-    train: Train
-    seed: int
-    base: str
-    build_url: str
-    folder_url: str
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens a packed row."""
-        return self.train.pack_tokens or self.student.max_tokens
-
-
-@dataclass(frozen=True)
-class Data:
-    """All that the data decide, the same on every worker."""
-
-    training: Fitted
-    validation: Fitted
-    plan: Plan
-    validation_rows: list[Row]
-    types: list[str]
-
-    def digest(self) -> str:
-        """Return the digest of what each step learns from; a checkpoint goes on only under the same one."""
-        return f"{packing.data_digest(self.training.samples)}-{self.plan.digest()}"
+    def say(self, line: str) -> None:
+        """Have the driver print a line."""
+        ...
 
 
 def work(order: Order, session: Session) -> dict[str, Any]:
@@ -94,8 +64,9 @@ def _work(order: Order, session: Session) -> dict[str, float]:
     device = _device(order.train.use_gpu)
     torch.manual_seed(order.seed)
     session.tell(0, 0, "reading the conversations")
-    config, tokenizer = together(lambda: _config_and_tokenizer(order.base))
+    config, tokenizer = together(lambda: config_and_tokenizer(order.base))
     data = together(lambda: prepare(order, Renderer(tokenizer), config))
+    session.say(estimate(order, data, config).short())
     session.tell(0, len(data.plan.steps), "loading the base model")
     net = _load(order.base, config, order.train, device)
     optimizer = loop.make_optimizer(net, order.train.weight_decay)
@@ -127,73 +98,13 @@ def _device(use_gpu: bool) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
-def _config_and_tokenizer(base: str) -> tuple[Any, Any]:
-    with _base_explained(base):
-        return AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
-
-
 def _load(base: str, config: Any, train: Train, device: torch.device) -> Any:
     def read() -> Any:
-        with _base_explained(base):
+        with base_explained(base):
             return model.read(local_model(base)) if dist.get_rank() == 0 else None
 
     dtype = getattr(torch, train.dtype)
     return model.load(config, together(read), dtype, device, train.activation_checkpointing)
-
-
-@contextmanager
-def _base_explained(base: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder or name that is no model into one line."""
-    try:
-        with explained(base):
-            yield
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"student.base {base}: cannot be loaded as a model ({why})") from None
-
-
-def prepare(order: Order, renderer: Renderer, config: Any) -> Data:
-    """Read the conversations, fit them to the length limit and plan the whole run."""
-    _require_room(order.student.max_tokens, config)
-    conversations = from_table(Folder(order.build_url).read_rows(), Conversation)
-    chosen = [conversation for conversation in conversations if conversation.split == "train"]
-    training = _fit(chosen, renderer, order.student.max_tokens)
-    held_out = [conversation for conversation in conversations if conversation.split == "validation"]
-    validation = _fit(held_out, renderer, order.student.max_tokens)
-    if not training.samples:
-        raise UserError(f"{order.build_url}: no conversation to train on (split train)")
-    largest = max(int(sample.ids.max()) for sample in training.samples)
-    if largest >= config.vocab_size:
-        raise UserError(f"student.base {order.base}: its tokenizer has ids beyond the model's vocabulary")
-    train = order.train
-    planned = _plan(training, order, train.epochs, train.max_steps)
-    validation_rows = [row for step in _plan(validation, order, 1).steps for row in step]
-    types = export.frequent_types(conversation.positive_types for conversation in chosen)
-    return Data(training, validation, planned, validation_rows, types)
-
-
-def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: int) -> Fitted:
-    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
-    return packing.fit(rendered, max_tokens)
-
-
-def _plan(fitted: Fitted, order: Order, epochs: int, max_steps: int | None = None) -> Plan:
-    return packing.plan(
-        [len(sample) for sample in fitted.samples],
-        fitted.per_conversation,
-        seed=order.seed,
-        epochs=epochs,
-        batch=order.train.batch_conversations,
-        row_tokens=order.row_tokens,
-        workers=order.train.workers,
-        max_steps=max_steps,
-    )
-
-
-def _require_room(max_tokens: int, config: Any) -> None:
-    room = getattr(config, "max_position_embeddings", max_tokens)
-    if room < max_tokens:
-        raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {room}")
 
 
 def _resume(session: Session, net: Any, optimizer: Any, digest: str) -> checkpoint.State:

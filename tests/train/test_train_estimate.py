@@ -1,0 +1,99 @@
+"""What a plan says, against what is known of the model and the data, and that it spends nothing."""
+
+import dataclasses
+
+import pytest
+from transformers import AutoConfig, LlamaConfig
+
+from uniner import job
+from uniner.storage import Folder
+from uniner.train import estimate, model
+
+LLAMA_7B = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    tie_word_embeddings=False,
+)
+WORK = estimate.Work(
+    conversations=45_889,
+    split=0,
+    set_aside=0,
+    samples=45_889,
+    validation=0,
+    epochs=3,
+    batch=256,
+    steps=540,
+    warmup=22,
+    tokens=82_800_000,
+    answer_tokens=5_000_000,
+    squares=82_800_000 * 600,
+    useful_share=1.0,
+    row_tokens=4096,
+    row_answers=300,
+)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return model.shape(LLAMA_7B)
+
+
+def test_a_7b_model_is_counted_without_being_loaded(llama):
+    assert llama.parameters == llama.trained == 6_738_415_616
+    assert llama.parameters - llama.body == 2 * 32000 * 4096
+    assert llama.unit == pytest.approx(4 * 4096**2 + 3 * 4096 * 11008, rel=1e-3)
+
+
+def test_tied_weights_are_counted_once(tied_base, base):
+    tied, untied = (model.shape(AutoConfig.from_pretrained(folder)) for folder in (tied_base, base))
+    assert untied.parameters - tied.parameters == tied.output == untied.output
+    assert tied.body == untied.body
+
+
+def test_compute_and_time_are_those_of_the_paper_s_recipe(llama):
+    """6 x 6.48e9 x 82.8e6 is 3.217e18; attention and, for the answers, the output layer come on top."""
+    operations = estimate.flops(llama, WORK, checkpointing=False)
+    assert operations == pytest.approx(3.217e18 + 0.039e18 + 0.004e18, rel=1e-3)
+    repeated = estimate.flops(llama, WORK, checkpointing=True)
+    assert repeated == pytest.approx(operations * 4 / 3, rel=0.01)
+    assert estimate.seconds(operations, WORK, 8, 989e12, 0.42) / 60 == pytest.approx(16.35, rel=1e-3)
+    waiting = dataclasses.replace(WORK, useful_share=0.5)
+    assert estimate.seconds(operations, waiting, 8, 989e12, 0.42) / 60 == pytest.approx(32.7, rel=1e-3)
+    adapters = dataclasses.replace(llama, trained=llama.trained // 100)
+    assert estimate.flops(adapters, WORK, checkpointing=False) == pytest.approx(operations * 2 / 3)
+
+
+def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
+    eight = estimate.memory(llama, WORK, 8, 2, checkpointing=False)
+    assert eight.states == pytest.approx(6.738e9 * 16 / 8, rel=1e-3)
+    assert estimate.memory(llama, WORK, 64, 2, False).states == eight.states / 8
+    assert eight.activations > 4 * estimate.memory(llama, WORK, 8, 2, True).activations
+    adapters = dataclasses.replace(llama, trained=20_000_000)
+    assert estimate.memory(adapters, WORK, 8, 2, False).states < eight.states / 7
+    assert eight.gathered < 2 * 6.738e9 / 5
+
+
+def test_gpus_are_known_by_their_names():
+    assert estimate.peak_of("NVIDIA H200") == estimate.peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert estimate.peak_of("Tesla T4") is None
+
+
+def test_the_plan_is_told_and_nothing_is_begun(base, conversations, write_build, tmp_path, capsys):
+    """Through the job's own way, before Ray starts: figures counted from the data, exit code 0."""
+    write_build(Folder(str(tmp_path)) / "r" / "build", conversations)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
+        '[ingest]\nshards = ["none"]\n[train]\nepochs = 2\nbatch_conversations = 6\nworkers = 64\n'
+    )
+    assert job.run(["train"], [str(config), "train.plan=true", "train.usd_per_gpu_hour=1000000"]) == 0
+    told = capsys.readouterr().out
+    assert "21 conversations (0 split), 21 samples, 0 questions set aside; 3 for validation" in told
+    assert "8, of them 1 warm-up: 2 epochs, 6 conversations a step" in told
+    weights = model.shape(AutoConfig.from_pretrained(base)).parameters
+    assert f"{weights:,} weights, all learn" in told
+    assert "a worker of 64" in told and "64 x H200" in told and " USD" in told
+    assert not (tmp_path / "r" / "train").exists()

@@ -1,0 +1,185 @@
+"""What training would take, told before anything is spent: tokens, steps, memory, compute, time, price.
+
+Counted, not guessed, are the tokens and the weights. Memory and time are estimates; their formulas stand at
+`memory` and `flops`. Peaks are NVIDIA's data sheets' for bfloat16 without sparsity, SXM modules.
+"""
+
+from dataclasses import dataclass
+
+GPUS = {"H100": (989e12, 80e9), "H200": (989e12, 141e9), "A100": (312e12, 80e9)}
+"""Floating-point operations a second at most, and bytes of memory, of a GPU by what its name holds."""
+_FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's counts of weights, and the sizes that activations depend on.
+
+    trained: weights that learn (all, or the adapters'). body: weights that each token passes, without the
+    embedding and the output layer. output: weights of the output layer, which answer tokens alone pass.
+    unit: weights of a layer.
+    """
+
+    parameters: int
+    trained: int
+    body: int
+    output: int
+    unit: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a plan goes through. tokens and the rest that are not a share or a row's are of all epochs.
+
+    squares: sum of the samples' squared lengths. useful_share: see `packing.useful_share`. row_tokens and
+    row_answers: tokens and answer tokens of the fullest row.
+    """
+
+    conversations: int
+    split: int
+    set_aside: int
+    samples: int
+    validation: int
+    epochs: int
+    batch: int
+    steps: int
+    warmup: int
+    tokens: int
+    answer_tokens: int
+    squares: int
+    useful_share: float
+    row_tokens: int
+    row_answers: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a worker."""
+
+    states: float
+    gathered: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.states + self.gathered + self.activations
+
+
+def memory(shape: Shape, work: Work, workers: int, number_bytes: int, checkpointing: bool) -> Memory:
+    """Estimate a worker's memory; number_bytes is the width of the forward pass's numbers.
+
+    states: (16 bytes a trained weight: float32 master, gradient and AdamW's two moments; number_bytes a
+    frozen one) / workers. gathered: what FSDP holds whole, the outer weights (embedding, output) and two
+    layers, one in use and one on its way, and a layer's gradients in float32. activations: of the fullest
+    row, 8 hidden + 4 intermediate numbers a token and layer; with checkpointing 1 hidden a token and
+    layer and one layer's all; and the answer tokens' logits, twice in float32 and once in the pass's.
+    The allocator takes some 10 % more, and CUDA 1 GB.
+    """
+    frozen = shape.parameters - shape.trained
+    states = (_ADAMW * shape.trained + number_bytes * frozen) / workers
+    outer = shape.parameters - shape.body
+    trained_share = shape.trained / shape.parameters
+    gathered = number_bytes * (outer + 2 * shape.unit) + _FLOAT32 * trained_share * shape.unit
+    layer = (8 * shape.hidden + 4 * shape.intermediate) * number_bytes
+    kept = shape.hidden * number_bytes * shape.layers + layer if checkpointing else layer * shape.layers
+    logits = work.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
+    return Memory(states, gathered if workers > 1 else 0, work.row_tokens * kept + logits)
+
+
+def flops(shape: Shape, work: Work, checkpointing: bool) -> float:
+    """Return the floating-point operations of all steps, those that checkpointing repeats included.
+
+    A pass forward takes 2 operations a weight and token (the output layer: and answer token), and
+    2 layers x hidden x length² for a sample's attention to what stands before. The backward pass takes twice
+    as much, but once where weights are frozen: they need no gradient. Checkpointing repeats the forward pass
+    of the body.
+    """
+    body = 2 * shape.body * work.tokens + 2 * shape.layers * shape.hidden * work.squares
+    output = 2 * shape.output * work.answer_tokens
+    backward = 2 if shape.trained == shape.parameters else 1
+    return body * (1 + backward + checkpointing) + output * (1 + backward)
+
+
+def seconds(operations: float, work: Work, workers: int, peak: float, share_of_peak: float) -> float:
+    """Return how long so many GPUs work, where each reaches this share of its peak while it has a row."""
+    return operations / (workers * peak * share_of_peak * work.useful_share)
+
+
+def peak_of(gpu: str) -> float | None:
+    """Return the operations a second at most of a GPU, by the name that its driver gives; None: not known."""
+    return next((peak for name, (peak, _) in GPUS.items() if name in gpu), None)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that a plan says."""
+
+    base: str
+    shape: Shape
+    work: Work
+    memory: Memory
+    flops: float
+    workers: int
+    share_of_peak: float
+    usd_per_gpu_hour: float
+
+    def hours(self, gpu: str) -> float:
+        """Return the hours on the run's number of these GPUs."""
+        peak, _ = GPUS[gpu]
+        return seconds(self.flops, self.work, self.workers, peak, self.share_of_peak) / 3600
+
+    def short(self) -> str:
+        """Return the line that a run begins with."""
+        work = self.work
+        return (
+            f"train: {work.steps:,} steps of {work.batch:,} conversations, {work.tokens:,} tokens "
+            f"({work.answer_tokens / work.tokens:.1%} answers), {self.shape.trained:,} of "
+            f"{self.shape.parameters:,} weights learn; about {_size(self.memory.total)} a worker, "
+            f"{self.flops:.1e} FLOPs, {_duration(self.hours('H100'))} on {self.workers} H100"
+        )
+
+    def describe(self) -> str:
+        """Return the plan as text."""
+        work, shape, memory = self.work, self.shape, self.memory
+        learning = "all learn" if shape.trained == shape.parameters else f"{shape.trained:,} learn (LoRA)"
+        lines = [
+            f"base       {self.base}: {shape.parameters:,} weights, {learning}",
+            f"data       {work.conversations:,} conversations ({work.split:,} split), "
+            f"{work.samples:,} samples, {work.set_aside:,} questions set aside; {work.validation:,} for validation",
+            f"steps      {work.steps:,}, of them {work.warmup:,} warm-up: {work.epochs} epochs, "
+            f"{work.batch:,} conversations a step",
+            f"tokens     {work.tokens:,}, of them {work.answer_tokens:,} answers "
+            f"({work.answer_tokens / work.tokens:.1%})",
+            f"packing    {work.useful_share:.1%} of the workers' time is useful; the fullest row has "
+            f"{work.row_tokens:,} tokens",
+            f"memory     about {_size(memory.total)} a worker of {self.workers}: {_size(memory.states)} weights "
+            f"and moments, {_size(memory.gathered)} gathered, {_size(memory.activations)} activations",
+            f"compute    {self.flops:.2e} FLOPs",
+        ]
+        lines += [self._on(gpu) for gpu in GPUS]
+        if not self.usd_per_gpu_hour:
+            lines.append("price      unknown; set train.usd_per_gpu_hour")
+        return "\n".join(lines)
+
+    def _on(self, gpu: str) -> str:
+        hours = self.hours(gpu)
+        fits = "" if self.memory.total * 1.1 + 1e9 < GPUS[gpu][1] else ", but its memory is too small"
+        usd = hours * self.workers * self.usd_per_gpu_hour
+        price = f", {usd:,.2f} USD" if usd else ""
+        at = f"at {self.share_of_peak:.0%} of the peak"
+        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {at}{fits}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 30:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 3 else f"{hours:.1f} h"

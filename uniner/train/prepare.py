@@ -1,0 +1,159 @@
+"""From the conversations and the config to all that a run will do; no weight is loaded yet."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from uniner.config import Student, Train
+from uniner.errors import UserError
+from uniner.files import explained
+from uniner.records import Conversation, from_table
+from uniner.storage import Folder
+from uniner.student import load_tokenizer, local_model
+from uniner.templates import Renderer
+from uniner.train import estimate as estimates
+from uniner.train import export, loop, model, packing
+from uniner.train.estimate import Estimate, Work
+from uniner.train.packing import Fitted, Plan, Row
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train: the sections of the stage, the seed, and addresses (build's folder, this stage's)."""
+
+    student: Student
+    train: Train
+    seed: int
+    base: str
+    build_url: str
+    folder_url: str
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens a packed row."""
+        return self.train.pack_tokens or self.student.max_tokens
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that the data decide, the same on every worker."""
+
+    training: Fitted
+    validation: Fitted
+    plan: Plan
+    validation_rows: list[Row]
+    types: list[str]
+
+    def digest(self) -> str:
+        """Return the digest of what each step learns from; a checkpoint goes on only under the same one."""
+        return f"{packing.data_digest(self.training.samples)}-{self.plan.digest()}"
+
+
+def config_and_tokenizer(base: str) -> tuple[Any, Any]:
+    """Read a base model's config and tokenizer."""
+    with base_explained(base):
+        return AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
+
+
+@contextmanager
+def base_explained(base: str) -> Iterator[None]:
+    """Turn what transformers raises for a folder or name that is no model into one line."""
+    try:
+        with explained(base):
+            yield
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"student.base {base}: cannot be loaded as a model ({why})") from None
+
+
+def prepare(order: Order, renderer: Renderer, config: Any) -> Data:
+    """Read the conversations, fit them to the length limit and plan the whole run."""
+    _require_room(order.student.max_tokens, config)
+    conversations = from_table(Folder(order.build_url).read_rows(), Conversation)
+    chosen = [conversation for conversation in conversations if conversation.split == "train"]
+    training = _fit(chosen, renderer, order.student.max_tokens)
+    held_out = [conversation for conversation in conversations if conversation.split == "validation"]
+    validation = _fit(held_out, renderer, order.student.max_tokens)
+    if not training.samples:
+        raise UserError(f"{order.build_url}: no conversation to train on (split train)")
+    largest = max(int(sample.ids.max()) for sample in training.samples)
+    if largest >= config.vocab_size:
+        raise UserError(f"student.base {order.base}: its tokenizer has ids beyond the model's vocabulary")
+    train = order.train
+    planned = _plan(training, order, train.epochs, train.max_steps)
+    validation_rows = [row for step in _plan(validation, order, 1).steps for row in step]
+    types = export.frequent_types(conversation.positive_types for conversation in chosen)
+    return Data(training, validation, planned, validation_rows, types)
+
+
+def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: int) -> Fitted:
+    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    return packing.fit(rendered, max_tokens)
+
+
+def _plan(fitted: Fitted, order: Order, epochs: int, max_steps: int | None = None) -> Plan:
+    return packing.plan(
+        [len(sample) for sample in fitted.samples],
+        fitted.per_conversation,
+        seed=order.seed,
+        epochs=epochs,
+        batch=order.train.batch_conversations,
+        row_tokens=order.row_tokens,
+        workers=order.train.workers,
+        max_steps=max_steps,
+    )
+
+
+def _require_room(max_tokens: int, config: Any) -> None:
+    room = getattr(config, "max_position_embeddings", max_tokens)
+    if room < max_tokens:
+        raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {room}")
+
+
+def plan(order: Order) -> Estimate:
+    """Read the conversations and the base model's config, and return what training would take."""
+    config, tokenizer = config_and_tokenizer(order.base)
+    return estimate(order, prepare(order, Renderer(tokenizer), config), config)
+
+
+def estimate(order: Order, data: Data, config: Any) -> Estimate:
+    """Return what a prepared run will take."""
+    train, shape = order.train, model.shape(config)
+    samples, counts = data.training.samples, data.training.counts
+    lengths = [len(sample) for sample in samples]
+    answers = [sample.answer_tokens for sample in samples]
+    rows = [row for step in data.plan.steps for row in step]
+    numbers = [number for row in rows for number in row]
+    work = Work(
+        conversations=counts["conversations"],
+        split=counts["split"],
+        set_aside=counts["set_aside"],
+        samples=counts["samples"],
+        validation=data.validation.counts["conversations"],
+        epochs=train.epochs,
+        batch=train.batch_conversations,
+        steps=len(data.plan.steps),
+        warmup=loop.warmup_steps(len(data.plan.steps), train.warmup_share),
+        tokens=sum(lengths[number] for number in numbers),
+        answer_tokens=sum(answers[number] for number in numbers),
+        squares=sum(lengths[number] ** 2 for number in numbers),
+        useful_share=packing.useful_share(data.plan.steps, lengths, train.workers),
+        row_tokens=max(sum(lengths[number] for number in row) for row in rows),
+        row_answers=max(sum(answers[number] for number in row) for row in rows),
+    )
+    width = getattr(torch, train.dtype).itemsize
+    checkpointing = train.activation_checkpointing
+    return Estimate(
+        base=order.student.base,
+        shape=shape,
+        work=work,
+        memory=estimates.memory(shape, work, train.workers, width, checkpointing),
+        flops=estimates.flops(shape, work, checkpointing),
+        workers=train.workers,
+        share_of_peak=train.share_of_peak,
+        usd_per_gpu_hour=train.usd_per_gpu_hour,
+    )
