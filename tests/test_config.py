@@ -57,6 +57,18 @@ def test_a_wrong_file_is_named(tmp_path, content, message):
         load([str(path)])
 
 
+def test_a_file_says_only_what_differs_from_the_one_it_is_like(config_file, tmp_path):
+    (tmp_path / "more.toml").write_text(
+        'like = "config.toml"\n[ingest]\nsample = 0.5\n[tag]\ntypes = ["a"]\n'
+    )
+    config = load([str(tmp_path / "more.toml"), "ingest.sample=0.25"])
+    assert (config.run.name, config.ingest.max_tokens, config.ingest.sample) == ("a", 100, 0.25)
+    assert config.tag.types == ["a"]
+    (tmp_path / "config.toml").write_text('like = "more.toml"\n')
+    with pytest.raises(UserError, match="must name another file of its folder"):
+        load([str(tmp_path / "more.toml")])
+
+
 def test_identity_leaves_out_how_and_keeps_what():
     identity = Annotate(in_flight=3, base_url="http://x", model="m").identity()
     assert identity["model"] == "m"
@@ -75,3 +87,29 @@ def test_every_setting_is_described():
 )
 def test_every_config_that_ships_loads(path):
     load([str(path)])
+
+
+def test_recipes_differ_where_they_say(monkeypatch):
+    def differing(name):
+        plain, other = (
+            load([str(REPOSITORY / "jobs" / "configs" / file)]).model_dump()
+            for file in ("paper-7b.toml", name)
+        )
+        return {
+            f"{section}.{key}"
+            for section, values in other.items()
+            for key, value in values.items()
+            if value != plain[section][key]
+        }
+
+    assert differing("paper-13b.toml") == {"run.name", "student.base"}
+    assert differing("lora.toml") == {
+        "run.name", "train.lora_rank", "train.lora_alpha", "train.learning_rate", "train.workers"
+    }  # fmt: skip
+    assert differing("supervised-only.toml") == {
+        "run.name", "build.teacher_weight", "build.supervised", "build.labels"
+    }  # fmt: skip
+    assert differing("teacher-plus-supervised.toml") == {"run.name", "build.supervised", "build.labels"}
+    assert differing("further-training.toml") >= {"student.base", "train.learning_rate", "train.epochs"}
+    further = load([str(REPOSITORY / "jobs" / "configs" / "further-training.toml")])
+    assert further.build.supervised.keys() == {"my-labels"} and further.build.teacher_weight == 0

@@ -1,8 +1,9 @@
 """The one config tree: a section for what the stages share, a section a stage, and the loader.
 
-Defaults < TOML file < `section.key=value` words. Everything is checked here, before Ray starts; a wrong key
-or value raises `UserError` with one line that names it. Credentials never stand here: they come from the
-environment (`OPENAI_API_KEY`, `AWS_*`).
+Defaults < TOML file < `section.key=value` words; a file that begins with `like = "other.toml"` says only what
+differs from that file of the same folder. Everything is checked here, before Ray starts; a wrong key or value
+raises `UserError` with one line that names it. Credentials never stand here: they come from the environment
+(`OPENAI_API_KEY`, `AWS_*`).
 
 A field marked `HOW` says where or how fast a stage works, not what comes out: it may change between a run
 and its resumption. All other fields are the stage's identity and are compared with its manifest.
@@ -267,6 +268,16 @@ class Train(Section):
     """Largest gradient norm."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the forward pass; master weights and reductions stay float32."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of LoRA's adapters; 0 trains all weights (paper). The student is base and adapters merged, and the
+    adapters stand beside it in train/adapter. Frozen weights are kept in dtype."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Scale of the adapters: their product counts alpha / rank times."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that are left out by chance in training."""
+    lora_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Layers that get adapters, by the ends of their names such as ["q_proj", "v_proj"]; all-linear: every
+    linear layer but the output."""
     pack_tokens: Count | None = Field(None, json_schema_extra=HOW)
     """Tokens a packed row, at least student.max_tokens (the default)."""
     activation_checkpointing: bool = Field(False, json_schema_extra=HOW)
@@ -434,19 +445,35 @@ def load(words: list[str]) -> Config:
     """
     if not words or "=" in words[0]:
         raise UserError("the first word must be a TOML config file, then section.key=value words")
-    path = Path(words[0])
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config file {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} is not TOML: {error}") from None
+    tree = _read(Path(words[0]))
     for word in words[1:]:
         _set(tree, word)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a TOML file, over the one that it says it is like."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config file {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path} is not TOML: {error}") from None
+    like = tree.pop("like", None)
+    if like is None:
+        return tree
+    if not isinstance(like, str) or path.with_name(like) in (*above, path):
+        raise UserError(f"config file {path}: like = {like!r} must name another file of its folder")
+    below = _read(path.with_name(like), (*above, path))
+    for section, values in tree.items():
+        known = below.get(section)
+        below[section] = (
+            {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
+        )
+    return below
 
 
 def _set(tree: dict[str, Any], word: str) -> None:

@@ -40,8 +40,9 @@ def plain(base):
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
 
 
-def load(base, dtype=torch.float32, checkpointing=False):
-    return model.load(AutoConfig.from_pretrained(base), model.read(str(base)), dtype, CPU, checkpointing)
+def load(base, dtype=torch.float32, checkpointing=False, lora=None):
+    config = AutoConfig.from_pretrained(base)
+    return model.load(config, model.read(str(base), lora), dtype, CPU, checkpointing, lora)
 
 
 def make_plan(samples, epochs=1, batch=8):

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from uniner.errors import UserError
 
 STATE = "state.json"
+# Weights that do not learn are the base model's: they need not be kept.
+_LEARNT = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 @dataclass
@@ -41,7 +43,7 @@ class State:
 
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
     """Write a checkpoint; every worker must call this, each with an empty folder of its own."""
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, optimizer, options=_LEARNT)
     dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
     mine = {file.name: file.stat().st_size for file in folder.iterdir()}
     everyones: list[Any] = [None] * dist.get_world_size()
@@ -58,9 +60,9 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer, digest: str
         UserError: where it belongs to another plan, or a part of it is missing.
     """
     state = read_state(folder, digest)
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, optimizer, options=_LEARNT)
     dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=folder)
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_LEARNT)
     return state
 
 

@@ -150,15 +150,17 @@ class Estimate:
         lines = [
             f"base       {self.base}: {shape.parameters:,} weights, {learning}",
             f"data       {work.conversations:,} conversations ({work.split:,} split), "
-            f"{work.samples:,} samples, {work.set_aside:,} questions set aside; {work.validation:,} for validation",
+            f"{work.samples:,} samples, {work.set_aside:,} questions set aside; "
+            f"{work.validation:,} for validation",
             f"steps      {work.steps:,}, of them {work.warmup:,} warm-up: {work.epochs} epochs, "
             f"{work.batch:,} conversations a step",
             f"tokens     {work.tokens:,}, of them {work.answer_tokens:,} answers "
             f"({work.answer_tokens / work.tokens:.1%})",
             f"packing    {work.useful_share:.1%} of the workers' time is useful; the fullest row has "
             f"{work.row_tokens:,} tokens",
-            f"memory     about {_size(memory.total)} a worker of {self.workers}: {_size(memory.states)} weights "
-            f"and moments, {_size(memory.gathered)} gathered, {_size(memory.activations)} activations",
+            f"memory     about {_size(memory.total)} a worker of {self.workers}: "
+            f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
+            f"{_size(memory.activations)} activations",
             f"compute    {self.flops:.2e} FLOPs",
         ]
         lines += [self._on(gpu) for gpu in GPUS]

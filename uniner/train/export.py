@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from uniner.student import FACTS
+from uniner.train.model import outline
 
 TYPES = 200
 
@@ -25,9 +26,7 @@ def write(
     folder: Path, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, facts: dict[str, Any]
 ) -> None:
     """Write weights (safetensors), config, tokenizer, generation config and `uniner.json` into a folder."""
-    dtype = next(iter(weights.values())).dtype
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = outline(config).to(next(iter(weights.values())).dtype)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.config.use_cache = True  # training turned it off

@@ -41,7 +41,8 @@ class Step:
 
 def make_optimizer(model: Any, weight_decay: float) -> torch.optim.Optimizer:
     """Return AdamW with the paper's code's betas; `train` sets the learning rate of each step."""
-    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(learning, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def warmup_steps(steps: int, share: float) -> int:
@@ -68,14 +69,18 @@ def train(
     warmup_share: float,
     clip_norm: float,
     device: torch.device,
+    seed: int = 0,
 ) -> Iterator[Step]:
     """Run the plan's steps after steps_done and yield each one. All workers must draw in step.
+
+    seed: of what is left to chance in a step (dropout), so that a resumed run draws the same.
 
     Raises:
         UserError: where the loss or the gradient is not finite, before the weights are touched.
     """
     for number, rows in enumerate(plan.steps[steps_done:], steps_done + 1):
         started = time.perf_counter()
+        torch.manual_seed((seed * len(plan.steps) + number) * dist.get_world_size() + dist.get_rank())
         rate = learning_rate(number, len(plan.steps), peak_rate, warmup_share)
         tokens, answer_tokens = count(rows, samples)
         loss = torch.zeros((), device=device)

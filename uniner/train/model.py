@@ -10,23 +10,38 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM
 
 from uniner.train.estimate import Shape
+from uniner.train.lora import Lora, adapted
 
 
-def read(base: str) -> Any:
+def read(base: str, lora: Lora | None = None) -> Any:
     """Read a base model whole into host memory, in float32; only worker 0 does."""
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return adapted(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora)
+
+
+def outline(config: Any, dtype: torch.dtype = torch.float32, lora: Lora | None = None) -> Any:
+    """Return a model on the meta device: all names, shapes and number formats, and no weight.
+
+    With adapters, what is frozen has this dtype; what learns is float32 always.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if lora is None else dtype)
+        return adapted(model, lora)
 
 
 def load(
-    config: Any, full: Any | None, dtype: torch.dtype, device: torch.device, checkpointing: bool = False
+    config: Any,
+    full: Any | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    checkpointing: bool = False,
+    lora: Lora | None = None,
 ) -> Any:
     """Return the model sharded over all workers; every worker must call this.
 
     full: what `read` returned on worker 0, None on the others: they receive their shards from it.
     """
     config.use_cache = False  # with a cache, transformers takes packed samples for one and they leak
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = outline(config, dtype, lora)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     shard(model, dtype, device)
@@ -34,10 +49,9 @@ def load(
     return model.train()
 
 
-def shape(config: Any) -> Shape:
+def shape(config: Any, lora: Lora | None = None) -> Shape:
     """Count a model's weights from its config; nothing is loaded."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = outline(config, lora=lora)
     sizes = config.get_text_config()
     outer = {id(layer.weight): layer.weight for layer in _outer(model)}  # tied ones are one
     body = sum(weight.numel() for weight in model.parameters() if id(weight) not in outer)

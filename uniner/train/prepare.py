@@ -18,6 +18,7 @@ from uniner.templates import Renderer
 from uniner.train import estimate as estimates
 from uniner.train import export, loop, model, packing
 from uniner.train.estimate import Estimate, Work
+from uniner.train.lora import Lora
 from uniner.train.packing import Fitted, Plan, Row
 
 
@@ -36,6 +37,15 @@ class Order:
     def row_tokens(self) -> int:
         """Tokens a packed row."""
         return self.train.pack_tokens or self.student.max_tokens
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters; None where all weights learn."""
+        train = self.train
+        if not train.lora_rank:
+            return None
+        modules = train.lora_modules if isinstance(train.lora_modules, str) else tuple(train.lora_modules)
+        return Lora(train.lora_rank, train.lora_alpha, train.lora_dropout, modules, self.student.base)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def plan(order: Order) -> Estimate:
 
 def estimate(order: Order, data: Data, config: Any) -> Estimate:
     """Return what a prepared run will take."""
-    train, shape = order.train, model.shape(config)
+    train, shape = order.train, model.shape(config, order.lora)
     samples, counts = data.training.samples, data.training.counts
     lengths = [len(sample) for sample in samples]
     answers = [sample.answer_tokens for sample in samples]

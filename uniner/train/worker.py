@@ -14,13 +14,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-from uniner.config import Train
 from uniner.errors import UserError
 from uniner.files import explained
 from uniner.storage import Folder
 from uniner.student import local_model
 from uniner.templates import Renderer
-from uniner.train import checkpoint, export, loop, model, packing
+from uniner.train import checkpoint, export, loop, lora, model, packing
 from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
 
 HISTORY = "history.json"
@@ -68,12 +67,12 @@ def _work(order: Order, session: Session) -> dict[str, float]:
     data = together(lambda: prepare(order, Renderer(tokenizer), config))
     session.say(estimate(order, data, config).short())
     session.tell(0, len(data.plan.steps), "loading the base model")
-    net = _load(order.base, config, order.train, device)
+    net = _load(order, config, device)
     optimizer = loop.make_optimizer(net, order.train.weight_decay)
     state = _resume(session, net, optimizer, data.digest())
-    _train(order.train, session, net, optimizer, data, state, device)
+    _train(order, session, net, optimizer, data, state, device)
     session.tell(state.steps, state.steps, "writing the student")
-    weights = export.gather(net, getattr(torch, order.train.dtype))
+    weights = export.gather(net, torch.float32 if order.lora else _dtype(order))
     together(lambda: _publish(order, config, weights, tokenizer, data, state))
     return figures(data, state, order.train.workers)
 
@@ -98,13 +97,17 @@ def _device(use_gpu: bool) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
-def _load(base: str, config: Any, train: Train, device: torch.device) -> Any:
-    def read() -> Any:
-        with base_explained(base):
-            return model.read(local_model(base)) if dist.get_rank() == 0 else None
+def _dtype(order: Order) -> torch.dtype:
+    return getattr(torch, order.train.dtype)
 
-    dtype = getattr(torch, train.dtype)
-    return model.load(config, together(read), dtype, device, train.activation_checkpointing)
+
+def _load(order: Order, config: Any, device: torch.device) -> Any:
+    def read() -> Any:
+        with base_explained(order.base):
+            return model.read(local_model(order.base), order.lora) if dist.get_rank() == 0 else None
+
+    checkpointing = order.train.activation_checkpointing
+    return model.load(config, together(read), _dtype(order), device, checkpointing, order.lora)
 
 
 def _resume(session: Session, net: Any, optimizer: Any, digest: str) -> checkpoint.State:
@@ -118,7 +121,7 @@ def _resume(session: Session, net: Any, optimizer: Any, digest: str) -> checkpoi
 
 
 def _train(
-    train: Train,
+    order: Order,
     session: Session,
     net: Any,
     optimizer: Any,
@@ -127,7 +130,7 @@ def _train(
     device: torch.device,
 ) -> None:
     """Run the steps that are left; measure at each epoch's end, checkpoint when it is time."""
-    last = len(data.plan.steps)
+    train, last = order.train, len(data.plan.steps)
     look = _Lookout(session)
     session.tell(state.steps, last, _note(state))
     steps = loop.train(
@@ -139,6 +142,7 @@ def _train(
         peak_rate=train.learning_rate,
         warmup_share=train.warmup_share,
         clip_norm=train.clip_norm,
+        seed=order.seed,
         device=device,
     )
     for step in steps:
@@ -196,8 +200,13 @@ def _publish(
         "types": data.types,
     }
     with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
-        export.write(Path(local), config, weights, tokenizer, facts)
-        (folder / "student").upload(Path(local))
+        if order.lora:
+            adapter = Path(local) / "adapter"
+            whole = lora.merged(model.outline(config), order.lora, weights, adapter)
+            weights = {name: weight.to(_dtype(order)) for name, weight in whole.items()}
+            (folder / "adapter").upload(adapter)
+        export.write(Path(local) / "student", config, weights, tokenizer, facts)
+        (folder / "student").upload(Path(local) / "student")
         told = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}
         folder.write_json(HISTORY, told)
 

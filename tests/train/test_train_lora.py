@@ -1,0 +1,110 @@
+"""Adapters in the same loop: the base stays, a resumed run is the same, the student is exact."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch.distributed.checkpoint import FileSystemReader
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from uniner.errors import UserError
+from uniner.templates import Renderer
+from uniner.train import checkpoint, export, loop, model, packing
+from uniner.train.lora import Lora, merged
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer, conversations):
+    renderer = Renderer(tokenizer)
+    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    return packing.fit(rendered, 512).samples
+
+
+@pytest.fixture(scope="module")
+def lora(base):
+    return Lora(rank=4, alpha=8.0, dropout=0.1, modules="all-linear", base=str(base))
+
+
+def make(base, lora, dtype=torch.float32):
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(base)
+    net = model.load(config, model.read(str(base), lora), dtype, CPU, lora=lora)
+    return net, loop.make_optimizer(net, 0.0)
+
+
+def run(net, optimizer, samples, steps_done=0):
+    lengths = [len(sample) for sample in samples]
+    plan = packing.plan(lengths, [1] * len(samples), seed=0, epochs=4, batch=12, row_tokens=1024)
+    settings = {"peak_rate": 3e-2, "warmup_share": 0.1, "clip_norm": 1.0, "device": CPU}
+    return loop.train(net, optimizer, samples, plan, steps_done=steps_done, **settings)
+
+
+def test_adapters_learn_the_base_stays_and_the_merged_student_is_exact(base, lora, samples, tmp_path):
+    net, optimizer = make(base, lora)
+    steps = list(run(net, optimizer, samples))
+    assert steps[-1].loss < steps[0].loss - 0.15
+    batch = packing.collate(samples[:3])
+    expected = loop.logits(net.eval(), batch, CPU).detach()
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    weights = export.gather(net, torch.float32)
+    before = plain.state_dict()
+    frozen = {
+        name.replace(".base_layer", ""): weight for name, weight in weights.items() if "lora_" not in name
+    }
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(frozen[name], before[name]) for name in before)
+
+    config = AutoConfig.from_pretrained(base)
+    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    student.load_state_dict(merged(model.outline(config), lora, weights, tmp_path))
+    torch.testing.assert_close(loop.logits(student, batch, CPU), expected, atol=1e-5, rtol=0)
+    # What stands beside it is an adapter as peft reads one.
+    beside = PeftModel.from_pretrained(plain, tmp_path)
+    torch.testing.assert_close(loop.logits(beside, batch, CPU), expected, atol=1e-5, rtol=0)
+
+
+def test_resumed_adapters_go_the_same_way_and_the_base_is_not_stored(base, lora, samples, tmp_path):
+    whole = [step.loss for step in run(*make(base, lora), samples)]
+    net, optimizer = make(base, lora)
+    steps = run(net, optimizer, samples)
+    state = checkpoint.State("digest", [dataclasses.asdict(next(steps)) for _ in range(3)])
+    checkpoint.save(tmp_path, net, optimizer, state)
+    again, fresh = make(base, lora)
+    assert checkpoint.load(tmp_path, again, fresh, "digest").steps == 3
+    assert [step.loss for step in run(again, fresh, samples, 3)] == pytest.approx(whole[3:], abs=1e-6)
+    stored = FileSystemReader(tmp_path).read_metadata().state_dict_metadata
+    learnt = [name for name in stored if name.startswith(("model.", "optimizer.state."))]
+    assert learnt and all("lora_" in name for name in learnt)
+
+
+def test_frozen_weights_take_the_forward_pass_s_format(base, lora, samples):
+    net, optimizer = make(base, lora, torch.bfloat16)
+    first, *_, last = run(net, optimizer, samples)
+    assert last.loss < first.loss - 0.15
+    assert {weight.dtype for weight in net.parameters() if weight.requires_grad} == {torch.float32}
+    assert {weight.dtype for weight in net.parameters() if not weight.requires_grad} == {torch.bfloat16}
+
+
+def test_layers_are_chosen_and_counted(base, lora):
+    config = AutoConfig.from_pretrained(base)
+    some = dataclasses.replace(lora, modules=("q_proj", "v_proj"))
+    hidden, layers, key_values = 32, 2, 16
+    assert model.shape(config, some).trained == layers * 4 * (2 * hidden + hidden + key_values)
+    assert model.shape(config, some).parameters > model.shape(config).parameters
+    with pytest.raises(UserError, match=r"train.lora_modules = \('nowhere',\): "):
+        model.shape(config, dataclasses.replace(lora, modules=("nowhere",)))
