@@ -288,6 +288,12 @@ class Train(Section):
     """A GPU a worker; false trains on CPU over gloo."""
     checkpoint_steps: Count = Field(200, json_schema_extra=HOW)
     """Steps between checkpoints."""
+    keep_checkpoints: Count = Field(2, json_schema_extra=HOW)
+    """Newest checkpoints that are kept while training, so that a broken one has others before it; all are
+    deleted once the student stands."""
+    spike_factor: Annotated[float, Field(gt=1)] | None = Field(None, json_schema_extra=HOW)
+    """Stop, and name the passages, at a step whose loss is more than so many times the median of the last 20.
+    Unset: only a loss or gradient that is not finite stops the run."""
     failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=HOW)
     """Worker failures that are survived by going on from the last checkpoint."""
     plan: bool = Field(False, json_schema_extra=HOW)

@@ -148,6 +148,31 @@ def test_a_loss_that_is_not_finite_names_its_passages(base, samples):
         run(net, samples, make_plan(samples))
 
 
+def test_a_spike_stops_and_names_the_row_it_came_from(base, samples, monkeypatch):
+    """The loss of one sample jumps at step 15, as a broken passage's would."""
+    plan = make_plan(samples, epochs=6)
+    single = dataclasses.replace(
+        plan, steps=[[[number] for row in rows for number in row] for rows in plan.steps]
+    )
+    culprit = single.steps[14][2][0]
+    net, before = load(base), 0
+    losses = loop.token_losses
+    calls = []
+
+    def jumping(model, batch, device):
+        calls.append(batch)
+        spoilt = len(calls) == sum(map(len, single.steps[:14])) + 3
+        return losses(model, batch, device) * (1000 if spoilt else 1)
+
+    monkeypatch.setattr(loop, "token_losses", jumping)
+    settings = {"peak_rate": 1e-3, "warmup_share": 0.2, "clip_norm": 1.0, "device": CPU, "steps_done": 0}
+    steps = loop.train(net, loop.make_optimizer(net, 0.0), samples, single, spike_factor=5, **settings)
+    with pytest.raises(UserError, match=rf"step 15 .* first at {samples[culprit].passage_id} .*spike_factor"):
+        for step in steps:
+            before = step.step
+    assert before == 14
+
+
 def test_a_worker_without_a_row_works_on_an_empty_one(base, samples):
     net = load(base)
     loss = loop.token_losses(net, packing.empty_batch(), CPU)
@@ -188,15 +213,32 @@ def test_resumed_from_a_checkpoint_the_curve_is_the_same(which, request, samples
     assert [step.loss for step in rest] == pytest.approx([step.loss for step in whole[3:]], abs=1e-6)
 
 
-def test_a_checkpoint_of_another_plan_or_with_a_part_missing_is_refused(base, tmp_path):
+def test_a_checkpoint_of_another_plan_is_refused(base, tmp_path):
+    net = load(base)
+    optimizer = loop.make_optimizer(net, 0.0)
+    checkpoint.save(tmp_path, net, optimizer, checkpoint.State("digest"))
+    with pytest.raises(UserError, match="of another plan"):
+        checkpoint.load(tmp_path, net, optimizer, "other")
+
+
+def test_every_way_a_checkpoint_breaks_is_noticed(base, tmp_path):
     net = load(base)
     checkpoint.save(tmp_path, net, loop.make_optimizer(net, 0.0), checkpoint.State("digest"))
-    with pytest.raises(UserError, match="of another plan"):
-        checkpoint.read_state(tmp_path, "other")
-    shard = next(tmp_path.glob("*.distcp"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"{shard.name} is missing or cut short"):
-        checkpoint.read_state(tmp_path, "digest")
+    assert checkpoint.fault(tmp_path) == ""
+    shard, state = next(tmp_path.glob("*.distcp")), tmp_path / checkpoint.STATE
+    whole, told = shard.read_bytes(), state.read_text()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    shard.write_bytes(flipped)
+    assert checkpoint.fault(tmp_path) == f"{shard.name} has other bytes than were written"
+    shard.write_bytes(whole[:-1])
+    assert checkpoint.fault(tmp_path) == f"{shard.name} is missing or cut short"
+    shard.unlink()
+    assert checkpoint.fault(tmp_path) == f"{shard.name} is missing or cut short"
+    state.write_text(told[:20])
+    assert checkpoint.fault(tmp_path) == "state.json cannot be read"
+    state.unlink()
+    assert checkpoint.fault(tmp_path) == "state.json is missing"
 
 
 @pytest.mark.parametrize("which", ["base", "tied_base"])

@@ -5,7 +5,9 @@ workers, so it does not depend on how the rows are divided.
 """
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -18,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from uniner.errors import UserError
 from uniner.train.packing import IGNORED, Batch, Plan, Row, Sample, collate, empty_batch
 
-_NAMED = 5  # passages named where a step goes wrong
+_NAMED = 8  # passages named where a step goes wrong
+_RECENT = 20  # steps whose median loss tells a spike; half of them must be there
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,36 @@ def train(
     clip_norm: float,
     device: torch.device,
     seed: int = 0,
+    losses: Sequence[float] = (),
+    spike_factor: float | None = None,
 ) -> Iterator[Step]:
     """Run the plan's steps after steps_done and yield each one. All workers must draw in step.
 
-    seed: of what is left to chance in a step (dropout), so that a resumed run draws the same.
+    seed: of what is left to chance in a step (dropout), so that a resumed run draws the same. losses: those
+    of the steps done. spike_factor: a loss of more than so many times the last ones' median is a spike.
 
     Raises:
-        UserError: where the loss or the gradient is not finite, before the weights are touched.
+        UserError: where the loss or the gradient is not finite or the loss is a spike, before the weights are
+            touched; the passages of the row with the largest loss are named.
     """
+    recent = deque(losses[-_RECENT:], _RECENT)
     for number, rows in enumerate(plan.steps[steps_done:], steps_done + 1):
         started = time.perf_counter()
         torch.manual_seed((seed * len(plan.steps) + number) * dist.get_world_size() + dist.get_rank())
         rate = learning_rate(number, len(plan.steps), peak_rate, warmup_share)
         tokens, answer_tokens = count(rows, samples)
-        loss = torch.zeros((), device=device)
+        parts = []
         for batch in mine(rows, samples):
             part = token_losses(model, batch, device) / answer_tokens
             (part * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
-            loss += part.detach()
-        total, norm = _sum(loss), _clip(model, clip_norm)
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise UserError(_not_finite(number, total, norm, rows, samples))
+            parts.append(part.detach())
+        total, norm = _sum(torch.stack(parts).sum()), _clip(model, clip_norm)
+        if trouble := _trouble(total, norm, recent, spike_factor):
+            passages = _suspects(parts, rows, samples)
+            raise UserError(
+                f"train: step {number} has loss {total:.4g} and gradient norm {norm:.4g}{trouble % passages}"
+            )
+        recent.append(total)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -177,10 +189,27 @@ def _clip(model: Any, limit: float) -> float:
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def _not_finite(number: int, loss: float, norm: float, rows: Sequence[Row], samples: Sequence[Sample]) -> str:
-    passages = sorted({samples[sample].passage_id for row in rows for sample in row})
-    more = f" and {len(passages) - _NAMED} more" if len(passages) > _NAMED else ""
+def _trouble(loss: float, norm: float, recent: Sequence[float], factor: float | None) -> str:
+    """Say what is wrong with a step and what to do, with a %s for its passages; nothing where all is well."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        return "; look at its passages, first at %s, or lower train.learning_rate"
+    if factor is None or len(recent) < _RECENT // 2:
+        return ""
+    usual = statistics.median(recent)
+    if loss <= factor * usual:
+        return ""
     return (
-        f"train: step {number} has loss {loss} and gradient norm {norm}; its passages are "
-        f"{', '.join(passages[:_NAMED])}{more}; look at them, or lower train.learning_rate"
+        f", {loss / usual:.1f} times the loss of the steps before; look at its passages, first at %s, or "
+        "raise train.spike_factor to go on"
     )
+
+
+def _suspects(parts: Sequence[torch.Tensor], rows: Sequence[Row], samples: Sequence[Sample]) -> str:
+    """Name the passages of the row with the largest loss, of all workers'; parts are this one's rows'."""
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, [part.item() for part in parts])
+    losses = [loss for turn in zip(*everyones, strict=True) for loss in turn][: len(rows)]
+    worst = max(range(len(rows)), key=lambda row: math.inf if math.isnan(losses[row]) else losses[row])
+    passages = sorted({samples[sample].passage_id for sample in rows[worst]})
+    more = len({samples[sample].passage_id for row in rows for sample in row}) - len(passages[:_NAMED])
+    return ", ".join(passages[:_NAMED]) + (f" and {more} more" if more else "")

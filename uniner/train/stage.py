@@ -18,12 +18,13 @@ import ray
 from uniner import work
 from uniner.config import Config, Train
 from uniner.errors import Planned, UserError
-from uniner.files import filesystem, is_remote
+from uniner.files import explained, filesystem, is_remote
 from uniner.progress import Progress, say
 from uniner.storage import Folder, run_folder
 from uniner.student import model_address, require_model
 
 _POLL_SECONDS = 0.2
+_RAY = "ray"  # Ray Train's folder: checkpoints and what it knows of them
 
 
 def check(config: Config) -> None:
@@ -57,6 +58,7 @@ def run(config: Config) -> dict[str, Any]:
     build = run_folder(config.run) / "build"
     plan = {"stage": "train", "config": _identity(config), "parents": {"build": build.digest()}}
     if folder.begin(plan):
+        _remove_checkpoints(folder)  # again: the run may have ended between the manifest and this
         return work.already_done("train", folder, "conversations")
     _require_resources(config.train)
     figures = _train(config, folder)
@@ -67,7 +69,15 @@ def run(config: Config) -> dict[str, Any]:
         figures=figures,
         seconds=round(time.monotonic() - started, 1),
     )
+    _remove_checkpoints(folder)
     return _say_done(manifest)
+
+
+def _remove_checkpoints(folder: Folder) -> None:
+    """Delete what training goes on from: the student stands."""
+    with explained(folder.url):
+        if (folder / _RAY).tree():
+            (folder / _RAY).remove_all()
 
 
 def _folder(config: Config) -> Folder:
@@ -193,11 +203,11 @@ def _trainer(order: Any, folder: Folder, board: Any) -> Any:
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="ray",
+            name=_RAY,
             storage_path=path,
             storage_filesystem=remote,
             failure_config=FailureConfig(max_failures=order.train.failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=order.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # Ray's stubs lag
         ),
     )
@@ -219,14 +229,10 @@ class _RaySession:
         self._board = board
         self._first = ray.train.get_context().get_world_rank() == 0
 
-    @contextlib.contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        checkpoint = self._ray.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+    def checkpoints(self) -> list[contextlib.AbstractContextManager[Path]]:
+        modes = self._ray.CheckpointConsistencyMode
+        reported = self._ray.get_all_reported_checkpoints(modes.COMMITTED)
+        return [_local(each.checkpoint) for each in reversed(reported)]
 
     def save(self, folder: Path, step: int) -> None:
         self._ray.report({"step": step}, checkpoint=self._ray.Checkpoint.from_directory(folder))
@@ -241,6 +247,12 @@ class _RaySession:
     def say(self, line: str) -> None:
         if self._first:
             self._board.say.remote(line)
+
+
+@contextlib.contextmanager
+def _local(checkpoint: Any) -> Iterator[Path]:
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 def _user_error_in(error: BaseException) -> UserError | None:

@@ -5,9 +5,8 @@ waits for another, and is returned rather than raised: trying again would not he
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,8 +18,9 @@ from uniner.files import explained
 from uniner.storage import Folder
 from uniner.student import local_model
 from uniner.templates import Renderer
-from uniner.train import checkpoint, export, loop, lora, model, packing
+from uniner.train import card, checkpoint, export, loop, lora, model, packing
 from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
+from uniner.train.watch import Watch
 
 HISTORY = "history.json"
 _LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 class Session(Protocol):
     """What a training process asks of the cluster. All call each method alike; worker 0 alone is heard."""
 
-    def resume(self) -> AbstractContextManager[Path | None]:
-        """Give the folder of the last checkpoint, if there is one."""
+    def checkpoints(self) -> Sequence[AbstractContextManager[Path]]:
+        """Return the checkpoints that were kept, newest first, each to be entered for its local folder."""
         ...
 
     def save(self, folder: Path, step: int) -> None:
@@ -65,12 +65,14 @@ def _work(order: Order, session: Session) -> dict[str, float]:
     session.tell(0, 0, "reading the conversations")
     config, tokenizer = together(lambda: config_and_tokenizer(order.base))
     data = together(lambda: prepare(order, Renderer(tokenizer), config))
-    session.say(estimate(order, data, config).short())
+    expected = estimate(order, data, config)
+    session.say(expected.short())
     session.tell(0, len(data.plan.steps), "loading the base model")
     net = _load(order, config, device)
     optimizer = loop.make_optimizer(net, order.train.weight_decay)
     state = _resume(session, net, optimizer, data.digest())
-    _train(order, session, net, optimizer, data, state, device)
+    watch = Watch(order.folder_url, expected, state.steps, device)
+    _train(order, session, net, optimizer, data, state, device, watch)
     session.tell(state.steps, state.steps, "writing the student")
     weights = export.gather(net, torch.float32 if order.lora else _dtype(order))
     together(lambda: _publish(order, config, weights, tokenizer, data, state))
@@ -111,13 +113,23 @@ def _load(order: Order, config: Any, device: torch.device) -> Any:
 
 
 def _resume(session: Session, net: Any, optimizer: Any, digest: str) -> checkpoint.State:
-    with session.resume() as folder:
-        if folder is None:
-            return checkpoint.State(digest)
-        together(lambda: checkpoint.read_state(folder, digest))
-        state = checkpoint.load(folder, net, optimizer, digest)
-    state.resumed.append(state.steps)
-    return state
+    """Go on from the newest checkpoint that is whole; broken ones are named.
+
+    Raises:
+        UserError: where checkpoints are there and none is whole: to begin again is the user's choice.
+    """
+    kept = session.checkpoints()
+    for each in kept:
+        with each as folder:
+            if fault := checkpoint.fault(folder):
+                session.say(f"train: checkpoint {folder.name} is broken ({fault}); taking the one before")
+                continue
+            state = checkpoint.load(folder, net, optimizer, digest)
+        state.resumed.append(state.steps)
+        return state
+    if kept:
+        raise UserError("train: no checkpoint is whole; delete the stage's folder to train from the start")
+    return checkpoint.State(digest)
 
 
 def _train(
@@ -128,6 +140,7 @@ def _train(
     data: Data,
     state: checkpoint.State,
     device: torch.device,
+    watch: Watch,
 ) -> None:
     """Run the steps that are left; measure at each epoch's end, checkpoint when it is time."""
     train, last = order.train, len(data.plan.steps)
@@ -143,18 +156,23 @@ def _train(
         warmup_share=train.warmup_share,
         clip_norm=train.clip_norm,
         seed=order.seed,
+        losses=[step["loss"] for step in state.history],
+        spike_factor=train.spike_factor,
         device=device,
     )
     for step in steps:
-        state.history.append({**asdict(step), "tokens_per_s": round(step.tokens_per_s, 1)})
+        state.history.append(watch.step(step))
         if step.step in data.plan.epoch_ends or step.step == last:
             measured = loop.mean_loss(net, data.validation.samples, data.validation_rows, device)
             if measured is not None:
                 state.validation.append({"step": step.step, "loss": measured})
+                watch.validation(step.step, measured)
         session.tell(step.step, last, _note(state))
         leaving = look.leaving(step.seconds)
         if leaving or step.step == last or step.step % train.checkpoint_steps == 0:
             _save(session, net, optimizer, state)
+            together(watch.store)
+    together(watch.close)
 
 
 class _Lookout:
@@ -181,8 +199,13 @@ def _save(session: Session, net: Any, optimizer: Any, state: checkpoint.State) -
 def _note(state: checkpoint.State) -> str:
     if not state.history:
         return ""
+    step = state.history[-1]
     measured = f", validation {state.validation[-1]['loss']:.4f}" if state.validation else ""
-    return f"loss {state.history[-1]['loss']:.4f}{measured}"
+    mfu = f", MFU {step['mfu']:.1%}" if "mfu" in step else ""
+    return (
+        f"loss {step['loss']:.4f}{measured}, gradient {step['grad_norm']:.3g}, "
+        f"{step['tokens_per_s']:,.0f} tokens/s{mfu}"
+    )
 
 
 def _publish(
@@ -206,9 +229,13 @@ def _publish(
             weights = {name: weight.to(_dtype(order)) for name, weight in whole.items()}
             (folder / "adapter").upload(adapter)
         export.write(Path(local) / "student", config, weights, tokenizer, facts)
+        student, run = order.student, order.folder_url.rsplit("/", 2)[-2]
+        told = figures(data, state, order.train.workers)
+        text = card.render(run, order.seed, student, order.train, told, data.types, tokenizer.eos_token)
+        (Path(local) / "student" / card.CARD).write_text(text, encoding="utf-8")
         (folder / "student").upload(Path(local) / "student")
-        told = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}
-        folder.write_json(HISTORY, told)
+        history = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}
+        folder.write_json(HISTORY, history)
 
 
 def figures(data: Data, state: checkpoint.State, workers: int) -> dict[str, float]:

@@ -1,0 +1,44 @@
+"""For people: the student's model card."""
+
+from importlib import metadata, resources
+
+from jinja2 import Environment
+
+from uniner.config import Student, Train
+from uniner.templates import READ, SYSTEM, template
+
+CARD = "README.md"
+
+
+def render(
+    run: str,
+    seed: int,
+    student: Student,
+    train: Train,
+    figures: dict[str, float],
+    types: list[str],
+    eos: str,
+) -> str:
+    """Return the card; figures are the manifest's, eos is the end token's text."""
+    how = template(student.template, student.group_types)
+    asked = {name: ["a mention"] if place == 0 else [] for place, name in enumerate(types[:2] or ["TYPE"])}
+    question, answer = how.render(asked)[0]
+    text = resources.files("uniner.train").joinpath("card.md").read_text(encoding="utf-8")
+    return (
+        Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        .from_string(text)
+        .render(
+            run=run,
+            seed=seed,
+            version=metadata.version("uniner"),
+            base=student.base,
+            template=student.template,
+            max_tokens=student.max_tokens,
+            train=train,
+            figures=figures,
+            types=types,
+            eos=eos,
+            prompt=f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:",
+            answer=answer,
+        )
+    )
