@@ -3,7 +3,7 @@
 python -m benchmarks.train [steps]
 
 Both train the same small Llama on the same conversations, made up with lengths as UniversalNER's: a passage
-of at most 256 tokens, about 8 questions and answers. A step of theirs is followed by a step of ours, and so on:
+of at most 256 tokens, about 8 questions and answers. A step of theirs is followed by one of ours, and so on:
 
     released   each conversation alone, padded to 1,024 tokens, logits of all of them
     packed     the train stage's loop: conversations packed into rows, logits of the answers alone
