@@ -12,7 +12,7 @@ from uniner.errors import UserError
 from uniner.files import absolute, explained, is_remote, read_part
 from uniner.storage import Folder
 
-FACTS = "uniner.json"
+FACTS, CARD = "uniner.json", "README.md"
 _END_BYTES = 1 << 20
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -50,7 +50,7 @@ def model_fingerprint(name: str) -> str:
     The ends are enough: training changes every weight, and a folder may be copied without another identity.
     """
     folder = Folder(name)
-    files = folder.sizes()
+    files = _sizes(folder)
     if not files:
         return name
     digest = hashlib.sha256()
@@ -58,6 +58,11 @@ def model_fingerprint(name: str) -> str:
         digest.update(f"{file} {size} ".encode())
         digest.update(read_part(folder.path(file), max(0, size - _END_BYTES), size))
     return digest.hexdigest()[:16]
+
+
+def _sizes(folder: Folder) -> dict[str, int]:
+    """Return the sizes of a model's files but its card: that is given scores, and the model is the same."""
+    return {file: size for file, size in folder.sizes().items() if file != CARD}
 
 
 @functools.lru_cache(maxsize=4)
@@ -91,7 +96,7 @@ def localised(url: str, cache: Path) -> str:
     if not is_remote(url):
         return url
     folder = Folder(url)
-    name = hashlib.sha256(f"{folder.url} {sorted(folder.sizes().items())}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{folder.url} {sorted(_sizes(folder).items())}".encode()).hexdigest()[:16]
     target = cache / name
     if not target.exists():
         fresh = cache / f"{name}.{uuid.uuid4().hex}"

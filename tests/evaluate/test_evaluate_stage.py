@@ -9,6 +9,7 @@ from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
 from uniner.storage import Folder
+from uniner.student import model_fingerprint
 
 TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
 
@@ -70,6 +71,21 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make
     assert stage.run(config)["scores"] == manifest["scores"]
     for key, stamp in before.items():
         assert (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns == stamp
+
+
+def test_the_student_s_card_has_its_scores_and_the_student_stays_the_same(tmp_path):
+    student = Folder(str(tmp_path))
+    stage.write_card(student, {})  # a student without a card stays without
+    assert student.sizes() == {}
+    student.write("config.json", b"{}")
+    before = model_fingerprint(student.url)
+    student.write("README.md", b"# A student\n\n## Scores\n\nNot measured yet.\n")
+    for f1 in (0.5, 0.75):
+        stage.write_card(student, {"toy": {"f1": f1, "questions": 1234}})
+    card = student.read("README.md").decode()
+    assert card.startswith("# A student\n\n## Scores\n") and card.endswith("| toy | 1,234 | 0.750 |\n")
+    assert "strict" in card and "0.500" not in card and "Not measured" not in card
+    assert model_fingerprint(student.url) == before
 
 
 def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, make_config, capsys):

@@ -1,6 +1,8 @@
 """Adapters in the same loop: the base stays, a resumed run is the same, the student is exact."""
 
+import contextlib
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -9,10 +11,14 @@ from peft import PeftModel
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from uniner.config import Student, Train
 from uniner.errors import UserError
+from uniner.storage import Folder
 from uniner.templates import Renderer
 from uniner.train import checkpoint, export, loop, model, packing
 from uniner.train.lora import Lora, merged
+from uniner.train.prepare import Order
+from uniner.train.worker import work
 
 CPU = torch.device("cpu")
 
@@ -108,3 +114,78 @@ def test_layers_are_chosen_and_counted(base, lora):
     assert model.shape(config, some).parameters > model.shape(config).parameters
     with pytest.raises(UserError, match=r"train.lora_modules = \('nowhere',\): "):
         model.shape(config, dataclasses.replace(lora, modules=("nowhere",)))
+
+
+class Alone:
+    """The cluster of one process: keeps checkpoints in a folder and what was said in lists."""
+
+    def __init__(self, folder):
+        self.folder, self.said, self.told = folder, [], []
+
+    def checkpoints(self):
+        kept = sorted(self.folder.glob("step-*"), key=lambda path: path.name, reverse=True)
+        return [contextlib.nullcontext(path) for path in kept]
+
+    def save(self, folder, step):
+        shutil.copytree(folder, self.folder / f"step-{step}")
+
+    def leaving(self):
+        return False
+
+    def tell(self, step, steps, note):
+        self.told.append((step, steps, note))
+
+    def say(self, line):
+        self.said.append(line)
+
+
+@pytest.fixture
+def order(base, conversations, write_build, tmp_path):
+    root = Folder(str(tmp_path)) / "run"
+    write_build(root / "build", conversations)
+    train = Train(
+        epochs=1, batch_conversations=6, learning_rate=1e-2, dtype="float32", checkpoint_steps=1, lora_rank=4,
+        use_gpu=False,
+    )  # fmt: skip
+    student = Student(base=str(base), max_tokens=256)
+    return Order(student, train, 0, str(base), (root / "build").url, (root / "train").url)
+
+
+def test_the_worker_leaves_a_student_and_its_adapter(order, tmp_path):
+    session = Alone(tmp_path)
+    done = work(order, session)
+    assert done["figures"]["steps"] == 4 and session.told[-2][2].startswith("loss ")
+    assert "gradient" in session.told[-2][2] and "tokens/s" in session.told[-2][2]
+    (line,) = session.said
+    assert "4 steps of 6 conversations" in line and "4,096 of " in line and "weights learn" in line
+    train = tmp_path / "run/train"
+    student = AutoModelForCausalLM.from_pretrained(train / "student")
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(order.base), train / "adapter")
+    for name, weight in beside.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(student.state_dict()[name], weight, atol=1e-5, rtol=0)
+    assert "adapters of rank 4" in (train / "student/README.md").read_text()
+
+
+def test_broken_checkpoints_are_passed_over_but_never_all_of_them(order, tmp_path):
+    session = Alone(tmp_path)
+    first = work(order, session)["figures"]
+    for broken in ("step-4", "step-3"):
+        (tmp_path / broken / "state.json").unlink()
+    again = Alone(tmp_path)
+    figures = _resumed(order, again, tmp_path)
+    done = again.said
+    assert "checkpoint step-4 is broken (state.json is missing); taking the one before" in done[1]
+    assert "checkpoint step-3 is broken" in done[2]
+    assert figures["resumed"] == 1 and figures["last_loss"] == pytest.approx(first["last_loss"], abs=1e-6)
+
+    for folder in tmp_path.glob("*step-*"):
+        (folder / "state.json").unlink(missing_ok=True)
+    assert "no checkpoint is whole; delete" in work(order, Alone(tmp_path))["error"]
+
+
+def _resumed(order, session, folder):
+    """Run again; what it saves lies apart from what stands."""
+    apart = folder / "apart"
+    apart.mkdir()
+    session.save = lambda kept, step: shutil.copytree(kept, apart / f"step-{step}")
+    return work(order, session)["figures"]

@@ -22,10 +22,11 @@ from uniner.gold.reader import digest, verify
 from uniner.progress import say
 from uniner.records import Prediction, from_table
 from uniner.storage import Folder, merge, run_folder
-from uniner.student import FACTS, model_address, model_fingerprint, require_model
+from uniner.student import CARD, FACTS, model_address, model_fingerprint, require_model
 from uniner.tag.asker import start
 from uniner.tag.stage import asked_by, engine_settings, pool
 from uniner.templates import Template
+from uniner.train.card import with_scores
 
 SCORES = "scores.json"
 _GOLD = "gold"
@@ -58,7 +59,21 @@ def run(config: Config) -> dict[str, Any] | None:
     scores = {_name(system): _evaluate(config, system, gold) for system in config.evaluate.systems}
     for line in _lines(scores):
         say(line)
-    return _publish(_folder(config), _plan(config, {"gold": gold.digest()}), scores)
+    manifest = _publish(_folder(config), _plan(config, {"gold": gold.digest()}), scores)
+    if "student" in scores:
+        write_card(_train(config) / "student", scores["student"])
+    return manifest
+
+
+def write_card(student: Folder, scores: dict[str, Any]) -> None:
+    """Write a student's scores into its model card, if it has one."""
+    with explained(student.url):
+        if not student.exists(CARD):
+            return
+        standing = student.read(CARD)
+        card = with_scores(standing.decode(), PROTOCOL, scores).encode()
+        if card != standing:
+            student.write(CARD, card)
 
 
 def make_predictor(model: str, template: Template, settings: dict[str, Any]) -> Predictor:

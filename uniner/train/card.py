@@ -1,5 +1,6 @@
 """For people: the student's model card."""
 
+from collections.abc import Mapping
 from importlib import metadata, resources
 
 from jinja2 import Environment
@@ -7,7 +8,7 @@ from jinja2 import Environment
 from uniner.config import Student, Train
 from uniner.templates import READ, SYSTEM, template
 
-CARD = "README.md"
+_SCORES = "## Scores\n"
 
 
 def render(
@@ -42,3 +43,11 @@ def render(
             answer=answer,
         )
     )
+
+
+def with_scores(text: str, protocol: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a card with scores, each data set's f1 and questions, in place of those that stood there."""
+    head = text.split(_SCORES, 1)[0]
+    rows = [f"| {name} | {found['questions']:,} | {found['f1']:.3f} |" for name, found in scores.items()]
+    table = "\n".join(["| data set | questions | F1 |", "|---|---:|---:|", *rows])
+    return f"{head}{_SCORES}\n{protocol}\n\n{table}\n"

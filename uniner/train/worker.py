@@ -16,7 +16,7 @@ import torch.distributed as dist
 from uniner.errors import UserError
 from uniner.files import explained
 from uniner.storage import Folder
-from uniner.student import local_model
+from uniner.student import CARD, local_model
 from uniner.templates import Renderer
 from uniner.train import card, checkpoint, export, loop, lora, model, packing
 from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
@@ -232,7 +232,7 @@ def _publish(
         student, run = order.student, order.folder_url.rsplit("/", 2)[-2]
         told = figures(data, state, order.train.workers)
         text = card.render(run, order.seed, student, order.train, told, data.types, tokenizer.eos_token)
-        (Path(local) / "student" / card.CARD).write_text(text, encoding="utf-8")
+        (Path(local) / "student" / CARD).write_text(text, encoding="utf-8")
         (folder / "student").upload(Path(local) / "student")
         history = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}
         folder.write_json(HISTORY, history)
