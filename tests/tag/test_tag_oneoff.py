@@ -9,9 +9,10 @@ import pytest
 
 from uniner.config import Config
 from uniner.errors import Planned, UserError
-from uniner.records import PASSAGE, Passage, to_table
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, to_table
 from uniner.storage import Chunk, Folder, Summary
 from uniner.tag import oneoff, plan, stage
+from uniner.tag.confidence import Piece
 from uniner.tag.engine import Answer
 
 
@@ -31,7 +32,8 @@ class Engine:
 
     async def ask(self, prompts):
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
-        return [Answer('["Ann", "Bob"]' if "person" in text else "[]", "stop", 0.9, 4, 5) for text in texts]
+        said = ['["Ann", "Bob"]' if "person" in text else "[]" for text in texts]
+        return [Answer(text, "stop", (Piece(text, -0.1),), 4, 5) for text in said]
 
     async def close(self):
         Engine.closed = True
@@ -113,10 +115,11 @@ def test_what_a_plan_tags_counts_as_done(config, tmp_path, ray_session, monkeypa
     def make(*arguments, **settings):
         class Nothing:
             async def __call__(self, chunk):
-                outcome = [["ok"] * chunk.table.num_rows]
-                return Chunk(
-                    chunk.key, chunk.table.append_column("outcome", outcome), figures={"questions": 9}
-                )
+                rows = [
+                    TaggedPassage(passage["doc_id"], passage["passage_id"], 0, (), "ok", ())
+                    for passage in chunk.table.to_pylist()
+                ]
+                return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures={"questions": 9})
 
         return Nothing()
 

@@ -96,14 +96,14 @@ def test_where_the_neighbour_is_not_at_hand_nothing_reaches_into_its_text():
 
 
 spans = st.tuples(
-    st.integers(0, 99), st.integers(1, 12), st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from("ab")
+    st.integers(0, 88), st.integers(1, 12), st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from("ab")
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(spans, max_size=25, unique_by=lambda span: (span[0], span[1], span[3])))
 def test_flat_leaves_no_overlap_and_drops_nothing_that_overlaps_nothing(drawn):
-    found = [entity(start, min(100, start + length), score, name) for start, length, score, name in drawn]
+    found = [entity(start, start + length, score, name) for start, length, score, name in drawn]
     (row,), _ = kept(Rules(flat=True), (passage(), sorted(found, key=lambda e: (e.start, e.end))))
     covered = [place for start, end, _ in row for place in range(start, end)]
     assert len(covered) == len(set(covered))
