@@ -205,8 +205,8 @@ class TaggedPassage:
     """A passage's entities, with offsets into the document.
 
     outcome: ok; unparseable (an answer is no JSON list of strings); too_long (an answer was cut at the token
-    limit); overlong (the passage leaves no room for a question). failed_types names the questions without a
-    usable answer; the entities of the others stand.
+    limit); overlong (the passage leaves no room for a question); poison (the engine dies of it: it was set
+    aside). failed_types names the questions without a usable answer; the entities of the others stand.
     """
 
     doc_id: str

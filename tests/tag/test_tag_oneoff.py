@@ -9,7 +9,7 @@ import pytest
 
 from uniner.config import Config
 from uniner.errors import Planned, UserError
-from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, to_table
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, Folder, Summary
 from uniner.tag import oneoff, plan, stage
 from uniner.tag.confidence import Piece
@@ -115,10 +115,8 @@ def test_what_a_plan_tags_counts_as_done(config, tmp_path, ray_session, monkeypa
     def make(*arguments, **settings):
         class Nothing:
             async def __call__(self, chunk):
-                rows = [
-                    TaggedPassage(passage["doc_id"], passage["passage_id"], 0, (), "ok", ())
-                    for passage in chunk.table.to_pylist()
-                ]
+                passages = from_table(chunk.table, Passage)
+                rows = [TaggedPassage(p.doc_id, p.passage_id, p.char_start, (), "ok", ()) for p in passages]
                 return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures={"questions": 9})
 
         return Nothing()
