@@ -29,6 +29,7 @@ WORK = estimate.Work(
     warmup=22,
     tokens=82_800_000,
     answer_tokens=5_000_000,
+    turns=540 * 5,
     squares=82_800_000 * 600,
     useful_share=1.0,
     row_tokens=4096,
@@ -74,6 +75,27 @@ def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
     adapters = dataclasses.replace(llama, trained=20_000_000)
     assert estimate.memory(adapters, WORK, 8, 2, False).states < eight.states / 7
     assert eight.gathered < 2 * 6.738e9 / 5
+
+
+def test_between_nodes_the_network_may_decide(llama):
+    """A row costs 8 bytes a weight: with few tokens a row, computing is not what takes long."""
+    plan = estimate.Estimate(
+        base="llama",
+        shape=llama,
+        work=dataclasses.replace(WORK, turns=540),
+        memory=estimate.memory(llama, WORK, 64, 2, False),
+        flops=estimate.flops(llama, WORK, False),
+        traffic=estimate.traffic(llama, dataclasses.replace(WORK, turns=540), 64, 2),
+        workers=64,
+        share_of_peak=0.4,
+        usd_per_gpu_hour=2.0,
+    )
+    assert plan.traffic == pytest.approx(540 * 8 * 6.738e9, rel=1e-3)
+    assert plan.hours("H100") == pytest.approx(plan.traffic / 50e9 / 3600)
+    assert "64 x H100   10 min, 20.70 USD for the network" in plan.describe()
+    eight = dataclasses.replace(plan, workers=8)
+    assert eight.hours("H100") == pytest.approx(plan.flops / (8 * 989e12 * 0.4) / 3600)
+    assert estimate.traffic(llama, WORK, 1, 2) == 0
 
 
 def test_gpus_are_known_by_their_names():

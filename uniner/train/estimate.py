@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 GPUS = {"H100": (989e12, 80e9), "H200": (989e12, 141e9), "A100": (312e12, 80e9)}
 """Floating-point operations a second at most, and bytes of memory, of a GPU by what its name holds."""
+# Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
+_IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
 
 
@@ -35,7 +37,7 @@ class Shape:
 class Work:
     """What a plan goes through. tokens and the rest that are not a share or a row's are of all epochs.
 
-    squares: sum of the samples' squared lengths. useful_share: see `packing.useful_share`. row_tokens and
+    turns: rows that each worker goes through, all steps. squares: sum of the samples' squared lengths. useful_share: see `packing.useful_share`. row_tokens and
     row_answers: tokens and answer tokens of the fullest row.
     """
 
@@ -50,6 +52,7 @@ class Work:
     warmup: int
     tokens: int
     answer_tokens: int
+    turns: int
     squares: int
     useful_share: float
     row_tokens: int
@@ -110,6 +113,21 @@ def seconds(operations: float, work: Work, workers: int, peak: float, share_of_p
     return operations / (workers * peak * share_of_peak * work.useful_share)
 
 
+def traffic(shape: Shape, work: Work, workers: int, number_bytes: int) -> float:
+    """Return the bytes that FSDP sends a worker in all steps.
+
+    With each row the weights are gathered twice in the forward pass's numbers, and the gradients of those
+    that learn are reduced in float32.
+    """
+    row = 2 * number_bytes * shape.parameters + _FLOAT32 * shape.trained
+    return row * work.turns if workers > 1 else 0.0
+
+
+def traffic_seconds(count: float, workers: int) -> float:
+    """Return how long so many bytes take: the slower of the links that a worker has."""
+    return count / (_IN_NODE if workers <= _NODE else _BETWEEN_NODES)
+
+
 def peak_of(gpu: str) -> float | None:
     """Return the operations a second at most of a GPU, by the name that its driver gives; None: not known."""
     return next((peak for name, (peak, _) in GPUS.items() if name in gpu), None)
@@ -124,14 +142,18 @@ class Estimate:
     work: Work
     memory: Memory
     flops: float
+    traffic: float
     workers: int
     share_of_peak: float
     usd_per_gpu_hour: float
 
     def hours(self, gpu: str) -> float:
-        """Return the hours on the run's number of these GPUs."""
+        """Return the hours on the run's number of these GPUs: computing and sending overlap."""
+        return max(self._computing(gpu), traffic_seconds(self.traffic, self.workers)) / 3600
+
+    def _computing(self, gpu: str) -> float:
         peak, _ = GPUS[gpu]
-        return seconds(self.flops, self.work, self.workers, peak, self.share_of_peak) / 3600
+        return seconds(self.flops, self.work, self.workers, peak, self.share_of_peak)
 
     def short(self) -> str:
         """Return the line that a run begins with."""
@@ -161,7 +183,7 @@ class Estimate:
             f"memory     about {_size(memory.total)} a worker of {self.workers}: "
             f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
             f"{_size(memory.activations)} activations",
-            f"compute    {self.flops:.2e} FLOPs",
+            f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic)} sent a worker",
         ]
         lines += [self._on(gpu) for gpu in GPUS]
         if not self.usd_per_gpu_hour:
@@ -174,10 +196,14 @@ class Estimate:
         usd = hours * self.workers * self.usd_per_gpu_hour
         price = f", {usd:,.2f} USD" if usd else ""
         at = f"at {self.share_of_peak:.0%} of the peak"
+        if traffic_seconds(self.traffic, self.workers) > self._computing(gpu):
+            at = f"for the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU decides: fewer would do"
         return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {at}{fits}"
 
 
 def _size(count: float) -> str:
+    if count >= 1e12:
+        return f"{count / 1e12:.1f} TB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
