@@ -37,8 +37,9 @@ class Shape:
 class Work:
     """What a plan goes through. tokens and the rest that are not a share or a row's are of all epochs.
 
-    turns: rows that each worker goes through, all steps. squares: sum of the samples' squared lengths. useful_share: see `packing.useful_share`. row_tokens and
-    row_answers: tokens and answer tokens of the fullest row.
+    turns: rows that each worker goes through, all steps. squares: sum of the samples' squared lengths.
+    useful_share: see `packing.useful_share`. row_tokens and row_answers: tokens and answer tokens of the
+    fullest row.
     """
 
     conversations: int
