@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from uniner.records import TaggedEntity, TaggedPassage
-from uniner.report.collect import Example, Found, Funnel, Report, Score, StageRow, _inside
+from uniner.report.collect import Example, Found, Funnel, Report, Score, StageRow, inside
 from uniner.report.page import render
 from uniner.report.terminal import show
 
@@ -62,4 +62,4 @@ def test_overlapping_and_unlocated_entities_are_left_out_of_the_picture():
         TaggedEntity("York", "city", 104, 108, 1.0, "exact"),
         TaggedEntity("Rome", "city", -1, -1, 1.0, "ungrounded"),
     )
-    assert [e.text for e in _inside(TaggedPassage("d", "p", 100, entities, "ok", ()))] == ["New York"]
+    assert [e.text for e in inside(TaggedPassage("d", "p", 100, entities, "ok", ()))] == ["New York"]
