@@ -33,6 +33,7 @@ from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage import Chunk, Folder
 from uniner.teacher.line import Teacher
 from uniner.teacher.prompts import published
+from uniner.teacher.replies import Replies
 
 IN_FLIGHT = 128
 MEAN_S = 1.0
@@ -86,7 +87,7 @@ def ask_annotator(server: SlowTeacher, count: int) -> None:
             await annotator(chunk)
 
     async def work() -> None:
-        annotator = Annotator(teacher(server.base_url), "key")
+        annotator = Annotator(Replies(teacher(server.base_url), "key"))
         await asyncio.gather(*(lane(annotator) for _ in range(3)))
         await annotator.close()
 

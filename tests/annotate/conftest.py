@@ -11,6 +11,7 @@ from uniner.teacher.cache import ReplyCache
 from uniner.teacher.limits import Limits, Meter, local
 from uniner.teacher.line import Teacher
 from uniner.teacher.prompts import published
+from uniner.teacher.replies import Replies
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ def annotate():
             scope = settings.request("")
             index = ReplyCache(cache, scope).read_index(run) if cache else None
             ask = local(Meter(limits or Limits()))
-            workers = [
-                Annotator(
-                    settings, "key", ask, cache and ReplyCache(cache, scope, index), run, rejected=rejected
-                )
-                for _ in range(actors)
-            ]
+
+            def worker():
+                kept = cache and ReplyCache(cache, scope, index)
+                return Annotator(Replies(settings, "key", ask, kept, run, rejected=rejected))
+
+            workers = [worker() for _ in range(actors)]
             chunks = chunks_of(texts, chunk_rows)
             try:
                 done = await asyncio.gather(*(work_on(w, chunks[n::actors]) for n, w in enumerate(workers)))

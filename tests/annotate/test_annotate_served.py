@@ -19,6 +19,7 @@ from uniner.teacher.cache import ReplyCache
 from uniner.teacher.limits import Limits, Meter, local
 from uniner.teacher.line import Teacher
 from uniner.teacher.prompts import SYSTEM, published
+from uniner.teacher.replies import Replies
 from uniner.teacher.served import engine_of
 
 TEMPLATE = (
@@ -146,7 +147,7 @@ def kept(model, engine, loop, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "ask", watched)
         cache = ReplyCache(Folder(str(folder)), teacher.request(""))
-        annotator = Annotator(teacher, cache=cache, run="first", engine=engine)
+        annotator = Annotator(Replies(teacher, cache=cache, run="first", engine=engine))
         done = loop.run_until_complete(annotator(chunk_of(ALL)))
     return folder, from_table(done.table, Annotation), done.figures, seen
 
@@ -171,7 +172,7 @@ def test_replies_and_counts_are_those_of_greedy_generation_and_every_passage_has
 
 
 def test_a_json_schema_binds_the_reply(model, engine, loop):
-    annotator = Annotator(teacher_of(model, reply_format="json_schema"), engine=engine)
+    annotator = Annotator(Replies(teacher_of(model, reply_format="json_schema"), engine=engine))
     rows = from_table(loop.run_until_complete(annotator(chunk_of(TEXTS))).table, Annotation)
     assert {row.outcome for row in rows} <= {"ok", "too_long"}
     whole = [json.loads(row.reply) for row in rows if row.outcome == "ok"]
@@ -275,9 +276,9 @@ def test_an_engine_that_does_not_start_is_tried_once_and_without_money_not_at_al
     monkeypatch.setattr(Engine, "_start", start)
     poor = local(Meter(Limits(budget_usd=1e-9)))
     with pytest.RaisesGroup(pytest.RaisesExc(Stopped), flatten_subgroups=True):
-        asyncio.run(Annotator(teacher_of(model), ask=poor, engine=serve(model))(chunk_of(TEXTS[:1])))
+        asyncio.run(Annotator(Replies(teacher_of(model), ask=poor, engine=serve(model)))(chunk_of(TEXTS[:1])))
     assert started == []
     with pytest.raises(ExceptionGroup) as caught:
-        asyncio.run(Annotator(teacher_of(model), engine=serve(model))(chunk_of(TEXTS)))
+        asyncio.run(Annotator(Replies(teacher_of(model), engine=serve(model)))(chunk_of(TEXTS)))
     assert "out of memory" in str(caught.value.exceptions[0])
     assert len(started) == 1

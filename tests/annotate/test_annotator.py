@@ -14,6 +14,7 @@ from uniner.storage import Chunk
 from uniner.teacher.line import Teacher
 from uniner.teacher.prompts import JSON_SCHEMA, passage_in, published
 from uniner.teacher.recorded import RecordedTeacher, load
+from uniner.teacher.replies import Replies
 from uniner.work import user_error_in
 
 GOOD = '[("Ann", "person")]'
@@ -111,7 +112,7 @@ def annotate(url, texts, **changes):
     passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(t), t, 3, "") for n, t in enumerate(texts)]
 
     async def work():
-        annotator = Annotator(teacher(url, **changes), "key")
+        annotator = Annotator(Replies(teacher(url, **changes), "key"))
         try:
             return await annotator(Chunk("k", to_table(passages, PASSAGE)))
         finally:

@@ -22,6 +22,7 @@ from uniner.teacher import settings, work
 from uniner.teacher.cache import ReplyCache
 from uniner.teacher.line import Teacher
 from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.replies import Replies
 
 DOMAINS = {"contract law": 30, "beekeeping": 25}
 
@@ -70,7 +71,7 @@ def generate(author, of, cache, run="run"):
     teacher = Teacher("m", author.base_url, PROMPT, "tuples", 1.0, 500, 4, 5.0, 2, 1.0, 2.0)
 
     async def work():
-        worker = Generator(teacher, "key", None, ReplyCache(cache, teacher.request("")), run)
+        worker = Generator(Replies(teacher, "key", None, ReplyCache(cache, teacher.request("")), run))
         return [await worker(chunk) for key in of.chunks() for chunk in of.read(key)]
 
     done = asyncio.run(work())

@@ -1,36 +1,22 @@
 """The annotate stage's worker: a chunk of passages in, the same passages annotated out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from uniner.annotate.parsing import Pair, judge
 from uniner.grounding import locate
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage import Chunk
-from uniner.tag.engine import Engine
-from uniner.teacher.cache import Kept, ReplyCache
+from uniner.teacher.cache import Kept
 from uniner.teacher.completion import Rejection
-from uniner.teacher.limits import Ask
-from uniner.teacher.line import Teacher
 from uniner.teacher.replies import Replies
 
 
 class Annotator:
     """The stage's worker: a chunk of passages in, the same passages annotated out, in the same order."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        api_key: str | None = None,
-        ask: Ask | None = None,
-        cache: ReplyCache | None = None,
-        run: str = "",
-        every_occurrence: bool = True,
-        engine: Engine | None = None,
-        rejected: Mapping[str, Rejection] | None = None,
-    ):
-        """`every_occurrence` of a mention becomes an entity, else the first; the others are for `Replies`."""
-        self._teacher, self._every_occurrence = teacher, every_occurrence
-        self._replies = Replies(teacher, api_key, ask, cache, run, engine, rejected)
+    def __init__(self, replies: Replies, every_occurrence: bool = True):
+        """`every_occurrence` of a mention becomes an entity, else the first."""
+        self._replies, self._every_occurrence = replies, every_occurrence
 
     async def close(self) -> None:
         """Let the connections to the teacher go; an actor's end with its process."""
@@ -62,10 +48,10 @@ class Annotator:
             outcome,
             said,
             entities_of(passage.text, pairs, self._every_occurrence),
-            self._teacher.model,
+            self._replies.teacher.model,
             tokens_in,
             tokens_out,
-            self._teacher.usd(tokens_in, tokens_out),
+            self._replies.teacher.usd(tokens_in, tokens_out),
             answer.attempts,
         )
 

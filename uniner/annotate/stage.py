@@ -64,17 +64,14 @@ def run(config: Config) -> dict[str, Any]:
         if settings.batch and folder.manifest() is None:
             folder.begin(begun_with)  # what it was begun with is compared before anything is paid
             _ask_in_batches(config, teacher, key)
-        make = functools.partial(
-            Annotator,
-            every_occurrence=settings.located == "all",
-            rejected=rejections(Records(folder).read()),
-        )
+        make = functools.partial(Annotator, every_occurrence=settings.located == "all")
+        rejected = rejections(Records(folder).read())
         return work.run_stage(
             "annotate",
             folder,
             begun_with,
             parent,
-            pool=pool(config, folder, teacher, key, make, work.chunks_of(parent)),
+            pool=pool(config, folder, teacher, key, make, work.chunks_of(parent), rejected),
             max_bad_share=settings.max_bad_share,
         )
 

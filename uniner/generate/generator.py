@@ -3,28 +3,16 @@
 from uniner.annotate.parsing import refuses, without_thoughts
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
 from uniner.storage import Chunk
-from uniner.tag.engine import Engine
-from uniner.teacher.cache import Kept, ReplyCache
+from uniner.teacher.cache import Kept
 from uniner.teacher.completion import Rejection
-from uniner.teacher.limits import Ask
-from uniner.teacher.line import Teacher
 from uniner.teacher.replies import Replies
 
 
 class Generator:
-    """The stage's worker; it is made of what `teacher.replies.Replies` is made of."""
+    """The stage's worker."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        api_key: str | None = None,
-        ask: Ask | None = None,
-        cache: ReplyCache | None = None,
-        run: str = "",
-        engine: Engine | None = None,
-    ):
-        self._teacher = teacher
-        self._replies = Replies(teacher, api_key, ask, cache, run, engine)
+    def __init__(self, replies: Replies):
+        self._replies = replies
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Have a chunk's passages written."""
@@ -46,10 +34,10 @@ class Generator:
             outcome,
             said,
             brief.text,
-            self._teacher.model,
+            self._replies.teacher.model,
             tokens_in,
             tokens_out,
-            self._teacher.usd(tokens_in, tokens_out),
+            self._replies.teacher.usd(tokens_in, tokens_out),
             answer.attempts,
         )
 

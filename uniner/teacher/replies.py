@@ -30,7 +30,7 @@ class Replies:
         which replies are paid for; without a cache none is kept. `engine` serves the teacher; without it a
         server is asked, by the key. What is `rejected`, by the request's key, is not asked again."""
         self._rejected = rejected or {}
-        self._teacher, self._cache, self._run = teacher, cache, run
+        self.teacher, self._cache, self._run = teacher, cache, run
         self._gate = Gate(ask or local(Meter(Limits())))
         self._line: Line | ServedLine = (
             ServedLine(teacher, engine, self._gate) if engine else Line(teacher, api_key, self._gate)
@@ -38,7 +38,7 @@ class Replies:
 
     async def to(self, texts: Sequence[str]) -> tuple[list[Kept | Rejection], dict[str, float]]:
         """Return a chunk's replies, one for one of its texts, and what they took."""
-        asked = [self._teacher.request(text) for text in texts]
+        asked = [self.teacher.request(text) for text in texts]
         keys = [key_of(request) for request in asked]
         requests = dict(zip(keys, asked, strict=True))  # a passage that comes twice is asked about once
         digest = digest_of(requests)
@@ -84,7 +84,7 @@ class Replies:
             return answer
         reply, want = answer
         kept = Kept.of(key, reply, self._run)
-        usd = self._teacher.usd(reply.tokens_in, reply.tokens_out)
+        usd = self.teacher.usd(reply.tokens_in, reply.tokens_out)
         # Money counts as under way until its reply is safe: when the budget stops the run, nothing is lost.
         journal.add(kept, lambda: self._gate.leave(want, reply.tokens_in + reply.tokens_out, usd))
         return kept
@@ -99,6 +99,6 @@ class Replies:
             "requests": sum(kept.attempts for kept in paid) + sum(one.attempts for one in rejected),
             "tokens_in": sum(kept.tokens_in for kept in paid),
             "tokens_out": sum(kept.tokens_out for kept in paid),
-            "cost_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in paid),
-            "saved_usd": sum(self._teacher.usd(kept.tokens_in, kept.tokens_out) for kept in others),
+            "cost_usd": sum(self.teacher.usd(kept.tokens_in, kept.tokens_out) for kept in paid),
+            "saved_usd": sum(self.teacher.usd(kept.tokens_in, kept.tokens_out) for kept in others),
         }

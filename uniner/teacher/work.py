@@ -15,8 +15,10 @@ from uniner.config import Annotate, Config
 from uniner.storage import Folder
 from uniner.student import model_address
 from uniner.teacher.cache import ReplyCache
+from uniner.teacher.completion import Rejection
 from uniner.teacher.limits import Ask, Grant, Limits, Meter, Report, Want
 from uniner.teacher.line import Teacher
+from uniner.teacher.replies import Replies
 from uniner.teacher.served import engine_of
 from uniner.teacher.settings import cache_of, index_of, limits_of, run_id, spent_on_generating
 
@@ -31,13 +33,14 @@ def pool(
     folder: Folder,
     teacher: Teacher,
     key: str | None,
-    make: Callable[..., Worker],
+    make: Callable[[Replies], Worker],
     chunks: Mapping[str, int],
+    rejected: Mapping[str, Rejection] | None = None,
 ) -> work.Pool:
     """Return the actor pool of a worker that asks the teacher for a stage's folder: within the limits of all
     actors together and what is left of the run's budget, and for nothing that is in the cache.
 
-    `make` takes what `teacher.replies.Replies` is made of; chunks are the stage's keys and rows.
+    chunks are the stage's keys and rows. What is `rejected`, by the request's key, is not asked again.
     """
     settings, keep, spent = config.annotate, None, spent_on_generating(config)
     cache = cache_of(config)
@@ -46,7 +49,7 @@ def pool(
         index = index_of(cache, teacher, paid_by)
         keep = _Keep(cache, paid_by, ray.put(index))
         spent += teacher.usd(*index.tokens_paid)
-    worker = functools.partial(_worker, make, teacher, key, _meter(settings, spent), keep)
+    worker = functools.partial(_worker, make, teacher, key, _meter(settings, spent), keep, rejected)
     if settings.served:
         return _serving(config, worker)
     in_hand = chunks_in_hand(chunks, settings.in_flight)
@@ -79,18 +82,19 @@ class _Keep:
 
 
 def _worker(
-    make: Callable[..., Worker],
+    make: Callable[[Replies], Worker],
     teacher: Teacher,
     key: str | None,
     ask: Ask | None,
     keep: _Keep | None,
+    rejected: Mapping[str, Rejection] | None,
     served: tuple[str, dict[str, Any]] | None = None,
 ) -> Worker:
     engine = engine_of(teacher, *served) if served else None
     if keep is None:
-        return make(teacher, key, ask, engine=engine)
+        return make(Replies(teacher, key, ask, engine=engine, rejected=rejected))
     cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
-    return make(teacher, key, ask, cache, keep.run, engine=engine)
+    return make(Replies(teacher, key, ask, cache, keep.run, engine, rejected))
 
 
 @ray.remote(num_cpus=0)
