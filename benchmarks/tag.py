@@ -122,9 +122,9 @@ Ask = Callable[[Sequence[str]], dict[str, float]]
 
 def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
+    from uniner.engine import Engine
     from uniner.storage import merge
     from uniner.tag.asker import Asker
-    from uniner.tag.engine import Engine
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
     engine = Engine(

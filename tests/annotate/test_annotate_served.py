@@ -10,11 +10,11 @@ import pytest
 
 from uniner import job
 from uniner.annotate.annotator import Annotator
+from uniner.engine import Engine
 from uniner.errors import Stopped, UserError
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.storage import Chunk, Folder
 from uniner.student import model_fingerprint
-from uniner.tag.engine import Engine
 from uniner.teacher.cache import ReplyCache
 from uniner.teacher.limits import Limits, Meter, local
 from uniner.teacher.line import Teacher

@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from uniner.engine import Engine
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, Folder, merge
 from uniner.student import student_facts
 from uniner.tag.asker import Asker
-from uniner.tag.engine import Engine
 from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types
@@ -197,7 +197,7 @@ def alive(pid: int) -> bool:
 def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
     code = (
         "import subprocess, sys, time\n"
-        "from uniner.tag.engine import _children_watched\n"
+        "from uniner.engine import _children_watched\n"
         "with _children_watched() as watch:\n"
         "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
         "print(child.pid, flush=True)\n"

@@ -7,11 +7,11 @@ from collections import Counter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from uniner.engine import Answer
 from uniner.ingest.passages import cut
 from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.tag.asker import judge
 from uniner.tag.confidence import Piece
-from uniner.tag.engine import Answer
 from uniner.tag.selection import Rules, select
 from uniner.tag.tagger import tagged
 from uniner.templates import TYPE

@@ -8,12 +8,12 @@ import shutil
 import pytest
 
 from uniner.config import Config
+from uniner.engine import Answer
 from uniner.errors import Planned, UserError
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk, Folder, Summary
 from uniner.tag import oneoff, plan, stage
 from uniner.tag.confidence import Piece
-from uniner.tag.engine import Answer
 
 
 class Engine:

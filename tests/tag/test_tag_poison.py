@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 
+from uniner.engine import Answer
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage import Chunk
 from uniner.tag.asker import Asker
 from uniner.tag.confidence import Piece
-from uniner.tag.engine import Answer
 from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types

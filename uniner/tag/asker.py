@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from uniner.engine import Answer, Engine
 from uniner.tag.confidence import mention_scores
-from uniner.tag.engine import Answer, Engine
 from uniner.templates import Renderer, Template, parse_settled, settling_question
 
 

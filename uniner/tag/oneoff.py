@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from uniner.engine import Engine
 from uniner.ingest.passages import cut
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.report.collect import Example, inside
@@ -16,7 +17,6 @@ from uniner.report.terminal import marked
 from uniner.storage import Chunk
 from uniner.student import local_model
 from uniner.tag.asker import Asker
-from uniner.tag.engine import Engine
 from uniner.tag.selection import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types

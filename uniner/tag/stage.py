@@ -167,7 +167,7 @@ def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
 
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
-    """Return the plain values that `tag.engine.Engine` is made of."""
+    """Return the plain values that `engine.Engine` is made of."""
     names = {"actors", "chunks_in_flight", "max_bad_share", "poison_tries", "usd_per_gpu_hour"}
     return {"max_tokens": max_tokens, **engine.model_dump(exclude=names)}
 

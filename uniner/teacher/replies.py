@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uniner.tag.engine import Engine
+from uniner.engine import Engine
 from uniner.teacher.cache import Kept, ReplyCache, digest_of, key_of
 from uniner.teacher.completion import Rejection
 from uniner.teacher.journal import Journal

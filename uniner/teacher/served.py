@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from uniner.engine import Engine
 from uniner.errors import UserError
 from uniner.student import local_model
-from uniner.tag.engine import Engine
 from uniner.teacher.completion import Rejection, Reply
 from uniner.teacher.limits import Gate, Want
 from uniner.teacher.line import Teacher
