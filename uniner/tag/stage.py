@@ -163,7 +163,7 @@ def make_tagger(
 def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
     """Return the template that a model is asked by: a student's own, by its facts, or the config's."""
     told = facts or config.student.model_dump()
-    return template(told["template"], told["group_types"])
+    return template(told["template"], told.get("group_types", config.student.group_types))
 
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
