@@ -151,7 +151,7 @@ def again(chunks: int) -> None:
         summaries = [Summary(key, 4000, 1_000_000, 60.0, {"ok": 4000}) for key in keys]
         (run / "ingest").finish({"stage": "ingest"}, summaries, seconds=1.0)
         parents = {"ingest": (run / "ingest").digest(), "student": model_fingerprint(str(student))}
-        plan = stage._plan(config, facts, parents)
+        plan = stage._plan(config, facts, stage._types(config, facts), parents)
         (run / "tag").begin(plan)
         (run / "tag").finish(plan, summaries, seconds=1.0)
         for key in keys:

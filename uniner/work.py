@@ -79,10 +79,6 @@ def chunks_of(parent: Folder) -> dict[str, int]:
     return {chunk["key"]: chunk["rows"] for chunk in parent.require_manifest()["chunks"]}
 
 
-def _bytes_of(parent: Folder) -> dict[str, int]:
-    return {chunk["key"]: chunk["bytes"] for chunk in parent.require_manifest()["chunks"]}
-
-
 def run_stage(
     name: str,
     folder: Folder,
@@ -108,11 +104,12 @@ def run_stage(
     if read is None:
         assert parent, "chunks that have no parent must be read from elsewhere"
         read = read_chunk_of(parent)
-    chunks = {**(chunks_of(parent) if parent else {}), **(others or {})}
+    listed = parent.require_manifest()["chunks"] if parent else []
+    chunks = {chunk["key"]: chunk["rows"] for chunk in listed} | dict(others or {})
     standing = folder.chunk_keys() & chunks.keys()
     summaries = folder.read_summaries(standing)
     # The largest first: what is left for the end, when actors run out of work one by one, is short.
-    sizes = _bytes_of(parent) if parent and not others else chunks
+    sizes = chunks if others else {chunk["key"]: chunk["bytes"] for chunk in listed}
     todo = sorted(chunks.keys() - standing, key=lambda key: (-sizes[key], key))
     spent = Spent(sum(chunks.values()), pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, sum(chunks.values()), unit) as progress:

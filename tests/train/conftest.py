@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from uniner.records import CONVERSATION, Conversation, to_table
 from uniner.storage import Chunk, Folder
-from uniner.templates import turns
+from uniner.templates import Renderer, turns
+from uniner.train import packing
 
 NAMES = ["Berlin", "Ada Lovelace", 'a "quoted" name', "Zürich", "Nairobi", "Grace [Hopper]"]
 
@@ -113,3 +116,22 @@ def answers():
         return [json.loads(turn["value"]) for turn in conversation.conversations[3::2]]
 
     return read
+
+
+@pytest.fixture(scope="module")
+def group():
+    """A process group of this process alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model is tiny; threads would only wait for each other
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer, conversations):
+    """The conversations as samples of at most 512 tokens."""
+    renderer = Renderer(tokenizer)
+    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    return packing.fit(rendered, 512).samples

@@ -5,33 +5,16 @@ import dataclasses
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
-from uniner.templates import Renderer
 from uniner.train import checkpoint, export, loop, model, packing
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def group():
-    """A process group of this process alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the model is tiny; threads would only wait for each other
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def samples(tokenizer, conversations):
-    renderer = Renderer(tokenizer)
-    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
-    return packing.fit(rendered, 512).samples
+pytestmark = pytest.mark.usefixtures("group")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-import torch.distributed as dist
 from peft import PeftModel
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -14,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from uniner.config import Student, Train
 from uniner.errors import UserError
 from uniner.storage import Folder
-from uniner.templates import Renderer
 from uniner.train import checkpoint, export, loop, model, packing
 from uniner.train.lora import Lora, merged
 from uniner.train.prepare import Order
@@ -23,21 +21,7 @@ from uniner.train.worker import work
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def group():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def samples(tokenizer, conversations):
-    renderer = Renderer(tokenizer)
-    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
-    return packing.fit(rendered, 512).samples
+pytestmark = pytest.mark.usefixtures("group")
 
 
 @pytest.fixture(scope="module")

@@ -107,17 +107,7 @@ def _tell_plan(config: Config) -> None:
     asked = plan.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
     total = sum(chunks.values())
     sample = texts[0] if texts else prompts.PASSAGE
-    told = plan.describe(
-        teacher,
-        asking.limits_of(settings),
-        asking.in_flight(settings),
-        asked,
-        total,
-        total - left,
-        sample,
-        asking.engines(config),
-        settings.batch,
-    )
+    told = asking.told_plan(config, teacher, asked, total, total - left, sample, settings.batch)
     print(told, flush=True)
     raise Planned
 

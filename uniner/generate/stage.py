@@ -82,23 +82,14 @@ def _by_domain(briefs: Briefs, folder: Folder, summaries: Sequence[Summary]) -> 
 
 def _tell_plan(config: Config) -> None:
     """Print what the stage would take."""
-    settings, folder, briefs, teacher = config.annotate, _folder(config), _briefs(config), _teacher(config)
+    folder, briefs, teacher = _folder(config), _briefs(config), _teacher(config)
     chunks, done = briefs.chunks(), folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
     asked = plan.estimate(teacher, asking.unpaid(config, teacher, texts))
     a_passage = min(teacher.max_reply_tokens, config.generate.words * _TOKENS_A_WORD)
     asked = replace(asked, tokens_out=asked.passages * a_passage)
     total, sample = sum(chunks.values()), briefs.of(min(chunks))[0].text
-    told = plan.describe(
-        teacher,
-        asking.limits_of(settings),
-        asking.in_flight(settings),
-        asked,
-        total,
-        total - len(texts),
-        sample,
-        asking.engines(config),
-    )
+    told = asking.told_plan(config, teacher, asked, total, total - len(texts), sample)
     print(f"generate, before which no later stage can be planned:\n{told}", flush=True)
 
 

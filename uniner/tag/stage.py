@@ -47,7 +47,7 @@ def check(config: Config) -> None:
         _tag_text(config)
     if config.tag.student or (_own(config) / "student").exists(FACTS):
         facts = student_facts(_student(config))
-        work.check_plan(_folder(config), _plan(config, facts, parents={}))
+        work.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -66,8 +66,8 @@ def run(config: Config) -> dict[str, Any]:
         say(f"tag: asking the student's {len(asked)} most frequent types: {', '.join(asked)}")
     require_sources(types.of_source, _sources(passages))
     parents = {"ingest": passages.digest(), "student": model_fingerprint(student)}
-    folder, plan = _folder(config), _plan(config, facts, parents)
-    make = _making(config, student, facts)
+    folder, plan = _folder(config), _plan(config, facts, types, parents)
+    make = _making(config, student, facts, types)
     engines = replace(pool(make, config.engine), poison_tries=config.engine.poison_tries)
     if config.tag.plan:
         _tell_plan(config, plan, passages, engines)
@@ -92,13 +92,13 @@ def run(config: Config) -> dict[str, Any]:
     return manifest
 
 
-def _making(config: Config, student: str, facts: dict[str, Any]) -> Callable[[], Tagger]:
+def _making(config: Config, student: str, facts: dict[str, Any], types: Types) -> Callable[[], Tagger]:
     """Return what starts an engine in the process that calls it, and returns the worker that asks it."""
     return partial(
         make_tagger,
         student,
         asked_by(config, facts),
-        _types(config, facts),
+        types,
         every_occurrence=config.tag.located == "all",
         rules=_rules(config.tag),
         settings=engine_settings(config.engine, config.student.max_tokens),
@@ -229,9 +229,8 @@ def _stand(tag: Tag, manifest: dict[str, Any]) -> bool:
     return standing == asked
 
 
-def _plan(config: Config, facts: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
+def _plan(config: Config, facts: dict[str, Any], types: Types, parents: dict[str, str]) -> dict[str, Any]:
     """Return what decides the entities. The student stands by its content: its folder may be moved."""
-    types = _types(config, facts)
     return {
         "stage": "tag",
         "config": {

@@ -15,6 +15,7 @@ from uniner.student import model_address, model_fingerprint, require_model
 from uniner.teacher.cache import Index, ReplyCache, key_of
 from uniner.teacher.limits import Limits
 from uniner.teacher.line import Teacher
+from uniner.teacher.plan import Work, describe
 from uniner.teacher.prompts import Prompt, chosen
 
 _CACHE, _RUN = "reply-cache", "run.json"
@@ -76,15 +77,14 @@ def limits_of(settings: Annotate) -> Limits:
     return Limits(settings.requests_per_minute, settings.tokens_per_minute, settings.budget_usd)
 
 
-def in_flight(settings: Annotate) -> int:
-    """Return the requests in flight of all actors together."""
-    return settings.in_flight * settings.actors
-
-
-def engines(config: Config) -> str | None:
-    """Say which engines serve the teacher; None where a server is asked."""
+def told_plan(
+    config: Config, teacher: Teacher, asked: Work, total: int, done: int, sample: str, batch: bool = False
+) -> str:
+    """Return as text what is planned (see `plan.describe`), within the section's limits."""
     settings = config.annotate
-    return f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
+    engines = f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
+    in_flight = settings.in_flight * settings.actors
+    return describe(teacher, limits_of(settings), in_flight, asked, total, done, sample, engines, batch)
 
 
 def cache_of(config: Config) -> Folder | None:
