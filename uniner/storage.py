@@ -179,9 +179,7 @@ class Folder:
         seconds = round(chunk.seconds, 3)
         summary = Summary(chunk.key, table.num_rows, 0, seconds, outcomes, chunk.figures, chunk.position)
         metadata = {_SUMMARY: json.dumps(asdict(summary)).encode()}
-        sink = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        data = sink.getvalue()
+        data = parquet(table.replace_schema_metadata(metadata))
         self.write(_chunk_name(chunk.key), data)
         return Summary(**{**asdict(summary), "bytes": len(data)})
 
@@ -314,6 +312,13 @@ class Folder:
         }
         self.write_json(MANIFEST, manifest)
         return manifest
+
+
+def parquet(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
 
 
 def _chunk_name(key: str) -> str:

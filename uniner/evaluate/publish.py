@@ -5,9 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from uniner.evaluate import flat, tables
@@ -15,7 +13,7 @@ from uniner.evaluate.leaderboard import Scores, boards, statements
 from uniner.evaluate.page import render
 from uniner.evaluate.protocols import PROTOCOLS
 from uniner.evaluate.published import sources
-from uniner.storage import Folder
+from uniner.storage import Folder, parquet
 
 PAGE = "leaderboard.html"
 
@@ -27,10 +25,10 @@ def publish(folder: Folder, scores: Scores, console: Console | None = None) -> N
     """
     found, means = boards(scores), statements(PROTOCOLS)
     folder.write_json("leaderboard.json", _plain(found, means))
-    folder.write("leaderboard.parquet", _parquet(flat.cells(found)))
+    folder.write("leaderboard.parquet", parquet(flat.cells(found)))
     folder.write("leaderboard.md", tables.markdown(found, means).encode())
     figures = flat.figures(scores)
-    folder.write("scores.parquet", _parquet(figures))
+    folder.write("scores.parquet", parquet(figures))
     sink = io.BytesIO()
     pyarrow.csv.write_csv(figures, sink)
     folder.write("scores.csv", sink.getvalue())
@@ -68,9 +66,3 @@ def _plain(found: list[Any], means: Mapping[str, str]) -> dict[str, Any]:
             for board in found
         ],
     }
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

@@ -4,7 +4,6 @@ Both are made part by part of the stage's chunks; a part is named by its first c
 again replaces itself.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from uniner.storage import Folder
+from uniner.storage import Folder, parquet
 
 AGGREGATE, ENTITIES = "aggregate.parquet", "entities"
 PART_PASSAGES = 20_000
@@ -58,9 +56,7 @@ class Parts:
         table = pa.concat_tables([self._entities(key) for key in self.keys[start:end]])
         if self.entities:
             for name, rows in _files(table, self.by_source):
-                sink = io.BytesIO()
-                pq.write_table(rows, sink, compression="zstd")
-                self.tagged.write(f"{ENTITIES}/{name}part-{self.keys[start]}.parquet", sink.getvalue())
+                self.tagged.write(f"{ENTITIES}/{name}part-{self.keys[start]}.parquet", parquet(rows))
         return count(table, self._begun(start)).to_pydict()
 
     def _entities(self, key: str) -> pa.Table:
@@ -188,9 +184,7 @@ class Surfaces:
 
 def write_top(folder: Folder, surfaces: Surfaces, most: int) -> None:
     """Write the table of the most frequent surfaces."""
-    sink = io.BytesIO()
-    pq.write_table(surfaces.top(most), sink, compression="zstd")
-    folder.write(AGGREGATE, sink.getvalue())
+    folder.write(AGGREGATE, parquet(surfaces.top(most)))
 
 
 def _surfaces(entities: pa.Table) -> pa.Table:

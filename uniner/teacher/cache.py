@@ -13,7 +13,6 @@ reply in memory.
 
 import functools
 import hashlib
-import io
 import json
 import re
 import uuid
@@ -28,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.files import explained
-from uniner.storage import Folder
+from uniner.storage import Folder, parquet
 from uniner.teacher.completion import Reply
 
 _READERS = 16
@@ -159,10 +158,8 @@ class ReplyCache:
 
     def _write(self, digest: str, name: str, replies: Sequence[Kept]) -> None:
         table = pa.Table.from_pylist([asdict(kept) for kept in replies], schema=_SCHEMA)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
         with explained(self._folder.url):
-            self._place(digest).write(name, sink.getvalue())
+            self._place(digest).write(name, parquet(table))
 
     def _read_group(self, digest: str) -> dict[str, Kept]:
         while True:
