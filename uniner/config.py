@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, Val
 
 from uniner.errors import UserError
 from uniner.evaluate.settings import SYSTEMS, System
-from uniner.section import HOW, Count, Name, Section, Share, TypeName, Weight
+from uniner.section import HOW, Count, Name, Requests, Section, Share, TypeName, Weight
 
 Group = Literal["zero-shot-7", "supervised-20", "all"]
 """Data sets of UniversalNER's benchmark: its zero-shot or supervised table's, or all 49 splits of 43."""
@@ -124,7 +124,7 @@ class Ingest(Section):
     rejects-*.jsonl beside the chunks: shard, line and reason."""
 
 
-class Annotate(Section):
+class Annotate(Requests):
     """Passages to the teacher's annotations."""
 
     model: str = "gpt-3.5-turbo"
@@ -154,20 +154,6 @@ class Annotate(Section):
     run.root, but none for a recording, whose replies cost nothing."""
     actors: Count = Field(1, json_schema_extra=HOW)
     """Most actors that ask the teacher; served, each is an engine."""
-    in_flight: Count = Field(64, json_schema_extra=HOW)
-    """Requests in flight an actor."""
-    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
-    """Seconds until a request is given up and tried again."""
-    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=HOW)
-    """Further tries, with back-off, after 408, 409, 429, 5xx, time-out, lost connection or garbage."""
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most requests a minute, tries included, of all actors together; unset: no limit."""
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most tokens a minute, prompts and replies, of all actors together; unset: no limit."""
-    usd_per_million_in: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million prompt tokens, for the cost in the manifest."""
-    usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million reply tokens."""
     budget_usd: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
     """What the run may spend in all, generated passages included, by these prices: no request goes that may
     lead beyond it, and the run stops with exit code 3; with a higher budget it goes on. Unset: no limit."""

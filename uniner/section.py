@@ -27,3 +27,22 @@ class Section(BaseModel):
             if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False
         }
         return self.model_dump(mode="json", exclude=how)
+
+
+class Requests(Section):
+    """How a chat model's server is asked: how much at once, how often again, at what price."""
+
+    in_flight: Count = Field(64, json_schema_extra=HOW)
+    """Requests in flight an actor."""
+    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
+    """Seconds until a request is given up and tried again."""
+    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=HOW)
+    """Further tries, with back-off, after 408, 409, 429, 5xx, time-out, lost connection or garbage."""
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
+    """Most requests a minute, tries included, of all actors together; unset: no limit."""
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
+    """Most tokens a minute, prompts and replies, of all actors together; unset: no limit."""
+    usd_per_million_in: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
+    """Price of a million prompt tokens, for the cost in the manifest."""
+    usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
+    """Price of a million reply tokens."""

@@ -9,12 +9,12 @@ import pytest
 from aiohttp import web
 
 from uniner.engine import Answer
-from uniner.evaluate.systems import located
+from uniner.evaluate.systems import judged, located
 from uniner.evaluate.systems.bert import Word, to_labels, to_spans
 from uniner.evaluate.systems.chat import PROMPT, Chat
 from uniner.evaluate.systems.instructed import FORMS, Instructed
 from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
-from uniner.evaluate.systems.instructuie import InstructUIE, judge, prompt
+from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
 from uniner.gold.records import GoldEntity
 from uniner.storage import Folder
 from uniner.teacher.cache import ReplyCache
@@ -86,10 +86,12 @@ def test_prompt_forms():
 
 def test_instructuie_s_answers():
     types = ["person", "city"]
-    assert [one.mentions for one in judge(types, "person: Ann; person: Bo", True)] == [("Ann", "Bo"), ()]
-    assert [one.outcome for one in judge(types, "None", True)] == ["ok", "ok"]
-    assert [one.outcome for one in judge(types, "Ann is here", True)] == ["unparseable"] * 2
-    assert [one.outcome for one in judge(types, "person: Ann; per", False)] == ["too_long"] * 2
+    said = "person: Ann; person: Bo"
+    assert [one.mentions for one in judged(types, said, "", parse)] == [("Ann", "Bo"), ()]
+    assert [one.outcome for one in judged(types, "None", "", parse)] == ["ok", "ok"]
+    assert [one.outcome for one in judged(types, "Ann is here", "", parse)] == ["unparseable"] * 2
+    cut = judged(types, said, "too_long", parse)
+    assert [(one.outcome, one.mentions, one.text) for one in cut] == [("too_long", (), said)] * 2
 
 
 def test_words_are_labelled_and_labels_read_back():

@@ -41,22 +41,27 @@ def chosen(config: Config) -> dict[str, tuple[AnySystem, Config]]:
     return found
 
 
-def _is_student(config: Config, system: AnySystem) -> bool:
-    return isinstance(system, TemplateSystem) and (
-        system.model == "student" or facts_of(config, system) is not None
-    )
-
-
 def _folder_name(system: str) -> str:
     """Return a system's folder: its name, or its address in letters that a folder may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "--", system.split("://")[-1]).strip("-.")
+
+
+def is_own_student(system: AnySystem) -> bool:
+    """Tell whether it is the student of this run."""
+    return isinstance(system, TemplateSystem) and system.model == "student"
+
+
+def _is_student(config: Config, system: AnySystem) -> bool:
+    if is_own_student(system):
+        return True
+    return isinstance(system, TemplateSystem) and facts_of(config, system) is not None
 
 
 def model_of(config: Config, system: AnySystem) -> str:
     """Return the address of a system's model; of a chat model its name."""
     if isinstance(system, ChatSystem):
         return system.model
-    if isinstance(system, TemplateSystem) and system.model == "student":
+    if is_own_student(system):
         return (run_folder(config.run) / "train" / "student").url
     own_base = isinstance(system, TemplateSystem) and system.model == "base"
     return model_address(config.student.base if own_base else system.model)
@@ -64,8 +69,7 @@ def model_of(config: Config, system: AnySystem) -> str:
 
 def is_to_be_trained(config: Config, system: AnySystem) -> bool:
     """Tell whether it is this run's student, which is not there yet."""
-    student = isinstance(system, TemplateSystem) and system.model == "student"
-    return student and not Folder(model_of(config, system)).exists(FACTS)
+    return is_own_student(system) and not Folder(model_of(config, system)).exists(FACTS)
 
 
 def check(config: Config, name: str, system: AnySystem) -> None:

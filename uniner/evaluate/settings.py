@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from uniner.section import HOW, Count, Name, Section, Share
+from uniner.section import HOW, Count, Name, Requests, Section, Share
 
 Instructing = Literal["published", "json"]
 
@@ -26,8 +26,8 @@ class TemplateSystem(Section):
     """Types a question of the template `grouped`; unset: as with template."""
 
 
-class ChatSystem(Section):
-    """A chat model on an OpenAI-compatible server. What each setting means stands in [annotate]."""
+class ChatSystem(Requests):
+    """A chat model on an OpenAI-compatible server."""
 
     kind: Literal["chat"]
     """`chat`."""
@@ -46,20 +46,6 @@ class ChatSystem(Section):
     """Folder of the replies that were paid for; unset: reply-cache under run.root."""
     actors: Count = Field(1, json_schema_extra=HOW)
     """Most actors that ask."""
-    in_flight: Count = Field(64, json_schema_extra=HOW)
-    """Requests in flight an actor."""
-    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
-    """Seconds until a request is given up and tried again."""
-    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=HOW)
-    """Further tries."""
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most requests a minute of all actors together."""
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most tokens a minute of all actors together."""
-    usd_per_million_in: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million prompt tokens."""
-    usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million reply tokens."""
     budget_usd: Annotated[float, Field(ge=0)] | None = Field(None, json_schema_extra=HOW)
     """What this system may spend in all: the run stops with exit code 3, and goes on with a higher one."""
 

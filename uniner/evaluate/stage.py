@@ -25,7 +25,7 @@ from uniner.evaluate.listing import show
 from uniner.evaluate.protocols import PROTOCOL
 from uniner.evaluate.publish import publish
 from uniner.evaluate.score import PASSAGE_COUNTS, Scores, without_examples
-from uniner.evaluate.settings import AnySystem, BertSystem, TemplateSystem
+from uniner.evaluate.settings import AnySystem, BertSystem
 from uniner.evaluate.significance import against_first, lines
 from uniner.evaluate.work import pool, train_on
 from uniner.files import explained
@@ -94,7 +94,7 @@ def write_card(student: Folder, scores: dict[str, Any]) -> None:
 def _ask(config: Config, name: str, system: AnySystem, gold: Mapping[str, Folder]) -> list[Cell]:
     """Let a system answer the questions that it has not answered yet: all data sets' in one go, so that its
     engines start once. Returns its cells."""
-    if isinstance(system, TemplateSystem) and system.model == "student":
+    if choosing.is_own_student(system):
         _train(config).require_manifest()
     folder, plan = _folder(config) / name, choosing.plan_of(config, system)
     models = _train_on(config, folder, system, gold)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -124,9 +124,17 @@ class Asker:
 
     async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
         """Ask about many (passage, types), in order."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.ask(passage, types)) for passage, types in questions]
-        return [task.result() for task in tasks]
+        return await together(self.ask, questions)
+
+
+async def together(
+    ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, Asked]],
+    questions: Sequence[tuple[str, Sequence[str]]],
+) -> list[Asked]:
+    """Ask about many (passage, types), all beside each other. Returns what was said, in order."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(passage, types)) for passage, types in questions]
+    return [task.result() for task in tasks]
 
 
 async def put(

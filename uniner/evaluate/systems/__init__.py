@@ -1,18 +1,52 @@
 """What answers evaluate's questions, a module a system, all behind one interface: passages and types in,
 mentions out."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from uniner.evaluate.systems.instructions import Found
 from uniner.tag.asker import Asked, Reply
+
+Questions = Sequence[tuple[str, Sequence[str]]]
+"""Passages, each with the types that it is asked for."""
+Parse = Callable[[Sequence[str], str], Found | None]
+"""Reads the answer to a question for types; None is one that says nothing of them."""
 
 
 class System(Protocol):
     """What a predictor asks."""
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[Asked]:
         """Say of each (passage, types), in order, what mentions of each type it has."""
         ...
+
+
+class InProcess(ABC):
+    """A model in this process: it answers one call after another, beside the event loop."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def ask_all(self, questions: Questions) -> list[Asked]:
+        """Ask about many (passage, types), in order."""
+        async with self._turn:
+            return await asyncio.to_thread(self.answer, questions)
+
+    @abstractmethod
+    def answer(self, questions: Questions) -> list[Asked]:
+        """Do what `ask_all` does, in the calling thread."""
+
+
+def judged(types: Sequence[str], answer: str, failed: str, parse: Parse) -> list[Reply]:
+    """Say what the answer to a question for these types is worth, each type's reply.
+
+    failed: the outcome of an answer that is not worth reading; "" of one that is.
+    """
+    found = None if failed else parse(types, answer)
+    outcome = failed or ("unparseable" if found is None else "ok")
+    return [Reply(name, outcome, {}, answer, found[name] if found else ()) for name in types]
 
 
 def located(passage: str, found: Mapping[str, Sequence[tuple[int, int, float]]]) -> Asked:

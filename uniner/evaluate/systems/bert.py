@@ -1,11 +1,10 @@
 """Token classification with an encoder: words to BIO labels and back, and a trained model's answers."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uniner.evaluate.systems import located
+from uniner.evaluate.systems import InProcess, Questions, located
 from uniner.gold.records import GoldEntity
 from uniner.student import local_model
 from uniner.tag.asker import Asked
@@ -96,26 +95,22 @@ def to_spans(
     return found
 
 
-class Bert:
+class Bert(InProcess):
     """A trained model in this process."""
 
     def __init__(self, model: str, max_tokens: int, on_gpu: bool):
         """`model` is the folder of a trained model."""
         from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+        super().__init__()
         where = local_model(model)
         self._tokenizer = AutoTokenizer.from_pretrained(where)
         self._device = "cuda" if on_gpu else "cpu"
         self._model: Any = AutoModelForTokenClassification.from_pretrained(where).to(self._device).eval()
-        self._max_tokens, self._turn = max_tokens, asyncio.Lock()
+        self._max_tokens = max_tokens
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Say of each (passage, types), in order, which mentions it has; of a type that was not in the train
-        split none."""
-        async with self._turn:
-            return await asyncio.to_thread(self._ask_all, questions)
-
-    def _ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[Asked]:
+        """Say which mentions the passages have; of a type that was not in the train split none."""
         read = [
             (place, piece)
             for place, (passage, _) in enumerate(questions)

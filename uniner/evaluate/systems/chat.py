@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from uniner.evaluate.systems import Questions, judged
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.tag.asker import Asked, Reply
 from uniner.teacher.cache import Kept
@@ -21,7 +22,7 @@ class Chat:
     def __init__(self, replies: Replies, instruction: Instruction):
         self._replies, self._instruction = replies, instruction
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[Asked]:
         """Ask about all passages together. The first passage has the counts of all."""
         groups = [
             (place, group)
@@ -41,15 +42,10 @@ def _judge(instruction: Instruction, types: Sequence[str], reply: Kept | Rejecti
     """Say what a reply is worth; the outcomes are an annotation's, of a reply cut at the limit too_long."""
     if isinstance(reply, Rejection):
         return [Reply(name, reply.outcome, {}, reply.said) for name in types]
-    text = reply.text or reply.refusal
-    found = None
     if reply.finish_reason == "length":
-        outcome = "too_long"
+        failed = "too_long"
     elif reply.finish_reason == "content_filter":
-        outcome = "filtered"
-    elif reply.refusal:
-        outcome = "refused"
+        failed = "filtered"
     else:
-        found = instruction.parse(types, reply.text)
-        outcome = "unparseable" if found is None else "ok"
-    return [Reply(name, outcome, {}, text, found[name] if found else ()) for name in types]
+        failed = "refused" if reply.refusal else ""
+    return judged(types, reply.text or reply.refusal, failed, instruction.parse)

@@ -3,18 +3,16 @@
 Ray gives the actors an environment of their own (evaluate.system.NAME.pip or .python).
 """
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.evaluate.systems import located
+from uniner.evaluate.systems import InProcess, Questions, located
 from uniner.student import local_model
 from uniner.tag.asker import Asked
 
 
-class Gliner:
+class Gliner(InProcess):
     """The model in this process."""
 
     def __init__(self, model: str, threshold: float, batch_passages: int, on_gpu: bool):
@@ -23,6 +21,7 @@ class Gliner:
         Raises:
             UserError: where the library is not there.
         """
+        super().__init__()
         try:
             from gliner import GLiNER
         except ImportError as error:
@@ -33,14 +32,9 @@ class Gliner:
         device = "cuda" if on_gpu else "cpu"
         self._model: Any = GLiNER.from_pretrained(local_model(model), map_location=device)
         self._threshold, self._batch_passages = threshold, batch_passages
-        self._turn = asyncio.Lock()
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Ask about many (passage, types), in order."""
-        async with self._turn:
-            return await asyncio.to_thread(self._ask_all, questions)
-
-    def _ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[Asked]:
+        """Tag the passages: those with the same types together."""
         pieces: dict[tuple[str, ...], list[tuple[int, int, int]]] = defaultdict(list)
         for place, (passage, types) in enumerate(questions):
             pieces[tuple(types)] += [(place, start, end) for start, end in self._pieces(passage)]

@@ -1,13 +1,13 @@
 """Instruction-tuned models through vLLM, each in the prompt form that it was trained with."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
 from uniner.engine import Answer, Engine
+from uniner.evaluate.systems import Questions, judged
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.student import local_model
-from uniner.tag.asker import Answers, Asked, Reply, put
+from uniner.tag.asker import Answers, Asked, Reply, put, together
 
 _INSTRUCTION = "{instruction}"
 FORMS = {
@@ -47,11 +47,9 @@ class Instructed:
         ]
         return Asked(tuple(replies), dict(figures))
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[Asked]:
         """Ask about many (passage, types), in order."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.ask(passage, types)) for passage, types in questions]
-        return [task.result() for task in tasks]
+        return await together(self.ask, questions)
 
     def _prompt(self, instruction: str) -> list[int]:
         # Special tokens in the text are split: a passage cannot smuggle one in.
@@ -62,9 +60,8 @@ class Instructed:
 def _judge(instruction: Instruction, types: Sequence[str], answer: Answer | None) -> list[Reply]:
     if answer is None:
         return [Reply(name, "overlong", {}) for name in types]
-    found = instruction.parse(types, answer.text) if answer.finish != "length" else None
-    outcome = "too_long" if answer.finish == "length" else "unparseable" if found is None else "ok"
-    return [Reply(name, outcome, {}, answer.text, found[name] if found else ()) for name in types]
+    failed = "too_long" if answer.finish == "length" else ""
+    return judged(types, answer.text, failed, instruction.parse)
 
 
 def start(model: str, kind: str, instruction: Instruction, **settings: object) -> Instructed:

@@ -3,11 +3,11 @@
 Instruction, options and layout are those of its released data for named entities (the first of its wordings).
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from uniner.evaluate.systems.instructions import labelled
+from uniner.evaluate.systems import InProcess, Questions, judged
+from uniner.evaluate.systems.instructions import Found, labelled
 from uniner.student import local_model
 from uniner.tag.asker import Asked, Reply
 
@@ -22,14 +22,12 @@ def prompt(passage: str, types: Sequence[str]) -> str:
     return f"{_INSTRUCTION}Option: {', '.join(types)} \nText: {passage} \nAnswer:"
 
 
-def judge(types: Sequence[str], answer: str, ended: bool) -> list[Reply]:
+def parse(types: Sequence[str], answer: str) -> Found | None:
     """Read `type: word; type: word`, or None; an answer that names none of the types is broken."""
-    found = labelled(types, answer.split(";")) if ended else None
-    outcome = "too_long" if not ended else "unparseable" if found is None else "ok"
-    return [Reply(name, outcome, {}, answer, found[name] if found else ()) for name in types]
+    return labelled(types, answer.split(";"))
 
 
-class InstructUIE:
+class InstructUIE(InProcess):
     """The model in this process; it decodes greedily, passages of one length together."""
 
     def __init__(
@@ -45,20 +43,17 @@ class InstructUIE:
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+        super().__init__()
         where = local_model(model)
         self._tokenizer = AutoTokenizer.from_pretrained(where)
         number = dtype if dtype == "auto" else getattr(torch, dtype)
         self._device = "cuda" if on_gpu else "cpu"
         self._model: Any = AutoModelForSeq2SeqLM.from_pretrained(where, dtype=number).to(self._device).eval()
         self._max_prompt_tokens, self._max_answer_tokens = max_prompt_tokens, max_answer_tokens
-        self._batch_passages, self._turn = batch_passages, asyncio.Lock()
+        self._batch_passages = batch_passages
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Ask about many (passage, types), in order."""
-        async with self._turn:
-            return await asyncio.to_thread(self._ask_all, questions)
-
-    def _ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[Asked]:
+        """Ask about the passages that fit, by length."""
         ids = [self._tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
         fits = [place for place, one in enumerate(ids) if len(one) <= self._max_prompt_tokens]
         replies = [[Reply(name, "overlong", {}) for name in types] for _, types in questions]
@@ -68,7 +63,8 @@ class InstructUIE:
             places = fits[first : first + self._batch_passages]
             answers = self._answer([ids[place] for place in places])
             for place, (text, ended, count) in zip(places, answers, strict=True):
-                replies[place], tokens[place] = judge(questions[place][1], text, ended), count
+                failed = "" if ended else "too_long"
+                replies[place], tokens[place] = judged(questions[place][1], text, failed, parse), count
         return [
             Asked(
                 tuple(said),
