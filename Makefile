@@ -13,9 +13,9 @@ BIN := .venv/bin
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
 
-# Two processes, for much of a test's time goes by while Ray or vLLM starts; whole runs beside each other.
+# Two processes, for much of a test's time goes by while Ray or vLLM starts.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_*.py tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data

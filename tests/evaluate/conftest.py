@@ -4,25 +4,36 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory):
+def word_pieces():
+    """Make a BERT tokenizer of so many pieces out of texts, save it in a folder and return its size."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    def make(texts, size, folder):
+        pieces = BertWordPieceTokenizer(lowercase=False)
+        pieces.train_from_iterator(texts, vocab_size=size, show_progress=False)
+        vocabulary = pieces.get_vocab()
+        (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
+        BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
+        return len(vocabulary)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(word_pieces, tmp_path_factory):
     """A folder with a small BERT of random weights; its WordPiece tokenizer knows the quickstart's words."""
     import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    from transformers import BertConfig, BertForMaskedLM
 
     from uniner.quickstart.corpus import documents
     from uniner.quickstart.domains import DOMAINS
 
-    pieces = BertWordPieceTokenizer(lowercase=False)
     texts = (document.text for document in documents(DOMAINS, 300, 0, "train"))
-    pieces.train_from_iterator(texts, vocab_size=2000, show_progress=False)
     folder = tmp_path_factory.mktemp("bert")
-    vocabulary = pieces.get_vocab()
-    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
-    BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=word_pieces(texts, 2000, folder),
         hidden_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,

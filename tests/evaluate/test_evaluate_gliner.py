@@ -10,22 +10,17 @@ TEXT = "Ann Lee of Velmora met Bo in Tarn. "
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(word_pieces, tmp_path):
     gliner = pytest.importorskip("gliner")
     import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
 
-    pieces = BertWordPieceTokenizer(lowercase=False)
-    pieces.train_from_iterator([TEXT + "person city"] * 5, vocab_size=200, show_progress=False)
-    vocabulary, encoder = pieces.get_vocab(), tmp_path / "encoder"
+    encoder = tmp_path / "encoder"
     encoder.mkdir()
-    (encoder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
-    BertTokenizerFast(str(encoder / "vocab.txt"), do_lower_case=False).save_pretrained(encoder)
     torch.manual_seed(0)
     BertModel(
         BertConfig(
-            vocab_size=len(vocabulary),
+            vocab_size=word_pieces([TEXT + "person city"] * 5, 200, encoder),
             hidden_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,

@@ -108,10 +108,10 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
         import torch.distributed as dist
 
         from uniner.storage import Folder
-        from uniner.train import worker
+        from uniner.train import CHECKPOINTS, worker
         from uniner.train.stage import _RaySession
 
-        checkpoints = Folder(settings["order"].folder_url) / worker.CHECKPOINTS
+        checkpoints = Folder(settings["order"].folder_url) / CHECKPOINTS
 
         def finished(number):
             return any(f"{number:08d}" in name and "state.json" in name for name in checkpoints.tree())

@@ -1,10 +1,13 @@
 """The leaderboard's plots, each as SVG text. F1 in per cent, protocol strict, ours with 95 % intervals."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from uniner.evaluate.counts import Counts
 from uniner.evaluate.leaderboard import Board, Row, Scores
+from uniner.storage import merge
 
 COLOURS = ("#33658a", "#d1495b", "#3a7d44", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6d597a", "#444444")
 LEAST_GOLD = 20
@@ -114,25 +117,22 @@ def by_length(scores: Scores, colours: Mapping[str, str]) -> str:
 
 def lengths(found: Mapping[str, Mapping[str, Any]]) -> dict[int, tuple[str, float, int]]:
     """Return, by the words at which a kind of length begins, its name, F1 (0 to 1) and passages."""
-    counts: dict[int, list[float]] = {}
+    counts: dict[int, Counts] = {}
+    passages: Counter[int] = Counter()
     names: dict[int, str] = {}
     for figures in found.values():
         for one in figures["by_length"]:
             start, end = one["words"]
             names[start] = f"{start}+" if end is None else f"{start}-{end}"
-            added = counts.setdefault(start, [0.0, 0.0, 0.0, 0.0])
-            for place, name in enumerate(("tp", "fp", "fn", "passages")):
-                added[place] += one[name]
-    return {
-        start: (names[start], 2 * tp / max(1.0, 2 * tp + fp + fn), int(passages))
-        for start, (tp, fp, fn, passages) in counts.items()
-    }
+            counts[start] = counts.get(start, Counts()) + Counts(one["tp"], one["fp"], one["fn"])
+            passages[start] += one["passages"]
+    return {start: (names[start], added.f1, passages[start]) for start, added in counts.items()}
 
 
 def mistakes(scores: Scores, side: str) -> str:
     """Return how many mentions of each kind of mistake each system makes; side: `wrong` or `missed`."""
     counted = {
-        system: _added(figures["errors"][side] for figures in found.values())
+        system: merge(figures["errors"][side] for figures in found.values())
         for system, found in scores.items()
     }
     kinds = list(dict.fromkeys(kind for counts in counted.values() for kind in counts))
@@ -151,14 +151,6 @@ def mistakes(scores: Scores, side: str) -> str:
         axes.set_xlabel(f"{side} mentions")
 
     return _svg(draw, (8.4, 1.2 + 0.34 * len(counted)))
-
-
-def _added(counts: Any) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in counts:
-        for name, many in one.items():
-            total[name] = total.get(name, 0) + many
-    return total
 
 
 def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:

@@ -124,10 +124,10 @@ class Asker:
 
     async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
         """Ask about many (passage, types), in order."""
-        return await together(self.ask, questions)
+        return await ask_together(self.ask, questions)
 
 
-async def together(
+async def ask_together(
     ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, Asked]],
     questions: Sequence[tuple[str, Sequence[str]]],
 ) -> list[Asked]:

@@ -21,10 +21,10 @@ from uniner.files import explained, filesystem, is_remote
 from uniner.progress import Progress, say
 from uniner.storage import Folder, run_folder
 from uniner.student import model_address, require_model
+from uniner.train import CHECKPOINTS
 
 _POLL_SECONDS = 0.2
 RAY = "ray"  # Ray Train's own folder
-_CHECKPOINTS = "checkpoints"  # as in worker.py, which imports torch
 
 
 def check(config: Config) -> None:
@@ -91,7 +91,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _remove_checkpoints(folder: Folder) -> None:
     """Delete what training goes on from: the student stands."""
-    for name in (_CHECKPOINTS, RAY):
+    for name in (CHECKPOINTS, RAY):
         with explained(folder.url):
             if (folder / name).tree():
                 (folder / name).remove_all()

@@ -22,8 +22,7 @@ def together(action: Callable[[], Result], group: Any = None) -> Result:
         result = action()
     except Exception as caught:
         error = caught
-    told: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(told, error and (isinstance(error, UserError), f"{error}"), group)
+    told = everyones(error and (isinstance(error, UserError), f"{error}"), group)
     problems = [problem for problem in told if problem]
     for by_user, text in problems:
         if by_user:

@@ -17,14 +17,14 @@ from uniner.errors import UserError
 from uniner.files import explained
 from uniner.storage import Folder
 from uniner.student import CARD, local_model
-from uniner.train import card, export, loop, lora, model, packing, tracker
+from uniner.train import CHECKPOINTS, card, export, loop, lora, model, packing, tracker
 from uniner.train.checkpoint import Checkpoints, State
 from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
 from uniner.train.together import together
 from uniner.train.tracker import Tracker
 from uniner.train.watch import Watch
 
-CHECKPOINTS, HISTORY, PACKING = "checkpoints", "history.json", "packing.json.gz"
+HISTORY, PACKING = "history.json", "packing.json.gz"
 _LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
 
 

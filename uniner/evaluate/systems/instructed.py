@@ -7,7 +7,7 @@ from uniner.engine import Answer, Engine
 from uniner.evaluate.systems import Questions, judged
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.student import local_model
-from uniner.tag.asker import Answers, Asked, Reply, put, together
+from uniner.tag.asker import Answers, Asked, Reply, ask_together, put
 
 _INSTRUCTION = "{instruction}"
 FORMS = {
@@ -49,7 +49,7 @@ class Instructed:
 
     async def ask_all(self, questions: Questions) -> list[Asked]:
         """Ask about many (passage, types), in order."""
-        return await together(self.ask, questions)
+        return await ask_together(self.ask, questions)
 
     def _prompt(self, instruction: str) -> list[int]:
         # Special tokens in the text are split: a passage cannot smuggle one in.
