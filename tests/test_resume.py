@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.storage import Folder
 from uniner.teacher.prompts import passage_in
 from uniner.teacher.recorded import RecordedTeacher
@@ -134,6 +135,34 @@ def test_annotate(ingested, job, run_job, wait_until):
         assert again <= 2 * 4, "more than an actor's two chunks in flight was asked for again"
     aside = ("attempts",)
     assert rows_of(folder, aside) == rows_of(runs(ingested) / "whole" / "annotate", aside)
+
+
+def test_evaluate(config, job, run_job, wait_until):
+    """A chat model's questions are paid for, so they are counted; vLLM's are cut and kept the same way."""
+    texts = [f"Ann {number} met Bob in Bonn." for number in range(200)]
+    gold = config.parent / "gold.jsonl"
+    person = {"start": 0, "end": 3, "text": "Ann", "type": "person"}
+    gold.write_text("".join(json.dumps({"text": text, "entities": [person]}) + "\n" for text in texts))
+    asked = {text: INSTRUCTIONS["published"].text(text, ["person"]) for text in texts}
+    replies = dict.fromkeys(asked.values(), "person: Ann")
+    words = [config, "run.name=evaluated", f'evaluate.gold={{ones = "{gold}"}}', "evaluate.chunk_passages=4"]
+    words.append('evaluate.systems=["chatty"]')
+    folder = runs(config) / "evaluated" / "evaluate" / "chatty"
+    with GatedTeacher(replies, free=100) as server:
+        system = f'kind = "chat", model = "m", base_url = "{server.base_url}", in_flight = 8'
+        words.append(f"evaluate.system={{chatty = {{{system}}}}}")
+        standing = kill_after(job("evaluate", *words), folder, 10, wait_until)
+        server.open()
+        finished = {row["text"] for path in standing for row in read(path)}
+        code, output = run_job("evaluate", *words)
+        assert code == 0, output
+        require_untouched(standing)
+        counts = {text: server.passages[asked[text]] for text in texts}
+    assert {counts[text] for text in finished} == {1}, "a finished chunk was paid for twice"
+    assert min(counts.values()) == 1 and sum(counts.values()) - len(texts) <= 2 * 4
+    assert sorted(row["text"] for row in rows_of(folder)) == sorted(texts)
+    scores = json.loads((folder.parent / "manifest.json").read_text())["scores"]["chatty"]["ones"]
+    assert (scores["questions"], scores["f1"]) == (200, 1)
 
 
 def read(path):
