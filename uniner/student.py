@@ -5,6 +5,8 @@ import hashlib
 import re
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,17 @@ def require_model(name: str, described_by: str = "config.json") -> None:
 def local_model(name: str) -> str:
     """Return what transformers and vLLM take: a local folder (a remote one is copied once a node) or name."""
     return localised(model_address(name), Path(tempfile.gettempdir()) / "uniner-models")
+
+
+@contextmanager
+def loading(name: str, setting: str) -> Iterator[None]:
+    """Turn what transformers raises for a folder or name that is no such model into one line."""
+    try:
+        with explained(name):
+            yield
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{setting} {name}: cannot be loaded as a model ({why})") from None
 
 
 def model_fingerprint(name: str) -> str:

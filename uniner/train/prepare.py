@@ -1,7 +1,6 @@
 """From the conversations and the config to all that a run will do; no weight is loaded yet."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,9 @@ from transformers import AutoConfig
 
 from uniner.config import Student, Train
 from uniner.errors import UserError
-from uniner.files import explained
 from uniner.records import Conversation, from_table
 from uniner.storage import Folder
-from uniner.student import load_tokenizer, local_model
+from uniner.student import load_tokenizer, loading, local_model
 from uniner.templates import Renderer, template
 from uniner.train import estimate as estimates
 from uniner.train import export, loop, model, packing, quiz
@@ -74,19 +72,8 @@ class Data:
 
 def config_and_tokenizer(base: str) -> tuple[Any, Any]:
     """Read a base model's config and tokenizer."""
-    with base_explained(base):
+    with loading(base, "student.base"):
         return AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
-
-
-@contextmanager
-def base_explained(base: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder or name that is no model into one line."""
-    try:
-        with explained(base):
-            yield
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"student.base {base}: cannot be loaded as a model ({why})") from None
 
 
 def prepare(order: Order, tokenizer: Any, config: Any) -> Data:

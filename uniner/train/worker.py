@@ -16,10 +16,10 @@ import torch.distributed as dist
 from uniner.errors import UserError
 from uniner.files import explained
 from uniner.storage import Folder
-from uniner.student import CARD, local_model
+from uniner.student import CARD, loading, local_model
 from uniner.train import CHECKPOINTS, card, export, loop, lora, model, packing, tracker
 from uniner.train.checkpoint import Checkpoints, State
-from uniner.train.prepare import Data, Order, base_explained, config_and_tokenizer, estimate, prepare
+from uniner.train.prepare import Data, Order, config_and_tokenizer, estimate, prepare
 from uniner.train.together import together
 from uniner.train.tracker import Tracker
 from uniner.train.watch import Watch
@@ -117,7 +117,7 @@ def _dtype(order: Order) -> torch.dtype:
 
 def _load(order: Order, config: Any, device: torch.device) -> Any:
     def read() -> Any:
-        with base_explained(order.base):
+        with loading(order.base, "student.base"):
             return model.read(local_model(order.base), order.lora) if dist.get_rank() == 0 else None
 
     train, dtype = order.train, _dtype(order)

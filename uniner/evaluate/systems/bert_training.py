@@ -15,7 +15,7 @@ from uniner.errors import UserError
 from uniner.evaluate.systems.bert import Piece, labels_of, pieces, to_labels
 from uniner.gold.reader import read_gold
 from uniner.storage import Folder
-from uniner.student import local_model
+from uniner.student import loading, local_model
 
 _NO_LABEL = -100
 _WARM_UP, _WEIGHT_DECAY, _CLIP = 0.1, 0.01, 1.0
@@ -61,12 +61,14 @@ def _train(order: Order) -> dict[str, Any]:
 
     torch.manual_seed(order.seed)
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    base = local_model(order.base)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    with loading(order.base, "evaluate.system.*.model"):
+        base = local_model(order.base)
+        tokenizer = AutoTokenizer.from_pretrained(base)
     names, examples = _examples(order, tokenizer)
-    model: Any = AutoModelForTokenClassification.from_pretrained(
-        base, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)}
-    )
+    with loading(order.base, "evaluate.system.*.model"):
+        model: Any = AutoModelForTokenClassification.from_pretrained(
+            base, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)}
+        )
     device = torch.device("cuda", torch.cuda.current_device()) if order.use_gpu else torch.device("cpu")
     model = model.to(device).train()
     net = torch.nn.parallel.DistributedDataParallel(model) if workers > 1 else model
