@@ -153,7 +153,8 @@ def again(chunks: int) -> None:
         parents = {"ingest": (run / "ingest").digest(), "student": model_fingerprint(str(student))}
         plan = stage._plan(config, facts, stage._types(config, facts), parents)
         (run / "tag").begin(plan)
-        (run / "tag").finish(plan, summaries, seconds=1.0)
+        tables = config.tag.model_dump(include=stage._TABLE_SETTINGS)
+        (run / "tag").finish(plan, summaries, seconds=1.0, tables=tables)
         for key in keys:
             Path((run / "tag").path(f"chunk-{key}.parquet")).touch()
         started = time.monotonic()

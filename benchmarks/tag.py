@@ -8,15 +8,14 @@ and each turn has passages of its own, so that nothing is in the prefix cache be
 
     ours            Engine and Asker: a passage's questions together, in passage order, as token ids
     vllm.LLM        one `LLM.generate` over all questions, as text, in passage order (the original's way)
-    its defaults    the same with vLLM's own batch and block sizes (on CPU, blocks of 128 tokens)
-    without cache   the first again without prefix caching (vLLM as it was when the original was written)
-    shuffled        the first again, the questions in random order
+    without cache   the same without prefix caching (vLLM as it was when the original was written)
+    shuffled        the same with prefix caching, the questions in random order
     ray.data.llm    a row a question, as token ids (where its columns go, questions of a passage part)
 
-All but "its defaults" have the same engine options, and all the same size of cache. Time runs from the first
-question to the last answer; of ray.data.llm from the first that its engine took up, without its start.
-Prints passages a second, our ratio to each (median of the turns), and prompt tokens computed over those that
-a cache without limit would leave to compute. vLLM tells ray.data.llm's rows no such figure.
+All have the same engine options. Time runs from the first question to the last answer; of ray.data.llm from
+the first that its engine took up, without its start. Prints passages a second, our ratio to each (median of
+the turns), and prompt tokens computed over those that a cache without limit would leave to compute. vLLM
+tells ray.data.llm's rows no such figure.
 
 --gpu: only ours, with a Llama-7B in bfloat16 on one GPU; also the model FLOPs' share of PEAK_TFLOPS (by
 default an H100's 989) and how long the GPU idled, by nvidia-smi. THIS PART HAS NOT BEEN RUN YET.
@@ -50,12 +49,11 @@ TYPES = [
     "law",
     "work",
 ]
-WAYS = ("ours", "vllm.LLM", "its defaults", "without cache", "shuffled", "ray.data.llm")
+WAYS = ("ours", "vllm.LLM", "without cache", "shuffled", "ray.data.llm")
 PASSAGE_TOKENS, ANSWER_TOKENS, BLOCK = 256, 8, 32
 CPU = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
 GPU = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 LLAMA_7B = 6.74e9
-DEFAULT_BLOCK = 128  # vLLM's on CPU
 ENGINE: dict[str, Any] = {
     "max_model_len": 1024,
     "max_num_seqs": 64,
@@ -156,24 +154,17 @@ def ours(folder: str, gpu: bool) -> Ask:
     return ask
 
 
-def plain(folder: str, way: str) -> Ask:
+def plain(folder: str, shuffled: bool, cached: bool) -> Ask:
     """Return a function that gives vLLM's own `LLM.generate` all questions at once, as text."""
     from vllm import LLM, SamplingParams
 
-    options = dict(ENGINE)
-    if way == "its defaults":
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
-            del options[name]
-        options["num_gpu_blocks_override"] = ENGINE["num_gpu_blocks_override"] * BLOCK // DEFAULT_BLOCK
-    llm = LLM(folder, enable_prefix_caching=way != "without cache", **options)
-    if way == "its defaults":
-        assert llm.llm_engine.vllm_config.cache_config.block_size == DEFAULT_BLOCK
+    llm = LLM(folder, enable_prefix_caching=cached, **ENGINE)
     tokenizer = llm.get_tokenizer()
     sampling = SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS)
 
     def ask(passages: Sequence[str]) -> dict[str, float]:
         texts = tokenizer.batch_decode(prompts_of(passages, tokenizer))
-        if way == "shuffled":
+        if shuffled:
             random.Random(0).shuffle(texts)
         started = time.monotonic()
         outputs = llm.generate(texts, sampling, use_tqdm=False)
@@ -237,7 +228,7 @@ def answer_turns(way: str, folder: str, gpu: bool) -> None:
     elif way == "ray.data.llm":
         ask = ray_data_llm(folder)
     else:
-        ask = plain(folder, way)
+        ask = plain(folder, shuffled=way == "shuffled", cached=way != "without cache")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,6 +1,7 @@
 """What a user can get wrong: each ends in one clear line and the exit code of the design."""
 
 import json
+import signal
 
 import pytest
 import zstandard
@@ -22,6 +23,18 @@ def config(tmp_path, base, write_shard):
         f"[engine]\ngpus = 0\n[tag]\ntypes = ['person']\n"
     )
     return str(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_ray_starts_is_a_stop_like_any_other(config, capsys, number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = job.run(["ingest"], [config], prepare=lambda _: signal.raise_signal(number))
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert code == 3
+    assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
 
 
 def error_line(capsys):

@@ -1,6 +1,6 @@
 """What the progress line says of tokens, GPU-hours and money."""
 
-from uniner.progress import Spent
+from uniner.progress import Progress, Spent
 
 
 def test_what_was_spent_and_what_all_rows_will_take():
@@ -18,3 +18,12 @@ def test_on_cpu_no_gpu_hours_are_told():
     spent = Spent(total=10)
     spent.add(5, 60.0, {})
     assert spent.note() == ""
+
+
+def test_what_an_earlier_run_did_tells_nothing_of_the_rate():
+    with Progress("tag", 100, "rows") as progress:
+        progress._start -= 10
+        progress.stood(90)
+        progress.add(5)
+        line = progress.line()
+    assert line.startswith("tag: 95/100 rows,  2.00s/ rows") and "00:10 left" in line

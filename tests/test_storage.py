@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,6 +74,24 @@ def test_a_model_folder_is_copied_once_to_the_node(folder, tmp_path):
     first = localised(folder.url, tmp_path / "cache")
     assert first == localised(folder.url, tmp_path / "cache")
     assert (Path(first) / "config.json").read_bytes() == b"{}"
+    folder.write("config.json", b"[]")  # trained again: as many bytes, others
+    assert (Path(localised(folder.url, tmp_path / "cache")) / "config.json").read_bytes() == b"[]"
+
+
+def test_one_of_a_node_s_processes_copies_a_model_and_the_others_wait(bucket, tmp_path, monkeypatch):
+    folder = Folder(f"{bucket}/{tmp_path.name}")
+    folder.write("config.json", b"{}")
+    downloads, download = [], Folder.download
+
+    def counted(self, target):
+        downloads.append(target)
+        download(self, target)
+
+    monkeypatch.setattr(Folder, "download", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: localised(folder.url, tmp_path / "cache"), range(4)))
+    assert len(found) == len(downloads) == 1
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]
 
 
 def test_a_writer_killed_in_the_middle_leaves_no_file(tmp_path):

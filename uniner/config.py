@@ -208,7 +208,8 @@ class Build(Section):
     supervised_examples: Count = 10_000
     """Most passages of each gold data set, drawn by the seed (paper: 10,000)."""
     labels: dict[str, str] = {}
-    """Labels of gold data sets in plain words, such as {PER = "person"}; others keep their name."""
+    """Labels of gold data sets in plain words, such as {PER = "person"}, to be trained on and, by evaluate,
+    asked for. Others have those of the benchmark's data set of that name, or keep theirs in lower case."""
     dataset_line: bool = True
     """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
     train_json: bool = False
@@ -409,7 +410,7 @@ class Evaluate(Section):
     data: str | None = Field(None, json_schema_extra=HOW)
     """Folder (local or s3://) of the benchmark's data sets, each a file or folder of its name, with its test
     split; evaluate.catalogue lists the names. Their labels are asked for in plain words (PER as person), also
-    where evaluate.gold names a data set as the catalogue does."""
+    where evaluate.gold names a data set as the catalogue does; see build.labels."""
     catalogue: bool = Field(False, json_schema_extra=HOW)
     """Only list the benchmark's data sets: which lie under evaluate.data, and where to get the others."""
     systems: list[str] = ["base", "student"]

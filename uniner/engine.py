@@ -13,7 +13,13 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from uniner.engine_process import causes_noted, children_watched, not_started, set_environment
+from uniner.engine_process import (
+    alone_on_gpu,
+    causes_noted,
+    children_watched,
+    not_started,
+    set_environment,
+)
 from uniner.errors import UserError
 from uniner.tag.confidence import Piece, pieces
 
@@ -92,7 +98,7 @@ class Engine:
             )
         devices = max(1, round(gpus))
         self._max_answer_tokens, self._retry_answer_tokens = max_answer_tokens, retry_answer_tokens
-        self._hang_seconds = hang_seconds
+        self._hang_seconds, self._shares_gpu = hang_seconds, 0 < gpus < 1
         self._arguments: dict[str, Any] = {
             "model": model,
             "dtype": dtype,
@@ -133,7 +139,11 @@ class Engine:
         model = self._arguments["model"]
         causes: list[Any] = []
         try:
-            with children_watched() as self._watch, causes_noted() as (noting, causes):
+            with (
+                alone_on_gpu(self._shares_gpu),
+                children_watched() as self._watch,
+                causes_noted() as (noting, causes),
+            ):
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **noting))
         except ValidationError as error:
             said = " ".join(error.errors()[0]["msg"].split())

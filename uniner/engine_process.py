@@ -29,6 +29,7 @@ def set_environment(cpus: float, on_cpu: bool) -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
+        "SPT_NOENV": "1",  # a process that gives itself a title keeps the environment by which it is known
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked engine would hold the watch's pipe open
     }
     if on_cpu:
@@ -42,6 +43,20 @@ def set_environment(cpus: float, on_cpu: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus) - 1))  # one is for the engine's own work
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def alone_on_gpu(shared: bool) -> Iterator[None]:
+    """Let one engine at a time start on a GPU that several share: vLLM finds out what room there is for its
+    cache by the GPU's free memory before and after, so that nobody else may take or leave any meanwhile."""
+    if not shared:
+        yield
+        return
+    from filelock import FileLock
+
+    gpu = re.sub(r"\W+", "-", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    with FileLock(Path(tempfile.gettempdir()) / f"uniner-gpu-{gpu}.lock"):
+        yield
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def explained(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         what = "no such bucket" if names_bucket(error) else "no such file or folder"
         raise UserError(f"{url}: {what}") from None
+    except NotADirectoryError as error:
+        raise UserError(f"{url}: {error.filename or 'part of it'} is a file, no folder") from None
     except (BotoCoreError, ClientError, ConnectionError) as error:
         raise UserError(
             f"{url}: cannot be reached ({_short(error)}); check AWS_* and AWS_ENDPOINT_URL"

@@ -34,14 +34,18 @@ def run(stages: Sequence[str], words: list[str], prepare: Callable[[Config], Con
         modules = [_module(stage) for stage in stages]
         for module in modules:
             module.check(config)
+        return _run(modules, config)
     except UserError as error:
         return _fail(error, 2)
     except Planned:
         return 0
-    return _run(modules, config)
+    except Stopped as stopped:
+        say(f"{stopped}; the same command goes on from here")
+        return 3
 
 
 def _run(modules: Sequence[Any], config: Config) -> int:
+    """Run checked stages. Returns the exit code: a user's error from here on is 1."""
     from uniner import work  # Ray takes seconds to import: only now that the config is known to be right
 
     try:
@@ -49,11 +53,8 @@ def _run(modules: Sequence[Any], config: Config) -> int:
             _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
             for module in modules:
                 module.run(config)
-    except Planned:
-        return 0
-    except Stopped as stopped:
-        say(f"{stopped}; the same command goes on from here")
-        return 3
+    except (Planned, Stopped):
+        raise
     except Exception as error:
         user_error = work.user_error_in(error)
         if user_error is None:

@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, stage: str, total: int | None, unit: str = "rows"):
         self._stage, self._unit = stage, unit
-        self._rows, self._total, self._note = 0, total, ""
+        self._rows, self._before, self._total, self._note = 0, 0, total, ""
         self._start = time.monotonic()
         self._bar = tqdm(total=total, desc=stage, unit=f" {unit}", file=sys.stderr, leave=False, disable=None)
         self._ended = threading.Event()
@@ -44,6 +44,16 @@ class Progress:
         if self._log:
             self._log.join()
         self._bar.close()
+
+    def stood(self, rows: int) -> None:
+        """Count rows that an earlier run did: they tell nothing of this one's rate."""
+        self._rows += rows
+        self._before += rows
+        if not self._bar.disable:
+            self._bar.initial += rows
+            self._bar.last_print_n += rows
+            self._bar.n += rows
+            self._bar.refresh()
 
     def add(self, rows: int, share: float | None = None, note: str = "") -> None:
         """Count rows; share, where known, is how much of all the work is done, 0 to 1."""
@@ -63,6 +73,7 @@ class Progress:
             self._rows,
             self._total,  # type: ignore[arg-type]  # tqdm takes None for an unknown total
             elapsed,
+            initial=self._before,
             prefix=self._stage,
             unit=f" {self._unit}",
             postfix=self._note,

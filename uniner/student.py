@@ -3,8 +3,8 @@
 import functools
 import hashlib
 import re
+import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,19 +134,20 @@ def calibration_of(url: str, dataset: str) -> tuple[float, float]:
 def localised(url: str, cache: Path) -> str:
     """Return a model's address as one that transformers and vLLM take: a local folder, or a hub name.
 
-    A remote folder is copied into `cache` once for each state of its files, and whole or not at all.
+    A remote folder is copied into `cache` once for each state of its files, whole or not at all, by one of a
+    node's processes while the others wait.
     """
     if not is_remote(url):
         return url
+    from filelock import FileLock
+
     folder = Folder(url)
-    name = hashlib.sha256(f"{folder.url} {sorted(_sizes(folder).items())}".encode()).hexdigest()[:16]
-    target = cache / name
-    if not target.exists():
-        fresh = cache / f"{name}.{uuid.uuid4().hex}"
-        folder.download(fresh)
-        try:
+    name = hashlib.sha256(f"{folder.url} {model_fingerprint(url)}".encode()).hexdigest()[:16]
+    target, fresh = cache / name, cache / f"{name}.part"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{name}.lock"):
+        if not target.exists():
+            shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+            folder.download(fresh)
             fresh.replace(target)
-        except OSError:  # another process of this node was first
-            if not target.exists():
-                raise
     return str(target)

@@ -119,7 +119,7 @@ def run_stage(
     with Progress(name, sum(chunks.values()), unit) as progress:
         for summary in summaries:
             spent.add(summary.rows, summary.seconds, summary.figures, now=False)
-        progress.add(sum(summary.rows for summary in summaries))
+        progress.stood(sum(summary.rows for summary in summaries))
         for summary in stream(folder, todo, read, pool):
             summaries.append(summary)
             spent.add(summary.rows, summary.seconds, summary.figures)

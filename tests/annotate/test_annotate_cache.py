@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -37,10 +38,12 @@ def test_replies_come_back_from_parts_from_the_whole_and_through_the_index(root)
     assert len(Folder(root).tree()) == 1, "one file is in the place of the parts"
     assert cache.find(digest, keys) == {key: replies[key] for key in keys[:4]}
     other = digest_of(keys[3:])
-    assert cache.find(other, keys[3:]) == {}
+    assert ReplyCache(Folder(root), scope).find(other, keys[3:]) == {}
     index = ReplyCache(Folder(root), scope).read_index("run")
     assert index.tokens_paid == (40, 4)
-    assert ReplyCache(Folder(root), scope, index).find(other, keys[3:]) == {keys[3]: replies[keys[3]]}
+    assert ReplyCache(Folder(root), scope, index).find(other, keys[3:]) == {
+        keys[3]: replace(replies[keys[3]], run="")
+    }
     assert ReplyCache(Folder(root), scope).read_index("another").tokens_paid == (0, 0)
     assert ReplyCache(Folder(root), {"model": "n"}).find(digest, keys) == {}
 
@@ -105,7 +108,25 @@ def test_only_replies_are_kept(teacher, annotate, tmp_path):
         for _ in range(2):
             rows, _ = annotate(teacher(server), [*TEXTS[:5], "unknown"], cache=Folder(str(tmp_path)))
             assert [row.outcome for row in rows] == ["ok", "unparseable", "ok", "ok", "ok", "rejected"]
-        assert server.asked == 6 + 1, "the server may take another day what it rejected"
+        assert server.asked == 6 + 1 + 1, "the server may take another day what it rejected, if it takes any"
+
+
+def test_a_passage_of_two_chunks_is_paid_for_and_counted_once(teacher, annotate, tmp_path):
+    texts = [*TEXTS[:10], *TEXTS[5:15]]
+    with RecordedTeacher(REPLIES) as server:
+        rows, figures = annotate(teacher(server), texts, cache=Folder(str(tmp_path)), chunk_rows=10)
+        assert [row.text for row in rows] == texts and {row.outcome for row in rows} == {"ok"}
+        assert (server.asked, total(figures, "requests"), total(figures, "cache_hits")) == (15, 15, 5)
+        paid, saved = total(figures, "cost_usd"), total(figures, "saved_usd")
+        assert paid == pytest.approx(sum(row.cost_usd for row in [*rows[:10], *rows[15:]]))
+        assert saved == pytest.approx(sum(row.cost_usd for row in rows[10:15]))
+
+
+def test_what_two_actors_paid_for_twice_counts_twice(tmp_path):
+    cache = ReplyCache(Folder(str(tmp_path)), {})
+    for others in (1, 2):
+        cache.save(digest_of([kept(0).key, kept(others).key]), [kept(0), kept(others)])
+    assert ReplyCache(Folder(str(tmp_path)), {}).read_index("run").tokens_paid == (40, 4)
 
 
 def test_a_passage_that_comes_twice_in_a_chunk_is_paid_for_once(teacher, annotate):

@@ -11,6 +11,7 @@ from uniner.build.conversations import Recipe, bands, converse, count_types
 from uniner.build.filters import Filters, filter_mentions, fold_type, is_latin, singulars
 from uniner.build.negatives import Sampler, generator
 from uniner.build.supervised import converse_gold, draw
+from uniner.gold.catalogue import words_of
 from uniner.gold.records import GoldEntity, GoldPassage
 from uniner.records import Annotation, Entity
 
@@ -178,9 +179,8 @@ GOLD = [
 
 
 def test_gold_data_are_asked_for_their_own_types_in_plain_words():
-    conversations, counts = converse_gold(
-        GOLD, "news", {"PER": "person", "LOC": "place"}, "frequency", RECIPE, dataset_line=True
-    )
+    words = words_of("news", {"PER": "person", "LOC": "place"})
+    conversations, counts = converse_gold(GOLD, "news", words, "frequency", RECIPE, dataset_line=True)
     by_id = {c.passage_id: c for c in conversations}
     assert set(by_id) == {"news/a", "news/b", "news/c"}
     first = by_id["news/a"]
@@ -190,7 +190,7 @@ def test_gold_data_are_asked_for_their_own_types_in_plain_words():
     assert answers == {"I've read this text.", '["Ann", "Bob"]', "[]"}
     assert by_id["news/c"].positive_types == () and len(by_id["news/c"].negative_types) == 1
     assert counts["conversations"] == counts["from_news"] == 3
-    plain, _ = converse_gold(GOLD, "news", {}, "none", RECIPE, dataset_line=False)
+    plain, _ = converse_gold(GOLD, "news", words_of("news", {}), "none", RECIPE, dataset_line=False)
     assert [c.conversations[0]["value"] for c in plain] == ["Text: Ann met Bob.", "Text: In Bonn."]
 
 

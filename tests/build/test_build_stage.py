@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from uniner.build import stage
-from uniner.config import load
+from uniner.config import Build, load
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, CONVERSATION, Annotation, Conversation, Entity, from_table, to_table
 from uniner.storage import Chunk, Folder
@@ -130,3 +130,8 @@ def test_what_cannot_be_built_from_is_refused_before_ray_starts(tmp_path, base):
         stage.check(make_config(tmp_path, base, tmp_path, "build.teacher_weight=0"))
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         stage.check(make_config(tmp_path, base, tmp_path, 'build.supervised={news = "gone.jsonl"}'))
+
+
+def test_types_to_drop_are_folded_as_all_types_are():
+    filters, _ = stage._count(None, Build(drop_types=["MISC", " Else "]))
+    assert filters.drop_types == {"misc", "else"}

@@ -1,9 +1,14 @@
 """An encoder's pieces of long passages, and what it refuses to be trained from."""
 
+import json
 from pathlib import Path
 
+import pytest
+
+from uniner.evaluate.gold import cut
 from uniner.evaluate.systems.bert import pieces
 from uniner.evaluate.systems.bert_training import Order, train
+from uniner.records import Question, from_table
 from uniner.student import load_tokenizer
 
 
@@ -15,6 +20,26 @@ def test_a_long_passage_is_read_in_pieces_and_no_word_is_lost(tiny_bert):
     assert words == "".join(text.split())
 
 
+def order(tmp_path, base, gold, **more):
+    settings = {"epochs": 1, "learning_rate": 1e-3, "batch_passages": 1, "max_tokens": 128}
+    fixed = {"max_passages": None, "seed": 0, "use_gpu": False, "dataset": "d", "labels": {}}
+    return Order(base=base, gold=str(gold), folder_url=f"{tmp_path}/model", **{**settings, **fixed, **more})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "words"),
+    [("conll03", {}, "person"), ("mine", {}, "per"), ("mine", {"PER": "human being"}, "human being")],
+)
+def test_it_learns_the_words_that_it_is_asked_for(tmp_path, tiny_bert, dataset, labels, words):
+    gold = tmp_path / "train.txt"
+    gold.write_text("Ann B-PER\nLee I-PER\nsleeps O\n")
+    assert "error" not in train(order(tmp_path, tiny_bert, gold, dataset=dataset, labels=labels))
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert set(config["label2id"]) == {"O", f"B-{words}", f"I-{words}"}
+    (chunk,) = cut(dataset, str(gold), 9, None, labels=labels)
+    assert [one.type for one in from_table(chunk.table, Question)] == [words]
+
+
 def test_a_model_that_labels_no_words_is_one_line(tmp_path, base):
     gold = tmp_path / "gold.jsonl"
     gold.write_text(
@@ -24,8 +49,7 @@ def test_a_model_that_labels_no_words_is_one_line(tmp_path, base):
     (tmp_path / "base/config.json").write_text('{"model_type": "t5"}')
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "base" / name).write_bytes((Path(base) / name).read_bytes())
-    order = Order(f"{tmp_path}/base", str(gold), f"{tmp_path}/model", 1, 1e-3, 1, 128, None, 0, False)
-    told = train(order)
+    told = train(order(tmp_path, f"{tmp_path}/base", gold))
     assert told.keys() == {"error"}
     assert f"evaluate.system.*.model {tmp_path}/base: cannot be loaded as a model" in told["error"]
     assert "\n" not in told["error"] and not (tmp_path / "model").exists()

@@ -1,7 +1,9 @@
 """A chat model through the stage on a real local Ray: its cells fill in over runs."""
 
 import json
+import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
@@ -50,17 +52,14 @@ def make_config(make_engine_config, base, tmp_path, monkeypatch):
 
     def make(server, gold=("one",), systems=()):
         addresses = {"one": one, "two": two}
-        system = {
-            "chatty": {"kind": "chat", "model": "m", "base_url": server.base_url, "in_flight": 1,
-                       "retries": 0},
-        }  # fmt: skip
+        chat = {"kind": "chat", "model": "m", "base_url": server.base_url, "in_flight": 1, "retries": 0}
         return make_engine_config(
             tmp_path,
             base,
             evaluate={
                 "gold": {name: addresses[name] for name in gold},
                 "systems": list(systems),
-                "system": system,
+                "system": {"chatty": chat, "other": chat},
                 "chunk_passages": 2,
             },
         )
@@ -86,6 +85,13 @@ def test_a_chat_model_s_cells_fill_in_and_no_question_is_paid_twice(make_config,
         assert len(server.said) == 8, "of the data set that came later, its questions alone"
         assert both["scores"]["chatty"]["one"] == one
         assert stage.run(make_config(server, gold=("two",), systems=["chatty"])) == both
+        shown = pq.read_table(tmp_path / "r/evaluate/scores.parquet").column("dataset").to_pylist()
+        assert {*shown} == {"one", "two"}, "what is left out is shown all the same"
+        (tmp_path / "r/evaluate/chatty" / MANIFEST).unlink()  # as where it is stopped at more cells
+        other = stage.run(make_config(server, gold=("one",), systems=["other"]))
+        assert other["scores"].keys() == {"chatty", "other"}
+        assert len(server.said) == 8, "it is the same model, asked in the same way"
+        shutil.rmtree(tmp_path / "r/evaluate/other")
         (tmp_path / "r/evaluate" / MANIFEST).unlink()
         assert (
             stage.run(make_config(server, gold=("one", "two"), systems=["chatty"]))["scores"]

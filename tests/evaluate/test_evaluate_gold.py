@@ -118,8 +118,8 @@ def test_else_types_are_asked_where_they_are_wanted(tmp_path):
     path.write_text("\n".join(map(json.dumps, LINES)))
     (chunk,) = cut("news", str(path), 9, None, else_types=True)
     assert asked(chunk)[-3:] == [
-        ("0000003", "MISC", ("Blue",)),
         ("0000003", "city", ()),
+        ("0000003", "misc", ("Blue",)),
         ("0000003", "person", ("Bo",)),
     ]
     assert chunk.figures == {"passages": 3}

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from uniner.evaluate.catalogue import DOMAINS, catalogue, members
 from uniner.evaluate.leaderboard import Cell, boards, mean
 from uniner.evaluate.publish import publish
 from uniner.evaluate.published import protocols, published
 from uniner.evaluate.score import score
 from uniner.evaluate.tables import markdown
+from uniner.gold.catalogue import DOMAINS, catalogue, members
 from uniner.records import Prediction, Span
 from uniner.storage import Folder
 

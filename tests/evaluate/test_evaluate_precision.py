@@ -9,7 +9,7 @@ from uniner.config import Engine
 from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.evaluate import work as evaluate_work
-from uniner.evaluate.precision import require_f1
+from uniner.evaluate.precision import answering, require_f1
 from uniner.evaluate.predictor import Predictor
 from uniner.storage import Folder
 from uniner.student import model_fingerprint
@@ -112,6 +112,22 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how
             require(**other, max_f1_loss=1.0)
     with pytest.raises(UserError, match=r"needs the student's F1"):
         require_f1(run.folder, "another student", Engine(**plain).model_copy(update=FP8))
+
+
+def test_f1_is_held_against_that_on_the_same_data_sets(tmp_path):
+    engine = Engine(dtype="float32", gpus=0)
+    fp8 = engine.model_copy(update={"quantization": "fp8"})
+    evaluate = Folder(str(tmp_path))
+    for name, settings in (("student", engine), ("student-fp8", fp8)):
+        plan = {"stage": "evaluate", "config": {"engine": answering(settings)}, "parents": {"model": "s"}}
+        (evaluate / name).finish(plan, [], seconds=0.0)
+    scores = {"student": {"a": {"f1": 0.4}, "b": {"f1": 0.8}}, "student-fp8": {"b": {"f1": 0.7}}}
+    evaluate.finish({"stage": "evaluate"}, [], seconds=0.0, scores=scores)
+    with pytest.raises(UserError, match=r"falls from 0\.8000 to 0\.7000"):
+        require_f1(evaluate, "s", fp8)
+    evaluate.finish({"stage": "evaluate"}, [], seconds=0.0, scores={**scores, "student": {"a": {"f1": 0.4}}})
+    with pytest.raises(UserError, match=r"has not both"):
+        require_f1(evaluate, "s", fp8)
 
 
 def test_tag_says_so_before_ray_starts_where_no_evaluation_can_come(run, make_engine_config, tmp_path, base):

@@ -84,6 +84,10 @@ def test_prompt_forms():
     )
 
 
+def test_a_label_in_letters_that_only_fold_alike_is_that_label():
+    assert labelled(["location", "city"], ["LOCAT\u0130ON: Rome"]) == {"location": ("Rome",), "city": ()}
+
+
 def test_instructuie_s_answers():
     types = ["person", "city"]
     said = "person: Ann; person: Bo"

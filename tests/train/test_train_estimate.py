@@ -3,11 +3,14 @@
 import dataclasses
 
 import pytest
-from transformers import AutoConfig, LlamaConfig
+import torch
+from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
 
 from uniner import job
+from uniner.errors import UserError
 from uniner.storage import Folder
-from uniner.train import estimate, model
+from uniner.train import estimate, model, worker
+from uniner.train.prepare import config_and_tokenizer, require_room
 
 LLAMA_7B = LlamaConfig(
     vocab_size=32000,
@@ -136,3 +139,37 @@ def test_the_plan_is_told_and_nothing_is_begun(base, conversations, write_build,
         "a worker of 8" in told and "64 x H200" in told
     )  # memory must do with the fewest and " USD" in told
     assert not (tmp_path / "r" / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        (MambaConfig(num_hidden_layers=2), "mamba has layers that are no attention"),
+        (Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]), r"no attention \(conv\)"),
+    ],
+)
+def test_a_base_that_would_mix_the_conversations_of_a_row_is_refused(config, layers, base, tmp_path):
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"student.base {tmp_path}: .*{layers}.* Llama, Qwen or Mistral"):
+        config_and_tokenizer(str(tmp_path))
+
+
+def test_a_config_that_holds_the_text_model_s_is_read(base, tmp_path):
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    Gemma3Config(text_config={"num_hidden_layers": 2, "max_position_embeddings": 64}).save_pretrained(
+        tmp_path
+    )
+    config, _ = config_and_tokenizer(str(tmp_path))
+    with pytest.raises(UserError, match=r"student\.max_tokens = 65: the base model takes at most 64"):
+        require_room(65, config)
+    require_room(64, config)
+
+
+def test_a_full_gpu_is_one_line(monkeypatch):
+    def work(order, session):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(worker, "_work", work)
+    with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory.*lower train\.pack_tokens"):
+        worker.work(None, None)

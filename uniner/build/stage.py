@@ -12,12 +12,13 @@ from typing import Any
 from uniner import work
 from uniner.build import card
 from uniner.build.conversations import Recipe, bands, converse, count_types
-from uniner.build.filters import Filters, singulars
+from uniner.build.filters import Filters, fold_type, singulars
 from uniner.build.negatives import Sampler
 from uniner.build.supervised import converse_gold, draw
 from uniner.config import Build, Config
 from uniner.errors import UserError
 from uniner.files import absolute
+from uniner.gold.catalogue import words_of
 from uniner.gold.reader import digest, read_gold, verify
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.storage import Chunk, Folder, Summary, run_folder
@@ -106,7 +107,7 @@ def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
 def _count(parent: Folder | None, settings: Build) -> tuple[Filters, Counter[str]]:
     """Count the mentions of each type over all annotations; return with it the filters that were used."""
     filters = Filters(
-        frozenset(settings.drop_types),
+        frozenset(map(fold_type, settings.drop_types)),
         settings.require_in_passage,
         settings.require_latin,
         settings.max_mention_words,
@@ -144,7 +145,7 @@ def _build(
         conversations, counts = converse_gold(
             passages,
             name,
-            settings.labels,
+            words_of(name, settings.labels),
             settings.negatives,
             replace(recipe, weight=settings.supervised_weight),
             settings.dataset_line,

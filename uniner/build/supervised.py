@@ -1,10 +1,9 @@
 """Gold data sets as training data: a draw of their passages, asked for the data set's own types."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from uniner.build.conversations import Recipe, converse_about, count
-from uniner.build.filters import fold_type
 from uniner.build.negatives import How, Sampler, generator
 from uniner.gold.reader import left_out
 from uniner.gold.records import GoldPassage
@@ -22,18 +21,18 @@ def draw(passages: Iterable[GoldPassage], dataset: str, most: int, seed: int) ->
 def converse_gold(
     passages: Sequence[GoldPassage],
     dataset: str,
-    labels: Mapping[str, str],
+    words: Callable[[str], str],
     negatives: How,
     recipe: Recipe,
     dataset_line: bool,
 ) -> tuple[list[Conversation], dict[str, int]]:
     """Make a data set's conversations and count them, by its name.
 
-    labels: plain words for a label, where it needs any. Absent types are drawn from the data set's own; a
+    words: turns a label into plain words. Absent types are drawn from the data set's own; a
     passage without an entity is asked for absent types alone, as nothing there is what its labels mean. Where
     the file itself asks (`GoldPassage.asked`), only types to which it answers with none are absent.
     """
-    found = [_mentions(passage, labels) for passage in passages]
+    found = [_mentions(passage, words) for passage in passages]
     counts = Counter(name for mentions in found for name, texts in mentions.items() for _ in texts)
     sampler = Sampler(counts, negatives)
     conversations = [
@@ -43,7 +42,7 @@ def converse_gold(
             f"{dataset}/{passage.id}",
             passage.text,
             mentions,
-            sampler if passage.asked is None else Sampler(_absent(passage.asked, labels, counts), negatives),
+            sampler if passage.asked is None else Sampler(_absent(passage.asked, words, counts), negatives),
             recipe,
             dataset,
             dataset_line,
@@ -55,19 +54,15 @@ def converse_gold(
 
 
 def _absent(
-    asked: Sequence[tuple[str, Sequence[str]]], labels: Mapping[str, str], counts: Counter[str]
+    asked: Sequence[tuple[str, Sequence[str]]], words: Callable[[str], str], counts: Counter[str]
 ) -> dict[str, int]:
     """Return the types that a passage is known not to have, and how often its data set has them."""
-    absent = {_plain(name, labels) for name, mentions in asked if not mentions}
+    absent = {words(name) for name, mentions in asked if not mentions}
     return {name: max(1, counts[name]) for name in absent}
 
 
-def _mentions(passage: GoldPassage, labels: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _mentions(passage: GoldPassage, words: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
     mentions: dict[str, dict[str, None]] = {}
     for entity in sorted(passage.entities, key=lambda entity: entity.start):
-        mentions.setdefault(_plain(entity.type, labels), {})[entity.text] = None
+        mentions.setdefault(words(entity.type), {})[entity.text] = None
     return {name: tuple(texts) for name, texts in mentions.items()}
-
-
-def _plain(type_name: str, labels: Mapping[str, str]) -> str:
-    return fold_type(labels.get(type_name, type_name))

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from uniner.evaluate.catalogue import catalogue
 from uniner.evaluate.leaderboard import Board, Cell, Scores
+from uniner.gold.catalogue import catalogue
 
 _string, _number, _count = pa.string(), pa.float64(), pa.int64()
 CELLS = pa.schema(

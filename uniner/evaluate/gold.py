@@ -1,9 +1,10 @@
 """Gold passages to questions: the unit that is asked and scored."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from uniner.evaluate.catalogue import plain
+from uniner.gold.catalogue import words_of
 from uniner.gold.reader import left_out, read_gold
 from uniner.gold.records import GoldPassage
 from uniner.records import QUESTION, Question, Span, to_table
@@ -41,10 +42,11 @@ def cut(
     max_passages: int | None,
     max_questions: int | None = None,
     else_types: bool = False,
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Chunk]:
     """Cut a data set into chunks of questions; all types of the whole data set are asked of each passage.
 
-    One that the catalogue has by its name is asked for plain words in place of its labels.
+    It is asked for plain words in place of its labels (`catalogue.words_of`).
     Of more than `max_questions` so many are drawn, each with the same chance, in their order. The draw hangs
     on the data set's name alone: all systems, in all runs, answer the same questions.
 
@@ -54,7 +56,7 @@ def cut(
     Raises:
         UserError: where the data set is wrong, or has no type to ask for.
     """
-    passages = list(read_gold(url, else_types, plain(dataset)))
+    passages = list(read_gold(url, else_types, words_of(dataset, labels)))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
     many = sum(len(types) if passage.asked is None else len(passage.asked) for passage in passages)

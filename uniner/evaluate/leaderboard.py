@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uniner.evaluate.catalogue import DOMAINS, catalogue, members
 from uniner.evaluate.published import Published, protocols, published
+from uniner.gold.catalogue import DOMAINS, catalogue, members
 
 OURS = ("strict", "released", "partial", "span")
 """Our protocols that stand on the boards; `released` is strict as the published scorer counts it."""

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from uniner.evaluate.catalogue import DataSet, Found, catalogue, look, read
+from uniner.gold.catalogue import DataSet, Found, catalogue, look, read
 
 
 def show(data: str | None, console: Console) -> None:

@@ -4,6 +4,7 @@ Fewer bits make an engine faster and its answers a little others. How much worse
 evaluate scores it with such an engine and with a plain one, and tag asks how far F1 falls.
 """
 
+from statistics import fmean
 from typing import Any
 
 from uniner.config import Engine
@@ -38,13 +39,14 @@ def require_f1(evaluate: Folder, student: str, engine: Engine) -> None:
         return
     named = f"an engine of 8 bits ({suffix(engine).lstrip('-')})"
     with explained(evaluate.url):
-        found = [_f1(evaluate, student, each) for each in (plain(engine), engine)]
-    before, after = found
-    if before is None or after is None:
+        without, with_it = (_f1(evaluate, student, each) for each in (plain(engine), engine))
+    both = without.keys() & with_it.keys()
+    if not both:
         raise UserError(
             f"tag: {named} needs the student's F1 with it and without, {evaluate.url} has not both; run "
             "evaluate with the same [engine], gold data in evaluate.gold and the student in evaluate.systems"
         )
+    before, after = (fmean(found[dataset] for dataset in both) for found in (without, with_it))
     if before - after > engine.max_f1_loss:
         raise UserError(
             f"tag: with {named} F1 falls from {before:.4f} to {after:.4f}, by more than engine.max_f1_loss "
@@ -52,13 +54,13 @@ def require_f1(evaluate: Folder, student: str, engine: Engine) -> None:
         )
 
 
-def _f1(evaluate: Folder, student: str, engine: Engine) -> float | None:
-    """Return a student's F1 with an engine, on average over the data sets; None where it is not known."""
+def _f1(evaluate: Folder, student: str, engine: Engine) -> dict[str, float]:
+    """Return a student's F1 with an engine by data set, as far as it is known."""
     manifest = evaluate.manifest()
     for system, found in (manifest or {"scores": {}})["scores"].items():
         made = (evaluate / system).manifest() or {}
         if made.get("parents", {}).get("model") == student:
             asked = made.get("config", {}).get("engine") or {}
             if {name: value for name, value in asked.items() if value is not None} == answering(engine):
-                return sum(one["f1"] for one in found.values()) / len(found)
-    return None
+                return {dataset: one["f1"] for dataset, one in found.items()}
+    return {}

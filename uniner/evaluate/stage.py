@@ -18,7 +18,6 @@ from uniner import work
 from uniner.config import Config
 from uniner.errors import Planned
 from uniner.evaluate import choosing
-from uniner.evaluate.catalogue import with_group
 from uniner.evaluate.cells import Cell, GoldOf, digest_of, predictions
 from uniner.evaluate.gold import cut
 from uniner.evaluate.listing import show
@@ -29,6 +28,7 @@ from uniner.evaluate.settings import AnySystem, BertSystem
 from uniner.evaluate.significance import against_first, lines
 from uniner.evaluate.work import pool, train_on
 from uniner.files import explained
+from uniner.gold.catalogue import with_group
 from uniner.gold.reader import digest, verify
 from uniner.progress import say
 from uniner.storage import MANIFEST, Folder, merge, run_folder
@@ -73,9 +73,11 @@ def run(config: Config) -> dict[str, Any] | None:
     asked = {dataset: folder.url.rsplit("-", 1)[-1] for dataset, folder in gold.items()}
     brief = {name: without_examples(found) for name, found in scores.items()}
     manifest = _publish(_folder(config), asked, brief)
-    publish(_folder(config), {**manifest["scores"], **scores})
+    # With what stands of other runs; the examples of mistakes are this run's alone.
+    shown = {name: {**found, **scores.get(name, {})} for name, found in manifest["scores"].items()}
+    publish(_folder(config), shown)
     if "student" in scores:
-        write_card(_train(config) / "student", scores["student"])
+        write_card(_train(config) / "student", shown["student"])
         write_calibrations(_train(config) / "student", scores["student"])
     return manifest
 
@@ -169,6 +171,7 @@ def _cut_gold(config: Config, dataset: str) -> Folder:
         "max_passages": settings.max_passages,
         "max_questions": settings.max_questions,
         "else_types": settings.else_types,
+        "labels": config.build.labels,
     }
     # A file stands by its content: it may be moved.
     plan = {"stage": "evaluate gold", "config": cutting, "gold": {dataset: digest(url)}}
@@ -199,7 +202,8 @@ def _publish(folder: Folder, cells: dict[str, str], scores: dict[str, Any]) -> d
     cells = {**before, **cells}
     if (standing["scores"], before) == (table, cells):
         return standing
-    manifests = [(folder / name).require_manifest() for name in table]
+    # A system that was stopped at more cells, or removed, has none.
+    manifests = [manifest for name in table if (manifest := (folder / name).manifest())]
     found = [one for scored in table.values() for one in scored.values()]
     return folder.finish(
         plan,

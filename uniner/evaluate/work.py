@@ -101,7 +101,9 @@ def train_on(config: Config, folder: Folder, system: BertSystem, dataset: str) -
     )
     order = Order(
         base=model_of(config, system),
+        dataset=dataset,
         gold=system.train[dataset],
+        labels=config.build.labels,
         folder_url=folder.url,
         seed=config.run.seed,
         use_gpu=system.use_gpu,
@@ -109,7 +111,7 @@ def train_on(config: Config, folder: Folder, system: BertSystem, dataset: str) -
     )
     plan = {
         "stage": "evaluate train",
-        "config": {**settings, "seed": order.seed},
+        "config": {**settings, "seed": order.seed, "dataset": dataset, "labels": order.labels},
         "parents": {"model": model_fingerprint(order.base), "train": digest(order.gold)},
     }
     if folder.begin(plan):

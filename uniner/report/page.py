@@ -63,7 +63,7 @@ def _curve(
         lines += right.plot(
             *zip(*validation_f1, strict=True), color="#2f9e6e", marker="s", label="validation F1"
         )
-        right.set_ylabel("F1 against the teacher")
+        right.set_ylabel("F1")
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)
     if len(lines) > 1:

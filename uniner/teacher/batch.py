@@ -25,7 +25,7 @@ from uniner.errors import Stopped, UserError
 from uniner.progress import say
 from uniner.teacher.batch_files import Answers, RequestFile, Room
 from uniner.teacher.batch_records import NEVER_CREATED, Record, Records, rejections
-from uniner.teacher.batch_server import BatchServer
+from uniner.teacher.batch_server import BatchServer, RefusedError
 from uniner.teacher.completion import Rejection
 from uniner.teacher.questions import Questions
 
@@ -131,7 +131,11 @@ class Batches:
         uploaded = await self._server.upload(f"uniner-{self._questions.run}-{number:05d}.jsonl", file.data())
         record = Record(number, file.chunks, len(file), file.usd, uploaded)
         await self._note(record)
-        batch = await self._server.create(uploaded, {"uniner": self._records.address(record)[-512:]})
+        try:
+            batch = await self._server.create(uploaded, {"uniner": self._records.address(record)[-512:]})
+        except RefusedError:
+            await self._note(replace(record, ended=NEVER_CREATED))
+            raise
         self._last[number] = batch
         await self._note(replace(record, batch=batch.id))
         say(f"annotate: batch {batch.id} submitted, {len(file):,} requests, answered within 24 h")

@@ -59,9 +59,9 @@ class Records:
         """
         for record in self.read():
             if record.ended is None:
+                told = f"batch {record.batch} is under way" if record.batch else "a batch may be under way"
                 raise UserError(
-                    f"{self.address(record)}: batch {record.batch or ''} is under way and paid for; go on "
-                    "with annotate.batch=true"
+                    f"{self.address(record)}: {told} and paid for; go on with annotate.batch=true"
                 )
 
     @staticmethod

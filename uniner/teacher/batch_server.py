@@ -23,6 +23,10 @@ _TIMEOUT_S = 600.0  # a file of 100 MB takes its time
 Result = TypeVar("Result")
 
 
+class RefusedError(UserError):
+    """The server refuses to create a batch: there is none, and nothing to pay."""
+
+
 class BatchServer:
     """Uploads files, creates batches and looks at them.
 
@@ -50,13 +54,22 @@ class BatchServer:
         return file.id
 
     async def create(self, file: str, about: dict[str, str]) -> Batch:
-        """Have a file's requests answered: from here on they are paid for. `about` is for people to read."""
+        """Have a file's requests answered: from here on they are paid for. `about` is for people to read.
+
+        Raises:
+            RefusedError: where no batch was created.
+        """
 
         async def create(attempt: int) -> Batch:
             standing = await self._find(file) if attempt > 1 else None
-            return standing or await self._client.batches.create(
-                input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata=about
-            )
+            try:
+                return standing or await self._client.batches.create(
+                    input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata=about
+                )
+            except openai.APIStatusError as error:
+                if transient(error) or error.status_code >= 500:
+                    raise
+                raise RefusedError(self._explain(error)) from error
 
         return await self._call(create)
 
@@ -88,12 +101,15 @@ class BatchServer:
                 with attempt:
                     result = await once(attempt.retry_state.attempt_number)
         except openai.NotFoundError as error:
-            told = explain(error, self._teacher, str(self._client.base_url))
+            told = self._explain(error)
             raise UserError(f"{told}; {missing}" if missing else told) from error
         except openai.OpenAIError as error:
-            raise UserError(explain(error, self._teacher, str(self._client.base_url))) from error
+            raise UserError(self._explain(error)) from error
         self._answered = True
         return result
+
+    def _explain(self, error: Exception) -> str:
+        return explain(error, self._teacher, str(self._client.base_url))
 
     def _enough(self, state: RetryCallState) -> bool:
         patient = self._answered and (state.seconds_since_start or 0.0) < _PATIENCE_S

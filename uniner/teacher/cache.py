@@ -8,7 +8,8 @@ where there are several, one file takes their place in the end.
 
 So the same passages are found with one listing and one read a chunk, whoever was stopped where. Passages that
 are chunked otherwise (a larger sample, say) are found through an index that is read once a run, 12 bytes a
-reply in memory.
+reply in memory; one that comes again in the same run, by what this actor has saved since. Where two actors
+meet it at the same time both ask: ingest.dedupe leaves repeated passages out beforehand.
 """
 
 import functools
@@ -19,7 +20,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,20 +99,29 @@ class ReplyCache:
         self._folder = folder / key_of(scope)
         self._index = index
         self._group = functools.lru_cache(_GROUPS_AT_HAND)(self._read_group)
+        self._saved: dict[str, str] = {}  # since the index was read: key to its group
 
     def find(self, digest: str, keys: Collection[str]) -> dict[str, Kept]:
-        """Return the kept replies among a chunk's keys; `digest` is the chunk's."""
+        """Return the kept replies among a chunk's keys; `digest` is the chunk's.
+
+        One from another chunk comes without its run, as if another's: that chunk counts what was paid.
+        """
         found = {key: kept for key, kept in self._read_group(digest).items() if key in keys}
         missing = [key for key in keys if key not in found]
         groups = self._index.groups_of(missing) if self._index and missing else {}
+        others: dict[str, Kept] = {}
         with ThreadPoolExecutor(_READERS) as pool:
             for (_, some), group in zip(groups.items(), pool.map(self._group, groups), strict=True):
-                found |= {key: group[key] for key in some if key in group}
-        return found
+                others |= {key: group[key] for key in some if key in group}
+        for key in missing:
+            if key not in others and key in self._saved:
+                others[key] = self._read_group(self._saved[key])[key]
+        return found | {key: replace(kept, run="") for key, kept in others.items()}
 
     def save(self, digest: str, replies: Sequence[Kept]) -> None:
         """Keep some of a chunk's replies."""
         self._write(digest, f"{digest}.{uuid.uuid4().hex}.parquet", replies)
+        self._saved |= dict.fromkeys((kept.key for kept in replies), digest)
 
     def fold(self, digest: str) -> None:
         """Put what was saved of a chunk bit by bit into one file."""
@@ -138,8 +148,8 @@ class ReplyCache:
             ):
                 starts.append(_start(key))
                 places.append(place)
-                if paid_by == run:
-                    paid[key] = (tokens_in, tokens_out)
+                if paid_by == run:  # a key in two groups was paid for twice
+                    paid[place, key] = (tokens_in, tokens_out)
         order = np.argsort(np.array(starts, dtype=np.uint64), kind="stable")
         return Index(
             groups,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-# Statuses that tell of the key, the model or the load; any other 4xx is about the passage that was sent.
-_NOT_OF_A_PASSAGE = {401, 403, 404, 408, 409, 429}
+# Statuses that tell of the key, the credit, the model or the load; any other 4xx is about what was sent.
+_NOT_OF_A_PASSAGE = {401, 402, 403, 404, 408, 409, 429}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from uniner.errors import UserError
 from uniner.teacher.completion import GarbageError, Rejection, Reply, rejection, reply_of
 from uniner.teacher.limits import Gate, Want
-from uniner.teacher.prompts import JSON_SCHEMA, Prompt
+from uniner.teacher.prompts import JSON_SCHEMA, PROBE, Prompt
 
 _TRANSIENT = {408, 409, 429}
 _LONGEST_PAUSE_S = 3600.0
@@ -29,7 +29,7 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 60.0
 CHARACTERS_A_TOKEN = 4.0
 # Connections that are still closing.
 _SPARE_CONNECTIONS = 16
-_PROBE = [{"role": "user", "content": "Reply with one word."}]
+_PROBE = [{"role": "user", "content": PROBE}]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ class Line:
                     return await self._try(request, attempts)
         except openai.APIStatusError as error:
             refused = rejection(error.status_code, error.code, _said(error), attempts)
-            return refused or await self._given_up(error, attempts)
+            if refused and (refused.outcome == "filtered" or await self._takes_others(request)):
+                return refused
+            return await self._given_up(error, attempts)
         except (openai.OpenAIError, TimeoutError, GarbageError) as error:
             return await self._given_up(error, attempts)
         raise AssertionError("tenacity ends with a result or an error")
@@ -136,6 +138,21 @@ class Line:
         self._answered = time.monotonic()
         return reply
 
+    async def _takes_others(self, request: dict[str, Any]) -> bool:
+        """Tell whether it is a passage that is refused, or all that is asked like this: as long as nothing
+        was answered, a few words are asked in the same way."""
+        async with self._probing:
+            if self._replies:
+                return True
+            try:
+                reply, want = await self._try({**request, "messages": _PROBE}, 1)
+            except openai.APIStatusError as error:
+                return not rejection(error.status_code, error.code, _said(error), 1)
+            except (openai.APIConnectionError, TimeoutError, GarbageError):
+                return True  # no word on the request
+            self._pay(reply, want)
+            return True
+
     async def _given_up(self, error: Exception, attempts: int) -> Rejection:
         """Tell a passage that the server cannot answer from a server that cannot answer.
 
@@ -160,11 +177,14 @@ class Line:
             except (openai.APIConnectionError, TimeoutError, GarbageError):
                 pass
             else:
-                tokens = (reply.tokens_in, reply.tokens_out)
-                self._gate.leave(want, sum(tokens), self._teacher.usd(*tokens))
+                self._pay(reply, want)
                 return True
             await asyncio.sleep(_jitter(attempt))
         return False
+
+    def _pay(self, reply: Reply, want: Want) -> None:
+        tokens = (reply.tokens_in, reply.tokens_out)
+        self._gate.leave(want, sum(tokens), self._teacher.usd(*tokens))
 
     def _want(self, request: dict[str, Any]) -> Want:
         characters = _characters(request)
@@ -197,6 +217,8 @@ def explain(error: Exception, teacher: Teacher, base_url: str) -> str:
         return f"{where}: refuses the key ({said}); check OPENAI_API_KEY"
     if isinstance(error, openai.NotFoundError):
         return f"{where}: not found ({said}); check {teacher.section}.model and base_url"
+    if isinstance(error, openai.APIStatusError) and error.status_code == 402:
+        return f"{where}: wants to be paid ({said}); put that right and the same command goes on"
     return f"{where}: {said}"
 
 

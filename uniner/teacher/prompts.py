@@ -12,6 +12,8 @@ SYSTEM = "You are a helpful information extraction system."
 PASSAGE = "{passage}"
 """Where the passage goes in a prompt of one's own."""
 PASSAGE_MARK = "\n\nPassage: "
+PROBE = "Reply with one word."
+"""A message that asks no more than whether the server answers."""
 
 _TASK = {
     "type": (

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from uniner.errors import UserError
 from uniner.files import explained, filesystem
-from uniner.teacher.prompts import passage_in
+from uniner.teacher.prompts import PROBE, passage_in
 
 
 def load(url: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ class RecordedTeacher:
         self.asked += 1
         body = await request.json()
         prompt = body["messages"][-1]["content"]
-        reply = self._replies.get(passage_in(prompt))
+        reply = self._replies.get(passage_in(prompt), "Yes" if prompt == PROBE else None)
         if reply is None:
             error = {"message": "no reply is recorded for this passage", "type": "invalid_request_error"}
             return web.json_response({"error": error}, status=400)

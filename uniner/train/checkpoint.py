@@ -78,8 +78,10 @@ class Checkpoints:
         self._attempt = everyones(uuid.uuid4().hex[:8])[0]
         # The thread's own group: the steps talk over theirs at the same time.
         self._group = dist.new_group(backend="gloo")
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
         pinned = device.type == "cuda"
+        # A thread begins on GPU 0, whichever is this worker's.
+        mine = (torch.cuda.set_device, (device,)) if pinned else (None, ())
+        self._thread = ThreadPoolExecutor(1, "checkpoint", *mine)
         self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
         self._writing: Future[None] | None = None
         self._broken: set[str] = set()

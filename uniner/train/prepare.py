@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from uniner.config import Student, Train
 from uniner.errors import UserError
@@ -73,12 +73,28 @@ class Data:
 def config_and_tokenizer(base: str) -> tuple[Any, Any]:
     """Read a base model's config and tokenizer."""
     with loading(base, "student.base"):
-        return AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
+        config, tokenizer = AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
+    _require_attention(base, config)
+    return config, tokenizer
+
+
+def _require_attention(base: str, config: Any) -> None:
+    """Refuse a model whose layers carry a state along a row (Mamba, gated delta nets, short convolutions):
+    of the conversations that share a row each would see the ones before."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
+    others = sorted(layers - {"full_attention", "sliding_attention", "chunked_attention"})
+    if others or getattr(kind, "_is_stateful", False):
+        named = f" ({', '.join(others)})" if others else ""
+        raise UserError(
+            f"student.base {base}: {config.model_type} has layers that are no attention{named}: in a packed "
+            "row they cannot keep conversations apart; take a model of the Llama, Qwen or Mistral type"
+        )
 
 
 def prepare(order: Order, tokenizer: Any, config: Any) -> Data:
     """Read the conversations, fit them to the length limit and plan the whole run."""
-    _require_room(order.student.max_tokens, config)
+    require_room(order.student.max_tokens, config)
     renderer, student = Renderer(tokenizer), order.student
     conversations = from_table(Folder(order.build_url).read_rows(), Conversation)
     chosen = [conversation for conversation in conversations if conversation.split == "train"]
@@ -88,7 +104,7 @@ def prepare(order: Order, tokenizer: Any, config: Any) -> Data:
     if not training.samples:
         raise UserError(f"{order.build_url}: no conversation to train on (split train)")
     largest = max(int(sample.ids.max()) for sample in training.samples)
-    if largest >= config.vocab_size:
+    if largest >= config.get_text_config().vocab_size:
         raise UserError(f"student.base {order.base}: its tokenizer has ids beyond the model's vocabulary")
     train = order.train
     planned = _plan(training, order, train.epochs, train.max_steps)
@@ -123,8 +139,9 @@ def _plan(fitted: Fitted, order: Order, epochs: int, max_steps: int | None = Non
     )
 
 
-def _require_room(max_tokens: int, config: Any) -> None:
-    room = getattr(config, "max_position_embeddings", max_tokens)
+def require_room(max_tokens: int, config: Any) -> None:
+    """Refuse conversations longer than the base model's window."""
+    room = getattr(config.get_text_config(), "max_position_embeddings", max_tokens)
     if room < max_tokens:
         raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {room}")
 

@@ -52,7 +52,7 @@ class Quiz:
         """
         if not self.questions:
             return {}
-        room = getattr(model.config, "max_position_embeddings", None) or torch.inf
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or torch.inf
         longest = max(question.answer_tokens for question in self.questions)
         most = int(min(2 * longest, room - len(self.questions[0].prompt)))
         counts, broken = Counts(), 0

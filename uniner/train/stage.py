@@ -171,9 +171,12 @@ def _train(config: Config, folder: Folder) -> dict[str, float]:
                 continue
             told = looked
             step, steps, note = looked
+            if steps and not shown:
+                progress.stood(step)
+                shown = step
             # After a failure the steps since the last checkpoint come again: they count once.
-            progress.add(max(0, step - shown), share=step / steps if steps else None, note=note)
-            shown = max(shown, step)
+            more, shown = max(0, step - shown), max(shown, step)
+            progress.add(more, share=shown / steps if steps else None, note=note)
     result = fitting.result()
     if "error" in result:
         raise UserError(result["error"])

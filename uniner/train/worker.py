@@ -50,6 +50,12 @@ def work(order: Order, session: Session) -> dict[str, Any]:
         return {"figures": _work(order, session)}
     except UserError as error:
         return {"error": str(error)}
+    except torch.OutOfMemoryError as error:
+        # Raised, as it is not the same on every worker: the others wait for this one.
+        raise UserError(
+            f"train: a GPU's memory is full ({' '.join(str(error).split())[:120]}); lower train.pack_tokens, "
+            "set train.activation_checkpointing=true or take more workers"
+        ) from error
 
 
 def _work(order: Order, session: Session) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from uniner.errors import UserError
 from uniner.evaluate.systems.bert import Piece, labels_of, pieces, to_labels
+from uniner.gold.catalogue import words_of
 from uniner.gold.reader import read_gold
 from uniner.storage import Folder
 from uniner.student import loading, local_model
@@ -25,11 +26,14 @@ _WARM_UP, _WEIGHT_DECAY, _CLIP = 0.1, 0.01, 1.0
 class Order:
     """What is to be trained on what.
 
-    base: folder, s3:// address or hub name. gold: the train split. folder_url: where the model goes.
+    base: folder, s3:// address or hub name. gold: the train split of the data set. labels: as build.labels.
+    folder_url: where the model goes.
     """
 
     base: str
+    dataset: str
     gold: str
+    labels: dict[str, str]
     folder_url: str
     epochs: int
     learning_rate: float
@@ -108,7 +112,8 @@ def _train(order: Order) -> dict[str, Any]:
 
 
 def _examples(order: Order, tokenizer: Any) -> tuple[list[str], list[_Example]]:
-    passages = list(islice(read_gold(order.gold), order.max_passages))
+    rename = words_of(order.dataset, order.labels)
+    passages = list(islice(read_gold(order.gold, rename=rename), order.max_passages))
     names = labels_of(sorted({entity.type for passage in passages for entity in passage.entities}))
     number = {name: place for place, name in enumerate(names)}
     examples = []

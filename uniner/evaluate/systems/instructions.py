@@ -60,18 +60,19 @@ class Published:
 
 def labelled(types: Sequence[str], parts: Sequence[str], between: str | None = None) -> Found | None:
     """Read parts of the form `type: mention`, several mentions where something stands between them."""
-    by_name = {name.casefold(): name for name in types}
-    names = "|".join(re.escape(name) for name in sorted(types, key=len, reverse=True))
-    label = re.compile(rf"\W*(?:entity\s*:\s*)?({names})\W*?:(.*)", re.IGNORECASE | re.DOTALL)
+    by_length = sorted(types, key=len, reverse=True)
+    names = "|".join(f"({re.escape(name)})" for name in by_length)
+    label = re.compile(rf"\W*(?:entity\s*:\s*)?(?:{names})\W*?:(?P<said>.*)", re.IGNORECASE | re.DOTALL)
     found: dict[str, list[str]] = {name: [] for name in types}
     read = [match for part in parts if (match := label.fullmatch(part))]
     if not read:
         whole = " ".join(parts).strip().rstrip(".").casefold().removeprefix("entity:").strip()
         return dict.fromkeys(types, ()) if whole in _NOTHING - {""} else None
     for match in read:
-        said = match[2].split(between) if between else [match[2]]
+        said = match["said"].split(between) if between else [match["said"]]
         mentions = [mention.strip(" \t\r\n\"'`*[]") for mention in said]
-        found[by_name[match[1].casefold()]] += [one for one in mentions if one.casefold() not in _NOTHING]
+        name = next(name for name, matched in zip(by_length, match.groups(), strict=False) if matched)
+        found[name] += [one for one in mentions if one.casefold() not in _NOTHING]
     return {name: tuple(dict.fromkeys(mentions)) for name, mentions in found.items()}
 
 

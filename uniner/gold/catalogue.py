@@ -8,7 +8,7 @@ such files without one. Case and punctuation of names do not count.
 import functools
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import PurePosixPath
@@ -61,7 +61,7 @@ class Found:
 @functools.cache
 def catalogue() -> dict[str, DataSet]:
     """Return the data sets by name, in the order of domains."""
-    text = resources.files("uniner.evaluate").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    text = resources.files("uniner.gold").joinpath("catalogue.toml").read_text(encoding="utf-8")
     return {
         name: msgspec.convert({"name": name, **facts}, DataSet) for name, facts in tomllib.loads(text).items()
     }
@@ -74,15 +74,23 @@ def members(group: Group) -> tuple[DataSet, ...]:
     )
 
 
-def plain(dataset: str) -> Callable[[str], str] | None:
-    """Return what turns a data set's labels into plain words; None of one that is not in the catalogue."""
+def words_of(dataset: str, labels: Mapping[str, str]) -> Callable[[str], str]:
+    """Return what turns a data set's labels into the words that a student is trained on and asked for.
+
+    labels: of these (build.labels) first. Else it is a label's words in the catalogue, where that has a data
+    set of this name; of any other the label, folded as the teacher's types are.
+    """
     known = catalogue().get(dataset)
-    return functools.cache(functools.partial(_plain, known.labels)) if known else None
+    return functools.cache(functools.partial(_words, labels, known.labels if known else None))
 
 
-def _plain(labels: dict[str, str], label: str) -> str:
+def _words(labels: Mapping[str, str], known: Mapping[str, str] | None, label: str) -> str:
     if label in labels:
-        return labels[label]
+        return fold_type(labels[label])
+    if known is None:
+        return fold_type(label) or label
+    if label in known:
+        return known[label]
     # A capital within a word begins the next one (CellLine); pH and DNA are one.
     spaced = re.sub(r"(?<=[a-z][a-z])(?=[A-Z])", " ", label)
     return fold_type(re.sub(r"[_-]+", " ", spaced)) or label
@@ -133,7 +141,7 @@ def read(dataset: str, address: str) -> Found:
     types: set[str] = set()
     passages = 0
     try:
-        for passage in read_gold(address, rename=plain(dataset)):
+        for passage in read_gold(address, rename=words_of(dataset, {})):
             passages += 1
             types.update(entity.type for entity in passage.entities)
             types.update(name for name, _ in passage.asked or ())

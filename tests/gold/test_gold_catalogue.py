@@ -8,9 +8,9 @@ from rich.console import Console
 
 from uniner.config import Config
 from uniner.errors import UserError
-from uniner.evaluate.catalogue import DOMAINS, catalogue, look, members, plain, read, with_group
 from uniner.evaluate.gold import cut
 from uniner.evaluate.listing import show
+from uniner.gold.catalogue import DOMAINS, catalogue, look, members, read, with_group, words_of
 from uniner.gold.reader import read_gold
 
 CONLL = "Ann B-PER\nof O\nUN S-ORG\n\nBlue B-MISC\n"
@@ -35,7 +35,9 @@ def test_the_benchmark_is_49_splits_of_43_data_sets_in_9_domains():
 
 
 def test_labels_become_plain_words_and_plain_words_stay():
-    assert plain("my-own-news") is None
+    own = words_of("my-own-news", {"PER": "Person"})
+    assert [own(label) for label in ("PER", "ACTOR", "plot  Twist")] == ["person", "actor", "plot twist"]
+    assert words_of("conll03", {"PER": "human being"})("PER") == "human being"
     said = {
         "conll03": {"PER": "person", "MISC": "misc"},
         "genia": {"cell_type": "cell type", "DNA": "dna"},
@@ -50,13 +52,13 @@ def test_labels_become_plain_words_and_plain_words_stay():
         },
     }
     for dataset, labels in said.items():
-        assert {label: plain(dataset)(label) for label in labels} == labels
+        assert {label: words_of(dataset, {})(label) for label in labels} == labels
 
 
 def test_the_labels_of_data_sets_that_are_in_plain_words_stay(shared_data):
     for name, address in look(str(shared_data("ner"))).items():
         for place, (raw, ours) in enumerate(
-            zip(read_gold(address), read_gold(address, plain(name)), strict=True)
+            zip(read_gold(address), read_gold(address, rename=words_of(name, {})), strict=True)
         ):
             assert raw == ours
             if place == 200:
