@@ -26,29 +26,26 @@ def fit(scores: ArrayLike, right: ArrayLike) -> tuple[float, float]:
     """Fit slope (0 or more) and intercept to mentions' scores and whether each is right.
 
     Maximum likelihood, on targets a little off 0 and 1 so that few mentions do not make it sure of itself
-    (Platt 1999), by Newton's steps, halved where they do not help (Lin, Lin and Weng 2007). The numbers are
-    scikit-learn's to six digits (seen on 541 mentions of a student and 276 of a base model).
+    (Platt 1999): each mention counts as right and as wrong, by its target.
     """
+    from sklearn.linear_model import LogisticRegression
+
     is_right = np.asarray(right, bool)
     good, bad = int(is_right.sum()), int((~is_right).sum())
-    targets = np.where(is_right, (good + 1) / (good + 2), 1 / (bad + 2))
-    logits = _logits(scores)
-    features = np.column_stack([logits, np.ones(len(targets))])
-    at = np.array([0.0, np.log((good + 1) / (bad + 1))])
-    for _ in range(100):
-        chance = _sigmoid(features @ at)
-        gradient = features.T @ (chance - targets)
-        if np.abs(gradient).max() < 1e-8 * len(targets):
-            break
-        curvature = (features * (chance * (1 - chance))[:, None]).T @ features + 1e-12 * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        before = _loss(features @ at, targets)
-        while _loss(features @ (at - step), targets) > before and np.abs(step).max() > 1e-12:
-            step /= 2
-        at = at - step
-    if at[0] < 0:  # the score tells nothing: all mentions get the share that is right
-        return 0.0, float(np.log((good + 1) / (bad + 1)))
-    return float(at[0]), float(at[1])
+    slope, intercept = 0.0, float(np.log((good + 1) / (bad + 1)))
+    if len(is_right):
+        targets = np.where(is_right, (good + 1) / (good + 2), 1 / (bad + 2))
+        logits = _logits(scores)
+        centre = logits.mean()  # of scores that are all alike the slope then stays 0
+        found = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
+            np.tile(logits - centre, 2)[:, None],
+            np.repeat([True, False], len(targets)),
+            np.concatenate([targets, 1 - targets]),
+        )
+        if found.coef_[0, 0] > 0:  # else the score tells nothing: all mentions get the share that is right
+            slope = float(found.coef_[0, 0])
+            intercept = float(found.intercept_[0] - slope * centre)
+    return slope, intercept
 
 
 def expected_error(scores: ArrayLike, right: ArrayLike) -> float:
@@ -94,7 +91,3 @@ def _logits(scores: ArrayLike) -> np.ndarray:
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits))
-
-
-def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
-    return float((np.logaddexp(0, logits) - targets * logits).sum())
