@@ -1,11 +1,16 @@
 """The lines of the design: where Ray, torch and vLLM may be imported, and that jobs stay thin."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import uniner
+from uniner.storage import _provenance
 
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))
@@ -53,3 +58,9 @@ def test_a_job_is_thin_and_says_how_it_is_run(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_every_file_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_no_installed_distribution_of_the_project_is_needed():
+    """A cluster has the code alone, beside the packages that it imports."""
+    assert [path.name for path in MODULES if re.search(r"""version\(["']uniner""", path.read_text())] == []
+    assert _provenance()["versions"]["uniner"] == uniner.__version__ == metadata.version("uniner")

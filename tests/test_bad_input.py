@@ -16,6 +16,8 @@ GOOD = [{"text": f"Ann number {number} lives in Bonn.", "meta": {}} for number i
 def config(tmp_path, base, write_shard):
     write_shard(tmp_path / "good.jsonl.zst", GOOD)
     (tmp_path / "broken_recording.jsonl").write_text("nonsense\n")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/config.json").write_text('{"model_type": "llama"}')
     path = tmp_path / "config.toml"
     path.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "bad"\n[student]\nbase = "{base}"\n'
@@ -53,6 +55,8 @@ def error_line(capsys):
         ("ingest", ['ingest.shards=["{tmp}"]'], "is a folder; name its files"),
         ("ingest", ["student.base={tmp}"], "is no model folder (no config.json)"),
         ("ingest", ["student.base=./no/such/model"], "no/such/model: is no model folder"),
+        ("ingest", ["student.base={tmp}/half"], "half: cannot be loaded as a model"),
+        ("ingest", ['ingest.decontaminate={x="{tmp}"}'], "is a folder; name a file"),
         ("annotate", [], "OPENAI_API_KEY is not set"),
         (
             "annotate",
@@ -95,7 +99,7 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
     assert job.run(["ingest"], words) == 1
     message = error_line(capsys)
     assert "2.50% of 40 rows were rejected (1 not_json: the line is no JSON), the limit is 1.00%" in message
-    rejects = tmp_path / "runs/bad/ingest/rejects-00000-00000.jsonl"
+    rejects = tmp_path / "runs/bad/ingest/rejects-00000-0000000.jsonl"
     assert str(rejects) in message
     assert json.loads(rejects.read_text()) == {"shard": "line.jsonl.zst", "line": 8, "reason": "not_json"}
     assert job.run(["ingest"], [*words, "ingest.max_reject_share=0.03"]) == 0

@@ -26,6 +26,11 @@ def test_words_win_over_file_over_defaults(config_file):
     assert config.tag.types == ["person", "city"]
 
 
+def test_a_word_takes_back_what_the_file_says(config_file):
+    config = load([config_file, "ingest.passages=5", "ingest.passages=default", "run.seed=default"])
+    assert (config.ingest.passages, config.run.seed) == (None, 0)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

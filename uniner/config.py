@@ -533,7 +533,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _set(tree: dict[str, Any], word: str) -> None:
-    """Set one `section.key=value` word in the tree; the value is read as TOML, else as plain text."""
+    """Set one `section.key=value` word in the tree; the value is read as TOML, else as plain text.
+
+    `section.key=default` takes back what the file says.
+    """
     name, equals, value = word.partition("=")
     *sections, key = name.split(".")
     if not equals or not sections or not key:
@@ -542,6 +545,9 @@ def _set(tree: dict[str, Any], word: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise UserError(f"'{word}': {section} is a value, not a section")
+    if value == "default":
+        tree.pop(key, None)
+        return
     try:
         tree[key] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

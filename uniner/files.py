@@ -55,9 +55,10 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise UserError(
-            f"{url}: access refused ({_short(error)}); check the AWS_* credentials or role"
-        ) from None
+        cure = "the AWS_* credentials or role" if is_remote(url) else "who may read and write there"
+        raise UserError(f"{url}: access refused ({_short(error)}); check {cure}") from None
+    except IsADirectoryError as error:
+        raise UserError(f"{url}: {error.filename or 'it'} is a folder; name a file") from None
     except FileNotFoundError as error:
         what = "no such bucket" if names_bucket(error) else "no such file or folder"
         raise UserError(f"{url}: {what}") from None

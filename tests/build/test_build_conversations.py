@@ -200,3 +200,10 @@ def test_a_draw_is_the_seeds_and_keeps_the_order():
     assert len(drawn) == 50 and drawn == [p for p in passages if p in drawn]
     assert drawn == draw(passages, "news", 50, seed=1) != draw(passages, "news", 50, seed=2)
     assert draw(passages, "news", 500, seed=1) == passages
+
+
+def test_what_is_drawn_says_nothing_of_the_split():
+    passages = [GoldPassage("Ann.", (GoldEntity(0, 3, "Ann", "PER"),), f"{n}") for n in range(4000)]
+    drawn = draw(passages, "news", 400, 0)
+    made, _ = converse_gold(drawn, "news", words_of("news", {}), "none", RECIPE, dataset_line=False)
+    assert 10 <= sum(one.split == "validation" for one in made) <= 80, "a tenth, of 400"

@@ -88,6 +88,12 @@ def test_a_label_in_letters_that_only_fold_alike_is_that_label():
     assert labelled(["location", "city"], ["LOCAT\u0130ON: Rome"]) == {"location": ("Rome",), "city": ()}
 
 
+@pytest.mark.parametrize("nothing", ["None.", "(none)", "N/A.", "none"])
+def test_nothing_in_any_dress_is_no_mention(nothing):
+    found = labelled(["person", "city"], [f"person: {nothing}", "city: Rome."])
+    assert found == {"person": (), "city": ("Rome.",)}
+
+
 def test_instructuie_s_answers():
     types = ["person", "city"]
     said = "person: Ann; person: Bo"

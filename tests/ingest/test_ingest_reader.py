@@ -4,14 +4,17 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import zstandard
 
-from uniner.ingest import reader
-from uniner.ingest.passages import cut
+from uniner.config import Ingest
+from uniner.ingest import reader, stage
+from uniner.ingest.passages import cut, own_span
 from uniner.ingest.reader import Position, Recipe, read_chunks
-from uniner.ingest.rows import REASONS, Fields
+from uniner.ingest.rows import REASONS, Fields, parse
 from uniner.ingest.sampling import Sampling
+from uniner.ingest.selection import repeated
 from uniner.ingest.shards import fingerprint, parts_of
 from uniner.records import Passage, from_table
 from uniner.storage import Folder, merge, rejects_name
@@ -54,6 +57,59 @@ def test_every_passage_gives_back_its_text(shard, tokenizer):
     assert {p.source for p in found} == {"Mine"}
 
 
+class Picky:
+    """Finds a fault in every passage with a word in it."""
+
+    def __init__(self, word):
+        self.word = word
+
+    def fault(self, text, n_tokens):
+        return ("language", []) if self.word in text else (None, [])
+
+
+def require_each_character_owned_once(found):
+    for one in found:
+        owners = [
+            sum(p.doc_id == one.doc_id and own_span(p)[0] <= place < own_span(p)[1] for p in found)
+            for place in range(one.char_start, one.char_end)
+        ]
+        assert set(owners) == {1}
+
+
+@pytest.mark.parametrize("word", ["word7 ", "word0 ", "word59", "word3", "no such"])
+def test_what_a_dropped_passage_shared_with_its_neighbours_is_theirs(word, shard, tokenizer):
+    recipe = replace(RECIPE, overlap_tokens=8, chunk_passages=2)
+    url = shard([json.dumps({"text": " ".join(f"word{n}" for n in range(60))})] * 2, frames=1)
+    whole = list(read_chunks(part(url), Position(), recipe, tokenizer, Picky(word)))
+    every = list(read_chunks(part(url), Position(), recipe, tokenizer))
+    assert (len(passages(whole)) < len(passages(every))) == (word != "no such")
+    require_each_character_owned_once(passages(whole))
+    for number, chunk in enumerate(whole[:-1]):
+        rest = read_chunks(part(url), Position(**chunk.position), recipe, tokenizer, Picky(word))
+        assert [c.table for c in rest] == [c.table for c in whole[number + 1 :]]
+
+
+def test_what_a_duplicate_shared_with_its_neighbours_is_theirs(shard, tokenizer, tmp_path):
+    recipe = replace(RECIPE, overlap_tokens=8, chunk_passages=2, digests=True)
+    first = " ".join(f"word{n}" for n in range(60))
+    candidates, folder = Folder(str(tmp_path / "candidates")), Folder(str(tmp_path / "ingest"))
+    url = shard([json.dumps({"text": text}) for text in (first, first + " and more of it")], frames=1)
+    summaries = [
+        candidates.write_chunk(chunk) for chunk in read_chunks(part(url), Position(), recipe, tokenizer)
+    ]
+    keys = sorted(summary.key for summary in summaries)
+    rows = [row for key in keys for row in candidates.read_chunk(key).to_pylist()]
+    same = repeated(np.array([row["digest"] for row in rows], np.uint64))
+    assert 0 < same.sum() < len(rows)
+    items = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.work, "stream", lambda _, given, read: items.extend(given) or [])
+        stage._select(folder, candidates, summaries, Ingest(dedupe=True))
+    chunks = [chunk for item in items for chunk in stage._read_selected(item, candidates)]
+    assert len(passages(chunks)) == len(rows) - same.sum()
+    require_each_character_owned_once(passages(chunks))
+
+
 def test_a_resumed_shard_gives_the_same_chunks_from_every_point(shard, tokenizer):
     url = shard(LINES)
     whole = list(read_chunks(part(url), Position(), RECIPE, tokenizer))
@@ -94,6 +150,11 @@ def bad_shard(tmp_path):
     path = tmp_path / "bad.jsonl.zst"
     path.write_bytes(zstandard.compress(b"\n".join(lines)))
     return str(path)
+
+
+def test_a_row_too_deep_to_be_read_is_no_json():
+    deep = b'{"text": "a", "more": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    assert parse(deep, Fields("text", "")) == "not_json"
 
 
 def test_every_bad_row_is_set_aside_with_its_place_and_reason(bad_shard, tokenizer):

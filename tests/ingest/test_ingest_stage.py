@@ -6,8 +6,11 @@ from collections import Counter
 import pytest
 
 from uniner import job
+from uniner.ingest import stage
+from uniner.ingest.reader import chunk_key
 from uniner.ingest.selection import digest
-from uniner.storage import Folder
+from uniner.ingest.shards import Part
+from uniner.storage import Folder, Summary
 
 pytestmark = pytest.mark.ray
 FRENCH = "Ceci est une longue phrase en français, écrite seulement pour cet essai de la langue."
@@ -95,3 +98,26 @@ def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
     few = [*words, "ingest.passages=90", "ingest.sample=0.5", "run.name=few"]
     assert job.run(["ingest"], [str(config), *few]) == 1
     assert "ingest.passages asks for 90; take another run.name with ingest.sample=" in capsys.readouterr().err
+
+
+class Standing:
+    """A folder in which one part's chunks stand, more than five digits can count."""
+
+    many = 100_002
+
+    def chunk_keys(self):
+        return {chunk_key(0, number) for number in range(self.many)}
+
+    def read_summaries(self, keys):
+        places = {chunk_key(0, number): number + 1 for number in range(self.many)}
+        return [
+            Summary(
+                key, 1, 1, 0.0, {}, position={"chunk": places[key], "last": int(places[key] == self.many)}
+            )
+            for key in sorted(keys)
+        ]
+
+
+def test_a_part_of_more_than_100_000_chunks_is_known_to_be_done():
+    summaries, left = stage._standing(Standing(), [Part(0, "jsonl", ("shard",), (1,))])
+    assert (len(summaries), left) == (Standing.many, [])

@@ -194,7 +194,7 @@ def test_the_best_step_becomes_the_student(make_order, alone, tmp_path, monkeypa
     monkeypatch.setattr(loop, "mean_loss", measure)
     for _ in range(2):  # again, from the last checkpoint: nothing is left to train or to measure
         figures = worker.work(order, alone())["figures"]
-        assert (figures["exported_step"], figures["steps"], figures["validation_loss"]) == (8, 12, 0.75)
+        assert (figures["exported_step"], figures["steps"], figures["validation_loss"]) == (8, 12, 0.25)
         student = AutoModelForCausalLM.from_pretrained(tmp_path / "run/train/student").state_dict()
         assert all(torch.equal(student[name], weight) for name, weight in weights[0.25].items())
         assert not all(torch.equal(student[name], weight) for name, weight in weights[0.75].items())

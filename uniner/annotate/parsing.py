@@ -86,8 +86,9 @@ def _unescaped(text: str) -> str:
     if '\\"' not in text:
         return ""
     try:
-        return str(json.loads(text))
-    except ValueError:
+        # Half of a surrogate pair, which only JSON can write, could not be stored.
+        return str(json.loads(text)).encode(errors="replace").decode()
+    except (ValueError, RecursionError):
         return text.replace('\\"', '"')
 
 

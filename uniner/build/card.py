@@ -4,11 +4,12 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment
 
+from uniner import __version__
 from uniner.build.conversations import TEACHER, bands
 from uniner.config import Config
 from uniner.records import Conversation, from_table
@@ -61,7 +62,7 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str], negat
         .render(
             run=config.run.name,
             seed=config.run.seed,
-            version=metadata.version("uniner"),
+            version=__version__,
             build=config.build,
             domains=", ".join(f"{name} ({count:,})" for name, count in config.generate.domains.items()),
             teacher=annotate if config.build.teacher_weight else None,

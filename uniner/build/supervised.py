@@ -13,7 +13,8 @@ from uniner.records import Conversation
 def draw(passages: Iterable[GoldPassage], dataset: str, most: int, seed: int) -> list[GoldPassage]:
     """Return at most `most` passages, in their order: those that the seed and their id put first."""
     everything = list(passages)
-    places = [generator(seed, f"{dataset}/{passage.id}").random() for passage in everything]
+    # Not the generator of the passage's conversation: its first number decides the split.
+    places = [generator(seed, f"draw/{dataset}/{passage.id}").random() for passage in everything]
     first = sorted(range(len(everything)), key=places.__getitem__)[:most]
     return [everything[place] for place in sorted(first)]
 

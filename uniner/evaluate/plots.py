@@ -157,8 +157,9 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # The salt makes the same plot the same text, run after run; text stays text.
-    with rc_context({"svg.hashsalt": "uniner", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    # The salt makes the same plot the same text, run after run; text stays text, dollar signs too.
+    settings = {"svg.hashsalt": "uniner", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with rc_context({**settings, "text.parse_math": False}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         draw(axes)

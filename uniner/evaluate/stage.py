@@ -227,10 +227,10 @@ def _lines(scores: dict[str, Any]) -> Iterator[str]:
         yield f"evaluate: {systems} on {dataset} (strict, string sets, {questions:,} questions)"
     if len(datasets) > 1:
         means = (
-            f"{system} F1 {sum(one['f1'] for one in found.values()) / len(found):.3f}"
+            f"{system} F1 {sum(one['f1'] for one in found.values()) / len(found):.3f} over {len(found)}"
             for system, found in scores.items()
         )
-        yield f"evaluate: {', '.join(means)} on average over {len(datasets)} data sets"
+        yield f"evaluate: on average {', '.join(means)} of {len(datasets)} data sets"
 
 
 def _said(system: str, found: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -52,8 +52,8 @@ class Recipe:
 
 
 def chunk_key(part: int, chunk: int) -> str:
-    """Return a chunk's key: the part's number and a running one."""
-    return f"{part:05d}-{chunk:05d}"
+    """Return a chunk's key: the part's number and a running one, in whose order the corpus is."""
+    return f"{part:05d}-{chunk:07d}"
 
 
 def read_chunks(
@@ -89,11 +89,11 @@ def read_chunks(
             continue
         if not first:
             chunk.count("documents_chosen")
-        for passage in _passages(place, row.found, chosen, recipe, tokenizer):
+        pieces = _passages(place, row.found, chosen, recipe, tokenizer)
+        for passage, fault, shared in _judged(pieces, hygiene):
             if passage.passage_index < first:
                 continue
             chunk.count("passages_sampled")
-            fault, shared = hygiene.fault(passage.text, passage.n_tokens)
             for benchmark in shared:
                 chunk.count(f"shared_with_{benchmark}")
             if fault:
@@ -143,6 +143,24 @@ class _Building:
 
     def next(self) -> "_Building":
         return _Building(self.part, self.end, self.recipe)
+
+
+def _judged(passages: Iterable[Passage], hygiene: Hygiene) -> Iterator[tuple[Passage, str | None, list[str]]]:
+    """Yield a document's passages, each with its fault and the benchmarks that it shares text with.
+
+    What one that is dropped had in common with its neighbours is theirs alone: else half of it were no one's.
+    """
+    before: tuple[Passage, str | None, list[str]] | None = None
+    for passage in passages:
+        fault, shared = hygiene.fault(passage.text, passage.n_tokens)
+        if before and passage.char_start < before[0].char_end and bool(fault) != bool(before[1]):
+            before = (replace(before[0], overlap_after=0), *before[1:])
+            passage = replace(passage, overlap_before=0)
+        if before:
+            yield before
+        before = passage, fault, shared
+    if before:
+        yield before
 
 
 def _passages(

@@ -162,7 +162,7 @@ def parse(data: bytes, fields: Fields) -> Document | str:
     """Read a line's document, or return the reason why it has none."""
     try:
         row = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return "not_json"
     except UnicodeDecodeError:
         return "invalid_utf8"

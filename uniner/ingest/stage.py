@@ -27,8 +27,9 @@ from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import repeated, smallest
 from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
 from uniner.progress import Progress, say
+from uniner.records import PASSAGE
 from uniner.storage import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
-from uniner.student import load_tokenizer, require_model
+from uniner.student import load_tokenizer, loading, model_fingerprint, require_model
 
 _BENCHMARKS = "benchmarks.npz"
 _READERS = 16
@@ -46,6 +47,8 @@ class Checks:
 def check(config: Config) -> None:
     """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
     require_model(config.student.base)
+    with loading(config.student.base, "student.base"):
+        load_tokenizer(config.student.base)
     if not config.ingest.shards and not config.generate.domains:
         raise UserError("ingest.shards: names no file; set it, or generate.domains to have passages written")
     if unknown := set(config.ingest.languages) - (languages() if config.ingest.languages else set()):
@@ -138,9 +141,10 @@ def _plan(config: Config, files: list[str], generated: Folder | None = None) -> 
     identity = config.ingest.identity()
     del identity["shards"]
     benchmarks = identity.pop("decontaminate")
+    base = model_fingerprint(config.student.base)  # by its content too
     return {
         "stage": "ingest",
-        "config": {"seed": config.run.seed, "base": config.student.base, "ingest": identity},
+        "config": {"seed": config.run.seed, "base": base, "ingest": identity},
         "decontaminate": {name: fingerprint(file) for name, file in benchmarks.items()},
         "shards": fingerprints(files),
         **also,
@@ -190,10 +194,12 @@ def _read_parts(folder: Folder, parts: list[Part], read: work.Read) -> list[Summ
     summaries, items = _standing(folder, parts)
     all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
-        progress.add(sum(summary.rows for summary in summaries), _share(summaries, all_bytes))
+        progress.stood(sum(summary.rows for summary in summaries))
+        done = sum(summary.figures["bytes_in"] for summary in summaries)
         for summary in work.stream(folder, items, read):
             summaries.append(summary)
-            progress.add(summary.rows, _share(summaries, all_bytes))
+            done += summary.figures["bytes_in"]
+            progress.add(summary.rows, min(1.0, done / max(1, all_bytes)))
     return summaries
 
 
@@ -251,9 +257,21 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
     rows = {summary.key: summary.rows for summary in summaries}
     ends = np.cumsum([rows[key] for key in keys])[:-1]
     standing = folder.chunk_keys() & set(keys)
+    beside = np.concatenate([[False], duplicate, [False]])  # whether the row before each, and behind, is one
     items = [
-        {"key": key, "duplicate": np.flatnonzero(same).tolist(), "unwanted": np.flatnonzero(left).tolist()}
-        for key, same, left in zip(keys, np.split(duplicate, ends), np.split(unwanted, ends), strict=True)
+        {
+            "key": key,
+            "duplicate": np.flatnonzero(same).tolist(),
+            "unwanted": np.flatnonzero(left).tolist(),
+            "beside": [bool(beside[end - len(same)]), bool(beside[end + 1])],
+        }
+        for key, same, left, end in zip(
+            keys,
+            np.split(duplicate, ends),
+            np.split(unwanted, ends),
+            [*ends.tolist(), len(duplicate)],
+            strict=True,
+        )
         if key not in standing
     ]
     read_selected = functools.partial(_read_selected, candidates=candidates)
@@ -263,6 +281,13 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
 def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:
     key = item["key"]
     table, summary = candidates.read_chunk(key), candidates.read_summary(key)
+    # What a duplicate had in common with its neighbours is theirs alone, as of one dropped for a fault.
+    same = np.zeros(table.num_rows + 2, bool)
+    same[[0, -1]] = item["beside"]
+    same[np.array(item["duplicate"], int) + 1] = True
+    for name, gone in (("overlap_before", same[:-2]), ("overlap_after", same[2:])):
+        values = np.where(gone, 0, table[name].to_numpy())
+        table = table.set_column(table.schema.get_field_index(name), PASSAGE.field(name), [values])
     kept = np.setdiff1d(np.arange(table.num_rows), [*item["duplicate"], *item["unwanted"]])
     dropped = {f"dropped_{why}": len(item[why]) for why in ("duplicate", "unwanted")}
     yield Chunk(
@@ -284,10 +309,6 @@ def _require_enough(summaries: list[Summary], settings: Ingest) -> None:
             f"run.name with ingest.sample={enough:.2g}"
         )
     say(f"ingest: all of the corpus has {found:,} passages, fewer than ingest.passages = {wanted:,}")
-
-
-def _share(summaries: list[Summary], all_bytes: int) -> float:
-    return min(1.0, sum(summary.figures["bytes_in"] for summary in summaries) / max(1, all_bytes))
 
 
 def _require_few_rejects(folder: Folder, summaries: list[Summary], limit: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import zstandard
 
 from uniner.config import Config
+from uniner.files import explained
 from uniner.ingest.passages import cut
 from uniner.quickstart.corpus import Document, documents
 from uniner.quickstart.domains import DOMAINS
@@ -31,7 +32,8 @@ _MADE_WITH = "made_with.json"
 def prepare(config: Config) -> Config:
     """Write the corpus under the run's root and return the config that names it."""
     folder = Folder(config.run.root) / "quickstart-corpus"
-    write(folder, DOCUMENTS, HELD_OUT, config.ingest.max_tokens)
+    with explained(folder.url):
+        write(folder, DOCUMENTS, HELD_OUT, config.ingest.max_tokens)
     return config.model_copy(
         update={
             "student": config.student.model_copy(update={"base": BASE}),

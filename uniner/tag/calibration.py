@@ -64,7 +64,7 @@ def assess(scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]
     """Return mentions, error before and after, and the two numbers; None where there are no mentions.
 
     The error after is that of mentions that the fit did not see: it is made on each half of the groups
-    (passages) and held against the other half. The numbers are of a fit on all.
+    (passages) and held against the other half; None where a half is empty. The numbers are of a fit on all.
     """
     if not scores:
         return None
@@ -75,13 +75,13 @@ def assess(scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]
         slope, intercept = fit(told[~half], true[~half])
         after[half] = _sigmoid(slope * _logits(told[half]) + intercept)
     slope, intercept = fit(told, true)
-    figures = {
-        "expected_error": expected_error(told, true),
-        "expected_error_calibrated": expected_error(after, true),
-        "slope": slope,
-        "intercept": intercept,
+    figures = {"expected_error": expected_error(told, true), "slope": slope, "intercept": intercept}
+    halves = first.any() and not first.all()
+    return {
+        "mentions": len(told),
+        **{name: round(figure, 6) for name, figure in figures.items()},
+        "expected_error_calibrated": round(expected_error(after, true), 6) if halves else None,
     }
-    return {"mentions": len(told), **{name: round(figure, 6) for name, figure in figures.items()}}
 
 
 def _logits(scores: ArrayLike) -> np.ndarray:

@@ -15,6 +15,7 @@ from uniner.config import Config, Engine, Tag
 from uniner.errors import Planned, UserError
 from uniner.evaluate.precision import require_f1, suffix
 from uniner.files import absolute
+from uniner.gold.catalogue import with_group
 from uniner.progress import say
 from uniner.storage import MANIFEST, Folder, run_folder
 from uniner.student import (
@@ -53,7 +54,8 @@ def check(config: Config) -> None:
         read_types(absolute(config.tag.types_file))
     if config.tag.text is not None or config.tag.page is not None:
         _tag_here(config)
-    own, name = config.evaluate, config.tag.calibration
+    name = config.tag.calibration
+    own = with_group(config).evaluate if name or suffix(config.engine) else config.evaluate
     to_measure = not config.tag.student and name in own.gold and "student" in own.systems
     if name and not to_measure:
         calibration_of(_student(config), name)
@@ -61,7 +63,7 @@ def check(config: Config) -> None:
     if there and (name is None or name in calibrations(_student(config))):
         facts = student_facts(_student(config))
         work.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
-    if suffix(config.engine) and not config.evaluate.gold:  # else evaluate may still come before tag
+    if suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
         require_f1(run_folder(config.run) / "evaluate", model_fingerprint(_student(config)), config.engine)
 
 

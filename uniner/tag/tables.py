@@ -18,6 +18,7 @@ from uniner.storage import Folder, parquet
 
 AGGREGATE, ENTITIES = "aggregate.parquet", "entities"
 PART_PASSAGES = 20_000
+_NO_SOURCE = "(none)"  # Spark cannot read an empty name, nor pandas that which Hive has for null
 _ENTITIES = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -207,4 +208,4 @@ def _files(table: pa.Table, by_source: bool) -> Iterator[tuple[str, pa.Table]]:
         return
     for source in table["source"].unique().to_pylist():
         rows = table.filter(pc.equal(table["source"], source)).drop_columns(["source"])
-        yield f"source={quote(source, safe='')}/", rows
+        yield f"source={quote(source, safe='') or _NO_SOURCE}/", rows

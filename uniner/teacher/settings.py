@@ -92,7 +92,7 @@ def cache_of(config: Config) -> Folder | None:
     settings = config.annotate
     if settings.recording and not settings.cache:
         return None
-    return Folder(settings.cache or f"{config.run.root}/{_CACHE}")
+    return Folder(settings.cache) if settings.cache else Folder(config.run.root) / _CACHE
 
 
 def index_of(cache: Folder, teacher: Teacher, paid_by: str = "") -> Index:

@@ -1,10 +1,11 @@
 """For people: the student's model card."""
 
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import resources
 
 from jinja2 import Environment
 
+from uniner import __version__
 from uniner.config import Student, Train
 from uniner.templates import READ, SYSTEM, template
 
@@ -31,7 +32,7 @@ def render(
         .render(
             run=run,
             seed=seed,
-            version=metadata.version("uniner"),
+            version=__version__,
             base=student.base,
             template=student.template,
             max_tokens=student.max_tokens,

@@ -259,6 +259,7 @@ def figures(data: Data, state: State, best: bool) -> dict[str, float]:
     """Return the numbers of the manifest; best: whether the student is the best step's and not the last's."""
     history, workers = state.history, dist.get_world_size()
     lengths = [len(sample) for sample in data.training.samples]
+    exported = (best and state.best) or len(history)
     seconds = sum(step["seconds"] for step in history)
     tokens = sum(step["tokens"] for step in history)
     return {
@@ -272,11 +273,17 @@ def figures(data: Data, state: State, best: bool) -> dict[str, float]:
         "last_loss": history[-1]["loss"],
         **{
             f"validation_{name}": figure
-            for name, figure in (state.validation[-1].items() if state.validation else ())
+            for name, figure in _measured(state, exported).items()
             if name != "step"
         },
         "step_seconds": round(seconds, 3),
         "tokens_per_s": round(tokens / seconds, 1),
         "resumed": len(state.resumed),
-        "exported_step": (best and state.best) or len(history),
+        "exported_step": exported,
     }
+
+
+def _measured(state: State, step: int) -> dict[str, Any]:
+    """Return what validation found at a step, or at the last one where nothing was measured there."""
+    at = [found for found in state.validation if found["step"] == step]
+    return (at or state.validation or [{}])[-1]

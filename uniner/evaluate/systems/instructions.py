@@ -72,7 +72,7 @@ def labelled(types: Sequence[str], parts: Sequence[str], between: str | None = N
         said = match["said"].split(between) if between else [match["said"]]
         mentions = [mention.strip(" \t\r\n\"'`*[]") for mention in said]
         name = next(name for name, matched in zip(by_length, match.groups(), strict=False) if matched)
-        found[name] += [one for one in mentions if one.casefold() not in _NOTHING]
+        found[name] += [one for one in mentions if one.casefold().strip(" .()") not in _NOTHING]
     return {name: tuple(dict.fromkeys(mentions)) for name, mentions in found.items()}
 
 
