@@ -6,12 +6,14 @@ import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock, Timeout
 
 from uniner.engine import Engine
-from uniner.engine_process import Cause, CauseHandler, not_started
+from uniner.engine_process import Cause, CauseHandler, alone_on_gpu, not_started
 from uniner.errors import UserError
 from uniner.tag.asker import Asker
 from uniner.templates import TYPE
@@ -234,3 +236,19 @@ def test_vllm_itself_without_memory_ends_in_one_line(base, monkeypatch):
     ):
         Engine(str(base), max_tokens=512, dtype="float32", gpus=0, block_size=32)
     assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+
+
+def test_engines_that_share_a_gpu_start_one_by_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with alone_on_gpu(False):
+        assert not list(tmp_path.iterdir())
+    with alone_on_gpu(True):
+        (lock,) = tmp_path.iterdir()
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+        with alone_on_gpu(True):
+            pass  # another GPU's engines need not wait
+    with FileLock(lock).acquire(timeout=0):
+        pass

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from uniner.evaluate import plots
 from uniner.evaluate.leaderboard import Cell, boards, mean
 from uniner.evaluate.publish import publish
 from uniner.evaluate.published import protocols, published
@@ -200,3 +201,9 @@ def test_without_scores_of_ours_the_terminal_stays_quiet_and_the_tables_stand(tm
     publish(Folder(str(tmp_path)), {}, console)
     assert console.file.getvalue().count("\n") == 1
     assert "GNER-T5-xxl" in (tmp_path / "leaderboard.html").read_text()
+
+
+def test_a_type_s_dollar_signs_are_no_formula():
+    counts = {"f1": 0.5, "tp": 10, "fn": 10}
+    svg = plots.by_type({"d": {"types": {"a$^$": counts, "price ($) in US$": counts}}})
+    assert "a$^$" in svg and "price ($) in US$" in svg

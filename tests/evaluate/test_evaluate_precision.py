@@ -137,3 +137,13 @@ def test_tag_says_so_before_ray_starts_where_no_evaluation_can_come(run, make_en
         tag.check(bare)
     tag.check(config)  # evaluate may be about to score it anew
     tag.check(make_engine_config(tmp_path, base, {**FP8, "max_f1_loss": 0.06}))
+
+
+def test_a_group_s_gold_data_may_still_come_before_tag(run, make_engine_config, tmp_path, base):
+    run()
+    with pytest.raises(UserError, match="has not both"):
+        tag.check(make_engine_config(tmp_path, base, FP8))
+    person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
+    (tmp_path / "crossner_ai.jsonl").write_text(json.dumps({"text": "Ann", "entities": person}))
+    evaluate = {"group": "zero-shot-7", "data": str(tmp_path)}
+    tag.check(make_engine_config(tmp_path, base, FP8, evaluate=evaluate, tag={"calibration": "crossner_ai"}))
