@@ -20,7 +20,10 @@ _QUOTES = {
 # a quotation within. After a comma that is another value; a bare word only where it ends there.
 _AFTER = rf"(?=\s*(?:[)\]}}:;]|\Z|,\s*(?:[{''.join(_QUOTES)}(\[{{)\]}}]|\.\.\.|…|\Z|[\w.+-]+\s*[)\]}},])))"
 _STRINGS = {
-    opening: re.compile(rf"((?:[^\\{closing}]|\\.|[{closing}](?!{_AFTER}))*+)[{closing}]", re.DOTALL)
+    # Not possessive (*+), though it never needs to go back: Python before 3.11.5 is wrong about those.
+    opening: re.compile(
+        rf"((?:[^\\{closing}]|\\.|[{closing}](?!{_AFTER}))*)[{closing}](?={_AFTER})", re.DOTALL
+    )
     for opening, closing in _QUOTES.items()
 }
 _SPACE = re.compile(r"[\s,;]*(?:(?:\.\.\.|…)[\s,;]*)*")
