@@ -21,9 +21,7 @@ _QUOTES = {
 _AFTER = rf"(?=\s*(?:[)\]}}:;]|\Z|,\s*(?:[{''.join(_QUOTES)}(\[{{)\]}}]|\.\.\.|…|\Z|[\w.+-]+\s*[)\]}},])))"
 _STRINGS = {
     # Not possessive (*+), though it never needs to go back: Python before 3.11.5 is wrong about those.
-    opening: re.compile(
-        rf"((?:[^\\{closing}]|\\.|[{closing}](?!{_AFTER}))*)[{closing}](?={_AFTER})", re.DOTALL
-    )
+    opening: re.compile(rf"((?:[^\\{closing}]|\\.|[{closing}](?!{_AFTER}))*)[{closing}]{_AFTER}", re.DOTALL)
     for opening, closing in _QUOTES.items()
 }
 _SPACE = re.compile(r"[\s,;]*(?:(?:\.\.\.|…)[\s,;]*)*")
