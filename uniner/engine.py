@@ -186,11 +186,13 @@ class Engine:
 
         sampling = self._sampling(temperature, schema)
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._answer(prompt, sampling)) for prompt in prompts]
+            async with asyncio.TaskGroup() as asking:
+                tasks = [asking.create_task(self._answer(prompt, sampling)) for prompt in prompts]
                 await self._watch_over(tasks)
-        except* EngineDeadError:
-            _end("the vLLM engine died")
+        except ExceptionGroup as group:
+            if group.subgroup(EngineDeadError):
+                _end("the vLLM engine died")
+            raise
         return [task.result() for task in tasks]
 
     async def _watch_over(self, tasks: Collection[asyncio.Task[Answer]]) -> None:
