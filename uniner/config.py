@@ -209,7 +209,8 @@ class Build(Section):
     """Most passages of each gold data set, drawn by the seed (paper: 10,000)."""
     labels: dict[str, str] = {}
     """Labels of gold data sets in plain words, such as {PER = "person"}, to be trained on and, by evaluate,
-    asked for. Others have those of the benchmark's data set of that name, or keep theirs in lower case."""
+    asked for. Others have those of the benchmark's data set of that name, or keep theirs in lower case; a
+    file that asks questions itself keeps its own."""
     dataset_line: bool = True
     """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
     train_json: bool = False

@@ -12,7 +12,7 @@ from uniner.build.filters import Filters, filter_mentions, fold_type, is_latin, 
 from uniner.build.negatives import Sampler, generator
 from uniner.build.supervised import converse_gold, draw
 from uniner.gold.catalogue import words_of
-from uniner.gold.records import GoldEntity, GoldPassage
+from uniner.gold.records import GoldEntity, GoldPassage, renamed
 from uniner.records import Annotation, Entity
 
 RECIPE = Recipe(0, validation_share=0.1)
@@ -180,7 +180,8 @@ GOLD = [
 
 def test_gold_data_are_asked_for_their_own_types_in_plain_words():
     words = words_of("news", {"PER": "person", "LOC": "place"})
-    conversations, counts = converse_gold(GOLD, "news", words, "frequency", RECIPE, dataset_line=True)
+    gold = [renamed(passage, words) for passage in GOLD]
+    conversations, counts = converse_gold(gold, "news", "frequency", RECIPE, dataset_line=True)
     by_id = {c.passage_id: c for c in conversations}
     assert set(by_id) == {"news/a", "news/b", "news/c"}
     first = by_id["news/a"]
@@ -190,7 +191,7 @@ def test_gold_data_are_asked_for_their_own_types_in_plain_words():
     assert answers == {"I've read this text.", '["Ann", "Bob"]', "[]"}
     assert by_id["news/c"].positive_types == () and len(by_id["news/c"].negative_types) == 1
     assert counts["conversations"] == counts["from_news"] == 3
-    plain, _ = converse_gold(GOLD, "news", words_of("news", {}), "none", RECIPE, dataset_line=False)
+    plain, _ = converse_gold(GOLD, "news", "none", RECIPE, dataset_line=False)
     assert [c.conversations[0]["value"] for c in plain] == ["Text: Ann met Bob.", "Text: In Bonn."]
 
 
@@ -205,5 +206,5 @@ def test_a_draw_is_the_seeds_and_keeps_the_order():
 def test_what_is_drawn_says_nothing_of_the_split():
     passages = [GoldPassage("Ann.", (GoldEntity(0, 3, "Ann", "PER"),), f"{n}") for n in range(4000)]
     drawn = draw(passages, "news", 400, 0)
-    made, _ = converse_gold(drawn, "news", words_of("news", {}), "none", RECIPE, dataset_line=False)
+    made, _ = converse_gold(drawn, "news", "none", RECIPE, dataset_line=False)
     assert 10 <= sum(one.split == "validation" for one in made) <= 80, "a tenth, of 400"

@@ -135,3 +135,14 @@ def test_what_cannot_be_built_from_is_refused_before_ray_starts(tmp_path, base):
 def test_types_to_drop_are_folded_as_all_types_are():
     filters, _ = stage._count(None, Build(drop_types=["MISC", " Else "]))
     assert filters.drop_types == {"misc", "else"}
+
+
+def test_a_file_that_asks_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
+    turns = ["Text: C here", "I've read this text.", "What describes programlang in the text?", '["C"]']
+    said = [{"from": who, "value": turn} for who, turn in zip(("human", "gpt") * 2, turns, strict=True)]
+    (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": said}]))
+    settings = Build(supervised={"crossner_ai": f"{tmp_path}/train.json"}, labels={"programlang": "language"})
+    recipe = stage.Recipe(0, validation_share=0)
+    (chunk,) = stage._build(f"{stage._GOLD}crossner_ai", None, settings, None, recipe, None)
+    (made,) = from_table(chunk.table, Conversation)
+    assert made.positive_types == ("programlang",), "evaluate asks for it like this too"

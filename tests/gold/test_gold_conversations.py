@@ -7,7 +7,6 @@ import pytest
 from uniner.build.conversations import Recipe
 from uniner.build.supervised import converse_gold
 from uniner.errors import UserError
-from uniner.gold.catalogue import words_of
 from uniner.gold.reader import read_gold
 
 TEXT = "Dune is by Herbert; Dune Messiah follows Dune."
@@ -63,7 +62,7 @@ def test_lines_of_conversations_are_read_too_and_train_on_what_they_asked(tmp_pa
     path.write_text("\n".join(map(json.dumps, rows)))
     passages = list(read_gold(str(path)))
     recipe = Recipe(0, negatives_per_passage=5, validation_share=0)
-    made, counts = converse_gold(passages, "d", words_of("d", {}), "frequency", recipe, dataset_line=False)
+    made, counts = converse_gold(passages, "d", "frequency", recipe, dataset_line=False)
     # Of a type that was not asked nobody knows that it is absent; nor of one whose mention is not found.
     assert [(c.positive_types, c.negative_types) for c in made] == [
         (("city", "person"), ()),

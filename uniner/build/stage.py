@@ -141,11 +141,11 @@ def _build(
         conversations, counts = converse(annotations, sampler, recipe, filters)
     else:
         name = key.removeprefix(_GOLD)
-        passages = draw(read_gold(settings.supervised[name]), name, settings.supervised_examples, recipe.seed)
+        gold = read_gold(settings.supervised[name], rename=words_of(name, settings.labels))
+        passages = draw(gold, name, settings.supervised_examples, recipe.seed)
         conversations, counts = converse_gold(
             passages,
             name,
-            words_of(name, settings.labels),
             settings.negatives,
             replace(recipe, weight=settings.supervised_weight),
             settings.dataset_line,

@@ -1,9 +1,10 @@
 """Gold data sets as training data: a draw of their passages, asked for the data set's own types."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from uniner.build.conversations import Recipe, converse_about, count
+from uniner.build.filters import fold_type
 from uniner.build.negatives import How, Sampler, generator
 from uniner.gold.reader import left_out
 from uniner.gold.records import GoldPassage
@@ -22,18 +23,17 @@ def draw(passages: Iterable[GoldPassage], dataset: str, most: int, seed: int) ->
 def converse_gold(
     passages: Sequence[GoldPassage],
     dataset: str,
-    words: Callable[[str], str],
     negatives: How,
     recipe: Recipe,
     dataset_line: bool,
 ) -> tuple[list[Conversation], dict[str, int]]:
     """Make a data set's conversations and count them, by its name.
 
-    words: turns a label into plain words. Absent types are drawn from the data set's own; a
-    passage without an entity is asked for absent types alone, as nothing there is what its labels mean. Where
-    the file itself asks (`GoldPassage.asked`), only types to which it answers with none are absent.
+    Absent types are drawn from the data set's own; a passage without an entity is asked for absent types
+    alone, as nothing there is what its labels mean. Where the file itself asks (`GoldPassage.asked`), only
+    types to which it answers with none are absent.
     """
-    found = [_mentions(passage, words) for passage in passages]
+    found = [_mentions(passage) for passage in passages]
     counts = Counter(name for mentions in found for name, texts in mentions.items() for _ in texts)
     sampler = Sampler(counts, negatives)
     conversations = [
@@ -43,7 +43,7 @@ def converse_gold(
             f"{dataset}/{passage.id}",
             passage.text,
             mentions,
-            sampler if passage.asked is None else Sampler(_absent(passage.asked, words, counts), negatives),
+            sampler if passage.asked is None else Sampler(_absent(passage.asked, counts), negatives),
             recipe,
             dataset,
             dataset_line,
@@ -54,16 +54,14 @@ def converse_gold(
     return conversations, {**counted, f"from_{dataset}": counted["conversations"], **left_out(passages)}
 
 
-def _absent(
-    asked: Sequence[tuple[str, Sequence[str]]], words: Callable[[str], str], counts: Counter[str]
-) -> dict[str, int]:
+def _absent(asked: Sequence[tuple[str, Sequence[str]]], counts: Counter[str]) -> dict[str, int]:
     """Return the types that a passage is known not to have, and how often its data set has them."""
-    absent = {words(name) for name, mentions in asked if not mentions}
+    absent = {fold_type(name) for name, mentions in asked if not mentions}
     return {name: max(1, counts[name]) for name in absent}
 
 
-def _mentions(passage: GoldPassage, words: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
+def _mentions(passage: GoldPassage) -> dict[str, tuple[str, ...]]:
     mentions: dict[str, dict[str, None]] = {}
     for entity in sorted(passage.entities, key=lambda entity: entity.start):
-        mentions.setdefault(words(entity.type), {})[entity.text] = None
+        mentions.setdefault(fold_type(entity.type), {})[entity.text] = None
     return {name: tuple(texts) for name, texts in mentions.items()}
