@@ -80,10 +80,11 @@ def _sizes(folder: Folder) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> Any:
-    """Return a model's fast tokenizer, quiet about texts longer than the model's window."""
+    """Return the base model's fast tokenizer, quiet about texts longer than the model's window."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(local_model(name))
+    with loading(name, "student.base"):
+        tokenizer = AutoTokenizer.from_pretrained(local_model(name))
     tokenizer.model_max_length = 10**9
     return tokenizer
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from uniner import work
 from uniner.config import Config, Ingest
 from uniner.errors import UserError
-from uniner.files import expand, explained
+from uniner.files import expand, explained, is_remote
 from uniner.generate.briefs import source_of
 from uniner.ingest.contamination import Benchmarks, collect
 from uniner.ingest.hygiene import Hygiene, languages
@@ -29,7 +29,7 @@ from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_part
 from uniner.progress import Progress, say
 from uniner.records import PASSAGE
 from uniner.storage import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
-from uniner.student import load_tokenizer, loading, model_fingerprint, require_model
+from uniner.student import load_tokenizer, model_fingerprint, require_model
 
 _BENCHMARKS = "benchmarks.npz"
 _READERS = 16
@@ -47,7 +47,7 @@ class Checks:
 def check(config: Config) -> None:
     """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
     require_model(config.student.base)
-    with loading(config.student.base, "student.base"):
+    if not is_remote(config.student.base):  # else all of the model would be copied here
         load_tokenizer(config.student.base)
     if not config.ingest.shards and not config.generate.domains:
         raise UserError("ingest.shards: names no file; set it, or generate.domains to have passages written")
@@ -255,23 +255,17 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
             sources = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
         unwanted[~duplicate] = ~smallest(digests[~duplicate], sources[~duplicate], settings.passages)
     rows = {summary.key: summary.rows for summary in summaries}
-    ends = np.cumsum([rows[key] for key in keys])[:-1]
+    bounds = itertools.pairwise(np.cumsum([0, *(rows[key] for key in keys)]))
     standing = folder.chunk_keys() & set(keys)
-    beside = np.concatenate([[False], duplicate, [False]])  # whether the row before each, and behind, is one
+    around = np.concatenate([[False], duplicate, [False]])
     items = [
         {
             "key": key,
-            "duplicate": np.flatnonzero(same).tolist(),
-            "unwanted": np.flatnonzero(left).tolist(),
-            "beside": [bool(beside[end - len(same)]), bool(beside[end + 1])],
+            # From 1 on; 0 and the last stand for the rows before the chunk and behind it.
+            "duplicate": np.flatnonzero(around[start : end + 2]).tolist(),
+            "unwanted": np.flatnonzero(unwanted[start:end]).tolist(),
         }
-        for key, same, left, end in zip(
-            keys,
-            np.split(duplicate, ends),
-            np.split(unwanted, ends),
-            [*ends.tolist(), len(duplicate)],
-            strict=True,
-        )
+        for key, (start, end) in zip(keys, bounds, strict=True)
         if key not in standing
     ]
     read_selected = functools.partial(_read_selected, candidates=candidates)
@@ -281,15 +275,15 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
 def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:
     key = item["key"]
     table, summary = candidates.read_chunk(key), candidates.read_summary(key)
+    around, unwanted = np.zeros(table.num_rows + 2, bool), np.zeros(table.num_rows, bool)
+    around[item["duplicate"]], unwanted[item["unwanted"]] = True, True
     # What a duplicate had in common with its neighbours is theirs alone, as of one dropped for a fault.
-    same = np.zeros(table.num_rows + 2, bool)
-    same[[0, -1]] = item["beside"]
-    same[np.array(item["duplicate"], int) + 1] = True
-    for name, gone in (("overlap_before", same[:-2]), ("overlap_after", same[2:])):
+    for name, gone in (("overlap_before", around[:-2]), ("overlap_after", around[2:])):
         values = np.where(gone, 0, table[name].to_numpy())
         table = table.set_column(table.schema.get_field_index(name), PASSAGE.field(name), [values])
-    kept = np.setdiff1d(np.arange(table.num_rows), [*item["duplicate"], *item["unwanted"]])
-    dropped = {f"dropped_{why}": len(item[why]) for why in ("duplicate", "unwanted")}
+    duplicate = around[1:-1]
+    kept = np.flatnonzero(~(duplicate | unwanted))
+    dropped = {"dropped_duplicate": int(duplicate.sum()), "dropped_unwanted": int(unwanted.sum())}
     yield Chunk(
         key,
         table.take(kept).drop_columns([DIGEST.name]),

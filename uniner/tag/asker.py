@@ -11,6 +11,9 @@ from uniner.engine import Answer, Engine
 from uniner.tag.confidence import mention_scores
 from uniner.templates import Renderer, Template, parse_settled, settling_question
 
+Questions = Sequence[tuple[str, Sequence[str]]]
+"""Passages, each with the types that it is asked for."""
+
 
 class Answers(Protocol):
     """What an asker needs of an engine."""
@@ -122,14 +125,13 @@ class Asker:
             self._engine, len(questions), lambda: self._renderer.prompts(passage, questions), figures
         )
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[Asked]:
         """Ask about many (passage, types), in order."""
         return await ask_together(self.ask, questions)
 
 
 async def ask_together(
-    ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, Asked]],
-    questions: Sequence[tuple[str, Sequence[str]]],
+    ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, Asked]], questions: Questions
 ) -> list[Asked]:
     """Ask about many (passage, types), all beside each other. Returns what was said, in order."""
     async with asyncio.TaskGroup() as group:

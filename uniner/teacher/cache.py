@@ -113,9 +113,8 @@ class ReplyCache:
         with ThreadPoolExecutor(_READERS) as pool:
             for (_, some), group in zip(groups.items(), pool.map(self._group, groups), strict=True):
                 others |= {key: group[key] for key in some if key in group}
-        for key in missing:
-            if key not in others and key in self._saved:
-                others[key] = self._read_group(self._saved[key])[key]
+        for group in map(self._read_group, {self._saved[key] for key in missing if key in self._saved}):
+            others |= {key: group[key] for key in missing if key in group}
         return found | {key: replace(kept, run="") for key, kept in others.items()}
 
     def save(self, digest: str, replies: Sequence[Kept]) -> None:

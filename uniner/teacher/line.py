@@ -142,16 +142,7 @@ class Line:
         """Tell whether it is a passage that is refused, or all that is asked like this: as long as nothing
         was answered, a few words are asked in the same way."""
         async with self._probing:
-            if self._replies:
-                return True
-            try:
-                reply, want = await self._try({**request, "messages": _PROBE}, 1)
-            except openai.APIStatusError as error:
-                return not rejection(error.status_code, error.code, _said(error), 1)
-            except (openai.APIConnectionError, TimeoutError, GarbageError):
-                return True  # no word on the request
-            self._pay(reply, want)
-            return True
+            return bool(self._replies) or await self._probe({**request, "messages": _PROBE}, 1) is not False
 
     async def _given_up(self, error: Exception, attempts: int) -> Rejection:
         """Tell a passage that the server cannot answer from a server that cannot answer.
@@ -169,22 +160,22 @@ class Line:
     async def _answers(self) -> bool:
         request = {"model": self._teacher.model, "messages": _PROBE, "max_tokens": 1}
         for attempt in range(1, min(self._teacher.retries, 3) + 2):
-            try:
-                reply, want = await self._try(request, attempt)
-            except openai.APIStatusError as error:
-                if rejection(error.status_code, error.code, _said(error), attempt):
-                    return True
-            except (openai.APIConnectionError, TimeoutError, GarbageError):
-                pass
-            else:
-                self._pay(reply, want)
+            if await self._probe(request, attempt) is not None:
                 return True
             await asyncio.sleep(_jitter(attempt))
         return False
 
-    def _pay(self, reply: Reply, want: Want) -> None:
+    async def _probe(self, request: dict[str, Any], attempt: int) -> bool | None:
+        """Tell whether a request that is no passage's has a reply, or is refused; None: neither."""
+        try:
+            reply, want = await self._try(request, attempt)
+        except openai.APIStatusError as error:
+            return False if rejection(error.status_code, error.code, _said(error), attempt) else None
+        except (openai.APIConnectionError, TimeoutError, GarbageError):
+            return None
         tokens = (reply.tokens_in, reply.tokens_out)
         self._gate.leave(want, sum(tokens), self._teacher.usd(*tokens))
+        return True
 
     def _want(self, request: dict[str, Any]) -> Want:
         characters = _characters(request)

@@ -73,9 +73,9 @@ class Data:
 def config_and_tokenizer(base: str) -> tuple[Any, Any]:
     """Read a base model's config and tokenizer."""
     with loading(base, "student.base"):
-        config, tokenizer = AutoConfig.from_pretrained(local_model(base)), load_tokenizer(base)
+        config = AutoConfig.from_pretrained(local_model(base))
     _require_attention(base, config)
-    return config, tokenizer
+    return config, load_tokenizer(base)
 
 
 def _require_attention(base: str, config: Any) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from uniner.evaluate.systems.instructions import Found
-from uniner.tag.asker import Asked, Reply
+from uniner.tag.asker import Asked, Questions, Reply
 
-Questions = Sequence[tuple[str, Sequence[str]]]
-"""Passages, each with the types that it is asked for."""
 Parse = Callable[[Sequence[str], str], Found | None]
 """Reads the answer to a question for types; None is one that says nothing of them."""
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uniner.evaluate.systems import InProcess, Questions, located
+from uniner.evaluate.systems import InProcess, located
 from uniner.gold.records import GoldEntity
 from uniner.student import local_model
-from uniner.tag.asker import Asked
+from uniner.tag.asker import Asked, Questions
 
 OUTSIDE = "O"
 _BATCH_PIECES = 32

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from uniner.evaluate.systems import Questions, judged
+from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.tag.asker import Asked, Reply
+from uniner.tag.asker import Asked, Questions, Reply
 from uniner.teacher.cache import Kept
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt

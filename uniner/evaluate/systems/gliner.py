@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.evaluate.systems import InProcess, Questions, located
+from uniner.evaluate.systems import InProcess, located
 from uniner.student import local_model
-from uniner.tag.asker import Asked
+from uniner.tag.asker import Asked, Questions
 
 
 class Gliner(InProcess):

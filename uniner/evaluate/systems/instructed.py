@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from uniner.engine import Answer, Engine
-from uniner.evaluate.systems import Questions, judged
+from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.student import local_model
-from uniner.tag.asker import Answers, Asked, Reply, ask_together, put
+from uniner.tag.asker import Answers, Asked, Questions, Reply, ask_together, put
 
 _INSTRUCTION = "{instruction}"
 FORMS = {

@@ -6,10 +6,10 @@ Instruction, options and layout are those of its released data for named entitie
 from collections.abc import Sequence
 from typing import Any
 
-from uniner.evaluate.systems import InProcess, Questions, judged
+from uniner.evaluate.systems import InProcess, judged
 from uniner.evaluate.systems.instructions import Found, labelled
 from uniner.student import local_model
-from uniner.tag.asker import Asked, Reply
+from uniner.tag.asker import Asked, Questions, Reply
 
 _INSTRUCTION = (
     "Please list all entity words in the text that fit the category."
