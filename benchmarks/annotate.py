@@ -30,8 +30,9 @@ from benchmarks.table import Measured, last_line, python_with, say, show
 from benchmarks.teacher import SlowTeacher, slow_teacher
 from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage import Chunk, Folder
-from uniner.teacher.line import Teacher
+from uniner.runtime import connection
+from uniner.storage.stage_folder import Chunk, Folder
+from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import published
 from uniner.teacher.replies import Replies
 
@@ -98,12 +99,12 @@ def ask_annotator(server: SlowTeacher, count: int) -> None:
 
 def ask_stage(server: SlowTeacher, count: int) -> None:
     """Ask with the stage on local Ray, over an ingest folder of the passages."""
-    from uniner import work
     from uniner.annotate import stage
-    from uniner.config import Annotate, Config, Ingest, Run, Student
+    from uniner.config.schema import Annotate, Config, Ingest, Run, Student
     from uniner.quickstart.prepare import BASE
+    from uniner.runtime import connection
 
-    with tempfile.TemporaryDirectory() as root, work.connected():
+    with tempfile.TemporaryDirectory() as root, connection.connected():
         folder = Folder(f"{root}/annotate/ingest")
         plan: dict[str, Any] = {"stage": "ingest"}
         folder.begin(plan)
@@ -124,10 +125,8 @@ def ask_ray(server: SlowTeacher, count: int) -> None:
     import ray
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    from uniner import work
-
     asked = teacher(server.base_url)
-    with work.connected():
+    with connection.connected():
         ray.data.DataContext.get_current().enable_progress_bars = False
         config = HttpRequestProcessorConfig(
             url=f"{server.base_url}/chat/completions", batch_size=16, concurrency=1

@@ -31,10 +31,10 @@ from typing import Any
 
 import psutil
 
+from uniner.inference.questions import Asked, Reply
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage import Chunk, Folder
-from uniner.tag.asker import Asked, Reply
-from uniner.tag.selection import Rules
+from uniner.storage.stage_folder import Chunk, Folder
+from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types
 
@@ -85,11 +85,13 @@ def drive(root: str, seconds: float) -> None:
     """Run the stage on the cluster that RAY_ADDRESS names: what `python -m jobs.tag` does."""
     from functools import partial
 
-    from uniner import work
+    from uniner.runtime import chunk_pipeline, connection
 
-    pool = work.Pool(partial(make_tagger, seconds), actors=3, cpus=1, poison_tries=3)
-    with work.connected():
-        work.run_stage("tag", Folder(root) / "tag", {"stage": "tag"}, Folder(root) / "ingest", pool=pool)
+    pool = chunk_pipeline.Pool(partial(make_tagger, seconds), actors=3, cpus=1, poison_tries=3)
+    with connection.connected():
+        chunk_pipeline.run_stage(
+            "tag", Folder(root) / "tag", {"stage": "tag"}, Folder(root) / "ingest", pool=pool
+        )
 
 
 class Bed:

@@ -33,13 +33,14 @@ import psutil
 import zstandard
 
 from benchmarks.table import Measured, last_line, python_with, say, show
-from uniner.ingest.reader import Position, Recipe, read_chunks
-from uniner.ingest.rows import Document, Fields, read_rows
+from uniner.ingest.chunk_reader import Position, Recipe, read_chunks
+from uniner.ingest.document_reader import Document, Fields, read_rows
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.shards import Part, parts_of
-from uniner.lines import read_lines
 from uniner.quickstart.prepare import BASE
-from uniner.student import load_tokenizer
+from uniner.runtime import connection
+from uniner.storage.line_reader import read_lines
+from uniner.storage.model_folders import load_tokenizer
 
 SCAN_SHARE = 1 / 25_000
 TAKEN_MB = 4  # tokenizing is a hundred times slower than reading
@@ -143,9 +144,9 @@ def measure_ray(path: str) -> float:
     """Return the MB of text a CPU second of reading and iterating all rows with Ray Data."""
     import ray
 
-    from uniner import work
+    from uniner.runtime import connection
 
-    with work.connected():
+    with connection.connected():
         ray.data.DataContext.get_current().enable_progress_bars = False
         before, characters = _cpu_seconds(), 0
         for row in ray.data.read_json(path, lines=True).iter_rows():
@@ -176,8 +177,7 @@ print(best)
 
 def measure_memory(path: str) -> float:
     """Run the ingest stage over a shard on local Ray. Returns the largest peak of its workers in MB."""
-    from uniner import work
-    from uniner.config import Config, Ingest, Run, Student
+    from uniner.config.schema import Config, Ingest, Run, Student
     from uniner.ingest import stage
 
     peaks: dict[int, float] = {}
@@ -192,7 +192,7 @@ def measure_memory(path: str) -> float:
                 except (psutil.Error, OSError, IndexError):
                     pass  # it ended meanwhile
 
-    with tempfile.TemporaryDirectory() as root, work.connected():
+    with tempfile.TemporaryDirectory() as root, connection.connected():
         watcher = threading.Thread(target=watch)
         watcher.start()
         sample = Ingest(shards=[path], sample=SCAN_SHARE)

@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.table import say
-from uniner.evaluate.counts import Counts
-from uniner.evaluate.matching import strict
-from uniner.evaluate.protocols import Answer
-from uniner.job import run
+from uniner.cli import run
+from uniner.metrics.counts import Counts
+from uniner.metrics.matching import strict
+from uniner.metrics.protocols import Answer
 from uniner.quickstart.corpus import Document, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
-from uniner.storage import Folder
-from uniner.work import connected
+from uniner.runtime.chunk_pipeline import connected
+from uniner.storage.stage_folder import Folder
 
 CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 WAYS = ("none", "uniform", "frequency")

@@ -33,11 +33,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from uniner import work
-from uniner.config import load
+from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
-from uniner.storage import Chunk, Folder, Summary
-from uniner.student import model_fingerprint
+from uniner.runtime import chunk_pipeline, connection
+from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.stage_folder import Chunk, Folder, Summary
 
 ROWS = 100
 """Mean rows a chunk."""
@@ -113,15 +113,17 @@ def run(actors: int, chunks: int, seconds: float) -> None:
 
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(root) / "stage"
-        pool = work.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
+        pool = chunk_pipeline.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
         watcher = threading.Thread(target=watch)
         started = time.time()
         # Readers and actors share the logical CPUs: enough for all of them.
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, **quiet)
         watcher.start()
-        with work.connected():
-            work.run_stage("bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows)
+        with connection.connected():
+            chunk_pipeline.run_stage(
+                "bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows
+            )
         end = time.time()
         ended.set()
         watcher.join()

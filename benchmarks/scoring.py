@@ -23,11 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.table import Measured, last_line, say, show
-from uniner.evaluate.score import Scores
-from uniner.evaluate.significance import compare, said
+from uniner.evaluate.scoring import Scores
 from uniner.grounding import locate
+from uniner.metrics.significance import compare, said
 from uniner.records import PREDICTION, Prediction, Span, from_table, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, Folder
 
 TYPES = (
     "person",

@@ -122,9 +122,9 @@ Ask = Callable[[Sequence[str]], dict[str, float]]
 
 def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
-    from uniner.engine import Engine
-    from uniner.storage import merge
-    from uniner.tag.asker import Asker
+    from uniner.inference.engine import Engine
+    from uniner.inference.questions import Asker
+    from uniner.storage.stage_folder import merge
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
     engine = Engine(
@@ -218,7 +218,7 @@ def ray_data_llm(folder: str) -> Ask:
 
 def answer_turns(way: str, folder: str, gpu: bool) -> None:
     """Answer each line "turn count" that comes in with a line of what that took."""
-    from uniner.engine_process import set_environment
+    from uniner.inference.engine_process import set_environment
 
     set_environment(os.cpu_count() or 1, on_cpu=not gpu)
     out = os.fdopen(os.dup(1), "w", buffering=1)

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.train import loop, model, packing
 from uniner.train.checkpoint import Checkpoints, State
 from uniner.train.packing import IGNORED, Sample, collate

@@ -1,6 +1,6 @@
 """Run all stages in order: python -m jobs.pipeline CONFIG [section.key=value ...]."""
 
-from uniner.job import main
+from uniner.cli import main
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from uniner.job import main
+from uniner.cli import main
 from uniner.quickstart.prepare import prepare
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.toml"

@@ -11,7 +11,7 @@ from subprocess import PIPE, STDOUT
 import pytest
 import zstandard
 
-from uniner.config import Config
+from uniner.config.schema import Config
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -74,9 +74,9 @@ def root(request, tmp_path):
 @pytest.fixture(scope="session")
 def ray_session(s3_endpoint):
     """One real local Ray for the session."""
-    from uniner import work
+    from uniner.runtime import connection
 
-    with work.connected():
+    with connection.connected():
         yield
 
 
@@ -90,7 +90,7 @@ def base():
 
 @pytest.fixture(scope="session")
 def tokenizer(base):
-    from uniner.student import load_tokenizer
+    from uniner.storage.model_folders import load_tokenizer
 
     return load_tokenizer(base)
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 import zstandard
 
-from uniner import job
-from uniner.teacher.recorded import RecordedTeacher
+from uniner import cli
+from uniner.teacher.replay_server import RecordedTeacher
 
 GOOD = [{"text": f"Ann number {number} lives in Bonn.", "meta": {}} for number in range(40)]
 
@@ -31,7 +31,7 @@ def config(tmp_path, base, write_shard):
 def test_a_signal_before_ray_starts_is_a_stop_like_any_other(config, capsys, number):
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = job.run(["ingest"], [config], prepare=lambda _: signal.raise_signal(number))
+        code = cli.run(["ingest"], [config], prepare=lambda _: signal.raise_signal(number))
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -68,15 +68,15 @@ def error_line(capsys):
     ],
 )
 def test_found_before_ray_starts(stage, words, message, config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(job, "_run", lambda *_: pytest.fail("Ray would have been started"))
-    assert job.run([stage], [config, *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
+    monkeypatch.setattr(cli, "_run", lambda *_: pytest.fail("Ray would have been started"))
+    assert cli.run([stage], [config, *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
     assert message in error_line(capsys)
 
 
 def test_no_bucket_is_found_before_ray_starts(config, s3_endpoint, capsys):
-    assert job.run(["ingest"], [config, 'ingest.shards=["s3://absent-bucket/*.zst"]']) == 2
+    assert cli.run(["ingest"], [config, 'ingest.shards=["s3://absent-bucket/*.zst"]']) == 2
     assert "s3://absent-bucket/*.zst: no such bucket" in error_line(capsys)
-    assert job.run(["ingest"], [config, "run.root=s3://absent-bucket"]) == 2
+    assert cli.run(["ingest"], [config, "run.root=s3://absent-bucket"]) == 2
     assert "s3://absent-bucket/bad/ingest: no such bucket" in error_line(capsys)
 
 
@@ -85,7 +85,7 @@ def test_a_truncated_shard(config, tmp_path, ray_session, capsys):
     lines = "".join(json.dumps({"text": f"Text {number * 7919} here."}) + "\n" for number in range(3_000))
     data = zstandard.compress(lines.encode())
     (tmp_path / "cut.jsonl.zst").write_bytes(data[: len(data) // 2])
-    assert job.run(["ingest"], [config, f'ingest.shards=["{tmp_path}/cut.jsonl.zst"]']) == 1
+    assert cli.run(["ingest"], [config, f'ingest.shards=["{tmp_path}/cut.jsonl.zst"]']) == 1
     assert "cut.jsonl.zst: broken or truncated zstd after line" in error_line(capsys)
 
 
@@ -96,29 +96,29 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
     shard = tmp_path / "line.jsonl.zst"
     shard.write_bytes(zstandard.compress("\n".join(lines).encode()))
     words = [config, f'ingest.shards=["{shard}"]']
-    assert job.run(["ingest"], words) == 1
+    assert cli.run(["ingest"], words) == 1
     message = error_line(capsys)
     assert "2.50% of 40 rows were rejected (1 not_json: the line is no JSON), the limit is 1.00%" in message
     rejects = tmp_path / "runs/bad/ingest/rejects-00000-0000000.jsonl"
     assert str(rejects) in message
     assert json.loads(rejects.read_text()) == {"shard": "line.jsonl.zst", "line": 8, "reason": "not_json"}
-    assert job.run(["ingest"], [*words, "ingest.max_reject_share=0.03"]) == 0
+    assert cli.run(["ingest"], [*words, "ingest.max_reject_share=0.03"]) == 0
     capsys.readouterr()
     shard.write_bytes(zstandard.compress("\n".join(lines[:-1]).encode()))
-    assert job.run(["ingest"], words) == 2
+    assert cli.run(["ingest"], words) == 2
     assert "the shard line.jsonl.zst has changed since" in error_line(capsys)
 
 
 @pytest.mark.ray
 def test_a_stage_without_its_parent_a_changed_setting_and_an_unreachable_teacher(config, ray_session, capsys):
     teacher = "annotate.base_url=http://127.0.0.1:9/v1"
-    assert job.run(["annotate"], [config, teacher]) == 1
+    assert cli.run(["annotate"], [config, teacher]) == 1
     assert "ingest: the stage ingest is not done" in error_line(capsys)
-    assert job.run(["ingest"], [config]) == 0
+    assert cli.run(["ingest"], [config]) == 0
     capsys.readouterr()
-    assert job.run(["ingest"], [config, "ingest.max_tokens=9"]) == 2
+    assert cli.run(["ingest"], [config, "ingest.max_tokens=9"]) == 2
     assert "config.ingest.max_tokens was 256, now 9; take another run.name" in error_line(capsys)
-    assert job.run(["annotate"], [config, teacher, "annotate.retries=0"]) == 1
+    assert cli.run(["annotate"], [config, teacher, "annotate.retries=0"]) == 1
     assert "http://127.0.0.1:9/v1/: cannot be reached" in error_line(capsys)
 
 
@@ -126,10 +126,10 @@ def test_a_stage_without_its_parent_a_changed_setting_and_an_unreachable_teacher
 def test_too_many_bad_annotations(config, ray_session, capsys):
     replies = {row["text"]: "I found nothing worth a list." for row in GOOD[:20]}
     replies |= {row["text"]: '[("Ann", "person")]' for row in GOOD[20:]}
-    assert job.run(["ingest"], [config]) == 0
+    assert cli.run(["ingest"], [config]) == 0
     with RecordedTeacher(replies) as teacher:
         words = [config, f"annotate.base_url={teacher.base_url}"]
-        assert job.run(["annotate"], words) == 1
+        assert cli.run(["annotate"], words) == 1
         assert "50.0% of 40 rows are bad (20 unparseable), the limit is 20.0%" in error_line(capsys)
-        assert job.run(["annotate"], [*words, "annotate.max_bad_share=0.5"]) == 0
+        assert cli.run(["annotate"], [*words, "annotate.max_bad_share=0.5"]) == 0
         assert teacher.asked == 40, "the second run only wrote the manifest"

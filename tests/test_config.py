@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from uniner.config import Annotate, Config, describe, load
+from uniner.config.loader import describe, load
+from uniner.config.schema import Annotate, Config
+from uniner.config.systems import SYSTEMS
 from uniner.errors import UserError
-from uniner.evaluate.settings import SYSTEMS
 
 REPOSITORY = Path(__file__).parents[1]
 MINIMAL = '[run]\nname = "a"\n[student]\nbase = "b"\n[ingest]\nshards = ["x.jsonl.zst"]\n'

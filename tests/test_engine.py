@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock, Timeout
 
-from uniner.engine import Engine
-from uniner.engine_process import Cause, CauseHandler, alone_on_gpu, not_started
 from uniner.errors import UserError
-from uniner.tag.asker import Asker
+from uniner.inference.engine import Engine
+from uniner.inference.engine_process import Cause, CauseHandler, alone_on_gpu, not_started
+from uniner.inference.questions import Asker
 from uniner.templates import TYPE
 
 SAID = json.dumps([f"Ann {number}" for number in range(12)])

@@ -7,9 +7,9 @@ import sys
 import pytest
 import zstandard
 
-from uniner import lines
 from uniner.errors import UserError
-from uniner.lines import read_lines
+from uniner.storage import line_reader
+from uniner.storage.line_reader import read_lines
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 LINES = [f'{{"text": "{number * 7919 % 10007}"}}'.encode() for number in range(20_000)]
@@ -32,7 +32,7 @@ def test_many_frames_read_as_one_file(tmp_path, suffix):
 
 
 def test_lines_longer_than_a_block_are_whole(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(lines, "_BLOCK_BYTES", 7)
+    monkeypatch.setattr(line_reader, "_BLOCK_BYTES", 7)
     path = tmp_path / f"0.jsonl{suffix}"
     content = [b"a" * 30, b"", b"b", b"c" * 7, b"", b"d" * 6, b"e" * 29]
     path.write_bytes(COMPRESS[suffix](b"\n".join(content)))
@@ -74,7 +74,7 @@ def test_a_line_of_200_mb_is_passed_over_without_being_held(tmp_path):
     path = tmp_path / "0.jsonl.zst"
     path.write_bytes(b"".join(map(zstandard.compress, (b"first\n", *[b"x" * 10_000_000] * 20, b"\nlast\n"))))
     code = (
-        "import resource, sys; from uniner.lines import read_lines\n"
+        "import resource, sys; from uniner.storage.line_reader import read_lines\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "list(read_lines(sys.argv[1], longest=3))\n"  # warm: the block's buffers
         "before = peak()\n"

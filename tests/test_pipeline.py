@@ -9,8 +9,8 @@ import zstandard
 from uniner.quickstart.prepare import write
 from uniner.report.collect import collect
 from uniner.report.page import render
-from uniner.storage import Folder
-from uniner.student import calibrations
+from uniner.storage.model_folders import calibrations
+from uniner.storage.stage_folder import Folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

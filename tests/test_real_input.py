@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 import zstandard
 
-from uniner import job
-from uniner.config import Build
-from uniner.files import expand
-from uniner.storage import Folder
-from uniner.teacher.recorded import RecordedTeacher, load
+from uniner import cli
+from uniner.config.schema import Build
+from uniner.storage.filesystem import expand
+from uniner.storage.stage_folder import Folder
+from uniner.teacher.replay_server import RecordedTeacher, load
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]
@@ -75,10 +75,10 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     replies = load(str(shared_pile / "teacher_replies.jsonl.gz"))
     with RecordedTeacher(replies) as teacher:
         words = [config, f"annotate.base_url={teacher.base_url}"]
-        assert job.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
+        assert cli.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
         assert teacher.asked == 700, "each passage is asked for once"
         again = [*words, "run.name=again", "build.negatives=uniform"]
-        assert job.run(["ingest", "annotate", "build", "report"], again) == 0
+        assert cli.run(["ingest", "annotate", "build", "report"], again) == 0
         assert teacher.asked == 700, "another run takes all replies from the cache"
     texts = documents(f"{bucket}/real/pile")
     run = Folder(f"{bucket}/real/runs/pile")

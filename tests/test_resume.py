@@ -12,9 +12,9 @@ from collections import Counter
 import pytest
 
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.replay_server import RecordedTeacher
 
 pytestmark = pytest.mark.ray
 

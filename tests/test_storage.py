@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.files import expand, explained
-from uniner.storage import Chunk, Folder
-from uniner.student import localised
+from uniner.storage.filesystem import expand, explained
+from uniner.storage.model_folders import localised
+from uniner.storage.stage_folder import Chunk, Folder
 
 TABLE = pa.table({"outcome": ["ok", "ok", "refused"], "n": [1, 2, 3]})
 
@@ -136,7 +136,7 @@ def test_wrong_credentials_are_one_clear_line(bucket, s3_endpoint):
 
 def test_an_unreachable_server_is_one_clear_line():
     code = (
-        "from uniner.files import expand\nfrom uniner.errors import UserError\n"
+        "from uniner.storage.filesystem import expand\nfrom uniner.errors import UserError\n"
         "try: expand(['s3://bucket/a'])\nexcept UserError as error: print(error)"
     )
     closed = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from uniner.actor import Actor
 from uniner.errors import UserError
-from uniner.storage import Chunk, Folder
-from uniner.tries import Record, Tries, forget_tries
+from uniner.runtime.chunk_actor import Actor
+from uniner.runtime.crash_log import Record, Tries, forget_tries
+from uniner.storage.stage_folder import Chunk, Folder
 
 
 class Death(BaseException):
@@ -140,7 +140,7 @@ def test_what_the_driver_did_not_survive_does_not_count(folder):
 
 @pytest.mark.ray
 def test_ray_starts_the_actor_again_only_until_the_row_is_found(folder, ray_session):
-    from uniner import work
+    from uniner.runtime import chunk_pipeline
 
     def make():
         import os
@@ -162,8 +162,8 @@ def test_ray_starts_the_actor_again_only_until_the_row_is_found(folder, ray_sess
     parent = folder / "parent"
     chunks = [chunk("a", "a0", "BAD", "a2"), chunk("b", "b0"), chunk("c", "c0")]
     parent.finish({}, [parent.write_chunk(each) for each in chunks])
-    pool = work.Pool(make, actors=1, cpus=1, poison_tries=1)
-    manifest = work.run_stage("stage", folder / "stage", {}, parent, pool=pool)
+    pool = chunk_pipeline.Pool(make, actors=1, cpus=1, poison_tries=1)
+    manifest = chunk_pipeline.run_stage("stage", folder / "stage", {}, parent, pool=pool)
     assert manifest["outcomes"] == {"ok": 4, "poison": 1}
     assert outcomes(folder / "stage", "a") == [("a0", "ok"), ("BAD", "poison"), ("a2", "ok")]
     # A process that dies while it writes leaves its unfinished file, which no reader takes for a file.

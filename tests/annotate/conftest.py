@@ -6,12 +6,12 @@ import pytest
 
 from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
-from uniner.storage import Chunk
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.limits import Limits, Meter, local
-from uniner.teacher.line import Teacher
+from uniner.runtime.rate_limits import Limits, Meter, local
+from uniner.storage.stage_folder import Chunk
+from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import published
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import ReplyCache
 
 
 @pytest.fixture

@@ -10,21 +10,21 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from uniner import job
+from uniner import cli
 from uniner.errors import Stopped, UserError
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage import Chunk, Folder
-from uniner.teacher import batch
-from uniner.teacher.batch import Batches
-from uniner.teacher.batch_files import Room
-from uniner.teacher.batch_records import Records, rejections
-from uniner.teacher.batch_server import BatchServer
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.limits import Limits
-from uniner.teacher.plan import Work, batches, describe
+from uniner.runtime.rate_limits import Limits
+from uniner.storage.stage_folder import Chunk, Folder
+from uniner.teacher.batch import submission
+from uniner.teacher.batch.files import Room
+from uniner.teacher.batch.pending_requests import Questions
+from uniner.teacher.batch.records import Records, rejections
+from uniner.teacher.batch.server import BatchServer
+from uniner.teacher.batch.submission import Batches
+from uniner.teacher.estimate import Work, batches, describe
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.questions import Questions
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.reply_cache import ReplyCache
 
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 5) for n in range(40)]
 REPLIES = {text: f'[("{text[:5]}", "person"), ("Bonn", "city")]' for text in TEXTS}
@@ -454,7 +454,7 @@ def test_an_answer_that_is_none_is_named(ask):
 @pytest.fixture
 def run(tmp_path, base, monkeypatch):
     """Return a function that runs the annotate job in batches on passages as ingest leaves them."""
-    monkeypatch.setattr(batch, "POLL_S", 0.01)
+    monkeypatch.setattr(submission, "POLL_S", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     config = tmp_path / "config.toml"
     config.write_text(
@@ -464,7 +464,7 @@ def run(tmp_path, base, monkeypatch):
     write_passages(Folder(f"{tmp_path}/runs/a/ingest"), TEXTS)
 
     def annotate(*words):
-        return job.run(["annotate"], [str(config), *words])
+        return cli.run(["annotate"], [str(config), *words])
 
     annotate.folder = Folder(f"{tmp_path}/runs/a/annotate")
     return annotate
@@ -499,7 +499,7 @@ def test_the_stage_in_batches(run, ray_session, capsys):
 
 
 def test_a_plan_and_a_recording_in_batches(run, capsys, monkeypatch, teacher):
-    monkeypatch.setattr("uniner.work.connected", None)
+    monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run("annotate.plan=true", "annotate.base_url=http://127.0.0.1:9/v1") == 0
     told = capsys.readouterr().out
     assert "time      up to 24 h a batch (annotate.batch)" in told

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from uniner.storage import Folder
-from uniner.teacher.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.storage.stage_folder import Folder
 from uniner.teacher.completion import Reply
 from uniner.teacher.prompts import published
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.reply_cache import Kept, ReplyCache, digest_of, key_of
 
 TEXTS = [f"Ann {n} met Bob." for n in range(40)]
 REPLIES = {text: f'[("{text[:6]}", "person")]' for text in TEXTS}

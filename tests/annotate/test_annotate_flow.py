@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 import pytest
 from aiohttp import web
 
-from uniner.teacher.limits import Limits
+from uniner.runtime.rate_limits import Limits
+from uniner.teacher.pools import chunks_in_hand
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.recorded import RecordedTeacher
-from uniner.teacher.work import chunks_in_hand
+from uniner.teacher.replay_server import RecordedTeacher
 
 GARBAGE = ["<html>Bad gateway</html>", '{"choices": []}', '{"choices": [{"mess', "", "[]", '{"error": null}']
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from uniner import job
+from uniner import cli
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage import Chunk, Folder
-from uniner.teacher.limits import Limits
-from uniner.teacher.plan import Work, describe, estimate, seconds
+from uniner.runtime.rate_limits import Limits
+from uniner.storage.stage_folder import Chunk, Folder
+from uniner.teacher.estimate import Work, describe, estimate, seconds
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.teacher.replay_server import RecordedTeacher
 
 ROWS, PER_CHUNK = 240, 12
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 9) for n in range(ROWS)]
@@ -53,7 +53,7 @@ def run(tmp_path, base):
                 rows = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 9, "") for n, text in some]
                 summaries.append(folder.write_chunk(Chunk(f"{start:05d}", to_table(rows, PASSAGE))))
             folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
-        return job.run(["annotate"], [str(config), f"run.name={name}", *PRICES, *words])
+        return cli.run(["annotate"], [str(config), f"run.name={name}", *PRICES, *words])
 
     annotate.folder = lambda name: Folder(f"{tmp_path}/runs/{name}/annotate")
     return annotate
@@ -95,7 +95,7 @@ def test_the_budget_stops_the_run_and_a_higher_one_goes_on(run, ray_session, tmp
 
 
 def test_the_plan_is_told_before_ray_starts_and_nothing_is_spent(run, capsys, monkeypatch):
-    monkeypatch.setattr("uniner.work.connected", None)
+    monkeypatch.setattr("uniner.runtime.connection.connected", None)
     with Till() as till:
         url = f"annotate.base_url={till.base_url}"
         assert run("planned", url, "annotate.plan=true", "annotate.requests_per_minute=60") == 0
@@ -146,5 +146,5 @@ def test_a_budget_without_prices_is_refused(tmp_path, base, capsys):
         f'[run]\nname = "a"\n[student]\nbase = {json.dumps(str(base))}\n[ingest]\nshards = ["x"]\n'
         '[annotate]\nbase_url = "http://127.0.0.1:9/v1"\nbudget_usd = 1\n'
     )
-    assert job.run(["annotate"], [str(config), f"run.root={tmp_path}/runs"]) == 2
+    assert cli.run(["annotate"], [str(config), f"run.root={tmp_path}/runs"]) == 2
     assert "annotate.budget_usd: no price is set" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uniner.annotate.annotator import entities_of
-from uniner.annotate.parsing import Parsed, judge, parse_reply
 from uniner.records import Entity
+from uniner.teacher.reply_parser import Parsed, judge, parse_reply
 
 ANN, BONN = ("Ann", "person"), ("Bonn", "city")
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from uniner import job
+from uniner import cli
 from uniner.annotate.annotator import Annotator
-from uniner.engine import Engine
 from uniner.errors import Stopped, UserError
+from uniner.inference.engine import Engine
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
-from uniner.storage import Chunk, Folder
-from uniner.student import model_fingerprint
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.limits import Limits, Meter, local
-from uniner.teacher.line import Teacher
+from uniner.runtime.rate_limits import Limits, Meter, local
+from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.stage_folder import Chunk, Folder
+from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import SYSTEM, published
 from uniner.teacher.replies import Replies
-from uniner.teacher.served import engine_of
+from uniner.teacher.reply_cache import ReplyCache
+from uniner.teacher.vllm_client import engine_of
 
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"
@@ -193,7 +193,7 @@ def run(model, kept, tmp_path, base):
     )
     folder = Folder(f"{tmp_path}/runs/a/ingest")
     folder.finish({"stage": "ingest", "config": {}, "parents": {}}, [folder.write_chunk(chunk_of(ALL))])
-    return lambda *words: job.run(["annotate"], [str(config), *words])
+    return lambda *words: cli.run(["annotate"], [str(config), *words])
 
 
 @pytest.mark.ray
@@ -217,7 +217,7 @@ def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_kep
 def test_the_plan_knows_the_teacher_by_its_content_and_starts_nothing(
     run, model, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("uniner.work.connected", None)
+    monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run("annotate.plan=true", "teacher.gpus=4", "annotate.actors=2") == 0
     told = capsys.readouterr().out
     assert f"teacher   {named(model)}" in told
@@ -244,7 +244,7 @@ def test_the_plan_knows_the_teacher_by_its_content_and_starts_nothing(
     ],
 )
 def test_what_cannot_be_served_is_refused_before_ray_starts(run, words, message, capsys, monkeypatch):
-    monkeypatch.setattr("uniner.work.connected", None)
+    monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run(*words) == 2
     assert re.search(message, capsys.readouterr().err)
 

@@ -10,12 +10,12 @@ import pytest
 from uniner.annotate.annotator import Annotator
 from uniner.errors import UserError
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
-from uniner.storage import Chunk
-from uniner.teacher.line import Teacher
+from uniner.runtime.chunk_pipeline import user_error_in
+from uniner.storage.stage_folder import Chunk
+from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import JSON_SCHEMA, passage_in, published
-from uniner.teacher.recorded import RecordedTeacher, load
+from uniner.teacher.replay_server import RecordedTeacher, load
 from uniner.teacher.replies import Replies
-from uniner.work import user_error_in
 
 GOOD = '[("Ann", "person")]'
 

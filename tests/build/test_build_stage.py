@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from uniner.build import stage
-from uniner.config import Build, load
+from uniner.config.loader import load
+from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, CONVERSATION, Annotation, Conversation, Entity, from_table, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, Folder
 
 pytestmark = pytest.mark.ray
 
@@ -100,8 +101,8 @@ def test_ray_writes_the_same_bytes_as_one_process(tmp_path, base, gold, ray_sess
         annotate(root)
         config = make_config(tmp_path, base, root, f'build.supervised={{news = "{gold}"}}')
         if how == "alone":
-            monkeypatch.setattr(stage.work, "stream", stream_alone)
-            monkeypatch.setattr(stage.work, "gather", lambda items, function: map(function, items))
+            monkeypatch.setattr(stage.chunk_pipeline, "stream", stream_alone)
+            monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
         stage.run(config)
         folder = root / "r" / "build"
         written[how] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}

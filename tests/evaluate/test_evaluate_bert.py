@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from uniner.evaluate.gold import cut
+from uniner.evaluate.gold_questions import cut
 from uniner.evaluate.systems.bert import pieces
 from uniner.evaluate.systems.bert_training import Order, train
 from uniner.records import Question, from_table
-from uniner.student import load_tokenizer
+from uniner.storage.model_folders import load_tokenizer
 
 
 def test_a_long_passage_is_read_in_pieces_and_no_word_is_lost(tiny_bert):

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from uniner.evaluate import stage
-from uniner.storage import MANIFEST
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.storage.stage_folder import MANIFEST
+from uniner.teacher.replay_server import RecordedTeacher
 
 pytestmark = pytest.mark.ray
 NAMES = ("Bo", "Cy", "Di", "Ed")

@@ -1,7 +1,7 @@
 """Each wrong and each missed mention is of one kind: passages worked by hand."""
 
 from uniner.evaluate.error_analysis import EXAMPLES
-from uniner.evaluate.score import score, without_examples
+from uniner.evaluate.scoring import score, without_examples
 from uniner.records import Prediction
 
 TEXT = "The Bank of Oslo sued Ann Lee of Rome."

@@ -14,8 +14,8 @@ from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import lay_out
 from uniner.records import Prediction, from_table
-from uniner.storage import Folder
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.storage.stage_folder import Folder
+from uniner.teacher.replay_server import RecordedTeacher
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 TEXTS = [f"Ann Lee of Velmora met {name}." for name in ("Bo", "Cy", "Di")]

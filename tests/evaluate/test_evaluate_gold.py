@@ -5,7 +5,7 @@ import json
 import pytest
 
 from uniner.errors import UserError
-from uniner.evaluate.gold import cut
+from uniner.evaluate.gold_questions import cut
 from uniner.records import Question, Span, from_table
 
 LINES = [

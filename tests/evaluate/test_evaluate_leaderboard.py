@@ -12,13 +12,13 @@ from rich.console import Console
 
 from uniner.evaluate import plots
 from uniner.evaluate.leaderboard import Cell, boards, mean
-from uniner.evaluate.publish import publish
+from uniner.evaluate.leaderboard_tables import markdown
+from uniner.evaluate.leaderboard_writer import publish
 from uniner.evaluate.published import protocols, published
-from uniner.evaluate.score import score
-from uniner.evaluate.tables import markdown
+from uniner.evaluate.scoring import score
 from uniner.gold.catalogue import DOMAINS, catalogue, members
 from uniner.records import Prediction, Span
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 
 TEXT = "Ann <Lee> met Bo in Bonn"
 PEOPLE = ("Ann <Lee>", "Bo")

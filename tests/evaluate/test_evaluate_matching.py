@@ -4,8 +4,8 @@ from itertools import permutations
 
 import pytest
 
-from uniner.evaluate.counts import Counts
-from uniner.evaluate.matching import (
+from uniner.metrics.counts import Counts
+from uniner.metrics.matching import (
     normalise,
     normalised,
     overlap,

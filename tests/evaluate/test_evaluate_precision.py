@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from uniner.config import Engine
+from uniner.config.schema import Engine
 from uniner.errors import UserError
 from uniner.evaluate import stage
-from uniner.evaluate import work as evaluate_work
-from uniner.evaluate.precision import answering, require_f1
+from uniner.evaluate import system_pools as evaluate_work
 from uniner.evaluate.predictor import Predictor
-from uniner.storage import Folder
-from uniner.student import model_fingerprint
+from uniner.inference.fp8_gate import answering, require_f1
+from uniner.inference.questions import Asked, Reply
+from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.stage_folder import Folder
 from uniner.tag import stage as tag
-from uniner.tag.asker import Asked, Reply
 
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
 
@@ -62,8 +62,8 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
         folder.finish(plan, [folder.write_chunk(asyncio.run(worker(chunk))) for chunk in chunks], seconds=0.0)
 
     monkeypatch.setattr(evaluate_work, "make_predictor", make)
-    monkeypatch.setattr(stage.work, "gather", lambda items, function: map(function, items))
-    monkeypatch.setattr(stage.work, "run_stage", run_stage)
+    monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
+    monkeypatch.setattr(stage.chunk_pipeline, "run_stage", run_stage)
 
     def evaluate(systems=("student",), **engine):
         evaluate = {"gold": {"toy": str(gold)}, "systems": list(systems)}

@@ -3,10 +3,10 @@
 import asyncio
 
 from uniner.evaluate.predictor import Predictor
-from uniner.evaluate.score import score
+from uniner.evaluate.scoring import score
+from uniner.inference.questions import Asked, Reply
 from uniner.records import QUESTION, Prediction, Question, from_table, to_table
-from uniner.storage import Chunk
-from uniner.tag.asker import Asked, Reply
+from uniner.storage.stage_folder import Chunk
 
 
 class Oracle:

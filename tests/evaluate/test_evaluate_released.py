@@ -11,8 +11,8 @@ import string
 
 import pytest
 
-from uniner.evaluate.gold import cut
-from uniner.evaluate.score import score
+from uniner.evaluate.gold_questions import cut
+from uniner.evaluate.scoring import score
 from uniner.records import Prediction, Question, from_table
 from uniner.templates import TYPE
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from uniner.evaluate.protocols import PROTOCOLS
-from uniner.evaluate.score import Scores, score
+from uniner.evaluate.scoring import Scores, score
 from uniner.grounding import locate
+from uniner.metrics.protocols import PROTOCOLS
 from uniner.records import Prediction, Span
 
 TEXT = "Ann and Eve saw Paris, Rome, Oslo, X and The Hague."

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uniner.evaluate.score import PASSAGE_COUNTS
-from uniner.evaluate.significance import against_first, compare, interval, lines, said
+from uniner.evaluate.scoring import PASSAGE_COUNTS
+from uniner.metrics.significance import against_first, compare, interval, lines, said
 
 CHANCE = np.random.default_rng(5)
 # Of each passage's 4 gold mentions a system finds 2 or so and says 1 or so too many.

@@ -8,8 +8,8 @@ import pytest
 from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
-from uniner.storage import Folder
-from uniner.student import model_fingerprint
+from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.stage_folder import Folder
 
 TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from uniner.engine import Answer
 from uniner.evaluate.systems import judged, located
 from uniner.evaluate.systems.bert import Word, to_labels, to_spans
 from uniner.evaluate.systems.chat import PROMPT, Chat
@@ -16,11 +15,12 @@ from uniner.evaluate.systems.instructed import FORMS, Instructed
 from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
 from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
 from uniner.gold.records import GoldEntity
-from uniner.storage import Folder
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.line import Teacher
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.inference.engine import Answer
+from uniner.storage.stage_folder import Folder
+from uniner.teacher.openai_client import Teacher
+from uniner.teacher.replay_server import RecordedTeacher
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import ReplyCache
 
 PUBLISHED, JSON = INSTRUCTIONS["published"], INSTRUCTIONS["json"]
 

@@ -7,21 +7,22 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from uniner import job
+from uniner import cli
 from uniner.annotate import stage as annotate
 from uniner.build.card import render
-from uniner.config import Config, load
+from uniner.config.loader import load
+from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.generate.briefs import ASPECTS, PROMPT, Briefs
 from uniner.generate.generator import Generator, judge
 from uniner.generate.stage import _by_domain
 from uniner.ingest.stage import _recipe
 from uniner.records import GeneratedPassage, from_table
-from uniner.storage import Folder, Summary
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.line import Teacher
-from uniner.teacher.recorded import RecordedTeacher
+from uniner.storage.stage_folder import Folder, Summary
+from uniner.teacher.openai_client import Teacher
+from uniner.teacher.replay_server import RecordedTeacher
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import ReplyCache
 
 DOMAINS = {"contract law": 30, "beekeeping": 25}
 
@@ -178,12 +179,12 @@ def test_generated_passages_go_through_ingest_like_all_others(
     folder = Folder(str(tmp_path / "runs/a/generate"))
     with Author(fates) as author:
         words = [str(config), f"annotate.base_url={author.base_url}"]
-        assert job.run(["generate", "ingest"], [*words, "annotate.budget_usd=2.5"]) == 3
+        assert cli.run(["generate", "ingest"], [*words, "annotate.budget_usd=2.5"]) == 3
         assert "annotate.budget_usd is 2.5: raise it" in capsys.readouterr().err
         assert 0 < author.asked < 55
         assert folder.manifest() is None
         for _ in range(2):  # the second time there is nothing to do
-            assert job.run(["generate", "ingest"], words) == 0
+            assert cli.run(["generate", "ingest"], words) == 0
             assert author.briefs == Counter(dict.fromkeys(texts(briefs(words=150)), 1)), "none is paid twice"
         assert {body["temperature"] for body in author.bodies} == {1.0}
     manifest = folder.require_manifest()
@@ -213,19 +214,19 @@ def test_generated_passages_go_through_ingest_like_all_others(
     assert (figures["dropped_duplicate"], figures["rejected_nul_character"]) == (1, 1)
     assert figures["lines"] == 40 + 54
     # Asking for another number is refused before anything is spent: ingest has read this one.
-    assert job.run(["ingest"], [*words, "generate.domains.beekeeping=26"]) == 2
+    assert cli.run(["ingest"], [*words, "generate.domains.beekeeping=26"]) == 2
     assert "generated.beekeeping was 25, now 26" in capsys.readouterr().err
-    assert job.run(["generate"], [*words, "run.name=none", "generate.domains={}"]) == 0
+    assert cli.run(["generate"], [*words, "run.name=none", "generate.domains={}"]) == 0
     assert "generate: skipped, generate.domains names no domain" in capsys.readouterr().err
 
 
 def test_the_plan_and_what_is_wrong_is_told_before_ray_starts(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("uniner.work.connected", None)
+    monkeypatch.setattr("uniner.runtime.connection.connected", None)
     (tmp_path / "own.txt").write_text("System: You write.\n\nWrite in Latin.\n\n{brief}\n")
     (tmp_path / "wrong.txt").write_text("Write in Latin.\n")
     words = [str(config), "annotate.base_url=http://127.0.0.1:9/v1"]
     own = f"generate.prompt={tmp_path}/own.txt"
-    assert job.run(["generate", "ingest", "annotate"], [*words, own, "annotate.plan=true"]) == 0
+    assert cli.run(["generate", "ingest", "annotate"], [*words, own, "annotate.plan=true"]) == 0
     told = capsys.readouterr().out
     assert "55 to ask of 55 (0 done, 0 in the cache)" in told
     assert "and 2,200 out" in told  # 55 passages of 150 words, but of at most 40 tokens
@@ -238,7 +239,7 @@ def test_the_plan_and_what_is_wrong_is_told_before_ray_starts(config, tmp_path, 
         ("generate", "generate.aspects={Tone = []}", "generate.aspects.Tone = []"),
         ("ingest", "generate.domains={}", "ingest.shards: names no file"),
     ):
-        assert job.run([name], [*words, "ingest.shards=[]", word]) == 2
+        assert cli.run([name], [*words, "ingest.shards=[]", word]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import UserError
-from uniner.evaluate.gold import cut
-from uniner.evaluate.listing import show
+from uniner.evaluate.dataset_listing import show
+from uniner.evaluate.gold_questions import cut
 from uniner.gold.catalogue import DOMAINS, catalogue, look, members, read, with_group, words_of
 from uniner.gold.reader import read_gold
 

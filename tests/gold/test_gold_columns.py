@@ -4,7 +4,7 @@ import pytest
 
 from uniner.errors import UserError
 from uniner.gold.reader import read_gold
-from uniner.gold.tags import spans
+from uniner.gold.token_tags import spans
 
 TOKENS = ["The", "New", "York", "Times", "asked", "Łódź", "Gdańsk", "."]
 SCHEMES = {

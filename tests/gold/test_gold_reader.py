@@ -13,7 +13,7 @@ import pytest
 from uniner.errors import UserError
 from uniner.gold import reader
 from uniner.gold.reader import digest, read_gold
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 
 
 def parquet() -> bytes:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uniner.ingest.contamination import Benchmarks, collect, ngrams
-from uniner.ingest.hygiene import Hygiene, language, languages
-from uniner.ingest.selection import digest, repeated
+from uniner.ingest.dedup_sample import digest, repeated
+from uniner.ingest.passage_filters import Hygiene, language, languages
 
 WORDS = [f"word{number}" for number in range(400)]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uniner.ingest import passages
-from uniner.ingest.passages import cut, owns
+from uniner import passages
+from uniner.passages import cut, owns
 from uniner.records import Passage
 
 WORDS = st.text(st.sampled_from("abcXYZ019.,!?\"'()é中🙂\u0301\u200f\x00"), min_size=1, max_size=30)

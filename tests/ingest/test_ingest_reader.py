@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import zstandard
 
-from uniner.config import Ingest
-from uniner.ingest import reader, stage
-from uniner.ingest.passages import cut, own_span
-from uniner.ingest.reader import Position, Recipe, read_chunks
-from uniner.ingest.rows import REASONS, Fields, parse
+from uniner.config.schema import Ingest
+from uniner.ingest import chunk_reader, stage
+from uniner.ingest.chunk_reader import Position, Recipe, read_chunks
+from uniner.ingest.dedup_sample import repeated
+from uniner.ingest.document_reader import REASONS, Fields, parse
 from uniner.ingest.sampling import Sampling
-from uniner.ingest.selection import repeated
 from uniner.ingest.shards import fingerprint, parts_of
+from uniner.passages import cut, own_span
 from uniner.records import Passage, from_table
-from uniner.storage import Folder, merge, rejects_name
+from uniner.storage.stage_folder import Folder, merge, rejects_name
 
 RECIPE = Recipe(20, 0, 5, Sampling(0, 1.0), Fields("text", "meta.pile_set_name"), 10**6)
 LINES = [
@@ -103,7 +103,7 @@ def test_what_a_duplicate_shared_with_its_neighbours_is_theirs(shard, tokenizer,
     assert 0 < same.sum() < len(rows)
     items = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.work, "stream", lambda _, given, read: items.extend(given) or [])
+        patch.setattr(stage.chunk_pipeline, "stream", lambda _, given, read: items.extend(given) or [])
         stage._select(folder, candidates, summaries, Ingest(dedupe=True))
     chunks = [chunk for item in items for chunk in stage._read_selected(item, candidates)]
     assert len(passages(chunks)) == len(rows) - same.sum()
@@ -176,7 +176,7 @@ def test_every_bad_row_is_set_aside_with_its_place_and_reason(bad_shard, tokeniz
 def test_no_reject_is_lost_or_doubled_wherever_the_reading_is_taken_up_again(
     bad_shard, tokenizer, monkeypatch
 ):
-    monkeypatch.setattr(reader, "CHUNK_REJECTS", 3)
+    monkeypatch.setattr(chunk_reader, "CHUNK_REJECTS", 3)
     recipe = replace(RECIPE, max_row_bytes=300)
     whole = list(read_chunks(part(bad_shard), Position(), recipe, tokenizer))
     assert max(len(chunk.rejects) for chunk in whole) == 3
@@ -210,7 +210,7 @@ def test_a_sampled_passage_is_the_same_as_in_the_whole(shard, tokenizer, monkeyp
     url = shard([json.dumps({"text": f"Sentence {n} of a document. " * 200}) for n in range(40)])
     whole = passages(read_chunks(part(url), Position(), RECIPE, tokenizer))
     cut_texts = []
-    monkeypatch.setattr(reader, "cut", lambda text, *rest: cut_texts.append(text) or cut(text, *rest))
+    monkeypatch.setattr(chunk_reader, "cut", lambda text, *rest: cut_texts.append(text) or cut(text, *rest))
     recipe = replace(RECIPE, sampling=Sampling(0, 0.005))
     some = list(read_chunks(part(url), Position(), recipe, tokenizer))
     found = passages(some)

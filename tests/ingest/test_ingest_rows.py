@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from uniner.errors import UserError
-from uniner.files import expand
-from uniner.ingest.rows import Fields, read_rows
+from uniner.ingest.document_reader import Fields, read_rows
 from uniner.ingest.shards import TEXT_FILES, fingerprints, parts_of
+from uniner.storage.filesystem import expand
 
 FIELDS = Fields("text", "meta.pile_set_name", "id")
 ROWS = [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uniner.ingest.dedup_sample import smallest
 from uniner.ingest.sampling import Sampling
-from uniner.ingest.selection import smallest
 
 PLACES = [f"00000-{number:09d}" for number in range(4_000)]
 

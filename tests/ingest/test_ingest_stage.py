@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from uniner import job
+from uniner import cli
 from uniner.ingest import stage
-from uniner.ingest.reader import chunk_key
-from uniner.ingest.selection import digest
+from uniner.ingest.chunk_reader import chunk_key
+from uniner.ingest.dedup_sample import digest
 from uniner.ingest.shards import Part
-from uniner.storage import Folder, Summary
+from uniner.storage.stage_folder import Folder, Summary
 
 pytestmark = pytest.mark.ray
 FRENCH = "Ceci est une longue phrase en français, écrite seulement pour cet essai de la langue."
@@ -47,12 +47,12 @@ def test_what_is_dropped_is_counted_and_the_rest_is_the_same_after_an_interrupti
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "finish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            job.run(["ingest"], [str(config)])
+            cli.run(["ingest"], [str(config)])
     keys = sorted(folder.chunk_keys())
     before = {key: folder.read_chunk(key) for key in keys}
     for key in keys[1::2]:
         (config.parent / f"runs/clean/ingest/chunk-{key}.parquet").unlink()
-    assert job.run(["ingest"], [str(config)]) == 0
+    assert cli.run(["ingest"], [str(config)]) == 0
     assert {key: folder.read_chunk(key) for key in folder.chunk_keys()} == before
     assert not (folder / "candidates").sizes()
     assert [row["text"] for row in folder.read_rows().to_pylist()] == [
@@ -77,7 +77,7 @@ def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
     config, tmp_path, ray_session, write_shard, capsys
 ):
     def ingested(name, *words):
-        assert job.run(["ingest"], [str(config), f"run.name={name}", *words]) == 0
+        assert cli.run(["ingest"], [str(config), f"run.name={name}", *words]) == 0
         return Folder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
 
     for seed in (0, 1):
@@ -96,7 +96,7 @@ def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
     assert Counter(row["source"] for row in rows) == {"rare": 5, "common": 10, "usual": 10}
     capsys.readouterr()
     few = [*words, "ingest.passages=90", "ingest.sample=0.5", "run.name=few"]
-    assert job.run(["ingest"], [str(config), *few]) == 1
+    assert cli.run(["ingest"], [str(config), *few]) == 1
     assert "ingest.passages asks for 90; take another run.name with ingest.sample=" in capsys.readouterr().err
 
 

@@ -6,10 +6,10 @@ import random
 import pytest
 
 from uniner.errors import UserError
-from uniner.storage import Folder
-from uniner.student import calibration_of, model_fingerprint, write_calibrations
+from uniner.metrics.calibration import assess, calibrated, expected_error, fit
+from uniner.storage.model_folders import calibration_of, model_fingerprint, write_calibrations
+from uniner.storage.stage_folder import Folder
 from uniner.tag import stage
-from uniner.tag.calibration import assess, calibrated, expected_error, fit
 
 
 def drawn(slope: float, intercept: float, many: int, seed: int = 3):

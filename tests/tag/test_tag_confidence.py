@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uniner.tag.confidence import Piece, mention_scores, pieces
+from uniner.inference.mention_scores import Piece, mention_scores, pieces
 
 
 def answer(*told: tuple[str, float]) -> list[Piece]:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from uniner.engine import Engine
 from uniner.errors import UserError
+from uniner.inference.engine import Engine
+from uniner.inference.questions import Asker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage import Chunk, Folder, merge
-from uniner.student import student_facts
-from uniner.tag.asker import Asker
-from uniner.tag.selection import Rules
+from uniner.storage.model_folders import student_facts
+from uniner.storage.stage_folder import Chunk, Folder, merge
+from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types
 from uniner.templates import SYSTEM, TYPE, ManyTypes, Renderer
@@ -212,7 +212,7 @@ def alive(pid: int) -> bool:
 def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
     code = (
         "import subprocess, sys, time\n"
-        "from uniner.engine_process import children_watched\n"
+        "from uniner.inference.engine_process import children_watched\n"
         "with children_watched() as watch:\n"
         "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
         "print(child.pid, flush=True)\n"

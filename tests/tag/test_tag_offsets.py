@@ -7,12 +7,12 @@ from collections import Counter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uniner.engine import Answer
-from uniner.ingest.passages import cut
+from uniner.inference.engine import Answer
+from uniner.inference.mention_scores import Piece
+from uniner.inference.questions import judge
+from uniner.passages import cut
 from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.tag.asker import judge
-from uniner.tag.confidence import Piece
-from uniner.tag.selection import Rules, select
+from uniner.tag.entity_rules import Rules, select
 from uniner.tag.tagger import tagged
 from uniner.templates import TYPE
 

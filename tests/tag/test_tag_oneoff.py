@@ -9,21 +9,13 @@ import shutil
 import pytest
 from rich.console import Console
 
-from uniner.config import Config
-from uniner.engine import Answer
+from uniner.config.schema import Config
 from uniner.errors import Planned, UserError
-from uniner.records import (
-    PASSAGE,
-    TAGGED_PASSAGE,
-    Passage,
-    TaggedEntity,
-    TaggedPassage,
-    from_table,
-    to_table,
-)
-from uniner.storage import Chunk, Folder, Summary
-from uniner.tag import oneoff, plan, stage
-from uniner.tag.confidence import Piece
+from uniner.inference.engine import Answer
+from uniner.inference.mention_scores import Piece
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
+from uniner.storage.stage_folder import Chunk, Folder, Summary
+from uniner.tag import estimate, stage, text_tagger
 
 
 class Engine:
@@ -32,7 +24,7 @@ class Engine:
     max_prompt_tokens = 512
 
     def __init__(self, model, **settings):
-        from uniner.student import load_tokenizer
+        from uniner.storage.model_folders import load_tokenizer
 
         self.tokenizer = load_tokenizer(model)
 
@@ -75,7 +67,7 @@ def test_a_text_is_printed_with_its_entities_and_no_run_is_touched(
     config, tmp_path, monkeypatch, capsys, from_input
 ):
     text = "Ann went home. " + "Then it rained for a long while. " * 20 + "So Ann stayed.\n"
-    monkeypatch.setattr(oneoff, "Engine", Engine)
+    monkeypatch.setattr(text_tagger, "Engine", Engine)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     with pytest.raises(Planned):
         stage.check(config(text="-" if from_input else text))
@@ -95,7 +87,9 @@ def test_a_terminal_shows_colours_unless_they_are_not_wanted(monkeypatch, no_col
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, color_system="truecolor", width=80)
     entity = TaggedEntity("Ann", "person", 7, 10, 0.9, "exact")
-    oneoff.show("First\n\nAnn [b]sleeps[/b].\n", [TaggedPassage("", "0", 7, (entity,), "ok", ())], console)
+    text_tagger.show(
+        "First\n\nAnn [b]sleeps[/b].\n", [TaggedPassage("", "0", 7, (entity,), "ok", ())], console
+    )
     shown = terminal.getvalue()
     assert ("\x1b[30;48;2;255;214;165mAnn [person]" in shown) == coloured
     assert ("48;2;" in shown) == coloured
@@ -111,9 +105,9 @@ def test_a_student_without_types_is_asked_for_none(config, tmp_path):
 
 def test_a_plan_measures_chunks_from_all_over_the_corpus():
     chunks = {f"{n:03d}": 100 for n in range(100)}
-    assert plan.chosen(chunks) == ["000", "033", "066"]
-    assert plan.chosen({"a": 5000}) == ["a"] and plan.chosen({"a": 1, "b": 2}) == ["a", "b"]
-    assert len(plan.chosen({"a": 1, "b": 1, "c": 400, "d": 1, "e": 300})) >= 3
+    assert estimate.chosen(chunks) == ["000", "033", "066"]
+    assert estimate.chosen({"a": 5000}) == ["a"] and estimate.chosen({"a": 1, "b": 2}) == ["a", "b"]
+    assert len(estimate.chosen({"a": 1, "b": 1, "c": 400, "d": 1, "e": 300})) >= 3
 
 
 def test_a_plan_counts_seconds_hours_and_money():
@@ -124,16 +118,16 @@ def test_a_plan_counts_seconds_hours_and_money():
         "answer_tokens": 4000.0,
     }
     come = [(110.0, Summary("a", 50, 1, 10.0, {}, figures)), (120.0, Summary("b", 50, 1, 15.0, {}, figures))]
-    trial = plan.trial_of(come)
+    trial = estimate.trial_of(come)
     assert (trial.passages, trial.seconds) == (100, 20.0)
-    told = plan.describe(trial, 36_100, 100, engines=4, gpus=2, usd_per_gpu_hour=3.0)
+    told = estimate.describe(trial, 36_100, 100, engines=4, gpus=2, usd_per_gpu_hour=3.0)
     assert "passages  36,000 to tag of 36,100 (100 done)" in told
     assert "questions about 720,000" in told
     assert "25,920,000 of prompts (4,320,000 to compute), 2,880,000 of answers" in told
     assert "5.00 passages/s and 4,000 tokens/s an engine" in told
     assert "30.0 minutes with engine.actors=4" in told and "2.0 hours of an engine, 4.0 GPU-hours" in told
     assert "about 12.00 USD at 3 USD a GPU-hour" in told
-    assert "set engine.usd_per_gpu_hour" in plan.describe(trial, 200, 100, 1, 1, None)
+    assert "set engine.usd_per_gpu_hour" in estimate.describe(trial, 200, 100, 1, 1, None)
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ import pytest
 
 from uniner.errors import UserError
 from uniner.records import TaggedEntity, TaggedPassage
-from uniner.tag import page
+from uniner.tag import text_page
 
 TEXT = "Zoe Ann of Bonn,\r\nOberbonn. \U0001f600 Zoe"
 ENTITIES = (
@@ -27,31 +27,31 @@ PASSAGES = [
 
 
 def test_the_text_is_shown_whole_with_type_and_score_of_what_stands_there():
-    pieces, colours = page.highlighted(TEXT, PASSAGES)
+    pieces, colours = text_page.highlighted(TEXT, PASSAGES)
     assert "".join(text for text, _ in pieces) == TEXT
     assert [piece for piece in pieces if piece[1]] == [
         ("Zoe Ann", "person 0.99"), ("Bonn", "city 0.25"), ("Zoe", "person 0.99"),
     ]  # fmt: skip
     assert colours.keys() == {"person 0.99", "city 0.25"} and len(set(colours.values())) == 2
-    assert page.highlighted("", []) == ([], {}) and page.highlighted("a", []) == ([("a", None)], {})
+    assert text_page.highlighted("", []) == ([], {}) and text_page.highlighted("a", []) == ([("a", None)], {})
 
 
 def test_the_table_has_the_overlapping_and_the_ungrounded_too():
-    rows = page.entity_rows(PASSAGES)
+    rows = text_page.entity_rows(PASSAGES)
     assert [row[0] for row in rows] == ["Zoe Ann", "Ann", "Bonn", "Rome", "Zoe"]
     assert rows[2] == ["Bonn", "city", 11, 15, 0.25, "exact"]
-    assert page.entity_rows(PASSAGES[:1])[0][4] == 0.987
+    assert text_page.entity_rows(PASSAGES[:1])[0][4] == 0.987
 
 
 def test_types_are_written_with_commas_or_a_line_each():
-    assert page.named_types(" person, city\nriver ,, city\n") == ("person", "city", "river")
-    assert page.named_types(" \n,") == ()
+    assert text_page.named_types(" person, city\nriver ,, city\n") == ("person", "city", "river")
+    assert text_page.named_types(" \n,") == ()
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"tag\.page needs Gradio.*pip install '\.\[page\]'"):
-        page.serve(None, (), 1)
+        text_page.serve(None, (), 1)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs Gradio")

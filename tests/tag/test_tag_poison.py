@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 
-from uniner.engine import Answer
+from uniner.inference.engine import Answer
+from uniner.inference.mention_scores import Piece
+from uniner.inference.questions import Asker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, Folder
 from uniner.tag import stage
-from uniner.tag.asker import Asker
-from uniner.tag.confidence import Piece
-from uniner.tag.selection import Rules
+from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger, covered
 from uniner.tag.types import Types
 from uniner.templates import TYPE

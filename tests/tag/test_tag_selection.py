@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.records import Passage, TaggedEntity, TaggedPassage
-from uniner.tag.selection import Rules, select
+from uniner.tag.entity_rules import Rules, select
 
 TEXT = "abcdefghijklmnopqrstuvwxyz" * 4
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, Folder
 from uniner.tag import tables
 from uniner.tag.tables import Parts, Surfaces, parts, write_top
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from uniner.engine import Answer
+from uniner.inference.engine import Answer
+from uniner.inference.mention_scores import Piece
+from uniner.inference.questions import Asker, Reply, judge
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage import Chunk
-from uniner.tag.asker import Asker, Reply, judge
-from uniner.tag.confidence import Piece
-from uniner.tag.selection import Rules
+from uniner.storage.stage_folder import Chunk
+from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger, tagged
 from uniner.tag.types import Types
 from uniner.templates import TYPE, ManyTypes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.tag.types import Types, choose, read_types, require_sources
 

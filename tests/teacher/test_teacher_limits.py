@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.errors import Stopped
-from uniner.teacher.limits import Gate, Limits, Meter, Report, Want, local
+from uniner.runtime.rate_limits import Gate, Limits, Meter, Report, Want, local
 
 
 class Clock:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uniner import job
+from uniner import cli
 from uniner.errors import UserError
 from uniner.teacher.prompts import Prompt, load, passage_in, published
 
@@ -62,8 +62,8 @@ def test_a_wrong_prompt_file_is_named(tmp_path):
 
 def test_other_words_are_another_stage_and_are_checked_before_ray_starts(tmp_path, base, capsys):
     from uniner.annotate import stage
-    from uniner.config import load as load_config
-    from uniner.storage import Folder
+    from uniner.config.loader import load as load_config
+    from uniner.storage.stage_folder import Folder
 
     config = tmp_path / "config.toml"
     config.write_text(
@@ -71,12 +71,12 @@ def test_other_words_are_another_stage_and_are_checked_before_ray_starts(tmp_pat
     )
     prompt, words = tmp_path / "prompt.txt", [str(config), "annotate.base_url=http://127.0.0.1:9/v1"]
     own = [*words, f"annotate.prompt={prompt}"]
-    assert job.run(["annotate"], own) == 2
+    assert cli.run(["annotate"], own) == 2
     assert "prompt.txt: no such file" in capsys.readouterr().err
     prompt.write_text("Who is in {passage}?")
     Folder(f"{tmp_path}/runs/a/annotate").begin(stage._plan(load_config(own)))
     stage.check(load_config(own))
     prompt.write_text("Who was in {passage}?")
     for changed in (own, words):
-        assert job.run(["annotate"], changed) == 2
+        assert cli.run(["annotate"], changed) == 2
         assert "config.prompt was" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from uniner.config import Student, Train
+from uniner.config.schema import Student, Train
 from uniner.records import CONVERSATION, Conversation, to_table
-from uniner.storage import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, Folder
 from uniner.templates import Renderer, turns
 from uniner.train import packing
 from uniner.train.prepare import Order

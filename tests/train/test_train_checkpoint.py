@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.train import checkpoint, export, loop, model, packing, worker
 from uniner.train.checkpoint import STATE, Checkpoints, State
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
 
-from uniner import job
+from uniner import cli
 from uniner.errors import UserError
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.train import estimate, model, worker
 from uniner.train.prepare import config_and_tokenizer, require_room
 
@@ -129,7 +129,7 @@ def test_the_plan_is_told_and_nothing_is_begun(base, conversations, write_build,
         f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
         '[ingest]\nshards = ["none"]\n[train]\nepochs = 2\nbatch_conversations = 6\nworkers = [8, 64]\n'
     )
-    assert job.run(["train"], [str(config), "train.plan=true", "train.usd_per_gpu_hour=1000000"]) == 0
+    assert cli.run(["train"], [str(config), "train.plan=true", "train.usd_per_gpu_hour=1000000"]) == 0
     told = capsys.readouterr().out
     assert "21 conversations (0 split), 21 samples, 0 questions set aside; 3 for validation" in told
     assert "8, of them 1 warm-up: 2 epochs, 6 conversations a step" in told

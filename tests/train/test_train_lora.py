@@ -12,7 +12,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.train import export, loop, model, packing
 from uniner.train.checkpoint import Checkpoints, State, load
 from uniner.train.lora import Lora, merged

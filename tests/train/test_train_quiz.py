@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.records import Conversation
 from uniner.templates import Renderer, template, turns
-from uniner.train import model, quiz
+from uniner.train import generation_eval, model
 
 CPU = torch.device("cpu")
 TYPE = template("type", 5)
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("group")
 
 @pytest.fixture
 def drawn(tokenizer, conversations):
-    return quiz.draw(conversations, tokenizer, TYPE, most=20, max_tokens=256, seed=0)
+    return generation_eval.draw(conversations, tokenizer, TYPE, most=20, max_tokens=256, seed=0)
 
 
 def load(base):
@@ -36,7 +36,7 @@ def test_answers_are_those_of_transformers_whatever_the_padding(base, tokenizer,
         plain.generate(torch.tensor([prompt]), **settings)[0, len(prompt) :].tolist() for prompt in prompts
     ]
     with torch.no_grad():
-        assert quiz.answer(load(base).eval(), prompts, 12, end, CPU) == expected
+        assert generation_eval.answer(load(base).eval(), prompts, 12, end, CPU) == expected
 
 
 def test_what_is_said_is_counted_and_the_broken_told_apart(base, tokenizer, drawn, monkeypatch):
@@ -54,7 +54,7 @@ def test_what_is_said_is_counted_and_the_broken_told_apart(base, tokenizer, draw
         limits.add(most)
         return [list(answers[prompt]) for prompt in prompts]
 
-    monkeypatch.setattr(quiz, "answer", saying)
+    monkeypatch.setattr(generation_eval, "answer", saying)
     net = load(base)
     found = drawn.take(net, CPU)
     tp = len(with_mentions) - 3  # false positive: nobody; false negatives: the three
@@ -65,7 +65,9 @@ def test_what_is_said_is_counted_and_the_broken_told_apart(base, tokenizer, draw
 
 def test_questions_are_those_of_tag_drawn_by_the_seed_and_fit(tokenizer, conversations):
     def draw(seed=0, most=20, max_tokens=256):
-        return quiz.draw(conversations, tokenizer, TYPE, most=most, max_tokens=max_tokens, seed=seed)
+        return generation_eval.draw(
+            conversations, tokenizer, TYPE, most=most, max_tokens=max_tokens, seed=seed
+        )
 
     assert draw().questions == draw().questions != draw(1).questions
     everything = draw(most=1000).questions
@@ -77,7 +79,7 @@ def test_questions_are_those_of_tag_drawn_by_the_seed_and_fit(tokenizer, convers
 
     asked = {"city": ["Rome"], "person": []}
     supervised = Conversation("c", "p", turns("In Rome.", asked, "gold"), ("city",), ("person",), "gold", "")
-    found = quiz.draw([supervised], tokenizer, TYPE, most=9, max_tokens=256, seed=0).questions
+    found = generation_eval.draw([supervised], tokenizer, TYPE, most=9, max_tokens=256, seed=0).questions
     expected = Renderer(tokenizer).prompts("In Rome.", [TYPE.question([name]) for name in asked])
     assert {question.prompt for question in found} == set(expected)
 
@@ -88,7 +90,7 @@ def test_a_group_s_types_are_scored_and_what_settles_is_not_asked(tokenizer):
     asked = [turn["value"] for turn in conversation[2::2]]
     assert len(asked) == 3 and asked[2].startswith("Which of these")
     one = Conversation("c", "p", conversation, (), (), "", "")
-    found = quiz.draw([one], tokenizer, how, most=9, max_tokens=512, seed=0).questions
+    found = generation_eval.draw([one], tokenizer, how, most=9, max_tokens=512, seed=0).questions
     assert {question.types: dict(question.right) for question in found} == {
         ("city", "person"): {"city": ("Bonn",), "person": ()},
         ("food",): {"food": ()},

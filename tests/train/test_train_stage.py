@@ -16,12 +16,12 @@ import psutil
 import pytest
 import ray
 
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import UserError
-from uniner.storage import Folder
-from uniner.student import student_facts
+from uniner.storage.model_folders import student_facts
+from uniner.storage.stage_folder import Folder
 from uniner.templates import TYPE, Renderer
-from uniner.train import check, stage
+from uniner.train import export_check, stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 STEPS, EPOCH_ENDS = 20, [4, 8, 12, 16, 20]
@@ -107,7 +107,7 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
 
         import torch.distributed as dist
 
-        from uniner.storage import Folder
+        from uniner.storage.stage_folder import Folder
         from uniner.train import CHECKPOINTS, worker
         from uniner.train.stage import _RaySession
 
@@ -208,7 +208,7 @@ def test_vllm_was_asked_a_validation_question_about_the_student(alone, conversat
 def test_a_student_that_does_not_load_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"written, but vLLM does not answer .*train.check_export=false"):
-        check.ask(str(tmp_path), TYPE, "a", ("b",), {"max_tokens": 64})
+        export_check.ask(str(tmp_path), TYPE, "a", ("b",), {"max_tokens": 64})
 
 
 def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):

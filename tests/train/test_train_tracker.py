@@ -5,7 +5,7 @@ Their libraries are extras (`pip install uniner[mlflow]`, `[wandb]`): without on
 
 import pytest
 
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.train import stage, tracker
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from itertools import chain
 
-from uniner.annotate.parsing import Pair, judge
 from uniner.grounding import locate, most_likely
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
-from uniner.storage import Chunk
-from uniner.teacher.cache import Kept
+from uniner.storage.stage_folder import Chunk
 from uniner.teacher.completion import Rejection
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import Kept
+from uniner.teacher.reply_parser import Pair, judge
 
 
 class Annotator:

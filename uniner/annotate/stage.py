@@ -4,19 +4,20 @@ import contextlib
 import functools
 from typing import Any
 
-from uniner import work
 from uniner.annotate.annotator import Annotator
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import Planned, UserError
-from uniner.files import explained
-from uniner.storage import Folder, run_folder
-from uniner.teacher import batch, plan, prompts, recorded
+from uniner.runtime import chunk_pipeline
+from uniner.storage.filesystem import explained
+from uniner.storage.stage_folder import Folder, run_folder
+from uniner.teacher import estimate, prompts, replay_server
 from uniner.teacher import settings as asking
-from uniner.teacher.batch_records import Records, rejections
-from uniner.teacher.cache import ReplyCache
-from uniner.teacher.line import Teacher
-from uniner.teacher.questions import Questions
-from uniner.teacher.work import pool
+from uniner.teacher.batch import submission
+from uniner.teacher.batch.pending_requests import Questions
+from uniner.teacher.batch.records import Records, rejections
+from uniner.teacher.openai_client import Teacher
+from uniner.teacher.pools import pool
+from uniner.teacher.reply_cache import ReplyCache
 
 # A plan reads so many chunks at the most, and scales up.
 _PLAN_CHUNKS = 100
@@ -31,13 +32,13 @@ def check(config: Config) -> None:
     settings = config.annotate
     asking.check(settings)
     if settings.recording:
-        recorded.load(settings.recording)
+        replay_server.load(settings.recording)
         if not asking.prompt_of(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
             raise UserError(
                 f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
             )
-    work.check_plan(_folder(config), _plan(config))
+    chunk_pipeline.check_plan(_folder(config), _plan(config))
     if not settings.batch and not settings.plan:
         with explained(_folder(config).url):
             Records(_folder(config)).require_none_under_way()
@@ -58,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
     with contextlib.ExitStack() as open_servers:
         base_url, key = settings.base_url, asking.api_key(settings)
         if settings.recording:
-            server = recorded.RecordedTeacher(recorded.load(settings.recording))
+            server = replay_server.RecordedTeacher(replay_server.load(settings.recording))
             base_url, key = open_servers.enter_context(server).base_url, "recorded"
         begun_with, teacher = _plan(config, parent.digest()), asking.teacher_of(config, base_url)
         if settings.batch and folder.manifest() is None:
@@ -67,12 +68,12 @@ def run(config: Config) -> dict[str, Any]:
         make = functools.partial(Annotator, every_occurrence=settings.located == "all")
         rejected = rejections(Records(folder).read())
         spent = asking.spent_on_generating(config)
-        return work.run_stage(
+        return chunk_pipeline.run_stage(
             "annotate",
             folder,
             begun_with,
             parent,
-            pool=pool(config, folder, teacher, key, make, work.chunks_of(parent), rejected, spent),
+            pool=pool(config, folder, teacher, key, make, chunk_pipeline.chunks_of(parent), rejected, spent),
             max_bad_share=settings.max_bad_share,
         )
 
@@ -91,21 +92,21 @@ def _ask_in_batches(config: Config, teacher: Teacher, key: str | None) -> None:
     questions = Questions(teacher, parent, ReplyCache(kept, teacher.request(""), index), paid_by)
     spent = asking.spent_on_generating(config) + teacher.usd(*index.tokens_paid)
     with explained(folder.url):
-        todo = sorted(work.chunks_of(parent).keys() - folder.chunk_keys())
-        batch.ask(questions, key, Records(folder), todo, settings.budget_usd, spent)
+        todo = sorted(chunk_pipeline.chunks_of(parent).keys() - folder.chunk_keys())
+        submission.ask(questions, key, Records(folder), todo, settings.budget_usd, spent)
 
 
 def _tell_plan(config: Config) -> None:
     """Print the plan, from a sample of the chunks where there are many, and end the job."""
     settings, parent, folder = config.annotate, _parent(config), _folder(config)
-    teacher, chunks = asking.teacher_of(config, settings.base_url), work.chunks_of(parent)
+    teacher, chunks = asking.teacher_of(config, settings.base_url), chunk_pipeline.chunks_of(parent)
     with explained(folder.url):
         todo = sorted(chunks.keys() - folder.chunk_keys())
     left = sum(chunks[key] for key in todo)
     some = todo[:: -(-len(todo) // _PLAN_CHUNKS)] if todo else []
     texts = [text for key in some for text in parent.read_chunk(key).column("text").to_pylist()]
     unknown = asking.unpaid(config, teacher, texts)
-    asked = plan.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
+    asked = estimate.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
     total = sum(chunks.values())
     sample = texts[0] if texts else prompts.PASSAGE
     told = asking.told_plan(config, teacher, asked, total, total - left, sample, settings.batch)

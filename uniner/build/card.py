@@ -11,9 +11,9 @@ from jinja2 import Environment
 
 from uniner import __version__
 from uniner.build.conversations import TEACHER, bands
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.records import Conversation, from_table
-from uniner.storage import Folder, Summary, merge
+from uniner.storage.stage_folder import Folder, Summary, merge
 from uniner.teacher.prompts import PASSAGE, chosen
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from uniner import work
 from uniner.build import card
 from uniner.build.conversations import Recipe, bands, converse, count_types
 from uniner.build.filters import Filters, fold_type, singulars
 from uniner.build.negatives import Sampler
 from uniner.build.supervised import converse_gold, draw
-from uniner.config import Build, Config
+from uniner.config.schema import Build, Config
 from uniner.errors import UserError
-from uniner.files import absolute
 from uniner.gold.catalogue import words_of
 from uniner.gold.reader import digest, read_gold, verify
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
-from uniner.storage import Chunk, Folder, Summary, run_folder
+from uniner.runtime import chunk_pipeline
+from uniner.storage.filesystem import absolute
+from uniner.storage.stage_folder import Chunk, Folder, Summary, run_folder
 from uniner.templates import template
 
 TYPES = "types.json"
@@ -36,7 +36,7 @@ def check(config: Config) -> None:
         raise UserError("build: build.teacher_weight = 0 and no build.supervised leaves nothing to train on")
     for url in settings.supervised.values():
         verify(url)
-    work.check_plan(_folder(config), _plan(config))
+    chunk_pipeline.check_plan(_folder(config), _plan(config))
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     parent = run_folder(config.run) / "annotate" if settings.teacher_weight else None
     plan = _plan(config, parent.digest() if parent else None)
     if folder.begin(plan):
-        return work.already_done("build", folder, "conversations")
+        return chunk_pipeline.already_done("build", folder, "conversations")
     filters, mentions = _count(parent, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
     recipe = Recipe(
@@ -70,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
             "negatives_by_type_band": bands(mentions, negatives),
         }
 
-    return work.run_stage(
+    return chunk_pipeline.run_stage(
         "build",
         folder,
         plan,
@@ -116,7 +116,7 @@ def _count(parent: Folder | None, settings: Build) -> tuple[Filters, Counter[str
     if not parent:
         return filters, mentions
     count = functools.partial(_count_types, parent=parent, filters=filters)
-    for counted in work.gather(sorted(work.chunks_of(parent)), count):
+    for counted in chunk_pipeline.gather(sorted(chunk_pipeline.chunks_of(parent)), count):
         mentions.update(counted)
     if not mentions:
         raise UserError(

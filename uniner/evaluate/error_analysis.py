@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from uniner.evaluate.matching import normalise, overlap
-from uniner.evaluate.protocols import Answer
 from uniner.grounding import locate
+from uniner.metrics.matching import normalise, overlap
+from uniner.metrics.protocols import Answer
 
 EXAMPLES = 3
 """Kept of each kind and type, the first that come."""

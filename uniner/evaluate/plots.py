@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from uniner.evaluate.counts import Counts
 from uniner.evaluate.leaderboard import Board, Row, Scores
-from uniner.storage import merge
+from uniner.metrics.counts import Counts
+from uniner.storage.stage_folder import merge
 
 COLOURS = ("#33658a", "#d1495b", "#3a7d44", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6d597a", "#444444")
 LEAST_GOLD = 20

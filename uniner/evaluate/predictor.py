@@ -4,9 +4,9 @@ from collections.abc import Callable
 from itertools import groupby
 
 from uniner.evaluate.systems import System
+from uniner.inference.questions import Reply
 from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
-from uniner.storage import Chunk, merge
-from uniner.tag.asker import Reply
+from uniner.storage.stage_folder import Chunk, merge
 
 
 class Predictor:

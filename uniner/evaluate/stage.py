@@ -14,26 +14,26 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from uniner import work
-from uniner.config import Config
+from uniner.config.schema import Config
+from uniner.config.systems import AnySystem, BertSystem
 from uniner.errors import Planned
-from uniner.evaluate import choosing
-from uniner.evaluate.cells import Cell, GoldOf, digest_of, predictions
-from uniner.evaluate.gold import cut
-from uniner.evaluate.listing import show
-from uniner.evaluate.protocols import PROTOCOL
-from uniner.evaluate.publish import publish
-from uniner.evaluate.score import PASSAGE_COUNTS, Scores, without_examples
-from uniner.evaluate.settings import AnySystem, BertSystem
-from uniner.evaluate.significance import against_first, lines
-from uniner.evaluate.work import pool, train_on
-from uniner.files import explained
+from uniner.evaluate import systems_registry
+from uniner.evaluate.dataset_listing import show
+from uniner.evaluate.gold_questions import cut
+from uniner.evaluate.leaderboard_writer import publish
+from uniner.evaluate.result_store import Cell, GoldOf, digest_of, predictions
+from uniner.evaluate.scoring import PASSAGE_COUNTS, Scores, without_examples
+from uniner.evaluate.system_pools import pool, train_on
 from uniner.gold.catalogue import with_group
 from uniner.gold.reader import digest, verify
+from uniner.metrics.protocols import PROTOCOL
+from uniner.metrics.significance import against_first, lines
 from uniner.progress import say
-from uniner.storage import MANIFEST, Folder, merge, run_folder
-from uniner.student import CARD, write_calibrations
-from uniner.train.card import with_scores
+from uniner.runtime import chunk_pipeline
+from uniner.storage.filesystem import explained
+from uniner.storage.model_card import with_scores
+from uniner.storage.model_folders import CARD, write_calibrations
+from uniner.storage.stage_folder import MANIFEST, Folder, merge, run_folder
 
 
 def check(config: Config) -> None:
@@ -50,11 +50,11 @@ def check(config: Config) -> None:
         return
     for url in config.evaluate.gold.values():
         verify(url, else_types=config.evaluate.else_types)
-    for name, (system, its) in choosing.chosen(config).items():
-        if choosing.is_to_be_trained(config, system):
+    for name, (system, its) in systems_registry.chosen(config).items():
+        if systems_registry.is_to_be_trained(config, system):
             continue
-        choosing.check(config, name, system)
-        work.check_plan(_folder(config) / name, choosing.plan_of(its, system))
+        systems_registry.check(config, name, system)
+        chunk_pipeline.check_plan(_folder(config) / name, systems_registry.plan_of(its, system))
 
 
 def run(config: Config) -> dict[str, Any] | None:
@@ -64,7 +64,9 @@ def run(config: Config) -> dict[str, Any] | None:
         say("evaluate: skipped, evaluate.gold names no data set")
         return None
     gold = {dataset: _cut_gold(config, dataset) for dataset in sorted(config.evaluate.gold)}
-    systems = {name: _ask(its, name, system, gold) for name, (system, its) in choosing.chosen(config).items()}
+    systems = {
+        name: _ask(its, name, system, gold) for name, (system, its) in systems_registry.chosen(config).items()
+    }
     scores, compared = _score(config, systems)
     for line in _lines(scores):
         say(line)
@@ -96,22 +98,27 @@ def write_card(student: Folder, scores: dict[str, Any]) -> None:
 def _ask(config: Config, name: str, system: AnySystem, gold: Mapping[str, Folder]) -> list[Cell]:
     """Let a system answer the questions that it has not answered yet: all data sets' in one go, so that its
     engines start once. Returns its cells."""
-    if choosing.is_own_student(system):
+    if systems_registry.is_own_student(system):
         _train(config).require_manifest()
-    folder, plan = _folder(config) / name, choosing.plan_of(config, system)
+    folder, plan = _folder(config) / name, systems_registry.plan_of(config, system)
     models = _train_on(config, folder, system, gold)
     cells = [
-        Cell(dataset, questions, work.chunks_of(questions), models[dataset].digest() if models else "")
+        Cell(
+            dataset,
+            questions,
+            chunk_pipeline.chunks_of(questions),
+            models[dataset].digest() if models else "",
+        )
         for dataset, questions in gold.items()
         if not models or dataset in models
     ]
     wanted = {key: rows for cell in cells for key, rows in cell.questions().items()}
     if folder.begin(plan):
-        listed = work.chunks_of(folder)
+        listed = chunk_pipeline.chunks_of(folder)
         if wanted.keys() - listed.keys():
             folder.remove([MANIFEST])  # it tells of fewer cells
         wanted = {**listed, **wanted}
-    work.run_stage(
+    chunk_pipeline.run_stage(
         f"evaluate {name}",
         folder,
         plan,
@@ -152,7 +159,7 @@ def _score(config: Config, systems: Mapping[str, list[Cell]]) -> tuple[dict[str,
         scores = Scores(predictions(folder / name, places[name, dataset]))
         return [name, dataset, scores.figures()[dataset], scores.passages().to_pydict()]
 
-    done = {(name, dataset): rest for name, dataset, *rest in work.gather(list(places), score_cell)}
+    done = {(name, dataset): rest for name, dataset, *rest in chunk_pipeline.gather(list(places), score_cell)}
     scores: dict[str, Any] = {}
     passages: dict[str, pa.Table] = {}
     for name, cells in systems.items():

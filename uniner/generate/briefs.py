@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from uniner.records import BRIEF, Brief, to_table
-from uniner.storage import Chunk
+from uniner.storage.stage_folder import Chunk
 from uniner.teacher.prompts import Prompt, load
 
 BRIEF_MARK = "{brief}"

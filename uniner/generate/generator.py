@@ -1,11 +1,11 @@
 """The generate stage's worker: a chunk of briefs in, the passages that the teacher wrote out, one for one."""
 
-from uniner.annotate.parsing import refuses, without_thoughts
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
-from uniner.storage import Chunk
-from uniner.teacher.cache import Kept
+from uniner.storage.stage_folder import Chunk
 from uniner.teacher.completion import Rejection
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import Kept
+from uniner.teacher.reply_parser import refuses, without_thoughts
 
 
 class Generator:

@@ -9,17 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from uniner import work
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import Planned, UserError
 from uniner.generate.briefs import ASPECTS, Briefs, chosen
 from uniner.generate.generator import Generator
 from uniner.progress import say
-from uniner.storage import Folder, Summary, merge, run_folder
-from uniner.teacher import plan
+from uniner.runtime import chunk_pipeline
+from uniner.storage.stage_folder import Folder, Summary, merge, run_folder
+from uniner.teacher import estimate
 from uniner.teacher import settings as asking
-from uniner.teacher.line import Teacher
-from uniner.teacher.work import pool
+from uniner.teacher.openai_client import Teacher
+from uniner.teacher.pools import pool
 
 # OpenAI's rule of thumb for English.
 _TOKENS_A_WORD = 4 / 3
@@ -36,7 +36,7 @@ def check(config: Config) -> None:
     if config.annotate.recording:
         raise UserError("generate: annotate.recording has no passages to give; name a server or no domains")
     asking.check(config.annotate)
-    work.check_plan(_folder(config), _plan(config))
+    chunk_pipeline.check_plan(_folder(config), _plan(config))
     if config.annotate.plan and _folder(config).manifest() is None:
         _tell_plan(config)
         raise Planned
@@ -52,7 +52,7 @@ def run(config: Config) -> dict[str, Any] | None:
         say("generate: skipped, generate.domains names no domain")
         return None
     briefs, folder, teacher = _briefs(config), _folder(config), _teacher(config)
-    return work.run_stage(
+    return chunk_pipeline.run_stage(
         "generate",
         folder,
         _plan(config),
@@ -85,7 +85,7 @@ def _tell_plan(config: Config) -> None:
     folder, briefs, teacher = _folder(config), _briefs(config), _teacher(config)
     chunks, done = briefs.chunks(), folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
-    asked = plan.estimate(teacher, asking.unpaid(config, teacher, texts))
+    asked = estimate.estimate(teacher, asking.unpaid(config, teacher, texts))
     a_passage = min(teacher.max_reply_tokens, config.generate.words * _TOKENS_A_WORD)
     asked = replace(asked, tokens_out=asked.passages * a_passage)
     total, sample = sum(chunks.values()), briefs.of(min(chunks))[0].text

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from uniner.errors import UserError
-from uniner.files import files_below, filesystem
 from uniner.gold.records import Found, GoldEntity, GoldPassage, entity
-from uniner.lines import read_text_lines, read_whole
+from uniner.storage.filesystem import files_below, filesystem
+from uniner.storage.line_reader import read_text_lines, read_whole
 
 _TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)")
 _IGNORED = tuple("REAMN#*")

@@ -17,10 +17,10 @@ from typing import Literal
 import msgspec
 
 from uniner.build.filters import fold_type
-from uniner.config import Config, Group
+from uniner.config.schema import Config, Group
 from uniner.errors import UserError
-from uniner.files import absolute, explained, files_below, filesystem
 from uniner.gold.reader import read_gold
+from uniner.storage.filesystem import absolute, explained, files_below, filesystem
 
 DOMAINS = (
     "general", "biomedical", "clinical", "STEM", "programming", "social media", "law", "finance", "transport",

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import msgspec
 
 from uniner.errors import UserError
+from uniner.gold.json_rows import Row
 from uniner.gold.records import Found, GoldEntity, GoldPassage
-from uniner.gold.rows import Row
 from uniner.grounding import locate
 
 _PASSAGE = re.compile(r"(?:Dataset:[^\n]*\n\s*)?Text: ?(.*)", re.DOTALL)

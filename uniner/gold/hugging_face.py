@@ -14,10 +14,10 @@ import pyarrow as pa
 import yaml
 
 from uniner.errors import UserError
-from uniner.files import filesystem, open_parquet
 from uniner.gold.records import Found
-from uniner.gold.tags import SCHEMES, is_tag, passage
-from uniner.lines import read_whole
+from uniner.gold.token_tags import SCHEMES, is_tag, passage
+from uniner.storage.filesystem import filesystem, open_parquet
+from uniner.storage.line_reader import read_whole
 
 TOKENS, TAGS = "tokens", "ner_tags"
 _ROWS = 1024

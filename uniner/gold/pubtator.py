@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from uniner.errors import UserError
 from uniner.gold.records import Found, GoldEntity, GoldPassage, entity
-from uniner.lines import read_text_lines
+from uniner.storage.line_reader import read_text_lines
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 _START, _END, _MENTION, _TYPE = 1, 2, 3, 4

@@ -21,11 +21,11 @@ from pathlib import PurePosixPath
 import msgspec
 
 from uniner.errors import UserError
-from uniner.files import absolute, expand, explained, files_below, filesystem, open_parquet
-from uniner.gold import brat, columns, conversations, hugging_face, pubtator, uniform
+from uniner.gold import brat, conll, conversations, hugging_face, jsonl, pubtator
+from uniner.gold.json_rows import BYTE_ORDER_MARK, read_rows
 from uniner.gold.records import Found, GoldPassage, renamed
-from uniner.gold.rows import BYTE_ORDER_MARK, read_rows
-from uniner.lines import COMPRESSION, read_blocks
+from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
+from uniner.storage.line_reader import COMPRESSION, read_blocks
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types that say nothing; the published benchmark leaves them out (recipe: ELSE-like labels)."""
@@ -164,14 +164,14 @@ def _read(source: str) -> Iterator[Found]:
         return _read_json(source, is_list=first.startswith(b"["))
     if pubtator.is_first_line(first.decode(errors="replace")):
         return pubtator.read(source)
-    return columns.read(source)
+    return conll.read(source)
 
 
 def _read_json(source: str, is_list: bool) -> Iterator[Found]:
     rows = read_rows(source, is_list)
     first = next(rows, None)
     if first:
-        read = conversations.read if _holds(first.data, "conversations") else uniform.read
+        read = conversations.read if _holds(first.data, "conversations") else jsonl.read
         yield from read(source, chain([first], rows))
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar
 import pyarrow.parquet as pq
 
 from uniner.errors import UserError
-from uniner.files import explained, filesystem, open_parquet, read_part
-from uniner.lines import COMPRESSION
+from uniner.storage.filesystem import explained, filesystem, open_parquet, read_part
+from uniner.storage.line_reader import COMPRESSION
 
 Kind = Literal["lines", "parquet", "text", "generated"]
 KINDS: dict[str, Kind] = {

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uniner import work
-from uniner.config import Config, Ingest
+from uniner.config.schema import Config, Ingest
 from uniner.errors import UserError
-from uniner.files import expand, explained, is_remote
 from uniner.generate.briefs import source_of
+from uniner.ingest.chunk_reader import DIGEST, Position, Recipe, chunk_key, read_chunks
 from uniner.ingest.contamination import Benchmarks, collect
-from uniner.ingest.hygiene import Hygiene, languages
-from uniner.ingest.reader import DIGEST, Position, Recipe, chunk_key, read_chunks
-from uniner.ingest.rows import REASONS, Fields, read_texts
+from uniner.ingest.dedup_sample import repeated, smallest
+from uniner.ingest.document_reader import REASONS, Fields, read_texts
+from uniner.ingest.passage_filters import Hygiene, languages
 from uniner.ingest.sampling import Sampling
-from uniner.ingest.selection import repeated, smallest
 from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
 from uniner.progress import Progress, say
 from uniner.records import PASSAGE
-from uniner.storage import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
-from uniner.student import load_tokenizer, model_fingerprint, require_model
+from uniner.runtime import chunk_pipeline
+from uniner.storage.filesystem import expand, explained, is_remote
+from uniner.storage.model_folders import load_tokenizer, model_fingerprint, require_model
+from uniner.storage.stage_folder import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
 
 _BENCHMARKS = "benchmarks.npz"
 _READERS = 16
@@ -67,7 +67,7 @@ def check(config: Config) -> None:
     folder, plan = _folder(config), _plan(config, files)
     _parts(config, files, plan)
     _require_same_shards(folder, plan)
-    work.check_plan(folder, plan)
+    chunk_pipeline.check_plan(folder, plan)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def run(config: Config) -> dict[str, Any]:
     generated = _generate(config) if config.generate.domains else None
     plan = _plan(config, files, generated)
     if folder.begin(plan):
-        return work.already_done("ingest", folder, "passages")
+        return chunk_pipeline.already_done("ingest", folder, "passages")
     settings = config.ingest
     selects = settings.dedupe or settings.passages is not None
     # What is selected from is set aside until all of it is there, and deleted when the stage is done.
@@ -107,7 +107,7 @@ def run(config: Config) -> dict[str, Any]:
         read_into.remove_all()
     if bounded:
         say(f"ingest: read only {bounded} (ingest.read_mb): no sample of the whole corpus")
-    return work.say_done("ingest", manifest, "passages")
+    return chunk_pipeline.say_done("ingest", manifest, "passages")
 
 
 def _recipe(config: Config, digests: bool) -> Recipe:
@@ -189,14 +189,14 @@ def _with_dropped(report: dict[str, dict[str, int]], summaries: list[Summary]) -
     }
 
 
-def _read_parts(folder: Folder, parts: list[Part], read: work.Read) -> list[Summary]:
+def _read_parts(folder: Folder, parts: list[Part], read: chunk_pipeline.Read) -> list[Summary]:
     """Read all parts into chunks, from where they stand on. Returns the summaries of all chunks."""
     summaries, items = _standing(folder, parts)
     all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
         progress.stood(sum(summary.rows for summary in summaries))
         done = sum(summary.figures["bytes_in"] for summary in summaries)
-        for summary in work.stream(folder, items, read):
+        for summary in chunk_pipeline.stream(folder, items, read):
             summaries.append(summary)
             done += summary.figures["bytes_in"]
             progress.add(summary.rows, min(1.0, done / max(1, all_bytes)))
@@ -269,7 +269,7 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
         if key not in standing
     ]
     read_selected = functools.partial(_read_selected, candidates=candidates)
-    return [*folder.read_summaries(standing), *work.stream(folder, items, read_selected)]
+    return [*folder.read_summaries(standing), *chunk_pipeline.stream(folder, items, read_selected)]
 
 
 def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:

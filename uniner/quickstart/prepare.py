@@ -12,14 +12,14 @@ from typing import Any
 
 import zstandard
 
-from uniner.config import Config
-from uniner.files import explained
-from uniner.ingest.passages import cut
+from uniner.config.schema import Config
+from uniner.passages import cut
 from uniner.quickstart.corpus import Document, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.replies import reply
-from uniner.storage import Folder
-from uniner.student import load_tokenizer
+from uniner.storage.filesystem import explained
+from uniner.storage.model_folders import load_tokenizer
+from uniner.storage.stage_folder import Folder
 
 BASE = str(Path(__file__).parent / "base")
 DOCUMENTS, HELD_OUT = 2_400, 120

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
-from uniner.storage import Folder
+from uniner.storage.stage_folder import Folder
 from uniner.tag.tables import AGGREGATE
 
 EXAMPLES = 5

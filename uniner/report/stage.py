@@ -4,12 +4,12 @@ from typing import Any
 
 from rich.console import Console
 
-from uniner.config import Config
+from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.report.collect import collect
 from uniner.report.page import render
 from uniner.report.terminal import show
-from uniner.storage import run_folder
+from uniner.storage.stage_folder import run_folder
 
 PAGE = "report.html"
 

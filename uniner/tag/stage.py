@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
-from uniner import work
-from uniner.config import Config, Engine, Tag
+from uniner.config.schema import Config, Engine, Tag
 from uniner.errors import Planned, UserError
-from uniner.evaluate.precision import require_f1, suffix
-from uniner.files import absolute
 from uniner.gold.catalogue import with_group
+from uniner.inference.fp8_gate import require_f1, suffix
+from uniner.inference.questions import start
 from uniner.progress import say
-from uniner.storage import MANIFEST, Folder, run_folder
-from uniner.student import (
+from uniner.runtime import chunk_pipeline
+from uniner.storage.filesystem import absolute
+from uniner.storage.model_folders import (
     FACTS,
     calibration_of,
     calibrations,
@@ -26,10 +26,10 @@ from uniner.student import (
     model_fingerprint,
     student_facts,
 )
-from uniner.tag import oneoff, page
-from uniner.tag import plan as planning
-from uniner.tag.asker import start
-from uniner.tag.selection import Rules
+from uniner.storage.stage_folder import MANIFEST, Folder, run_folder
+from uniner.tag import estimate as planning
+from uniner.tag import text_page, text_tagger
+from uniner.tag.entity_rules import Rules
 from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types, choose, read_types, require_sources
@@ -62,7 +62,7 @@ def check(config: Config) -> None:
     there = config.tag.student or (_own(config) / "student").exists(FACTS)
     if there and (name is None or name in calibrations(_student(config))):
         facts = student_facts(_student(config))
-        work.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
+        chunk_pipeline.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
     if suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
         require_f1(run_folder(config.run) / "evaluate", model_fingerprint(_student(config)), config.engine)
 
@@ -89,7 +89,7 @@ def run(config: Config) -> dict[str, Any]:
     engines = pool(make, config.engine)
     if config.tag.plan:
         _tell_plan(config, plan, passages, engines)
-    manifest = work.run_stage(
+    manifest = chunk_pipeline.run_stage(
         "tag",
         folder,
         plan,
@@ -102,7 +102,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     if not _stand(config.tag, manifest):
         say("tag: the entities stand; writing their tables anew, as the settings are others")
-        rows = work.chunks_of(folder)
+        rows = chunk_pipeline.chunks_of(folder)
         bare = {name: value for name, value in manifest.items() if name not in _TABLES}
         folder.write_json(MANIFEST, bare)  # a run that is killed here does not leave half a table as a whole
         manifest = {**bare, **_tables(config.tag, folder, passages, rows)}
@@ -123,11 +123,11 @@ def _making(config: Config, student: str, facts: dict[str, Any], types: Types) -
     )
 
 
-def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: work.Pool) -> None:
+def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: chunk_pipeline.Pool) -> None:
     """Tag some of the chunks that are left with one engine, print what all of them take, and end the job."""
-    folder, chunks = _folder(config), work.chunks_of(passages)
+    folder, chunks = _folder(config), chunk_pipeline.chunks_of(passages)
     if folder.begin(plan):
-        work.already_done("tag", folder, "passages")
+        chunk_pipeline.already_done("tag", folder, "passages")
         raise Planned
     standing = folder.chunk_keys() & chunks.keys()
     todo = {key: rows for key, rows in chunks.items() if key not in standing}
@@ -135,7 +135,9 @@ def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: 
         raise UserError(f"{folder.url}: all chunks stand, there is nothing to measure; leave out tag.plan")
     keys = planning.chosen(todo)
     say(f"tag: measuring {sum(todo[key] for key in keys):,} passages on one engine")
-    summaries = work.stream(folder, keys, work.read_chunk_of(passages), replace(engines, actors=1))
+    summaries = chunk_pipeline.stream(
+        folder, keys, chunk_pipeline.read_chunk_of(passages), replace(engines, actors=1)
+    )
     trial = planning.trial_of((time.monotonic(), summary) for summary in summaries)
     done = sum(chunks[key] for key in standing) + trial.passages
     settings = config.engine
@@ -151,7 +153,7 @@ def _tag_here(config: Config) -> None:
     student = _student(config)
     facts = student_facts(student)
     types = _types(config, facts)
-    tagger = oneoff.TextTagger(
+    tagger = text_tagger.TextTagger(
         student,
         asked_by(config, facts),
         config.ingest.max_tokens,
@@ -160,10 +162,10 @@ def _tag_here(config: Config) -> None:
         settings=engine_settings(config.engine, config.student.max_tokens),
     )
     if config.tag.page is not None:
-        page.serve(tagger, types.everywhere, config.tag.page)
+        text_page.serve(tagger, types.everywhere, config.tag.page)
         raise Planned
     text = sys.stdin.read() if config.tag.text == "-" else config.tag.text or ""
-    oneoff.show(text, asyncio.run(tagger.once(text, types)), Console())
+    text_tagger.show(text, asyncio.run(tagger.once(text, types)), Console())
     raise Planned
 
 
@@ -193,9 +195,9 @@ def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
     return {"max_tokens": max_tokens, **settings}
 
 
-def pool(make: Any, engine: Engine) -> work.Pool:
+def pool(make: Any, engine: Engine) -> chunk_pipeline.Pool:
     """Return the actor pool of a worker that holds an engine."""
-    return work.Pool(
+    return chunk_pipeline.Pool(
         make,
         engine.actors,
         engine.cpus,
@@ -225,7 +227,7 @@ def _types(config: Config, facts: dict[str, Any]) -> Types:
 
 
 def _sources(passages: Folder) -> Iterator[set[str]]:
-    for key in sorted(work.chunks_of(passages)):
+    for key in sorted(chunk_pipeline.chunks_of(passages)):
         yield set(passages.read_columns(key, ["source"])["source"].unique().to_pylist())
 
 
@@ -240,7 +242,7 @@ def _calibration(config: Config) -> tuple[float, float] | None:
 
 def _close(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int]) -> dict[str, Any]:
     """Make sure that each chunk lies beside its passages', row for row, and write what people query."""
-    given = work.chunks_of(passages)
+    given = chunk_pipeline.chunks_of(passages)
     differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
     if differing:
         key = differing[0]
@@ -260,7 +262,7 @@ def _tables(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int])
     keys = tuple(sorted(rows))
     made = Parts(folder, passages, keys, tag.entity_table, tag.partition_by_source)
     surfaces = Surfaces(max(_SURFACES, 10 * tag.top_surfaces))
-    for part in work.gather(parts([rows[key] for key in keys]), made.make):
+    for part in chunk_pipeline.gather(parts([rows[key] for key in keys]), made.make):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
     told = {"mentions_by_type": dict(surfaces.mentions.most_common())}

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uniner.storage import Folder, parquet
+from uniner.storage.stage_folder import Folder, parquet
 
 AGGREGATE, ENTITIES = "aggregate.parquet", "entities"
 PART_PASSAGES = 20_000

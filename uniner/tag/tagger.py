@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from uniner.grounding import locate, most_likely
-from uniner.ingest.passages import own_span, owns
+from uniner.inference.questions import Asker, Reply
+from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
-from uniner.storage import Chunk, merge
-from uniner.tag.asker import Asker, Reply
-from uniner.tag.selection import Rules, select
+from uniner.storage.stage_folder import Chunk, merge
+from uniner.tag.entity_rules import Rules, select
 from uniner.tag.types import Types
 
 BROKEN = ("poison", "overlong", "too_long", "unparseable")

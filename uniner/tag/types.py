@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from uniner.errors import UserError
-from uniner.files import explained
-from uniner.lines import read_text_lines
+from uniner.storage.filesystem import explained
+from uniner.storage.line_reader import read_text_lines
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from uniner.teacher.cache import Kept, ReplyCache
+from uniner.teacher.reply_cache import Kept, ReplyCache
 
 SAVE_SECONDS = 1.0
 

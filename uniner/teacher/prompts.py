@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.files import explained, filesystem
+from uniner.storage.filesystem import explained, filesystem
 
 SYSTEM = "You are a helpful information extraction system."
 PASSAGE = "{passage}"

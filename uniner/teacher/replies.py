@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uniner.engine import Engine
-from uniner.teacher.cache import Kept, ReplyCache, digest_of, key_of
+from uniner.inference.engine import Engine
+from uniner.runtime.rate_limits import Ask, Gate, Limits, Meter, local
 from uniner.teacher.completion import Rejection
 from uniner.teacher.journal import Journal
-from uniner.teacher.limits import Ask, Gate, Limits, Meter, local
-from uniner.teacher.line import Line, Teacher
-from uniner.teacher.served import ServedLine
+from uniner.teacher.openai_client import Line, Teacher
+from uniner.teacher.reply_cache import Kept, ReplyCache, digest_of, key_of
+from uniner.teacher.vllm_client import ServedLine
 
 
 class Replies:

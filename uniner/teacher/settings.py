@@ -7,16 +7,16 @@ import os
 import uuid
 from collections.abc import Sequence
 
-from uniner.config import Annotate, Config
+from uniner.config.schema import Annotate, Config
 from uniner.errors import UserError
-from uniner.files import explained
-from uniner.storage import Folder, run_folder
-from uniner.student import model_address, model_fingerprint, require_model
-from uniner.teacher.cache import Index, ReplyCache, key_of
-from uniner.teacher.limits import Limits
-from uniner.teacher.line import Teacher
-from uniner.teacher.plan import Work, describe
+from uniner.runtime.rate_limits import Limits
+from uniner.storage.filesystem import explained
+from uniner.storage.model_folders import model_address, model_fingerprint, require_model
+from uniner.storage.stage_folder import Folder, run_folder
+from uniner.teacher.estimate import Work, describe
+from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import Prompt, chosen
+from uniner.teacher.reply_cache import Index, ReplyCache, key_of
 
 _CACHE, _RUN = "reply-cache", "run.json"
 

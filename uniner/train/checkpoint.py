@@ -30,9 +30,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from uniner.errors import UserError
-from uniner.files import explained, filesystem
-from uniner.storage import Folder
-from uniner.train.together import everyones, together
+from uniner.storage.filesystem import explained, filesystem
+from uniner.storage.stage_folder import Folder
+from uniner.train.collective import everyones, together
 
 STATE = "state.json"
 # Weights that do not learn are the base model's: they need not be kept.

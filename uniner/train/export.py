@@ -10,7 +10,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import GenerationConfig
 
-from uniner.student import FACTS
+from uniner.storage.model_folders import FACTS
 from uniner.train.model import outline
 from uniner.train.quantized import unpack
 

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from uniner.config import Student, Train
+from uniner.config.schema import Student, Train
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
-from uniner.storage import Folder
-from uniner.student import load_tokenizer, loading, local_model
+from uniner.storage.model_folders import load_tokenizer, loading, local_model
+from uniner.storage.stage_folder import Folder
 from uniner.templates import Renderer, template
 from uniner.train import estimate as estimates
-from uniner.train import export, loop, model, packing, quiz
+from uniner.train import export, generation_eval, loop, model, packing
 from uniner.train.estimate import Estimate, Work
+from uniner.train.generation_eval import Quiz
 from uniner.train.lora import Lora
 from uniner.train.packing import Fitted, Plan, Row
-from uniner.train.quiz import Quiz
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def prepare(order: Order, tokenizer: Any, config: Any) -> Data:
     planned = _plan(training, order, train.epochs, train.max_steps)
     validation_rows = [row for step in _plan(validation, order, 1).steps for row in step]
     types = export.frequent_types(conversation.positive_types for conversation in chosen)
-    asked = quiz.draw(
+    asked = generation_eval.draw(
         held_out,
         tokenizer,
         template(student.template, student.group_types),

@@ -14,13 +14,13 @@ from typing import Any
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from uniner import work
-from uniner.config import Config, Train
+from uniner.config.schema import Config, Train
 from uniner.errors import Planned, UserError
-from uniner.files import explained, filesystem, is_remote
 from uniner.progress import Progress, say
-from uniner.storage import Folder, run_folder
-from uniner.student import model_address, require_model
+from uniner.runtime import chunk_pipeline, connection
+from uniner.storage.filesystem import explained, filesystem, is_remote
+from uniner.storage.model_folders import model_address, require_model
+from uniner.storage.stage_folder import Folder, run_folder
 from uniner.train import CHECKPOINTS
 
 _POLL_SECONDS = 0.2
@@ -54,7 +54,7 @@ def check(config: Config) -> None:
     if train.tracker:
         _require_library(train.tracker, f"train.tracker = {train.tracker}")
     require_model(student.base)
-    work.check_plan(_folder(config), {"stage": "train", "config": _identity(config)})
+    chunk_pipeline.check_plan(_folder(config), {"stage": "train", "config": _identity(config)})
     if train.plan and (run_folder(config.run) / "build").manifest() is not None:
         _tell_plan(config)
 
@@ -73,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
     plan = {"stage": "train", "config": _identity(config), "parents": {"build": build.digest()}}
     if folder.begin(plan):
         _remove_checkpoints(folder)  # again: the run may have ended between the manifest and this
-        return work.already_done("train", folder, "conversations")
+        return chunk_pipeline.already_done("train", folder, "conversations")
     _require_resources(config.train)
     figures = _train(config, folder)
     checked = {"check": _ask_student(config, folder, build)} if config.train.check_export else {}
@@ -186,25 +186,25 @@ def _train(config: Config, folder: Folder) -> dict[str, float]:
 def _ask_student(config: Config, folder: Folder, build: Folder) -> dict[str, Any]:
     """Have the exported student answer a question in vLLM. Returns what was said."""
     from uniner.tag.stage import asked_by, engine_settings
-    from uniner.train import check
+    from uniner.train import export_check
 
     template = asked_by(config, None)
-    passage, types = check.question(build, template)
+    passage, types = export_check.question(build, template)
     engine = config.engine if config.train.use_gpu else config.engine.model_copy(update={"gpus": 0})
     settings = engine_settings(engine, config.student.max_tokens)
     # A process of its own, which ends with the task.
     needs = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_calls": 1, "max_retries": 0}
-    asking = ray.remote(**needs)(check.ask).remote(
+    asking = ray.remote(**needs)(export_check.ask).remote(
         (folder / "student").url, template, passage, types, settings
     )
     try:
         answered = ray.get(asking)
     except WorkerCrashedError:  # as the engine's process does where vLLM dies
         raise UserError(
-            check.not_answering((folder / "student").url, "it died; see its lines above")
+            export_check.not_answering((folder / "student").url, "it died; see its lines above")
         ) from None
     except Exception as error:
-        raise work.user_error_in(error) or error from None
+        raise connection.user_error_in(error) or error from None
     reply = answered["replies"][0]
     say(f"train: vLLM loads the student; asked for {reply['type']}, it says {reply['text'][:80]!r}")
     return answered
@@ -304,7 +304,7 @@ class _RaySession:
 def _user_error_in(error: BaseException) -> UserError | None:
     """Find the UserError inside what Ray Train raises, which keeps the workers' errors in its own fields."""
     inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
-    found = (work.user_error_in(each) for each in (error, *inner) if each is not None)
+    found = (connection.user_error_in(each) for each in (error, *inner) if each is not None)
     return next((user_error for user_error in found if user_error), None)
 
 

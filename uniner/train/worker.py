@@ -14,15 +14,16 @@ import torch
 import torch.distributed as dist
 
 from uniner.errors import UserError
-from uniner.files import explained
-from uniner.storage import Folder
-from uniner.student import CARD, loading, local_model
-from uniner.train import CHECKPOINTS, card, export, loop, lora, model, packing, tracker
+from uniner.storage import model_card
+from uniner.storage.filesystem import explained
+from uniner.storage.model_folders import CARD, loading, local_model
+from uniner.storage.stage_folder import Folder
+from uniner.train import CHECKPOINTS, export, loop, lora, model, packing, tracker
 from uniner.train.checkpoint import Checkpoints, State
+from uniner.train.collective import together
 from uniner.train.prepare import Data, Order, config_and_tokenizer, estimate, prepare
-from uniner.train.together import together
+from uniner.train.step_reporter import Watch
 from uniner.train.tracker import Tracker
-from uniner.train.watch import Watch
 
 HISTORY, PACKING = "history.json", "packing.json.gz"
 _LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
@@ -248,7 +249,7 @@ def _publish(
         export.write(Path(local) / "student", config, weights, tokenizer, facts)
         student, run = order.student, order.folder_url.rsplit("/", 2)[-2]
         told = figures(data, state, order.train.export == "best")
-        text = card.render(run, order.seed, student, order.train, told, data.types, tokenizer.eos_token)
+        text = model_card.render(run, order.seed, student, order.train, told, data.types, tokenizer.eos_token)
         (Path(local) / "student" / CARD).write_text(text, encoding="utf-8")
         (folder / "student").upload(Path(local) / "student")
         history = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}

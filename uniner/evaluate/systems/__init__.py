@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from uniner.evaluate.systems.instructions import Found
-from uniner.tag.asker import Asked, Questions, Reply
+from uniner.inference.questions import Asked, Questions, Reply
 
 Parse = Callable[[Sequence[str], str], Found | None]
 """Reads the answer to a question for types; None is one that says nothing of them."""

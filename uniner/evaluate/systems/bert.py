@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from uniner.evaluate.systems import InProcess, located
 from uniner.gold.records import GoldEntity
-from uniner.student import local_model
-from uniner.tag.asker import Asked, Questions
+from uniner.inference.questions import Asked, Questions
+from uniner.storage.model_folders import local_model
 
 OUTSIDE = "O"
 _BATCH_PIECES = 32

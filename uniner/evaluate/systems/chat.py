@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.tag.asker import Asked, Questions, Reply
-from uniner.teacher.cache import Kept
+from uniner.inference.questions import Asked, Questions, Reply
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt
 from uniner.teacher.replies import Replies
+from uniner.teacher.reply_cache import Kept
 
 _QUESTION = "{question}"
 PROMPT = Prompt("", _QUESTION, _QUESTION)

@@ -8,8 +8,8 @@ from typing import Any
 
 from uniner.errors import UserError
 from uniner.evaluate.systems import InProcess, located
-from uniner.student import local_model
-from uniner.tag.asker import Asked, Questions
+from uniner.inference.questions import Asked, Questions
+from uniner.storage.model_folders import local_model
 
 
 class Gliner(InProcess):

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from uniner.engine import Answer, Engine
 from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.student import local_model
-from uniner.tag.asker import Answers, Asked, Questions, Reply, ask_together, put
+from uniner.inference.engine import Answer, Engine
+from uniner.inference.questions import Answers, Asked, Questions, Reply, ask_together, put
+from uniner.storage.model_folders import local_model
 
 _INSTRUCTION = "{instruction}"
 FORMS = {

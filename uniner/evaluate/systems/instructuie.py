@@ -8,8 +8,8 @@ from typing import Any
 
 from uniner.evaluate.systems import InProcess, judged
 from uniner.evaluate.systems.instructions import Found, labelled
-from uniner.student import local_model
-from uniner.tag.asker import Asked, Questions, Reply
+from uniner.inference.questions import Asked, Questions, Reply
+from uniner.storage.model_folders import local_model
 
 _INSTRUCTION = (
     "Please list all entity words in the text that fit the category."

@@ -1,0 +1,1 @@
+"""Counts, matching, protocols, significance, calibration."""

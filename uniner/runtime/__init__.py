@@ -1,0 +1,1 @@
+"""All of Ray: connection, chunk pipeline, rate limits, trainer."""

@@ -1,0 +1,1 @@
+"""Files anywhere, stage folders of chunks, model folders."""
