@@ -64,7 +64,18 @@ def chunks(count: int) -> Iterator[Chunk]:
         for number in range(start, min(count, start + CHUNK_PASSAGES)):
             named = f"{number}: Ann of Bonn has worked for the Ajax Corporation since May 2019."
             text = f"{named} {' '.join(chance.choices(words, k=180))}."
-            passages.append(Passage(f"{number:09d}", str(number), 0, 0, len(text), text, 250, ""))
+            passages.append(
+                Passage(
+                    passage_id=f"{number:09d}",
+                    doc_id=str(number),
+                    passage_index=0,
+                    char_start=0,
+                    char_end=len(text),
+                    text=text,
+                    n_tokens=250,
+                    source="",
+                )
+            )
         yield Chunk(f"00000-{start // CHUNK_PASSAGES:05d}", to_table(passages, PASSAGE))
 
 

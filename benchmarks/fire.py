@@ -74,7 +74,16 @@ def make_passages(folder: Folder, chunks: int) -> None:
     for number in range(chunks):
         texts = [f"Ann {number} met Bob {n} in Bonn, on the Rhine." for n in range(CHUNK_PASSAGES)]
         passages = [
-            Passage(f"{number}-{n}", str(number), n, 0, len(text), text, 9, "")
+            Passage(
+                passage_id=f"{number}-{n}",
+                doc_id=str(number),
+                passage_index=n,
+                char_start=0,
+                char_end=len(text),
+                text=text,
+                n_tokens=9,
+                source="",
+            )
             for n, text in enumerate(texts)
         ]
         summaries.append(folder.write_chunk(Chunk(f"{number:05d}", to_table(passages, PASSAGE))))

@@ -76,19 +76,23 @@ def answer(
     reply, outcome = json.dumps(said), "ok"
     if chance.random() < 0.01:
         reply, outcome, said = f"{reply[:-1]}, ", "too_long", []
-    spans = tuple(Span(*span) for mention in dict.fromkeys(gold) for span in locate(text, mention)[0])
+    spans = tuple(
+        Span(start=span[0], end=span[1])
+        for mention in dict.fromkeys(gold)
+        for span in locate(text, mention)[0]
+    )
     scores = tuple(chance.random() for _ in said)
     return Prediction(
-        "made-up",
-        passage_id,
-        text,
-        type_name,
-        reply,
-        tuple(said),
-        tuple(dict.fromkeys(gold)),
-        spans,
-        outcome,
-        scores,
+        dataset="made-up",
+        passage_id=passage_id,
+        text=text,
+        type=type_name,
+        reply=reply,
+        predicted=tuple(said),
+        gold=tuple(dict.fromkeys(gold)),
+        gold_spans=spans,
+        outcome=outcome,
+        scores=scores,
     )
 
 

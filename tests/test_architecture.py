@@ -29,9 +29,17 @@ def imports(path: Path) -> set[str]:
 
 def test_importing_the_package_brings_no_heavy_library():
     light = [
-        "uniner", "uniner.config.schema", "uniner.cli", "uniner.records", "uniner.templates", "uniner.storage.stage_folder",
-        "uniner.storage.model_folders", "uniner.annotate.annotator", "uniner.build.conversations", "uniner.ingest.chunk_reader",
-    ]  # fmt: skip
+        "uniner",
+        "uniner.config.schema",
+        "uniner.cli",
+        "uniner.records",
+        "uniner.templates",
+        "uniner.storage.stage_folder",
+        "uniner.storage.model_folders",
+        "uniner.annotate.annotator",
+        "uniner.build.conversations",
+        "uniner.ingest.chunk_reader",
+    ]
     heavy = {"ray", "torch", "vllm", "transformers"}
     code = f"import sys, {', '.join(light)}; print({heavy!r} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ def _schema(**types: pa.DataType) -> pa.Schema:
 _string, _int = pa.string(), pa.int64()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Brief:
     """What the teacher is asked to write: a passage of about so many words, `text` for the prompt."""
 
@@ -34,7 +34,7 @@ class Brief:
 BRIEF = _schema(doc_id=_string, source=_string, words=_int, text=_string)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GeneratedPassage:
     """What the teacher wrote by a brief: a document for ingest where it is ok, else its text is empty.
 
@@ -70,7 +70,7 @@ GENERATED_PASSAGE = _schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passage:
     """A piece of a document: `document[char_start:char_end] == text`.
 
@@ -105,7 +105,7 @@ PASSAGE = _schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entity:
     """A mention as the teacher gave it. start and end are -1 where it does not occur in the passage."""
 
@@ -118,7 +118,7 @@ class Entity:
 _ENTITY = pa.struct([("text", _string), ("type", _string), ("start", _int), ("end", _int)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotation:
     """What the teacher said of a passage.
 
@@ -159,7 +159,7 @@ ANNOTATION = _schema(
 
 # The field names `from` and `value` are the published layout's; `from` is a Python keyword, so a
 # conversation's turns are plain dictionaries.
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversation:
     """One passage's questions and answers in the published layout: turns of {"from", "value"}."""
 
@@ -183,7 +183,7 @@ CONVERSATION = _schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaggedEntity:
     """A mention in its document.
 
@@ -200,7 +200,7 @@ class TaggedEntity:
     grounding: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaggedPassage:
     """A passage's entities, with offsets into the document.
 
@@ -228,7 +228,7 @@ TAGGED_PASSAGE = _schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """A piece of a passage's text."""
 
@@ -239,7 +239,7 @@ class Span:
 _SPAN = pa.struct([("start", _int), ("end", _int)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """A gold passage of a data set and a type, with the gold mentions: the unit that is asked and scored.
 
@@ -264,7 +264,7 @@ QUESTION = _schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A question of a gold passage, and a system's answer to it. outcome as in TaggedPassage.
 

@@ -34,7 +34,19 @@ def chunks_of(texts, rows):
     chunks = []
     for start in range(0, len(texts), rows):
         some = enumerate(texts[start : start + rows], start)
-        passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 3, "") for n, text in some]
+        passages = [
+            Passage(
+                passage_id=f"p{n}",
+                doc_id=f"d{n}",
+                passage_index=0,
+                char_start=0,
+                char_end=len(text),
+                text=text,
+                n_tokens=3,
+                source="",
+            )
+            for n, text in some
+        ]
         chunks.append(Chunk(f"{start:05d}", to_table(passages, PASSAGE)))
     return chunks
 

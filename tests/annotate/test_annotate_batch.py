@@ -173,7 +173,19 @@ def write_passages(folder, texts, rows=10):
     summaries = []
     for start in range(0, len(texts), rows):
         some = enumerate(texts[start : start + rows], start)
-        passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 9, "") for n, text in some]
+        passages = [
+            Passage(
+                passage_id=f"p{n}",
+                doc_id=f"d{n}",
+                passage_index=0,
+                char_start=0,
+                char_end=len(text),
+                text=text,
+                n_tokens=9,
+                source="",
+            )
+            for n, text in some
+        ]
         summaries.append(folder.write_chunk(Chunk(f"{start:05d}", to_table(passages, PASSAGE))))
     folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
     return [summary.key for summary in summaries]

@@ -50,7 +50,19 @@ def run(tmp_path, base):
             summaries = []
             for start in range(0, ROWS, PER_CHUNK):
                 some = enumerate(TEXTS[start : start + PER_CHUNK], start)
-                rows = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 9, "") for n, text in some]
+                rows = [
+                    Passage(
+                        passage_id=f"p{n}",
+                        doc_id=f"d{n}",
+                        passage_index=0,
+                        char_start=0,
+                        char_end=len(text),
+                        text=text,
+                        n_tokens=9,
+                        source="",
+                    )
+                    for n, text in some
+                ]
                 summaries.append(folder.write_chunk(Chunk(f"{start:05d}", to_table(rows, PASSAGE))))
             folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
         return cli.run(["annotate"], [str(config), f"run.name={name}", *PRICES, *words])

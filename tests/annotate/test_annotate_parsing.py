@@ -299,18 +299,21 @@ def test_junk_takes_linear_time(junk):
 def test_entities_are_located_or_marked_as_absent():
     text = "Ann met ann in Bonn. Anna left."
     assert entities_of(text, [("Ann", "person"), ("BONN", "city"), ("Rome", "city")]) == (
-        Entity("Ann", "person", 0, 3),
-        Entity("Bonn", "city", 15, 19),
-        Entity("Rome", "city", -1, -1),
+        Entity(text="Ann", type="person", start=0, end=3),
+        Entity(text="Bonn", type="city", start=15, end=19),
+        Entity(text="Rome", type="city", start=-1, end=-1),
     )
 
 
 def test_the_most_likely_occurrence_alone_is_a_choice():
     found = entities_of("Ann met Ann.", (("Ann", "person"),), every_occurrence=False)
-    assert found == (Entity("Ann", "person", 0, 3),)
+    assert found == (Entity(text="Ann", type="person", start=0, end=3),)
     pairs = (("Paris", "city"), ("Paris Hilton", "person"))
     found = entities_of("Paris Hilton left Paris.", pairs, every_occurrence=False)
-    assert found == (Entity("Paris", "city", 18, 23), Entity("Paris Hilton", "person", 0, 12))
+    assert found == (
+        Entity(text="Paris", type="city", start=18, end=23),
+        Entity(text="Paris Hilton", type="person", start=0, end=12),
+    )
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,19 @@ def serve(model, max_tokens=400, **changes):
 
 
 def chunk_of(texts):
-    passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(text), text, 9, "") for n, text in enumerate(texts)]
+    passages = [
+        Passage(
+            passage_id=f"p{n}",
+            doc_id=f"d{n}",
+            passage_index=0,
+            char_start=0,
+            char_end=len(text),
+            text=text,
+            n_tokens=9,
+            source="",
+        )
+        for n, text in enumerate(texts)
+    ]
     return Chunk("00000", to_table(passages, PASSAGE))
 
 

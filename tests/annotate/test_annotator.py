@@ -109,7 +109,19 @@ def teacher(url, **changes):
 
 
 def annotate(url, texts, **changes):
-    passages = [Passage(f"p{n}", f"d{n}", 0, 0, len(t), t, 3, "") for n, t in enumerate(texts)]
+    passages = [
+        Passage(
+            passage_id=f"p{n}",
+            doc_id=f"d{n}",
+            passage_index=0,
+            char_start=0,
+            char_end=len(t),
+            text=t,
+            n_tokens=3,
+            source="",
+        )
+        for n, t in enumerate(texts)
+    ]
 
     async def work():
         annotator = Annotator(Replies(teacher(url, **changes), "key"))
@@ -227,7 +239,21 @@ def test_a_broken_recording_is_named(tmp_path):
 
 
 def test_a_passage_that_kills_a_served_teacher_keeps_its_place_and_says_why():
-    table = to_table([Passage("p", "d", 0, 0, 6, "deadly", 3, "")], PASSAGE)
+    table = to_table(
+        [
+            Passage(
+                passage_id="p",
+                doc_id="d",
+                passage_index=0,
+                char_start=0,
+                char_end=6,
+                text="deadly",
+                n_tokens=3,
+                source="",
+            )
+        ],
+        PASSAGE,
+    )
     done = Annotator(Replies(teacher("http://nowhere"), "key")).set_aside(Chunk("k", table), "the reason")
     (row,) = from_table(done.table, Annotation)
     assert (row.text, row.outcome, row.reply, row.entities) == ("deadly", "poison", "the reason", ())

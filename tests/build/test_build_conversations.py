@@ -20,17 +20,29 @@ FILTERS = Filters(frozenset({"misc", "none"}))
 
 
 def annotation(number=0, entities=(), outcome="ok", text="Ann met Bob in Bonn."):
-    return Annotation(f"p{number}", "d", text, outcome, "", tuple(entities), "m", 1, 1, 0.0, 1)
+    return Annotation(
+        passage_id=f"p{number}",
+        doc_id="d",
+        text=text,
+        outcome=outcome,
+        reply="",
+        entities=tuple(entities),
+        model="m",
+        tokens_in=1,
+        tokens_out=1,
+        cost_usd=0.0,
+        attempts=1,
+    )
 
 
 MENTIONS = (
-    Entity("Bob", "Person", 8, 11),
-    Entity("Ann", " person ", 0, 3),
-    Entity("Ann", "person", 30, 33),
-    Entity("Bonn", "MISC", 15, 19),
-    Entity("Rome", "city", -1, -1),
-    Entity("北京大学", "university", 40, 44),
-    Entity("word " * 21, "speech", 50, 155),
+    Entity(text="Bob", type="Person", start=8, end=11),
+    Entity(text="Ann", type=" person ", start=0, end=3),
+    Entity(text="Ann", type="person", start=30, end=33),
+    Entity(text="Bonn", type="MISC", start=15, end=19),
+    Entity(text="Rome", type="city", start=-1, end=-1),
+    Entity(text="北京大学", type="university", start=40, end=44),
+    Entity(text="word " * 21, type="speech", start=50, end=155),
 )
 
 
@@ -59,7 +71,10 @@ def test_plurals_are_folded_where_their_singular_is_a_type_as_well():
     types = ["city", "cities", "dish", "dishes", "species", "programming language", "gene", "genes", "news"]
     assert singulars(types) == {"cities": "city", "dishes": "dish", "genes": "gene"}
     kept = filter_mentions(
-        [Entity("Bonn", "Cities", 0, 4), Entity("Rome", "city", 8, 12)],
+        [
+            Entity(text="Bonn", type="Cities", start=0, end=4),
+            Entity(text="Rome", type="city", start=8, end=12),
+        ],
         replace(FILTERS, renamed=singulars(types)),
     )
     assert kept.mentions == {"city": ("Bonn", "Rome")}
@@ -103,12 +118,15 @@ def test_negatives_are_never_present_never_twice_and_a_fraction_is_a_chance():
 
 
 def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
-    entities = [Entity("Ann", "person", 0, 3), Entity("Bonn", "city", 15, 19)]
+    entities = [
+        Entity(text="Ann", type="person", start=0, end=3),
+        Entity(text="Bonn", type="city", start=15, end=19),
+    ]
     annotations = [
         annotation(0, entities),
-        annotation(1, [Entity("Bonn", "misc", 15, 19)]),
+        annotation(1, [Entity(text="Bonn", type="misc", start=15, end=19)]),
         annotation(2, outcome="unparseable"),
-        annotation(3, [Entity("Bob", "person", 8, 11)]),
+        annotation(3, [Entity(text="Bob", type="person", start=8, end=11)]),
     ]
     sampler = Sampler(count_types(annotations, FILTERS) + Counter(disease=50, film=20), "frequency")
     conversations, funnel = converse(annotations, sampler, RECIPE, FILTERS)
@@ -133,7 +151,7 @@ def test_conversations_are_the_published_layout_and_the_funnel_adds_up():
 
 
 def test_the_same_seed_gives_the_same_conversations_in_any_order():
-    annotations = [annotation(n, [Entity("Ann", "person", 0, 3)]) for n in range(300)]
+    annotations = [annotation(n, [Entity(text="Ann", type="person", start=0, end=3)]) for n in range(300)]
     sampler = Sampler(Counter(person=300, city=200, film=100, river=50), "frequency")
     forward, funnel = converse(annotations, sampler, RECIPE, FILTERS)
     backward, _ = converse(annotations[::-1], sampler, RECIPE, FILTERS)
@@ -152,7 +170,15 @@ def test_bands_are_shares_of_the_mentions():
 
 
 def test_negatives_can_be_counted_a_passage():
-    annotations = [annotation(0, [Entity("Ann", "person", 0, 3), Entity("Bonn", "city", 15, 19)])]
+    annotations = [
+        annotation(
+            0,
+            [
+                Entity(text="Ann", type="person", start=0, end=3),
+                Entity(text="Bonn", type="city", start=15, end=19),
+            ],
+        )
+    ]
     sampler = Sampler(Counter("abcdefgh"), "uniform")
     (conversation,), funnel = converse(
         annotations, sampler, replace(RECIPE, negatives_per_passage=5), FILTERS
@@ -161,7 +187,7 @@ def test_negatives_can_be_counted_a_passage():
 
 
 def test_a_weight_is_how_often_a_conversation_is_trained_on_and_a_fraction_a_chance():
-    annotations = [annotation(n, [Entity("Ann", "person", 0, 3)]) for n in range(1000)]
+    annotations = [annotation(n, [Entity(text="Ann", type="person", start=0, end=3)]) for n in range(1000)]
     sampler = Sampler(Counter(person=300, city=200), "frequency")
     conversations, funnel = converse(annotations, sampler, replace(RECIPE, weight=1.5), FILTERS)
     times = Counter(c.passage_id for c in conversations if c.split == "train")

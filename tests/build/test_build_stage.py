@@ -22,12 +22,29 @@ def annotation(number: int) -> Annotation:
     text = f"{number}: {name} and {other}."
     start = text.index(other)
     entities = (
-        Entity(name, "cities" if number % 5 else "city", text.index(name), text.index(name) + len(name)),
-        Entity(other, "person", start, start + len(other)),
-        Entity("nowhere", "place", -1, -1),
+        Entity(
+            text=name,
+            type="cities" if number % 5 else "city",
+            start=text.index(name),
+            end=text.index(name) + len(name),
+        ),
+        Entity(text=other, type="person", start=start, end=start + len(other)),
+        Entity(text="nowhere", type="place", start=-1, end=-1),
     )
     outcome = "unparseable" if number % 10 == 9 else "ok"
-    return Annotation(f"p{number:03d}", "d", text, outcome, "", entities, "some-teacher", 5, 5, 0.0, 1)
+    return Annotation(
+        passage_id=f"p{number:03d}",
+        doc_id="d",
+        text=text,
+        outcome=outcome,
+        reply="",
+        entities=entities,
+        model="some-teacher",
+        tokens_in=5,
+        tokens_out=5,
+        cost_usd=0.0,
+        attempts=1,
+    )
 
 
 @pytest.fixture

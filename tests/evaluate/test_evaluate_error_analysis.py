@@ -11,15 +11,15 @@ def answers(passage_id, text=TEXT, **types):
     """Make a passage's predictions: type = (predicted, gold), or (None, gold) of a broken answer."""
     return [
         Prediction(
-            "d",
-            passage_id,
-            text,
-            name,
-            "[]" if said is not None else '["Bonn", "',
-            tuple(said or ()),
-            tuple(gold),
-            (),
-            "ok" if said is not None else "too_long",
+            dataset="d",
+            passage_id=passage_id,
+            text=text,
+            type=name,
+            reply="[]" if said is not None else '["Bonn", "',
+            predicted=tuple(said or ()),
+            gold=tuple(gold),
+            gold_spans=(),
+            outcome="ok" if said is not None else "too_long",
         )
         for name, (said, gold) in types.items()
     ]

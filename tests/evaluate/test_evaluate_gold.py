@@ -85,12 +85,12 @@ def test_questions_say_where_their_gold_stands_and_a_string_that_the_text_lacks_
     path = tmp_path / "g.jsonl"
     path.write_text(json.dumps(twice))
     ((only,),) = [from_table(chunk.table, Question) for chunk in cut("d", str(path), 9, None)]
-    assert (only.gold, only.gold_spans) == (("Ann",), (Span(0, 3), Span(5, 8)))
+    assert (only.gold, only.gold_spans) == (("Ann",), (Span(start=0, end=3), Span(start=5, end=8)))
     turns = ["Text: Ann", "I've read this text.", "What describes person in the text?", '["Ann", "Eve"]']
     said = [{"from": ("human", "gpt")[n % 2], "value": turn} for n, turn in enumerate(turns)]
     path.write_text(json.dumps({"conversations": said}))
     ((only,),) = [from_table(chunk.table, Question) for chunk in cut("d", str(path), 9, None)]
-    assert (only.gold, only.gold_spans) == (("Ann", "Eve"), (Span(0, 3),))
+    assert (only.gold, only.gold_spans) == (("Ann", "Eve"), (Span(start=0, end=3),))
 
 
 def test_of_too_many_questions_the_same_ones_are_drawn_in_their_order_and_the_others_counted(tmp_path):

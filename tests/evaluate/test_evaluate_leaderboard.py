@@ -26,9 +26,19 @@ STUDENT = 100 * 2 * 75 / (2 * 75 + 15 + 15)  # of 30 passages all people right, 
 
 
 def answer(dataset, passage, type_name, predicted, gold, outcome="ok"):
-    spans = tuple(Span(TEXT.index(mention), TEXT.index(mention) + len(mention)) for mention in gold)
+    spans = tuple(Span(start=TEXT.index(mention), end=TEXT.index(mention) + len(mention)) for mention in gold)
     reply = json.dumps(list(predicted))
-    return Prediction(dataset, passage, TEXT, type_name, reply, predicted, gold, spans, outcome)
+    return Prediction(
+        dataset=dataset,
+        passage_id=passage,
+        text=TEXT,
+        type=type_name,
+        reply=reply,
+        predicted=predicted,
+        gold=gold,
+        gold_spans=spans,
+        outcome=outcome,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ class Oracle:
 
 def test_predictions_have_the_answers_mentions_each_with_its_score():
     asked = [("a", "city"), ("a", "drug"), ("b", "city")]
-    questions = [Question("d", text, text, name, ("Rome",)) for text, name in asked]
+    questions = [
+        Question(dataset="d", passage_id=text, text=text, type=name, gold=("Rome",)) for text, name in asked
+    ]
     done = asyncio.run(Predictor.of(Oracle())(Chunk("k", to_table(questions, QUESTION))))
     rows = from_table(done.table, Prediction)
     assert [row.predicted for row in rows] == [("Rome", "Oslo"), (), ("Rome", "Oslo")]
@@ -28,7 +30,7 @@ def test_predictions_have_the_answers_mentions_each_with_its_score():
 
 
 def test_a_question_that_is_set_aside_keeps_its_place_and_counts_as_broken():
-    questions = [Question("d", "1", "deadly", "city", ("Rome",))]
+    questions = [Question(dataset="d", passage_id="1", text="deadly", type="city", gold=("Rome",))]
     done = Predictor.of(Oracle()).set_aside(Chunk("k", to_table(questions, QUESTION)), "the reason")
     (row,) = from_table(done.table, Prediction)
     assert (row.outcome, row.predicted, row.gold) == ("poison", (), ("Rome",))

@@ -76,15 +76,15 @@ def published(replies, answers, breaks=True):
 def answered(question, reply):
     found = TYPE.parse([question.type], reply)
     return Prediction(
-        question.dataset,
-        question.passage_id,
-        question.text,
-        question.type,
-        reply,
-        () if found is None else found[question.type],
-        question.gold,
-        question.gold_spans,
-        "unparseable" if found is None else "ok",
+        dataset=question.dataset,
+        passage_id=question.passage_id,
+        text=question.text,
+        type=question.type,
+        reply=reply,
+        predicted=() if found is None else found[question.type],
+        gold=question.gold,
+        gold_spans=question.gold_spans,
+        outcome="unparseable" if found is None else "ok",
     )
 
 
@@ -192,7 +192,17 @@ def test_on_a_file_whose_gold_has_brackets(tmp_path):
 def test_a_reply_over_several_types_counts_as_a_list_for_each():
     shared = '{"person": ["Ann"], "city": ["Rome"]}'
     rows = [
-        Prediction("d", "1", "Ann left Rome", name, shared, (gold,), (gold,), (), "ok")
+        Prediction(
+            dataset="d",
+            passage_id="1",
+            text="Ann left Rome",
+            type=name,
+            reply=shared,
+            predicted=(gold,),
+            gold=(gold,),
+            gold_spans=(),
+            outcome="ok",
+        )
         for name, gold in (("person", "Ann"), ("city", "Rome"))
     ]
     found = score(rows)["d"]["protocols"]

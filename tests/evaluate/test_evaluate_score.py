@@ -13,20 +13,22 @@ TEXT = "Ann and Eve saw Paris, Rome, Oslo, X and The Hague."
 def prediction(
     passage_id, type_name, predicted, gold, outcome="ok", dataset="d", scores=(), text=TEXT, spans=()
 ):
-    gold_spans = tuple(Span(*span) for mention in gold for span in locate(text, mention)[0])
+    gold_spans = tuple(
+        Span(start=span[0], end=span[1]) for mention in gold for span in locate(text, mention)[0]
+    )
     reply = "[]" if not predicted else str(list(predicted)).replace("'", '"')
     return Prediction(
-        dataset,
-        passage_id,
-        text,
-        type_name,
-        reply,
-        tuple(predicted),
-        tuple(gold),
-        gold_spans,
-        outcome,
-        scores,
-        spans,
+        dataset=dataset,
+        passage_id=passage_id,
+        text=text,
+        type=type_name,
+        reply=reply,
+        predicted=tuple(predicted),
+        gold=tuple(gold),
+        gold_spans=gold_spans,
+        outcome=outcome,
+        scores=scores,
+        spans=spans,
     )
 
 
@@ -96,8 +98,8 @@ def test_every_protocol_counts_the_same_answers_in_its_own_way():
 def test_spans_that_a_system_tells_are_taken_as_they_are():
     text = "Rome, Rome."
     gold = prediction("1", "city", [], ["Rome"], text=text).gold_spans
-    assert gold == (Span(0, 4), Span(6, 10))
-    told = prediction("1", "city", ["Rome"], ["Rome"], text=text, spans=(Span(6, 10),))
+    assert gold == (Span(start=0, end=4), Span(start=6, end=10))
+    told = prediction("1", "city", ["Rome"], ["Rome"], text=text, spans=(Span(start=6, end=10),))
     figures = score([told])["d"]["protocols"]
     assert (figures["span"]["tp"], figures["span"]["fp"], figures["span"]["fn"]) == (1, 0, 1)
     assert figures["strict"]["f1"] == 1

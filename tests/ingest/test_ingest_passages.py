@@ -69,10 +69,20 @@ def test_only_wanted_sections_are_tokenised_and_cut_as_in_the_whole(tokenizer, m
 
 def made_into_passages(text, pieces):
     return [
-        Passage("", "", piece.index, piece.start, piece.end, text[piece.start : piece.end], piece.n_tokens,
-                "", piece.overlap_before, piece.overlap_after)
+        Passage(
+            passage_id="",
+            doc_id="",
+            passage_index=piece.index,
+            char_start=piece.start,
+            char_end=piece.end,
+            text=text[piece.start : piece.end],
+            n_tokens=piece.n_tokens,
+            source="",
+            overlap_before=piece.overlap_before,
+            overlap_after=piece.overlap_after,
+        )
         for piece in pieces
-    ]  # fmt: skip
+    ]
 
 
 @settings(max_examples=80, deadline=None)

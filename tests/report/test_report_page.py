@@ -10,8 +10,8 @@ from uniner.report.page import render
 from uniner.report.terminal import show
 
 ENTITIES = (
-    TaggedEntity("<Ann>", "person", 0, 5, 0.9, "exact"),
-    TaggedEntity("Bonn", "city", 15, 19, 0.8, "exact"),
+    TaggedEntity(text="<Ann>", type="person", start=0, end=5, score=0.9, grounding="exact"),
+    TaggedEntity(text="Bonn", type="city", start=15, end=19, score=0.8, grounding="exact"),
 )
 REPORT = Report(
     "a & b",
@@ -60,8 +60,15 @@ def test_the_terminal_shows_the_same():
 
 def test_overlapping_and_unlocated_entities_are_left_out_of_the_picture():
     entities = (
-        TaggedEntity("New York", "city", 100, 108, 1.0, "exact"),
-        TaggedEntity("York", "city", 104, 108, 1.0, "exact"),
-        TaggedEntity("Rome", "city", -1, -1, 1.0, "ungrounded"),
+        TaggedEntity(text="New York", type="city", start=100, end=108, score=1.0, grounding="exact"),
+        TaggedEntity(text="York", type="city", start=104, end=108, score=1.0, grounding="exact"),
+        TaggedEntity(text="Rome", type="city", start=-1, end=-1, score=1.0, grounding="ungrounded"),
     )
-    assert [e.text for e in inside(TaggedPassage("d", "p", 100, entities, "ok", ()))] == ["New York"]
+    assert [
+        e.text
+        for e in inside(
+            TaggedPassage(
+                doc_id="d", passage_id="p", char_start=100, entities=entities, outcome="ok", failed_types=()
+            )
+        )
+    ] == ["New York"]

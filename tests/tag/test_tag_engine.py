@@ -189,7 +189,19 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
 
     monkeypatch.setattr(engine, "ask", watched)
     text = "word " * 2000
-    passages = [Passage(name, "d", 0, 0, len(t), t, 1, "") for name, t in (("a", text), ("b", LINES[0]))]
+    passages = [
+        Passage(
+            passage_id=name,
+            doc_id="d",
+            passage_index=0,
+            char_start=0,
+            char_end=len(t),
+            text=t,
+            n_tokens=1,
+            source="",
+        )
+        for name, t in (("a", text), ("b", LINES[0]))
+    ]
     done = loop.run_until_complete(
         Tagger(Asker(engine, TYPE), Types(tuple(TYPES)), True, Rules())(
             Chunk("k", to_table(passages, PASSAGE))
@@ -260,7 +272,18 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         some = []
         for doc_id, text in list(DOCUMENTS.items())[3 * key : 3 * key + 3]:
             for index, (start, end) in enumerate(pieces(text)):
-                some.append(Passage(f"{doc_id}-{index}", doc_id, index, start, end, text[start:end], 9, ""))
+                some.append(
+                    Passage(
+                        passage_id=f"{doc_id}-{index}",
+                        doc_id=doc_id,
+                        passage_index=index,
+                        char_start=start,
+                        char_end=end,
+                        text=text[start:end],
+                        n_tokens=9,
+                        source="",
+                    )
+                )
         passages |= {passage.passage_id: passage for passage in some}
         summaries.append(ingest.write_chunk(Chunk(f"{key:05d}-00000", to_table(some, PASSAGE))))
     ingest.finish({"stage": "ingest"}, summaries, seconds=0.0)

@@ -49,11 +49,19 @@ def numbered(drawn: list[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
 def passages_of(document, tokenizer, overlap):
     return [
         Passage(
-            f"d-{piece.index}", "d", piece.index, piece.start, piece.end, document[piece.start : piece.end],
-            piece.n_tokens, "", piece.overlap_before, piece.overlap_after,
+            passage_id=f"d-{piece.index}",
+            doc_id="d",
+            passage_index=piece.index,
+            char_start=piece.start,
+            char_end=piece.end,
+            text=document[piece.start : piece.end],
+            n_tokens=piece.n_tokens,
+            source="",
+            overlap_before=piece.overlap_before,
+            overlap_after=piece.overlap_after,
         )
         for piece in cut(document, tokenizer, 40, overlap)
-    ]  # fmt: skip
+    ]
 
 
 def tag(passages, mentions, rules=Rules()):  # noqa: B008

@@ -86,9 +86,15 @@ def test_a_terminal_shows_colours_unless_they_are_not_wanted(monkeypatch, no_col
         monkeypatch.setenv("NO_COLOR", no_color)
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, color_system="truecolor", width=80)
-    entity = TaggedEntity("Ann", "person", 7, 10, 0.9, "exact")
+    entity = TaggedEntity(text="Ann", type="person", start=7, end=10, score=0.9, grounding="exact")
     text_tagger.show(
-        "First\n\nAnn [b]sleeps[/b].\n", [TaggedPassage("", "0", 7, (entity,), "ok", ())], console
+        "First\n\nAnn [b]sleeps[/b].\n",
+        [
+            TaggedPassage(
+                doc_id="", passage_id="0", char_start=7, entities=(entity,), outcome="ok", failed_types=()
+            )
+        ],
+        console,
     )
     shown = terminal.getvalue()
     assert ("\x1b[30;48;2;255;214;165mAnn [person]" in shown) == coloured
@@ -136,14 +142,36 @@ def test_what_a_plan_tags_counts_as_done(config, tmp_path, ray_session, monkeypa
         class Nothing:
             async def __call__(self, chunk):
                 passages = from_table(chunk.table, Passage)
-                rows = [TaggedPassage(p.doc_id, p.passage_id, p.char_start, (), "ok", ()) for p in passages]
+                rows = [
+                    TaggedPassage(
+                        doc_id=p.doc_id,
+                        passage_id=p.passage_id,
+                        char_start=p.char_start,
+                        entities=(),
+                        outcome="ok",
+                        failed_types=(),
+                    )
+                    for p in passages
+                ]
                 return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures={"questions": 9})
 
         return Nothing()
 
     monkeypatch.setattr(stage, "make_tagger", make)
     run = Folder(str(tmp_path / "runs")) / "r"
-    passages = [Passage(f"p{n}", "d", n, 0, 4, "Ann.", 2, "") for n in range(200)]
+    passages = [
+        Passage(
+            passage_id=f"p{n}",
+            doc_id="d",
+            passage_index=n,
+            char_start=0,
+            char_end=4,
+            text="Ann.",
+            n_tokens=2,
+            source="",
+        )
+        for n in range(200)
+    ]
     chunks = [Chunk(f"{n}", to_table(passages, PASSAGE)) for n in range(5)]
     (run / "ingest").finish({}, [(run / "ingest").write_chunk(chunk) for chunk in chunks])
     with pytest.raises(Planned):

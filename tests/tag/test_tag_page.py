@@ -15,14 +15,21 @@ from uniner.tag import text_page
 
 TEXT = "Zoe Ann of Bonn,\r\nOberbonn. \U0001f600 Zoe"
 ENTITIES = (
-    TaggedEntity("Zoe Ann", "person", 0, 7, 0.987, "exact"),
-    TaggedEntity("Ann", "person", 4, 7, 0.5, "exact"),
-    TaggedEntity("Bonn", "city", 11, 15, 0.25, "exact"),
-    TaggedEntity("Rome", "city", -1, -1, 0.125, "ungrounded"),
+    TaggedEntity(text="Zoe Ann", type="person", start=0, end=7, score=0.987, grounding="exact"),
+    TaggedEntity(text="Ann", type="person", start=4, end=7, score=0.5, grounding="exact"),
+    TaggedEntity(text="Bonn", type="city", start=11, end=15, score=0.25, grounding="exact"),
+    TaggedEntity(text="Rome", type="city", start=-1, end=-1, score=0.125, grounding="ungrounded"),
 )
 PASSAGES = [
-    TaggedPassage("", "0", 0, ENTITIES, "ok", ()),
-    TaggedPassage("", "1", 30, (TaggedEntity("Zoe", "person", 30, 33, 0.987, "exact"),), "ok", ()),
+    TaggedPassage(doc_id="", passage_id="0", char_start=0, entities=ENTITIES, outcome="ok", failed_types=()),
+    TaggedPassage(
+        doc_id="",
+        passage_id="1",
+        char_start=30,
+        entities=(TaggedEntity(text="Zoe", type="person", start=30, end=33, score=0.987, grounding="exact"),),
+        outcome="ok",
+        failed_types=(),
+    ),
 ]
 
 

@@ -37,7 +37,19 @@ class Silent:
 
 
 def chunk_of(*texts):
-    passages = [Passage(f"d-{n}", "d", n, 0, len(text), text, 1, "") for n, text in enumerate(texts)]
+    passages = [
+        Passage(
+            passage_id=f"d-{n}",
+            doc_id="d",
+            passage_index=n,
+            char_start=0,
+            char_end=len(text),
+            text=text,
+            n_tokens=1,
+            source="",
+        )
+        for n, text in enumerate(texts)
+    ]
     return Chunk("k", to_table(passages, PASSAGE))
 
 
@@ -63,9 +75,36 @@ def test_a_passage_that_is_set_aside_keeps_its_place_and_says_why(tokenizer):
 
 
 def test_characters_in_an_overlap_count_once():
-    left = Passage("d-0", "d", 0, 0, 60, "x" * 60, 9, "", 0, 15)
-    right = Passage("d-1", "d", 1, 45, 100, "x" * 55, 9, "", 15, 0)
-    rows = [TaggedPassage("d", name, 0, (), outcome, ()) for name, outcome in (("", "ok"), ("", "overlong"))]
+    left = Passage(
+        passage_id="d-0",
+        doc_id="d",
+        passage_index=0,
+        char_start=0,
+        char_end=60,
+        text="x" * 60,
+        n_tokens=9,
+        source="",
+        overlap_before=0,
+        overlap_after=15,
+    )
+    right = Passage(
+        passage_id="d-1",
+        doc_id="d",
+        passage_index=1,
+        char_start=45,
+        char_end=100,
+        text="x" * 55,
+        n_tokens=9,
+        source="",
+        overlap_before=15,
+        overlap_after=0,
+    )
+    rows = [
+        TaggedPassage(
+            doc_id="d", passage_id=name, char_start=0, entities=(), outcome=outcome, failed_types=()
+        )
+        for name, outcome in (("", "ok"), ("", "overlong"))
+    ]
     assert covered([left, right], rows) == {"characters": 100, "cut_characters": 47}
 
 

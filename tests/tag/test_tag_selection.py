@@ -11,19 +11,41 @@ TEXT = "abcdefghijklmnopqrstuvwxyz" * 4
 
 
 def passage(start: int = 0, end: int = 100, before: int = 0, after: int = 0, doc: str = "d") -> Passage:
-    return Passage(f"{doc}-{start}", doc, start, start, end, TEXT[start:end], 9, "", before, after)
+    return Passage(
+        passage_id=f"{doc}-{start}",
+        doc_id=doc,
+        passage_index=start,
+        char_start=start,
+        char_end=end,
+        text=TEXT[start:end],
+        n_tokens=9,
+        source="",
+        overlap_before=before,
+        overlap_after=after,
+    )
 
 
 def entity(start: int, end: int, score: float = 0.5, type_name: str = "t") -> TaggedEntity:
     if start < 0:
-        return TaggedEntity("gone", type_name, -1, -1, score, "ungrounded")
-    return TaggedEntity(TEXT[start:end], type_name, start, end, score, "exact")
+        return TaggedEntity(
+            text="gone", type=type_name, start=-1, end=-1, score=score, grounding="ungrounded"
+        )
+    return TaggedEntity(
+        text=TEXT[start:end], type=type_name, start=start, end=end, score=score, grounding="exact"
+    )
 
 
 def kept(rules: Rules, *found: tuple[Passage, list[TaggedEntity]]):
     passages = [one for one, _ in found]
     rows = [
-        TaggedPassage(one.doc_id, one.passage_id, one.char_start, tuple(entities), "ok", ())
+        TaggedPassage(
+            doc_id=one.doc_id,
+            passage_id=one.passage_id,
+            char_start=one.char_start,
+            entities=tuple(entities),
+            outcome="ok",
+            failed_types=(),
+        )
         for one, entities in found
     ]
     rows, counts = select(passages, rows, rules)

@@ -30,11 +30,40 @@ def write_run(root: str, documents: int = 30) -> tuple[Folder, Folder, tuple[str
         doc, source = f"d{number}", SOURCES[number % len(SOURCES)]
         for index in range(random.choice([1, 2, 3, 20])):
             entities = tuple(
-                TaggedEntity(text, random.choice(["person", "city"]), 9, 9 + len(text), 0.5, "exact")
+                TaggedEntity(
+                    text=text,
+                    type=random.choice(["person", "city"]),
+                    start=9,
+                    end=9 + len(text),
+                    score=0.5,
+                    grounding="exact",
+                )
                 for text in random.choices(SURFACES, k=random.choice([0, 1, 3]))
-            ) + (TaggedEntity("gone", "city", -1, -1, 0.25, "ungrounded"),) * (index % 2)
-            passages.append(Passage(f"{doc}-{index}", doc, index, 0, 1, "a", 1, source))
-            tagged.append(TaggedPassage(doc, f"{doc}-{index}", 0, entities, "ok", ()))
+            ) + (
+                TaggedEntity(text="gone", type="city", start=-1, end=-1, score=0.25, grounding="ungrounded"),
+            ) * (index % 2)
+            passages.append(
+                Passage(
+                    passage_id=f"{doc}-{index}",
+                    doc_id=doc,
+                    passage_index=index,
+                    char_start=0,
+                    char_end=1,
+                    text="a",
+                    n_tokens=1,
+                    source=source,
+                )
+            )
+            tagged.append(
+                TaggedPassage(
+                    doc_id=doc,
+                    passage_id=f"{doc}-{index}",
+                    char_start=0,
+                    entities=entities,
+                    outcome="ok",
+                    failed_types=(),
+                )
+            )
             everything += [
                 (doc, f"{doc}-{index}", source, e.type, e.text, e.start, e.end, e.score, e.grounding)
                 for e in entities
@@ -178,9 +207,26 @@ def test_the_files_have_the_columns_that_are_documented(tmp_path):
 def test_a_chunk_without_entities_is_a_table_without_rows(tmp_path):
     ingest, tag = Folder(str(tmp_path)) / "ingest", Folder(str(tmp_path)) / "tag"
     for key, ids in (("0", ["a"]), ("1", [])):
-        passages = [Passage(name, name, 0, 0, 1, "a", 1, "") for name in ids]
+        passages = [
+            Passage(
+                passage_id=name,
+                doc_id=name,
+                passage_index=0,
+                char_start=0,
+                char_end=1,
+                text="a",
+                n_tokens=1,
+                source="",
+            )
+            for name in ids
+        ]
         ingest.write_chunk(Chunk(key, to_table(passages, PASSAGE)))
-        rows = [TaggedPassage(name, name, 0, (), "ok", ()) for name in ids]
+        rows = [
+            TaggedPassage(
+                doc_id=name, passage_id=name, char_start=0, entities=(), outcome="ok", failed_types=()
+            )
+            for name in ids
+        ]
         tag.write_chunk(Chunk(key, to_table(rows, TAGGED_PASSAGE)))
     made = Parts(tag, ingest, ("0", "1"), entities=True, by_source=False)
     assert made.make([0, 2]) == {"type": [], "text": [], "mentions": [], "documents": []}

@@ -21,7 +21,16 @@ DOCUMENT = "Head. Ann Lee met ANN  LEE in Łódź; Łódź is a city. İstanbul 
 
 def passage(start: int = 6, text: str | None = None) -> Passage:
     text = DOCUMENT[start:] if text is None else text
-    return Passage("d-0", "d", 0, start, start + len(text), text, 9, "")
+    return Passage(
+        passage_id="d-0",
+        doc_id="d",
+        passage_index=0,
+        char_start=start,
+        char_end=start + len(text),
+        text=text,
+        n_tokens=9,
+        source="",
+    )
 
 
 def ok(type_name: str, *mentions: str, score: float = 0.5) -> Reply:
@@ -63,7 +72,18 @@ def test_the_most_likely_occurrence(text, mentions, stands):
 
 
 def test_the_most_likely_occurrence_is_one_of_those_that_the_passage_owns():
-    right = Passage("d-1", "d", 1, 18, len(DOCUMENT), DOCUMENT[18:], 9, "", 36, 0)  # to the end of Łódź; Łódź
+    right = Passage(
+        passage_id="d-1",
+        doc_id="d",
+        passage_index=1,
+        char_start=18,
+        char_end=len(DOCUMENT),
+        text=DOCUMENT[18:],
+        n_tokens=9,
+        source="",
+        overlap_before=36,
+        overlap_after=0,
+    )  # to the end of Łódź; Łódź
     row = tagged(right, [ok("city", "Łódź")], every_occurrence=False)
     assert [entity.start for entity in row.entities] == [36]
 
@@ -75,8 +95,30 @@ def test_offsets_count_characters_of_the_document():
 
 
 def test_an_entity_in_an_overlap_is_given_by_one_of_the_two_passages():
-    left = Passage("d-0", "d", 0, 0, 34, DOCUMENT[:34], 9, "", 0, 16)
-    right = Passage("d-1", "d", 1, 18, len(DOCUMENT), DOCUMENT[18:], 9, "", 16, 0)
+    left = Passage(
+        passage_id="d-0",
+        doc_id="d",
+        passage_index=0,
+        char_start=0,
+        char_end=34,
+        text=DOCUMENT[:34],
+        n_tokens=9,
+        source="",
+        overlap_before=0,
+        overlap_after=16,
+    )
+    right = Passage(
+        passage_id="d-1",
+        doc_id="d",
+        passage_index=1,
+        char_start=18,
+        char_end=len(DOCUMENT),
+        text=DOCUMENT[18:],
+        n_tokens=9,
+        source="",
+        overlap_before=16,
+        overlap_after=0,
+    )
     replies = [ok("city", "Łódź"), ok("person", "ANN LEE", "Ann Lee")]
     found = [
         (passage.passage_id, entity.start)
@@ -169,7 +211,14 @@ def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_
     texts = ["Zoe is slow", "word " * 300, "Kim runs", "Bo naps", "Code 1"]
     passages = [
         Passage(
-            f"d-{number}", "d", number, 1000 * number, 1000 * number + len(text), text, 5, text[:4].lower()
+            passage_id=f"d-{number}",
+            doc_id="d",
+            passage_index=number,
+            char_start=1000 * number,
+            char_end=1000 * number + len(text),
+            text=text,
+            n_tokens=5,
+            source=text[:4].lower(),
         )
         for number, text in enumerate(texts)
     ]

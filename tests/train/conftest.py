@@ -85,7 +85,13 @@ def make_conversation(number: int, split: str = "train") -> Conversation:
     positive = tuple(name for name, mentions in asked if mentions)
     negative = tuple(name for name, mentions in asked if not mentions)
     return Conversation(
-        f"c{number}", f"p{number}", turns(passage, dict(asked)), positive, negative, "", split
+        id=f"c{number}",
+        passage_id=f"p{number}",
+        conversations=turns(passage, dict(asked)),
+        positive_types=positive,
+        negative_types=negative,
+        dataset="",
+        split=split,
     )
 
 

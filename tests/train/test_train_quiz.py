@@ -78,7 +78,15 @@ def test_questions_are_those_of_tag_drawn_by_the_seed_and_fit(tokenizer, convers
     assert draw(most=0).questions == [] and draw(most=0).take(None, CPU) == {}
 
     asked = {"city": ["Rome"], "person": []}
-    supervised = Conversation("c", "p", turns("In Rome.", asked, "gold"), ("city",), ("person",), "gold", "")
+    supervised = Conversation(
+        id="c",
+        passage_id="p",
+        conversations=turns("In Rome.", asked, "gold"),
+        positive_types=("city",),
+        negative_types=("person",),
+        dataset="gold",
+        split="",
+    )
     found = generation_eval.draw([supervised], tokenizer, TYPE, most=9, max_tokens=256, seed=0).questions
     expected = Renderer(tokenizer).prompts("In Rome.", [TYPE.question([name]) for name in asked])
     assert {question.prompt for question in found} == set(expected)
@@ -89,7 +97,15 @@ def test_a_group_s_types_are_scored_and_what_settles_is_not_asked(tokenizer):
     conversation = turns("Ann of Bonn.", {"city": ["Bonn"], "person": [], "food": []}, template=how)
     asked = [turn["value"] for turn in conversation[2::2]]
     assert len(asked) == 3 and asked[2].startswith("Which of these")
-    one = Conversation("c", "p", conversation, (), (), "", "")
+    one = Conversation(
+        id="c",
+        passage_id="p",
+        conversations=conversation,
+        positive_types=(),
+        negative_types=(),
+        dataset="",
+        split="",
+    )
     found = generation_eval.draw([one], tokenizer, how, most=9, max_tokens=512, seed=0).questions
     assert {question.types: dict(question.right) for question in found} == {
         ("city", "person"): {"city": ("Bonn",), "person": ()},

@@ -49,17 +49,17 @@ class Annotator:
             outcome, pairs = judge(answer.text, answer.finish_reason, answer.refusal)
             said, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return Annotation(
-            passage.passage_id,
-            passage.doc_id,
-            passage.text,
-            outcome,
-            said,
-            entities_of(passage.text, pairs, self._every_occurrence),
-            self._replies.teacher.model,
-            tokens_in,
-            tokens_out,
-            self._replies.teacher.usd(tokens_in, tokens_out),
-            answer.attempts,
+            passage_id=passage.passage_id,
+            doc_id=passage.doc_id,
+            text=passage.text,
+            outcome=outcome,
+            reply=said,
+            entities=entities_of(passage.text, pairs, self._every_occurrence),
+            model=self._replies.teacher.model,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            cost_usd=self._replies.teacher.usd(tokens_in, tokens_out),
+            attempts=answer.attempts,
         )
 
 
@@ -73,7 +73,7 @@ def entities_of(text: str, pairs: Sequence[Pair], every_occurrence: bool = True)
             taken = spans
         else:
             taken = [most_likely(spans, chain.from_iterable(located.values()))]
-        found += [Entity(text[start:end], type_name, start, end) for start, end in taken]
+        found += [Entity(text=text[start:end], type=type_name, start=start, end=end) for start, end in taken]
         if not spans:
-            found.append(Entity(mention, type_name, -1, -1))
+            found.append(Entity(text=mention, type=type_name, start=-1, end=-1))
     return tuple(dict.fromkeys(found))

@@ -94,18 +94,18 @@ def converse_about(
     asked = [*positives, *negatives]
     shuffled = [asked[place] for place in random.permutation(len(asked))]
     conversation = Conversation(
-        passage_id,
-        passage_id,
-        turns(
+        id=passage_id,
+        passage_id=passage_id,
+        conversations=turns(
             text,
             {name: mentions.get(name, ()) for name in shuffled},
             dataset if dataset_line else None,
             recipe.template,
         ),
-        tuple(positives),
-        tuple(negatives),
-        dataset,
-        "validation" if in_validation else "train",
+        positive_types=tuple(positives),
+        negative_types=tuple(negatives),
+        dataset=dataset,
+        split="validation" if in_validation else "train",
     )
     times = 1 if in_validation else int(recipe.weight + random.random())
     return [replace(conversation, id=f"{passage_id}#{time}" if time else passage_id) for time in range(times)]

@@ -17,7 +17,14 @@ def questions(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str
     A passage of a file that asks questions itself is asked these, with the answers that the file has.
     """
     return [
-        Question(dataset, passage.id, passage.text, type_name, gold, _spans(passage, type_name))
+        Question(
+            dataset=dataset,
+            passage_id=passage.id,
+            text=passage.text,
+            type=type_name,
+            gold=gold,
+            gold_spans=_spans(passage, type_name),
+        )
         for passage in passages
         for type_name, gold in (_every(passage, types) if passage.asked is None else passage.asked)
     ]
@@ -32,7 +39,7 @@ def _every(passage: GoldPassage, types: Sequence[str]) -> list[tuple[str, tuple[
 
 def _spans(passage: GoldPassage, type_name: str) -> tuple[Span, ...]:
     spans = {(entity.start, entity.end) for entity in passage.entities if entity.type == type_name}
-    return tuple(Span(start, end) for start, end in sorted(spans))
+    return tuple(Span(start=start, end=end) for start, end in sorted(spans))
 
 
 def cut(

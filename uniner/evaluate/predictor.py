@@ -50,15 +50,15 @@ class Predictor:
 
 def _predicted(question: Question, reply: Reply) -> Prediction:
     return Prediction(
-        question.dataset,
-        question.passage_id,
-        question.text,
-        question.type,
-        reply.text,
-        reply.mentions,
-        question.gold,
-        question.gold_spans,
-        reply.outcome,
-        tuple(reply.scores.values()),
-        tuple(Span(start, end) for start, end in reply.spans),
+        dataset=question.dataset,
+        passage_id=question.passage_id,
+        text=question.text,
+        type=question.type,
+        reply=reply.text,
+        predicted=reply.mentions,
+        gold=question.gold,
+        gold_spans=question.gold_spans,
+        outcome=reply.outcome,
+        scores=tuple(reply.scores.values()),
+        spans=tuple(Span(start=start, end=end) for start, end in reply.spans),
     )

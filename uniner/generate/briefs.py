@@ -103,7 +103,9 @@ class Briefs:
         # The number makes each request another one, so that none is answered with another one's reply.
         points = {"Domain": domain, **aspects, "Length": f"about {words} words", "Brief number": str(number)}
         text = "\n".join(f"{name}: {value}" for name, value in points.items())
-        return Brief(f"{source_of(domain)}-{number:07d}", source_of(domain), words, text)
+        return Brief(
+            doc_id=f"{source_of(domain)}-{number:07d}", source=source_of(domain), words=words, text=text
+        )
 
 
 def _drawn(key: str, count: int) -> int:

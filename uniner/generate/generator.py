@@ -34,17 +34,17 @@ class Generator:
             outcome, text = judge(answer.text, answer.finish_reason, answer.refusal, brief.words)
             said, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return GeneratedPassage(
-            brief.doc_id,
-            brief.source,
-            text,
-            outcome,
-            said,
-            brief.text,
-            self._replies.teacher.model,
-            tokens_in,
-            tokens_out,
-            self._replies.teacher.usd(tokens_in, tokens_out),
-            answer.attempts,
+            doc_id=brief.doc_id,
+            source=brief.source,
+            text=text,
+            outcome=outcome,
+            reply=said,
+            brief=brief.text,
+            model=self._replies.teacher.model,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            cost_usd=self._replies.teacher.usd(tokens_in, tokens_out),
+            attempts=answer.attempts,
         )
 
 

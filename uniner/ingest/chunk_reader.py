@@ -170,14 +170,14 @@ def _passages(
     for piece in pieces:
         if chosen.has(piece.start):
             yield Passage(
-                f"{place}-{piece.index:09d}",
-                document.id or place,
-                piece.index,
-                piece.start,
-                piece.end,
-                document.text[piece.start : piece.end],
-                piece.n_tokens,
-                document.source,
-                piece.overlap_before,
-                piece.overlap_after,
+                passage_id=f"{place}-{piece.index:09d}",
+                doc_id=document.id or place,
+                passage_index=piece.index,
+                char_start=piece.start,
+                char_end=piece.end,
+                text=document.text[piece.start : piece.end],
+                n_tokens=piece.n_tokens,
+                source=document.source,
+                overlap_before=piece.overlap_before,
+                overlap_after=piece.overlap_after,
             )

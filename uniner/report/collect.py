@@ -168,7 +168,16 @@ def inside(tagged: TaggedPassage) -> tuple[TaggedEntity, ...]:
     for entity in sorted(located, key=lambda entity: (entity.start, -entity.end)):
         start, end = entity.start - tagged.char_start, entity.end - tagged.char_start
         if not chosen or start >= chosen[-1].end:
-            chosen.append(TaggedEntity(entity.text, entity.type, start, end, entity.score, entity.grounding))
+            chosen.append(
+                TaggedEntity(
+                    text=entity.text,
+                    type=entity.type,
+                    start=start,
+                    end=end,
+                    score=entity.score,
+                    grounding=entity.grounding,
+                )
+            )
     return tuple(chosen)
 
 

@@ -31,12 +31,24 @@ def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -
             spans, grounding = located[mention]
             if not spans:
                 key = (-1, -1, reply.type, mention)
-                found.setdefault(key, TaggedEntity(mention, reply.type, -1, -1, score, grounding))
+                found.setdefault(
+                    key,
+                    TaggedEntity(
+                        text=mention, type=reply.type, start=-1, end=-1, score=score, grounding=grounding
+                    ),
+                )
             # What stands in an overlap, and is the neighbour's, the neighbour gives.
             own = [span for span in spans if owns(passage, *(passage.char_start + place for place in span))]
             for start, end in own if every_occurrence or not own else [most_likely(own, everywhere)]:
                 here, there = passage.char_start + start, passage.char_start + end
-                entity = TaggedEntity(passage.text[start:end], reply.type, here, there, score, grounding)
+                entity = TaggedEntity(
+                    text=passage.text[start:end],
+                    type=reply.type,
+                    start=here,
+                    end=there,
+                    score=score,
+                    grounding=grounding,
+                )
                 standing = found.setdefault((here, there, reply.type, ""), entity)
                 if standing.score < score:
                     found[here, there, reply.type, ""] = entity

@@ -46,11 +46,19 @@ class TextTagger:
         """Cut a text as ingest does, and tag its passages; none of a blank one."""
         passages = [
             Passage(
-                str(piece.index), "", piece.index, piece.start, piece.end, text[piece.start : piece.end],
-                piece.n_tokens, "", piece.overlap_before, piece.overlap_after,
+                passage_id=str(piece.index),
+                doc_id="",
+                passage_index=piece.index,
+                char_start=piece.start,
+                char_end=piece.end,
+                text=text[piece.start : piece.end],
+                n_tokens=piece.n_tokens,
+                source="",
+                overlap_before=piece.overlap_before,
+                overlap_after=piece.overlap_after,
             )
             for piece in cut(text, self._engine.tokenizer, self._max_tokens)
-        ]  # fmt: skip
+        ]
         tagger = Tagger(self._asker, types, self._every_occurrence, self._rules)
         done = await tagger(Chunk("text", to_table(passages, PASSAGE)))
         return list(from_table(done.table, TaggedPassage))
@@ -84,7 +92,9 @@ def show(text: str, passages: Sequence[TaggedPassage], console: Console) -> None
 def example_of(text: str, passages: Sequence[TaggedPassage]) -> Example:
     """Return a text with the entities of its passages, the longer of two that overlap."""
     entities = tuple(entity for passage in passages for entity in passage.entities)
-    whole = TaggedPassage("", "", 0, entities, "ok", ())
+    whole = TaggedPassage(
+        doc_id="", passage_id="", char_start=0, entities=entities, outcome="ok", failed_types=()
+    )
     return Example(text, "", inside(whole))
 
 
