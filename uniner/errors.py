@@ -10,7 +10,3 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The job was stopped on purpose (a signal, a limit); the same command goes on. Exit code 3."""
-
-
-class Planned(Exception):
-    """The job was asked only what it would do, and has said it. Exit code 0."""
