@@ -138,7 +138,7 @@ def ask(document: MadeUpDocument, random: Random) -> dict[str, list[str]]:
 
 
 def language(document: MadeUpDocument, renderer: Renderer, random: Random) -> TokenSequence:
-    """Ask one question, then for the document itself, then the other questions; all tokens carry loss."""
+    """Ask one question, then to repeat the text, then the other questions; all tokens carry loss."""
     conversation = turns(document.text, ask(document, random))
     repeat = ({"from": "human", "value": "Repeat the text."}, {"from": "gpt", "value": document.text})
     head, questions = renderer.blocks((*conversation[:4], *repeat, *conversation[4:]))

@@ -19,7 +19,7 @@ import ray
 import ray.data
 
 from uniner.errors import Stopped, UserError
-from uniner.progress import Progress, Spent, say
+from uniner.progress import Progress, StageCost, say
 from uniner.runtime.chunk_actor import Actor, Worker
 from uniner.runtime.connection import exception_in, user_error_in
 from uniner.runtime.crash_log import forget_tries
@@ -85,15 +85,15 @@ def run_stage(
     # The largest first: what is left for the end, when actors run out of work one by one, is short.
     sizes = chunks if others else {chunk["key"]: chunk["bytes"] for chunk in listed}
     todo = sorted(chunks.keys() - standing, key=lambda key: (-sizes[key], key))
-    spent = Spent(sum(chunks.values()), pool.gpus / pool.chunks_in_flight if pool else 0)
+    cost = StageCost(sum(chunks.values()), pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, sum(chunks.values()), unit) as progress:
         for summary in summaries:
-            spent.add(summary.rows, summary.seconds, summary.figures, now=False)
-        progress.stood(sum(summary.rows for summary in summaries))
+            cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
+        progress.skip(sum(summary.rows for summary in summaries))
         for summary in stream(folder, todo, read, pool):
             summaries.append(summary)
-            spent.add(summary.rows, summary.seconds, summary.figures)
-            progress.add(summary.rows, note=spent.note())
+            cost.add(summary.rows, summary.seconds, summary.figures)
+            progress.add(summary.rows, note=cost.note())
     if pool and pool.poison_tries:
         forget_tries(folder)
     require_good(name, summaries, max_bad_share, folder)
