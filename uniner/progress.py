@@ -30,7 +30,7 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """Count a stage's rows. Where the total is unknown, `add` estimates it from the share of the work done."""
+    """Counts a stage's rows. An unknown total is estimated from the share of the work done."""
 
     def __init__(self, stage: str, total: int | None, unit: str = "rows"):
         self._stage, self._unit = stage, unit
