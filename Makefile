@@ -1,21 +1,27 @@
-# make quickstart: the main job, end to end.   make test: the tests.   make check: lint, format, types.
-# make bench-data: how fast ingest and annotate are, against limits and peers (which it installs apart).
-# make bench-tag: how fast tag asks its engine against plain vLLM and ray.data.llm, and how well it schedules.
-# make bench-evaluate: how fast predictions are scored on one core, and that memory does not grow with them.
-# make bench-train: how fast training goes through conversations against the released way.
-# Each sets .venv up first if need be.
+# make quickstart      run all stages on the corpus that ships
+# make test            run the tests; make test-slow runs those marked slow
+# make check           lint, check the format and the types; make format mends format and lint
+# make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
+# make bench-tag       speed of tag's engine beside plain vLLM and ray.data.llm, and its scheduling
+# make bench-evaluate  speed and memory of scoring predictions on one core
+# make bench-train     training speed beside the released code's way
+# Each sets up .venv first where it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench-data bench-tag bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow bench-data bench-tag bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
 
-# Two processes, for much of a test's time goes by while Ray or vLLM starts.
+# Two processes: much of a test's time is waiting for Ray or vLLM to start.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
+# pytest exits with 5 where no test is marked slow.
+test-slow: setup
+	$(BIN)/python -m pytest -m slow || test $$? -eq 5
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data
@@ -41,9 +47,9 @@ format: setup
 
 setup: .venv/.ready
 
-# torch first: its CPU build is not in the default registry, so it is taken from where pip is configured
-# to find it, else from PyTorch's own index. --no-deps: the list is complete, and what the resolver would
-# add (torchvision's CUDA build, through vllm) breaks `import transformers`.
+# torch first: its CPU build is not in the default registry, so pip looks in the configured index, then in
+# PyTorch's own. --no-deps: the list is complete, and the resolver would add torchvision's CUDA build
+# (through vllm), which breaks `import transformers`.
 TORCH = $(shell grep '^torch==' requirements/cpu.txt)
 .venv/.ready: requirements/cpu.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

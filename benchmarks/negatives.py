@@ -34,7 +34,7 @@ from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
 from uniner.metrics.protocols import Answer
-from uniner.quickstart.corpus import Document, documents
+from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
@@ -140,7 +140,7 @@ def _zipf(count: int) -> list[int]:
     return [round(count * share / sum(shares)) for share in shares]
 
 
-def _lay_out(root: Path, corpus: list[Document], held_out_count: int) -> list[str]:
+def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> list[str]:
     """Write the corpus. Returns the config and the words that all runs share."""
     folder = Folder(str(root / "corpus"))
     held_out = _documents([-(-held_out_count // len(DOMAINS))] * len(DOMAINS), "heldout")
@@ -159,7 +159,7 @@ def _lay_out(root: Path, corpus: list[Document], held_out_count: int) -> list[st
     ]
 
 
-def _documents(counts: Sequence[int], split: str) -> list[Document]:
+def _documents(counts: Sequence[int], split: str) -> list[MadeUpDocument]:
     """Return so many documents of each domain; held-out ones are short, for they are asked whole."""
     longest = LONGEST_HELD_OUT if split == "heldout" else sys.maxsize
     chosen = []

@@ -95,6 +95,45 @@ def tokenizer(base):
     return load_tokenizer(base)
 
 
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """Return a function that trains a byte-level tokenizer; the last special token ends a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(texts, vocabulary, special=("</s>",), **settings):
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=list(special), initial_alphabet=alphabet
+        )
+        bpe.train_from_iterator(texts, trainer)
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=special[-1], **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_llama():
+    """Return a function that makes a tiny Llama of random weights, by default of a size that vLLM runs."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(tokenizer, seed=0, **changes):
+        settings = {
+            "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id, **changes,
+        }  # fmt: skip
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**settings))
+
+    return make
+
+
 @pytest.fixture
 def shared_data():
     """Return a function that returns a folder of real data, where they are at hand."""

@@ -1,12 +1,12 @@
-"""The ways a job ends other than done or by a defect of ours."""
+"""How a job can end besides success and a bug."""
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line: what, where, what to do.
+    """An error that the user can mend. The message is one line: what failed, where, what to do.
 
-    Raised before Ray starts it ends the job with exit code 2, later with 1.
+    It ends the job with exit code 2 before Ray starts, and with 1 afterwards.
     """
 
 
 class Stopped(Exception):
-    """The job was stopped on purpose (a signal, a limit); the same command goes on. Exit code 3."""
+    """A stop on purpose (a signal, the budget). The same command resumes. Exit code 3."""

@@ -1,6 +1,6 @@
-"""Progress of a stage: one live line in a terminal, one plain line every 10 s in a job's log.
+"""Progress of a stage: a live line in a terminal, a plain line every 10 s in a job's log.
 
-Both show rows done, rate and time left.
+Both show rows done, rate, time left and a note such as the cost.
 """
 
 import logging
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 LOG_SECONDS = 10.0
 VERBOSE = "UNINER_VERBOSE"
+"""Environment variable: with 1, Ray's and vLLM's own logs are shown."""
 log = logging.getLogger(__name__)
 
 
@@ -42,12 +43,17 @@ def is_verbose() -> bool:
     return os.environ.get(VERBOSE, "") not in ("", "0")
 
 
+def say(line: str) -> None:
+    """Log a line."""
+    log.info(line)
+
+
 class Progress:
-    """Counts rows; `total` may be None at first and be told by and by as a share of the work."""
+    """Counts a stage's rows. An unknown total is estimated from the share of the work done."""
 
     def __init__(self, stage: str, total: int | None, unit: str = "rows"):
         self._stage, self._unit = stage, unit
-        self._rows, self._before, self._total, self._note = 0, 0, total, ""
+        self._rows, self._skipped, self._total, self._note = 0, 0, total, ""
         self._start = time.monotonic()
         self._bar = tqdm(total=total, desc=stage, unit=f" {unit}", file=sys.stderr, leave=False, disable=None)
         self._ended = threading.Event()
@@ -66,10 +72,10 @@ class Progress:
             self._log.join()
         self._bar.close()
 
-    def stood(self, rows: int) -> None:
-        """Count rows that an earlier run did: they tell nothing of this one's rate."""
+    def skip(self, rows: int) -> None:
+        """Count rows of an earlier run, which do not count for the rate."""
         self._rows += rows
-        self._before += rows
+        self._skipped += rows
         if not self._bar.disable:
             self._bar.initial += rows
             self._bar.last_print_n += rows
@@ -77,7 +83,7 @@ class Progress:
             self._bar.refresh()
 
     def add(self, rows: int, share: float | None = None, note: str = "") -> None:
-        """Count rows; share, where known, is how much of all the work is done, 0 to 1."""
+        """Count rows of this run. share: how much of all the work is done, 0 to 1, if known."""
         self._rows += rows
         self._note = note
         if share:
@@ -88,18 +94,18 @@ class Progress:
         self._bar.update(rows)
 
     def line(self) -> str:
-        """Return the plain line."""
+        """Return the line for a job's log."""
         elapsed = time.monotonic() - self._start
         return tqdm.format_meter(
             self._rows,
             self._total,  # type: ignore[arg-type]  # tqdm takes None for an unknown total
             elapsed,
-            initial=self._before,
+            initial=self._skipped,
             prefix=self._stage,
             unit=f" {self._unit}",
             postfix=self._note,
             bar_format="{desc}: {n_fmt}/{total_fmt}" + f" {self._unit}"
-            ", {rate_fmt}, {elapsed} gone, {remaining} left{postfix}",
+            ", {rate_fmt}, {elapsed} elapsed, {remaining} left{postfix}",
         )
 
     def _log_lines(self) -> None:
@@ -107,10 +113,10 @@ class Progress:
             log.info(self.line())
 
 
-class Spent:
-    """What a stage's chunks took, added up, and what all `total` rows will where the rest is like them.
+class StageCost:
+    """Tokens, GPU-hours and dollars of a stage's chunks so far, extrapolated to all `total` rows.
 
-    gpus: of an actor, over the chunks that it works on at once: a chunk's second is so much of a GPU's.
+    gpus: GPUs of an actor divided by the chunks that it works on at once, so GPU-seconds a chunk-second.
     """
 
     def __init__(self, total: int, gpus: float = 0):
@@ -118,16 +124,16 @@ class Spent:
         self._rows, self._usd, self._gpu_hours, self._tokens = 0, 0.0, 0.0, 0.0
         self._start = time.monotonic()
 
-    def add(self, rows: int, seconds: float, figures: Mapping[str, float], now: bool = True) -> None:
-        """Add a chunk; one that stood before this run began does not count for the rate of tokens."""
+    def add(self, rows: int, seconds: float, figures: Mapping[str, float], earlier: bool = False) -> None:
+        """Add a chunk. A chunk of an earlier run does not count for the token rate."""
         self._rows += rows
         self._usd += figures.get("cost_usd", 0)
         self._gpu_hours += seconds * self._gpus / 3600
-        if now:
+        if not earlier:
             self._tokens += figures.get("prompt_tokens", 0) + figures.get("answer_tokens", 0)
 
     def note(self) -> str:
-        """Say it in a few words."""
+        """Return the cost in words, such as "1,204 tokens/s, 1.0 of about 4.0 GPU-hours"."""
         share = self._total / self._rows if self._rows else 0
         parts = []
         if self._tokens:

@@ -35,39 +35,15 @@ ENGINE = {"dtype": "float32", "gpus": 0, "block_size": 32, "max_num_seqs": 16, "
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(make_tokenizer, make_llama, tmp_path_factory):
     """A folder with a tiny random Llama whose tokenizer has a chat template."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    prompt = published("type").user
-    special = ["<|start|>", "<|end|>"]
-    bpe.train_from_iterator(
-        [SYSTEM, prompt, *TEXTS],
-        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
+    texts = [SYSTEM, published("type").user, *TEXTS]
+    tokenizer = make_tokenizer(texts, 500, ("<|start|>", "<|end|>"), pad_token="<|end|>")
     tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(2)
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            initializer_range=0.3,  # far apart enough that no two tokens are as good as equal
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    )
+    # initializer_range: far apart enough that no two tokens are as good as equal
+    llama = make_llama(tokenizer, seed=2, initializer_range=0.3)
     with torch.no_grad():
         llama.lm_head.weight[tokenizer.eos_token_id] *= 2  # some replies end by themselves, some are cut
     folder = tmp_path_factory.mktemp("teacher")

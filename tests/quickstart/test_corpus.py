@@ -1,4 +1,4 @@
-"""The quickstart corpus: sizes, exact offsets, splits that share no name, a teacher as flawed as it says."""
+"""The quickstart corpus: sizes, exact offsets, splits that share no name, the teacher's flaw rates."""
 
 import ast
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 
 from uniner.quickstart import replies
 from uniner.quickstart.base_domains import BASE_DOMAINS
-from uniner.quickstart.corpus import Document, Mention, documents, slots_of, types_of
+from uniner.quickstart.corpus import MadeUpDocument, Mention, documents, slots_of, types_of
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.names import SHAPES, SPLITS, name
 from uniner.quickstart.replies import reply
@@ -21,7 +21,7 @@ def frames_of(domains) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def train() -> list[Document]:
+def train() -> list[MadeUpDocument]:
     return list(documents(DOMAINS, 1200, seed=3, split="train"))
 
 
@@ -57,7 +57,7 @@ def test_slots_are_types_that_have_names():
     assert set(types_of(DOMAINS)) == set(SHAPES)
 
 
-def test_the_base_is_another_world():
+def test_the_base_shares_few_types_and_no_frame():
     assert len(set(types_of(DOMAINS)) & set(types_of(BASE_DOMAINS))) <= 6
     assert not set(frames_of(DOMAINS)) & set(frames_of(BASE_DOMAINS))
     assert not {domain.name for domain in DOMAINS} & {domain.name for domain in BASE_DOMAINS}
@@ -74,7 +74,7 @@ def test_no_name_is_in_two_splits():
 
 def test_no_invented_word_is_in_two_splits():
     random = Random(2)
-    # The first word of these is wholly invented: the split must hold for the word, not for the name only.
+    # The first word of these names is invented: the split holds for the word too, not for the name alone.
     drawn = {
         split: {name(type, random, split).split()[0] for type in ("team", "hotel", "law") for _ in range(500)}
         for split in ("train", "heldout")
@@ -87,14 +87,17 @@ def test_names_are_many_and_short():
     for type in ("person", "company", "city", "drug", "gene", "software"):
         names = [name(type, random, "heldout") for _ in range(300)]
         assert len(set(names)) > 250, type
-        assert sum(len(one) <= 20 for one in names) > 270, type
-        assert all(one.isascii() and one == one.strip() and len(one.split()) <= 3 for one in names), type
+        assert sum(len(candidate) <= 20 for candidate in names) > 270, type
+        assert all(
+            candidate.isascii() and candidate == candidate.strip() and len(candidate.split()) <= 3
+            for candidate in names
+        ), type
 
 
 def test_unknown_types_and_splits_are_refused():
     with pytest.raises(KeyError):
         name("no such type", Random(1), "train")
-    with pytest.raises(ValueError, match="no such split"):
+    with pytest.raises(ValueError, match="split must be one of train, heldout, base, not 'test'"):
         name("person", Random(1), "test")
 
 
@@ -115,7 +118,7 @@ def test_a_name_has_one_type_in_a_document(train):
         assert len({text for text, _ in pairs}) == len(pairs)
 
 
-def test_every_type_is_met(train):
+def test_every_type_occurs(train):
     assert {mention.type for document in train for mention in document.mentions} == set(types_of(DOMAINS))
 
 
@@ -123,10 +126,12 @@ def test_base_documents_can_be_written():
     base = list(documents(BASE_DOMAINS, 400, seed=3, split="base"))
     assert {mention.type for document in base for mention in document.mentions} == set(types_of(BASE_DOMAINS))
     for document in base:
-        assert all(document.text[one.start : one.end] == one.text for one in document.mentions)
+        assert all(
+            document.text[mention.start : mention.end] == mention.text for mention in document.mentions
+        )
 
 
-def test_documents_depend_on_their_place_alone(train):
+def test_documents_depend_on_seed_and_number_alone(train):
     assert list(documents(DOMAINS, 50, seed=3, split="train")) == train[:50]
     assert list(documents(DOMAINS, 50, seed=4, split="train")) != train[:50]
 
@@ -141,7 +146,9 @@ def test_some_documents_are_long_and_some_have_paragraphs(train):
     lengths = [document.text.count(".") for document in train]
     assert 0.01 < sum(length >= 12 for length in lengths) / len(train) < 0.08
     assert 0.1 < sum("\n\n" in document.text for document in train) / len(train) < 0.4
-    assert any(len(document.mentions) > len({one.text for one in document.mentions}) for document in train)
+    assert any(
+        len(document.mentions) > len({mention.text for mention in document.mentions}) for document in train
+    )
 
 
 MENTIONS = (

@@ -42,45 +42,17 @@ def pieces(document: str) -> list[tuple[int, int]]:
     return [(0, cut), (cut, len(document))]
 
 
-def make_tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        [*LINES, SYSTEM, *(TYPE.question([name]) for name in KNOWN)],
-        trainers.BpeTrainer(vocab_size=400, special_tokens=["</s>"], initial_alphabet=alphabet),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(make_tokenizer, make_llama, tmp_path_factory):
     """A folder with a tiny Llama that has learnt, in seconds, to give every type its one answer."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more
-    tokenizer = make_tokenizer()
+    texts = [*LINES, SYSTEM, *(TYPE.question([name]) for name in KNOWN)]
+    tokenizer = make_tokenizer(texts, 400, pad_token="</s>")
     renderer = Renderer(tokenizer)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=renderer.eos,
-        pad_token_id=renderer.eos,
-    )
-    llama = LlamaForCausalLM(config)
+    llama = make_llama(tokenizer, max_position_embeddings=1024, tie_word_embeddings=True)
     optimizer = torch.optim.AdamW(llama.parameters(), lr=4e-3)
     texts = [text[start:end] for text in list(DOCUMENTS.values())[:2] for start, end in pieces(text)]
     rows = [

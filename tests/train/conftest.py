@@ -1,4 +1,4 @@
-"""A tiny Llama with a byte-level tokenizer, made on the spot, and conversations to train it on."""
+"""A tiny base model, and conversations to train it on."""
 
 import json
 from pathlib import Path
@@ -17,62 +17,46 @@ from uniner.train.prepare import Order
 NAMES = ["Berlin", "Ada Lovelace", 'a "quoted" name', "Zürich", "Nairobi", "Grace [Hopper]"]
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bare = Tokenizer(models.BPE())
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    bare.train_from_iterator(["USER: What describes a city in the text? ASSISTANT:"] * 3, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bare,
-        bos_token="<s>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def make_llama(tokenizer, **changes):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    settings = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,  # vLLM on CPU knows no smaller one
-        "max_position_embeddings": 512,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        **changes,
-    }
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**settings))
+# Query heads that share keys. head_dim: vLLM on CPU runs no smaller one.
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
 
 
 @pytest.fixture(scope="session")
-def base(tokenizer, tmp_path_factory) -> Path:
+def tokenizer(make_tokenizer):
+    texts = ["USER: What describes a city in the text? ASSISTANT:"] * 3
+    special = ("<s>", "</s>")
+    return make_tokenizer(texts, 300, special, bos_token="<s>", clean_up_tokenization_spaces=False)
+
+
+@pytest.fixture(scope="session")
+def save_llama(tokenizer, make_llama, tmp_path_factory):
+    """Return a function that makes a base model and returns its folder."""
+
+    def save(**changes) -> Path:
+        folder = tmp_path_factory.mktemp("base")
+        make_llama(tokenizer, **SIZES, **changes).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def base(save_llama) -> Path:
     """A base model's folder."""
-    folder = tmp_path_factory.mktemp("base")
-    make_llama(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_llama()
 
 
 @pytest.fixture(scope="session")
-def tied_base(tokenizer, tmp_path_factory) -> Path:
+def tied_base(save_llama) -> Path:
     """A base model whose output layer is its embedding."""
-    folder = tmp_path_factory.mktemp("tied-base")
-    make_llama(tokenizer, tie_word_embeddings=True).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_llama(tie_word_embeddings=True)
 
 
 def make_conversation(number: int, split: str = "train") -> Conversation:

@@ -194,7 +194,7 @@ def _read_parts(folder: Folder, parts: list[Part], read: chunk_pipeline.Read) ->
     summaries, items = _standing(folder, parts)
     all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
-        progress.stood(sum(summary.rows for summary in summaries))
+        progress.skip(sum(summary.rows for summary in summaries))
         done = sum(summary.figures["bytes_in"] for summary in summaries)
         for summary in chunk_pipeline.stream(folder, items, read):
             summaries.append(summary)

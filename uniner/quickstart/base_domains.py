@@ -1,8 +1,8 @@
-"""The settings that the nano base model is pretrained on: other places and almost only other types.
+"""The domains for pretraining the nano base model: other frames and almost only other types.
 
-The base must learn the task in general (find what the context calls for and copy it), not the types
-of the quickstart, so few types and no frame are shared with `domains.py`; the names are of the
-split "base".
+The base must learn the task in general (find the mention that the context asks for and copy it), not the
+types of the quickstart. So `domains.py` shares no frame and few types, and the names come from the split
+"base".
 """
 
 from uniner.quickstart.domains import Domain

@@ -1,7 +1,7 @@
-"""Write documents with exact mentions from the frames of the domains and the made-up names.
+"""Write documents with exact mentions from the domains' frames and made-up names.
 
-The same arguments give the same documents on every machine: each document has a random generator
-of its own, seeded by its place, so the first hundred of a thousand are the hundred of a hundred.
+The same arguments give the same documents on every machine. Each document has its own random generator,
+seeded by its number: the first 100 of 1,000 documents equal the 100 of 100.
 """
 
 import re
@@ -14,11 +14,11 @@ from uniner.quickstart.domains import Domain
 from uniner.quickstart.names import name
 
 Naming = Callable[[str, Random, str], str]
-"""Makes a name of a type, for a split."""
+"""Makes a name: (type, random, split) -> name."""
 
 SLOT = re.compile(r"\{([^{}]+)\}")
 
-# Long documents are there so that cutting into passages has something to cut.
+# Long documents give the cutting into passages something to cut.
 LONG_SHARE = 0.04
 LONG_SENTENCES = (12, 25)
 
@@ -31,7 +31,7 @@ SEPARATOR_WEIGHTS = (0.9, 0.06, 0.04)
 
 @dataclass(frozen=True)
 class Mention:
-    """One entity in a text: text[start:end] of its document, in characters."""
+    """An entity in a document: text[start:end], in characters."""
 
     start: int
     end: int
@@ -40,8 +40,8 @@ class Mention:
 
 
 @dataclass(frozen=True)
-class Document:
-    """One text of one domain (`source`), its mentions in order of appearance."""
+class MadeUpDocument:
+    """A text of one domain (`source`) with its mentions in order of appearance."""
 
     doc_id: str
     text: str
@@ -50,12 +50,12 @@ class Document:
 
 
 def slots_of(frame: str) -> tuple[str, ...]:
-    """The entity types of a frame's slots, in order."""
+    """Return the entity types of a frame's slots, in order."""
     return tuple(SLOT.findall(frame))
 
 
 def types_of(domains: Sequence[Domain]) -> tuple[str, ...]:
-    """All entity types that occur in the frames, sorted."""
+    """Return all entity types in the frames, sorted."""
     return tuple(sorted({type for domain in domains for frame in domain.frames for type in slots_of(frame)}))
 
 
@@ -66,21 +66,23 @@ def documents(
     split: str,
     sentences: tuple[int, int] = (2, 5),
     naming: Naming = name,
-) -> Iterator[Document]:
-    """`count` documents whose names are all of one split, the domains in turn; `sentences` is inclusive."""
+) -> Iterator[MadeUpDocument]:
+    """Yield `count` documents with names of one split, from each domain in turn.
+
+    sentences: fewest and most sentences a document, both included.
+    """
     for number in range(count):
         domain = domains[number % len(domains)]
         random = Random(f"{seed}/{split}/{domain.name}/{number}")
         low, high = LONG_SENTENCES if random.random() < LONG_SHARE else sentences
         text, mentions = _write(domain, random.randint(low, high), random, split, naming)
         doc_id = f"{domain.name.replace(' ', '-')}-{split}-{number:05d}"
-        yield Document(doc_id, text, domain.name, mentions)
+        yield MadeUpDocument(doc_id, text, domain.name, mentions)
 
 
 def _write(
     domain: Domain, sentences: int, random: Random, split: str, naming: Naming
 ) -> tuple[str, tuple[Mention, ...]]:
-    """The text and mentions of one document."""
     templates = _templates(domain, sentences, random)
     text = ""
     mentions: list[Mention] = []
@@ -107,7 +109,7 @@ def _write(
 
 
 def _templates(domain: Domain, sentences: int, random: Random) -> list[str]:
-    """Frames, one at least, and a few fillers; no sentence twice before all have been used."""
+    """Draw frames (at least one) and a few fillers; a sentence repeats only after all others were used."""
     templates: list[str] = []
     unused: dict[tuple[str, ...], list[str]] = {}
     for _ in range(sentences):
@@ -128,8 +130,8 @@ def _surface(
     random: Random,
     new: Callable[[], str],
 ) -> str:
-    """A name for one slot: sometimes one that the document has had, never the same twice in a sentence."""
-    of_type = [known for known, its_type in type_by_name.items() if its_type == type]
+    """Name a slot: sometimes an earlier name of the document, never a name twice in a sentence."""
+    of_type = [known for known, known_type in type_by_name.items() if known_type == type]
     earlier = [known for known in of_type if known not in in_sentence]
     repeat = bool(earlier) and random.random() < REPEAT_SHARE
     follows_article = before.lower().endswith("the ")
@@ -138,7 +140,7 @@ def _surface(
         repeat = False
         if surface in in_sentence or type_by_name.get(surface, type) != type:
             continue
-        # "the The Hollow Door" is no English.
+        # Avoid "the The Hollow Door".
         if follows_article and surface.startswith("The "):
             continue
         return surface

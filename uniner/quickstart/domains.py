@@ -1,7 +1,7 @@
 """The domains of the quickstart corpus: sentence frames with typed slots, and sentences without entities.
 
-All of it was written for this project. A frame is short and plain, and the words around a slot say what
-belongs there, so that a nano model can learn the types from context.
+All sentences were written for this project. A frame is short, and the words around a slot tell its type, so
+that a nano model can learn the types from context.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Domain:
-    """One kind of text: frames whose slots in braces name entity types, and fillers without any entity."""
+    """A kind of text: frames with entity types in braces, and fillers without entities."""
 
     name: str
     frames: tuple[str, ...]

@@ -1,14 +1,14 @@
 """Make the nano base model that ships in `base/`: python -m uniner.quickstart.make_base [FOLDER [TOKENS]].
 
-A Llama of 1 M parameters learns from nothing to answer in the format: sentences of the base domains with
-made-up names, asked for types that are in the text and types that are not. First it is also asked to repeat
-the text and everything carries loss (language, and copying, which it else learns late); then the answers
-alone do (the task). It sees no name and no frame of the quickstart's corpus and only six of its types; the
-tokenizer alone knows the words of both worlds, as a real model's knows English.
+A Llama of 1 M parameters, trained from random weights, learns to answer in the format: sentences of the base
+domains with made-up names, questions for types in the text and for absent types. In the first phase it also
+repeats the text and all tokens carry loss: it learns language, and copying, which it otherwise learns late.
+Then the answers alone carry loss. It sees no name and no frame of the quickstart's corpus and only six of its
+types. The tokenizer knows the words of both corpora, as a real model's knows English.
 
-Most texts are asked all questions at once, each blind to the others: as in tagging, at a price of ten tokens
-a question. The rest is asked as in training, one question after the other. The base that ships took 20 M
-tokens, 34 minutes on one core; 99 % of the answers' tokens in its own world are then right.
+Most texts are asked all questions at once, each hidden from the others, as in tagging; a question then costs
+ten tokens. The rest are conversations, as in training. The base that ships took 20 M tokens, 34 minutes on
+one core; 99 % of its answers' tokens are then right on the base domains.
 """
 
 import copy
@@ -25,13 +25,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from uniner.quickstart.base_domains import BASE_DOMAINS
-from uniner.quickstart.corpus import Document, Naming, documents, types_of
+from uniner.quickstart.corpus import MadeUpDocument, Naming, documents, types_of
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.names import BASE_SHAPES, name
 from uniner.templates import READ, SYSTEM, Renderer, turns
 
 VOCABULARY = 2560
-# The words around every passage and type, a token each: half of what would else be computed.
+# The words around each passage and type are a token each, which halves the tokens to compute.
 PHRASES = (
     f"{SYSTEM} USER: Text: ",
     f" ASSISTANT: {READ}",
@@ -42,16 +42,16 @@ TYPES = types_of(BASE_DOMAINS)
 TOKENS, LANGUAGE_TOKENS = 20_000_000, 2_000_000
 DOCUMENTS_PER_STEP, POOL, MOST_TOKENS, ROUND_TO = 12, 1_500, 640, 64
 CONVERSATION_SHARE = 0.25
-ANY_TOKENS_SHARE = 0.5  # of the names
+ANY_TOKENS_SHARE = 0.5  # share of names made of any tokens
 ABSENT_PER_PRESENT = 2
 PEAK_RATE, LOWEST_SHARE, WARMUP_STEPS = 2.0e-3, 0.03, 200
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """A text and its questions as token ids, all of length n.
+class TokenSequence:
+    """A text and its questions as token ids; all lists have length n.
 
-    group: 0 is what all later tokens see, any other number what only later tokens of that number see.
+    group: later tokens of all groups see tokens of group 0; of other groups only tokens of the same group.
     """
 
     ids: list[int]
@@ -61,17 +61,17 @@ class Sequence:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on texts of both worlds.
+    """Train a byte-level BPE on texts of both corpora.
 
-    Blanks are tokens of their own: a name then has the same ids in a sentence and behind an answer's
-    quotation mark, so that a nano model can copy it. With the usual blank-and-word tokens it copied all but
-    the first token (28 % of the answers right after 16 M tokens).
+    A blank is a token of its own: a name then has the same ids in a sentence and after an answer's quotation
+    mark, so that a nano model can copy it. With the usual tokens of blank and word it copied all but the
+    first token (28 % of the answers were right after 16 M tokens).
     """
-    worlds = (documents(BASE_DOMAINS, 4_000, 1, "base"), documents(DOMAINS, 4_000, 1, "train"))
+    corpora = (documents(BASE_DOMAINS, 4_000, 1, "base"), documents(DOMAINS, 4_000, 1, "train"))
     texts = (
         " ".join([document.text, *(mention.type for mention in document.mentions)])
-        for world in worlds
-        for document in world
+        for corpus in corpora
+        for document in corpus
     )
     tokenizer = Tokenizer(models.BPE())
     blanks = pre_tokenizers.Split(" ", behavior="isolated")
@@ -109,10 +109,10 @@ def make_model() -> LlamaForCausalLM:
 
 
 def make_naming(tokenizer: PreTrainedTokenizerFast) -> Naming:
-    """Return what makes the names: half as ever, half of any tokens.
+    """Return the naming function: half the usual names, half words of random tokens.
 
-    So the model learns to copy every token, and tokens that no base domain has (the words of the
-    quickstart) come to differ: with tied embeddings they would else drift to one place (cosine 0.997).
+    So the model learns to copy every token. Tokens that no base domain has (the quickstart's words) also get
+    distinct embeddings: with tied embeddings they would otherwise drift to one place (cosine 0.997).
     """
     tokens = sorted(token for token in tokenizer.get_vocab() if token.isascii() and token.isalnum())
 
@@ -125,8 +125,8 @@ def make_naming(tokenizer: PreTrainedTokenizerFast) -> Naming:
     return naming
 
 
-def ask(document: Document, random: Random) -> dict[str, list[str]]:
-    """Return the types that a document has and more that it has not, shuffled, each with its mentions."""
+def ask(document: MadeUpDocument, random: Random) -> dict[str, list[str]]:
+    """Return present and absent types with their mentions, shuffled."""
     answers: dict[str, list[str]] = {}
     for mention in document.mentions:
         answers.setdefault(mention.type, []).append(mention.text)
@@ -137,36 +137,36 @@ def ask(document: Document, random: Random) -> dict[str, list[str]]:
     return dict(asked)
 
 
-def language(document: Document, renderer: Renderer, random: Random) -> Sequence:
-    """Ask one question, then to repeat the document, then the others; all tokens carry loss."""
+def language(document: MadeUpDocument, renderer: Renderer, random: Random) -> TokenSequence:
+    """Ask one question, then to repeat the text, then the other questions; all tokens carry loss."""
     conversation = turns(document.text, ask(document, random))
     repeat = ({"from": "human", "value": "Repeat the text."}, {"from": "gpt", "value": document.text})
     head, questions = renderer.blocks((*conversation[:4], *repeat, *conversation[4:]))
     ids = list(sum(questions, head).ids)
-    return Sequence(ids, list(range(len(ids))), [0] * len(ids), [False] + [True] * (len(ids) - 1))
+    return TokenSequence(ids, list(range(len(ids))), [0] * len(ids), [False] + [True] * (len(ids) - 1))
 
 
-def task(document: Document, renderer: Renderer, random: Random) -> Sequence:
-    """Ask all questions, either each blind to the others or as a conversation; the answers carry loss."""
+def task(document: MadeUpDocument, renderer: Renderer, random: Random) -> TokenSequence:
+    """Ask all questions, hidden from each other or as a conversation; the answers carry loss."""
     head, questions = renderer.blocks(turns(document.text, ask(document, random)))
-    blind = random.random() >= CONVERSATION_SHARE
-    sequence = Sequence(list(head.ids), list(range(len(head))), [0] * len(head), list(head.loss))
+    hidden = random.random() >= CONVERSATION_SHARE
+    sequence = TokenSequence(list(head.ids), list(range(len(head))), [0] * len(head), list(head.loss))
     start = len(head)
     for number, question in enumerate(questions, 1):
         sequence.ids.extend(question.ids)
         sequence.loss.extend(question.loss)
         sequence.positions.extend(range(start, start + len(question)))
-        sequence.group.extend([number if blind else 0] * len(question))
-        start += 0 if blind else len(question)
+        sequence.group.extend([number if hidden else 0] * len(question))
+        start += 0 if hidden else len(question)
     return sequence
 
 
 def batches(
     renderer: Renderer, naming: Naming
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield ids, positions, which tokens see which, and which carry loss, for ever.
+    """Yield ids, positions, the attention mask and the loss mask, without end.
 
-    Shapes (rows, n), (rows, n), (rows, 1, n, n), (rows, n). Texts of like length make a batch.
+    Shapes (rows, n), (rows, n), (rows, 1, n, n), (rows, n). A batch has texts of similar length.
     """
     random = Random(2)
     tokens = 0
@@ -185,9 +185,9 @@ def batches(
 
 
 def collate(
-    sequences: list[Sequence],
+    sequences: list[TokenSequence],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lay sequences out as the rows of a batch."""
+    """Pad sequences to the rows of a batch."""
     width = -(-max(len(sequence.ids) for sequence in sequences) // ROUND_TO) * ROUND_TO
 
     def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
@@ -195,15 +195,15 @@ def collate(
 
     group = padded([sequence.group for sequence in sequences], -1)
     same = (group[:, None, :] == 0) | (group[:, None, :] == group[:, :, None])
-    sees = torch.ones(width, width, dtype=torch.bool).tril() & same
+    mask = torch.ones(width, width, dtype=torch.bool).tril() & same
     ids = padded([sequence.ids for sequence in sequences], 0)
     positions = padded([sequence.positions for sequence in sequences], 0)
     loss = padded([[*map(int, sequence.loss)] for sequence in sequences], 0).bool()
-    return ids, positions, sees[:, None], loss
+    return ids, positions, mask[:, None], loss
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Return Muon for the layers' matrices and AdamW for the rest: fewer tokens for the same loss."""
+    """Return Muon for the layers' matrices and AdamW for the rest: fewer tokens to the same loss."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     others = [weight for weight in model.model.layers.parameters() if weight.ndim != 2]
     others += [model.model.embed_tokens.weight, model.model.norm.weight]
@@ -214,9 +214,12 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def rate(done: float, step: int) -> float:
-    """Return the learning rate: a short rise, then a cosine down; done is the share of all tokens."""
-    down = 0.5 * (1 + math.cos(min(1.0, done) * math.pi))
-    return PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (LOWEST_SHARE + (1 - LOWEST_SHARE) * down)
+    """Return the learning rate: a short rise, then a cosine decay.
+
+    done: the share of all tokens.
+    """
+    decay = 0.5 * (1 + math.cos(min(1.0, done) * math.pi))
+    return PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (LOWEST_SHARE + (1 - LOWEST_SHARE) * decay)
 
 
 def main() -> None:
@@ -226,24 +229,24 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer, model = make_tokenizer(), make_model()
-    both = optimizers(model)
+    both_optimizers = optimizers(model)
     compiled = torch.compile(model.model, dynamic=True)
     started, tokens = time.monotonic(), 0
-    for step, (ids, positions, sees, carries) in enumerate(
+    for step, (ids, positions, mask, loss_mask) in enumerate(
         batches(Renderer(tokenizer), make_naming(tokenizer))
     ):
-        tokens += ids.numel()  # with the padding: it is computed too
-        for optimizer in both:
+        tokens += ids.numel()  # padding included: it is computed too
+        for optimizer in both_optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate(tokens / all_tokens, step)
-        chosen = carries[:, 1:]
+        chosen = loss_mask[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = compiled(input_ids=ids, position_ids=positions, attention_mask=sees, use_cache=False)
+            hidden = compiled(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
             logits = model.lm_head(hidden.last_hidden_state[:, :-1][chosen]).float()
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in both:
+        for optimizer in both_optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if step % 100 == 0:

@@ -1,11 +1,10 @@
 """Made-up names for every entity type of the quickstart, in three splits that share no name.
 
-A name is built from invented words (random syllables) or, for titles, dates and amounts, from a
-grammar. Its split follows from a checksum, so it needs no stored list: an invented word is drawn
-again until it belongs to the split asked for, and so is the whole name. Names of "train" and
-"heldout" have shapes typical of their type ("Borvan Systems", "zelutrine"). Names of "base", which
-the nano base model is pretrained on, have any shape for any type, so that the base must find a
-mention by its context and learns to copy whatever string stands there.
+A name consists of invented words (random syllables); titles, dates and amounts follow a grammar. A checksum
+decides the split of a word and of a name: both are drawn again until they belong to the wanted split, so no
+list of names is stored. Names of "train" and "heldout" have shapes typical of their type ("Borvan Systems",
+"zelutrine"). Names of "base", for pretraining the nano base model, have any shape for any type: the base must
+find a mention by its context and learns to copy any string.
 """
 
 import zlib
@@ -18,7 +17,7 @@ SPLITS = ("train", "heldout", "base")
 # Half of all strings are for training, a quarter each for the other two.
 SPLIT_OF_REMAINDER = ("train", "train", "heldout", "base")
 
-# Names are drawn again until one fits its split; a grammar this often without a fit is too small.
+# A grammar that gives no name of the split after this many draws is too small.
 MAXIMUM_DRAWS = 10_000
 
 # Single consonants are listed twice, so that most words stay short.
@@ -53,32 +52,32 @@ MONTHS = (
 
 
 def split_of(string: str) -> str:
-    """The one split that a string belongs to, whatever its capitals: the same on every machine."""
-    # The low bits of a checksum of short strings are uneven, hence the shift.
+    """Return the split of a string, ignoring case; the same on every machine."""
+    # Shifted: the low bits of checksums of short strings are not uniform.
     return SPLIT_OF_REMAINDER[(zlib.crc32(string.lower().encode()) >> 8) % len(SPLIT_OF_REMAINDER)]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One source of random words that all belong to one split."""
+    """A source of random words of one split."""
 
     random: Random
     split: str
 
     def pick(self, options: Sequence[str]) -> str:
-        """One of the options."""
+        """Return one of the options."""
         return self.random.choice(options)
 
     def number(self, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both included."""
+        """Return a whole number from `low` to `high`, both included."""
         return self.random.randint(low, high)
 
     def chance(self, share: float) -> bool:
-        """True in this share of the calls."""
+        """Return True with this probability."""
         return self.random.random() < share
 
     def core(self, syllables: int = 2) -> str:
-        """An invented lower-case word of the split, four letters at least."""
+        """Return an invented lower-case word of the split, of four letters or more."""
         for _ in range(MAXIMUM_DRAWS):
             parts = [self.pick(ONSETS) + self.pick(VOWELS) for _ in range(syllables)]
             word = "".join(parts) + self.pick(CODAS)
@@ -87,11 +86,11 @@ class Draw:
         raise RuntimeError(f"no word of {syllables} syllables found for the split {self.split}")
 
     def title(self, syllables: int = 2) -> str:
-        """An invented word of the split with a capital."""
+        """Return an invented capitalised word of the split."""
         return self.core(syllables).capitalize()
 
     def letters(self, count: int) -> str:
-        """Random capitals."""
+        """Return random capitals."""
         return "".join(self.pick(LETTERS) for _ in range(count))
 
 
@@ -157,7 +156,7 @@ def _phrase(draw: Draw) -> str:
 
 
 def _with_ending(endings: Sequence[str]) -> Shape:
-    """A capitalised invented word followed by a word typical of the type, such as "Tolva Arena"."""
+    """Return a shape: a capitalised invented word and a word typical of the type, such as "Tolva Arena"."""
 
     def shape(draw: Draw) -> str:
         return f"{draw.title()} {draw.pick(endings)}"
@@ -166,7 +165,7 @@ def _with_ending(endings: Sequence[str]) -> Shape:
 
 
 def _with_suffix(suffixes: Sequence[str], capital: bool = False) -> Shape:
-    """One invented word with a suffix typical of the type, such as "zelutrine"."""
+    """Return a shape: an invented word with a suffix typical of the type, such as "zelutrine"."""
 
     def shape(draw: Draw) -> str:
         word = draw.core() + draw.pick(suffixes)
@@ -279,7 +278,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def _broad(draw: Draw) -> str:
-    """A string of any shape, the same mixture for every type."""
+    """Draw a string of any shape, from the same mixture for every type."""
     word, second = draw.core(int(draw.pick("1222233"))), draw.core(draw.number(1, 2))
     common, count = draw.pick(NOUNS), draw.number(1, 999)
     first, other = word.capitalize(), second.capitalize()
@@ -307,7 +306,7 @@ def _broad(draw: Draw) -> str:
     return draw.random.choices(list(weight_by_string), list(weight_by_string.values()))[0]
 
 
-# The only types whose base names keep a shape: a date or an amount is known by its shape alone.
+# Types whose names of the split "base" keep a shape: only the shape tells a date or an amount.
 BASE_SHAPES: dict[str, Shape] = {
     "date": _date,
     "amount of money": _amount_of_money,
@@ -317,12 +316,13 @@ BASE_SHAPES: dict[str, Shape] = {
 
 
 def name(type: str, random: Random, split: str) -> str:
-    """A made-up name of one entity type; no string comes out for more than one split.
+    """Return a made-up name of an entity type. No string belongs to two splits.
 
-    "train" and "heldout" know the types of SHAPES (others raise KeyError); "base" takes any type.
+    Raises:
+        KeyError: for a type that is not in SHAPES; the split "base" takes any type.
     """
     if split not in SPLITS:
-        raise ValueError(f"no such split: {split!r}; there are {', '.join(SPLITS)}")
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     shape = BASE_SHAPES.get(type, _broad) if split == "base" else SHAPES[type]
     draw = Draw(random, split)
     for _ in range(MAXIMUM_DRAWS):

@@ -1,4 +1,4 @@
-"""Write the quickstart's world: corpus shards, a recorded teacher, gold documents with unseen names."""
+"""Write the quickstart's corpus shards, a recorded teacher, and gold documents with unseen names."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ import zstandard
 
 from uniner.config.schema import Config
 from uniner.passages import cut
-from uniner.quickstart.corpus import Document, documents
+from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.replies import reply
 from uniner.storage.filesystem import explained
@@ -23,14 +23,14 @@ from uniner.storage.stage_folder import Folder
 
 BASE = str(Path(__file__).parent / "base")
 DOCUMENTS, HELD_OUT = 2_400, 120
-LONGEST_HELD_OUT = 500  # characters: gold documents are asked whole, as passages are
+LONGEST_HELD_OUT = 500  # characters: a gold document is one passage, never cut
 SHARDS = 3
 SENTENCES = (2, 4)
 _MADE_WITH = "made_with.json"
 
 
 def prepare(config: Config) -> Config:
-    """Write the corpus under the run's root and return the config that names it."""
+    """Write the corpus under the run's root. Returns the config with the addresses of its files."""
     folder = Folder(config.run.root) / "quickstart-corpus"
     with explained(folder.url):
         write(folder, DOCUMENTS, HELD_OUT, config.ingest.max_tokens)
@@ -47,47 +47,52 @@ def prepare(config: Config) -> Config:
 
 
 def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens: int, seed: int = 0) -> None:
-    """Write shards, recording and gold documents; where the same stand already, nothing.
+    """Write shards, recording and gold documents, unless the same files exist.
 
-    `shard-*.jsonl.zst` has the Pile's layout, `teacher.jsonl.gz` a reply for every passage of at most
-    max_tokens, `heldout.jsonl` documents whose names no shard has.
+    `shard-*.jsonl.zst` has the Pile's layout. `teacher.jsonl.gz` has a reply for each passage of at most
+    max_tokens tokens. `heldout.jsonl` has documents whose names occur in no shard.
     """
     made_with = {
         "documents": documents_count,
         "held_out": held_out_count,
         "max_tokens": max_tokens,
         "seed": seed,
-        # Another tokenizer cuts other passages, which the recording would not know.
+        # Another tokenizer would cut passages that the recording does not have.
         "tokenizer": hashlib.sha256((Path(BASE) / "tokenizer.json").read_bytes()).hexdigest()[:16],
     }
     if folder.read_json(_MADE_WITH) == made_with:
         return
     corpus = list(documents(DOMAINS, documents_count, seed, "train", SENTENCES))
-    found = documents(DOMAINS, 2 * held_out_count, seed, "heldout", SENTENCES)
-    short = (document for document in found if len(document.text) <= LONGEST_HELD_OUT)
+    candidates = documents(DOMAINS, 2 * held_out_count, seed, "heldout", SENTENCES)
+    short = (document for document in candidates if len(document.text) <= LONGEST_HELD_OUT)
     lay_out(folder, corpus, itertools.islice(short, held_out_count), max_tokens, seed)
     folder.write_json(_MADE_WITH, made_with)
 
 
 def lay_out(
-    folder: Folder, corpus: Sequence[Document], held_out: Iterable[Document], max_tokens: int, seed: int
+    folder: Folder,
+    corpus: Sequence[MadeUpDocument],
+    held_out: Iterable[MadeUpDocument],
+    max_tokens: int,
+    seed: int,
 ) -> None:
-    """Write the files of `write` for documents that are given."""
+    """Write the same files as `write`, for given documents."""
     for shard in range(SHARDS):
         rows = (
-            {"text": found.text, "meta": {"pile_set_name": found.source}} for found in corpus[shard::SHARDS]
+            {"text": document.text, "meta": {"pile_set_name": document.source}}
+            for document in corpus[shard::SHARDS]
         )
         folder.write(f"shard-{shard}.jsonl.zst", zstandard.compress(_lines(rows)))
     folder.write("teacher.jsonl.gz", gzip.compress(_lines(_recording(corpus, max_tokens, seed)), 1, mtime=0))
     folder.write("heldout.jsonl", _lines(map(_gold, held_out)))
 
 
-def _gold(document: Document) -> dict[str, Any]:
+def _gold(document: MadeUpDocument) -> dict[str, Any]:
     entities = [vars(mention) for mention in document.mentions]
     return {"id": document.doc_id, "text": document.text, "entities": entities}
 
 
-def _recording(corpus: Iterable[Document], max_tokens: int, seed: int) -> Iterable[dict[str, Any]]:
+def _recording(corpus: Iterable[MadeUpDocument], max_tokens: int, seed: int) -> Iterable[dict[str, Any]]:
     tokenizer = load_tokenizer(BASE)
     for document in corpus:
         random = Random(f"{seed}/{document.doc_id}")

@@ -1,7 +1,7 @@
-"""The recorded teacher: what a large model would answer about a passage, with a real teacher's flaws.
+"""The recorded teacher's replies, with the flaws of a real large model.
 
-The flaws are there so that the quickstart's parsing and filtering have work to do: replies that do not
-parse, types nobody can use, mentions that the passage does not hold, capitals that differ.
+The flaws exercise the quickstart's parsing and filters: unparseable replies, useless types, mentions that are
+not in the passage, odd capitals.
 """
 
 import json
@@ -11,7 +11,7 @@ from random import Random
 from uniner.quickstart.corpus import Mention
 from uniner.quickstart.names import name
 
-# Shares of replies, except the missed mentions: a share of mentions.
+# Shares of replies, except MISSED_MENTION_SHARE, a share of mentions.
 UNPARSEABLE_SHARE = 0.03
 USELESS_TYPE_SHARE = 0.08
 ABSENT_MENTION_SHARE = 0.05
@@ -26,10 +26,10 @@ Pair = tuple[str, str]
 
 
 def reply(text: str, mentions: Iterable[Mention], random: Random) -> str:
-    """The teacher's reply: `[("entity 1", "type of entity 1"), ...]`, each pair once, in order of appearance.
+    """Return the teacher's reply: `[("entity 1", "type of entity 1"), ...]`, each pair once, in text order.
 
-    `mentions` are those inside the passage `text`; only their texts, types and order matter, so their
-    offsets may count from the start of the document.
+    mentions: those inside the passage `text`. Their offsets give the order alone, so they may count from the
+    start of the document.
     """
     in_order = sorted(mentions, key=lambda mention: mention.start)
     every_pair = list(dict.fromkeys((mention.text, mention.type) for mention in in_order))
@@ -50,7 +50,7 @@ def reply(text: str, mentions: Iterable[Mention], random: Random) -> str:
 
 
 def _listed(pairs: Sequence[Pair]) -> str:
-    # A string that JSON quotes without escaping to ASCII is a Python string as well.
+    # A JSON string with ensure_ascii=False is also a Python string literal.
     quoted = (tuple(json.dumps(part, ensure_ascii=False) for part in pair) for pair in pairs)
     return "[" + ", ".join(f"({mention}, {type})" for mention, type in quoted) + "]"
 
@@ -58,7 +58,7 @@ def _listed(pairs: Sequence[Pair]) -> str:
 def _with_useless_type(
     text: str, every_pair: Sequence[Pair], pairs: list[Pair], random: Random
 ) -> list[Pair]:
-    """The pairs and, at a random place, a word of the passage outside all mentions with a useless type."""
+    """Add a word of the passage that is not in a mention, with a useless type, at a random place."""
     named = {word for mention, _ in every_pair for word in mention.split()}
     stripped = (part.strip('.,;:!?"()') for part in text.split())
     words = [word for word in stripped if word and word not in named]
@@ -69,7 +69,6 @@ def _with_useless_type(
 
 
 def _absent_pair(text: str, random: Random) -> Pair:
-    """A mention that the passage does not hold."""
     while True:
         type = random.choice(ABSENT_TYPES)
         mention = name(type, random, "train")
@@ -78,11 +77,11 @@ def _absent_pair(text: str, random: Random) -> Pair:
 
 
 def _unparseable(pairs: Sequence[Pair], random: Random) -> str:
-    """The reply cut off in the middle, or told in prose."""
+    """Return a reply that is cut off in the middle, or written in prose."""
     listed = _listed(pairs)
     if random.random() < 0.5:
         return listed[: random.randint(1, len(listed) - 1)]
     if not pairs:
         return "I found no entities in the passage."
-    told = "; ".join(f"{mention} is a {type}" for mention, type in pairs)
-    return f"I found the following entities: {told}."
+    prose = "; ".join(f"{mention} is a {type}" for mention, type in pairs)
+    return f"I found the following entities: {prose}."

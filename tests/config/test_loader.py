@@ -9,7 +9,7 @@ from uniner.config.schema import Annotate, Config
 from uniner.config.systems import SYSTEMS
 from uniner.errors import UserError
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 MINIMAL = '[run]\nname = "a"\n[student]\nbase = "b"\n[ingest]\nshards = ["x.jsonl.zst"]\n'
 
 
