@@ -50,14 +50,18 @@ def _verbose(wanted: bool) -> None:
 
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", callback=_verbose, help="Show the logs of Ray and vLLM too (UNINER_VERBOSE=1)."),
+    typer.Option(
+        "--verbose", callback=_verbose, help="Show the logs of Ray and vLLM too (UNINER_VERBOSE=1)."
+    ),
 ]
 
 
 def _help(text: str, *sections: str) -> dict[str, str]:
     """Return a command's help, with its sections' settings below the options (\\b: click keeps the lines)."""
     paragraphs = ["\b\n" + "\n".join(brief(section, width=106)) for section in sections]
-    more = [f"`uniner settings {section}` has more about each setting of [{section}]." for section in sections]
+    more = [
+        f"`uniner settings {section}` has more about each setting of [{section}]." for section in sections
+    ]
     return {"help": text, "epilog": "\n\n".join([*paragraphs, *more])}
 
 
@@ -102,7 +106,9 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     if datasets:
-        _exit(_mode("evaluate", _words(config, settings), lambda stage, context: stage.list_datasets(context)))
+        _exit(
+            _mode("evaluate", _words(config, settings), lambda stage, context: stage.list_datasets(context))
+        )
     _exit(run(["evaluate"], _words(config, settings)))
 
 
@@ -115,7 +121,8 @@ def tag(
         str | None, typer.Option(help="Only tag this text (`-`: standard input) and print it in colour.")
     ] = None,
     serve: Annotated[
-        int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Serve a page that tags what is typed.")
+        int | None,
+        typer.Option(metavar="PORT", min=1, max=65535, help="Serve a page that tags what is typed."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -136,7 +143,9 @@ def pipeline(config: ConfigFile, settings: Settings = None, verbose: Verbose = F
     _exit(run(STAGES, _words(config, settings)))
 
 
-@app.command(**_help("Run all stages on a corpus that ships, with a recorded teacher: no key, GPU or network."))
+@app.command(
+    **_help("Run all stages on a corpus that ships, with a recorded teacher: no key, GPU or network.")
+)
 def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     from uniner.quickstart.prepare import prepare
 

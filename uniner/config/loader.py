@@ -51,7 +51,7 @@ _EXPECTED = {
     "float": "must be a number, such as 0.5",
     "bool": "must be true or false",
     "string": 'must be text, such as "news"',
-    "list": "must be a list, such as {name}='[\"person\", \"city\"]'",
+    "list": 'must be a list, such as {name}=\'["person", "city"]\'',
     "dict": "must be a table, such as {name}.NAME=VALUE",
     "model": "must be a section, such as {name}.KEY=VALUE",
 }

@@ -42,7 +42,9 @@ def describe(section: str | None = None, width: int = 100) -> str:
         lines = [f"[{name}]  {summary(model)}"]
         repeated = [key for key, field in model.model_fields.items() if (key, _text(field)) in shown]
         if repeated:
-            lines += textwrap.wrap(f"As above: {', '.join(repeated)}.", width, initial_indent="  ", subsequent_indent="  ")
+            lines += textwrap.wrap(
+                f"As above: {', '.join(repeated)}.", width, initial_indent="  ", subsequent_indent="  "
+            )
         for key, field in model.model_fields.items():
             if key in repeated or key == "kind":
                 continue

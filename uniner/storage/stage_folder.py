@@ -320,7 +320,9 @@ class StageFolder(Folder):
         with explained(self.url):
             if self.tree() == [IDENTITY]:
                 return False
-        listed = ", ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing[:3])
+        listed = ", ".join(
+            f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing[:3]
+        )
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"{self.url} was made with other settings: {listed}{more}; take another run.name, or delete that "
