@@ -172,7 +172,7 @@ def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTIO
 def run(
     stages: Sequence[str], words: Sequence[str], prepare: Callable[[Config], Config] | None = None
 ) -> int:
-    """Check stages, start Ray and run them in order, on the config that the words name. Returns the exit code.
+    """Check stages, start Ray and run them in order, on the words' config. Returns the exit code.
 
     prepare: makes what the stages read, and returns the config that names it.
     """

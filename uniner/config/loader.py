@@ -66,8 +66,8 @@ def load(words: Sequence[str]) -> Config:
     """
     if not words or "=" in words[0]:
         raise UserError(
-            "the first word must be a config file, such as my-run.toml; then section.key=value words, such as "
-            "ingest.sample=0.01"
+            "the first word must be a config file, such as my-run.toml; then section.key=value words, such "
+            "as ingest.sample=0.01"
         )
     tree = _read(Path(words[0]))
     for word in words[1:]:

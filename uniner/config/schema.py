@@ -68,8 +68,8 @@ class Generate(Section):
     """What varies from passage to passage, such as {"Kind of text" = ["court ruling", "contract"]}, drawn by
     the seed. Unset: kind of text, register, time, place and focus, with built-in values."""
     prompt: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Text file with your own prompt: {brief} marks the place of domain, aspects and length; an optional first
-    line `System: ...` is the system message. Unset: the built-in one. The file's content is identity."""
+    """Text file with your own prompt: {brief} marks the place of domain, aspects and length; an optional
+    first line `System: ...` is the system message. Unset: the built-in one. The content is identity."""
     temperature: Temperature = 1.0
     """Sampling temperature."""
     max_reply_tokens: Count = 1024
@@ -156,7 +156,7 @@ class Build(Section):
     """Annotations and gold data to conversations."""
 
     negatives: Literal["none", "uniform", "frequency"] = "frequency"
-    """How absent types are drawn: not at all, evenly, or in proportion to their mentions (the paper's best)."""
+    """How absent types are drawn: not at all, evenly, or in proportion to their mentions (paper's best)."""
     negatives_per_positive: NotNegative = 1.0
     """Negative questions per positive one. The paper states no number; its data has about 0.5 or more."""
     negatives_per_passage: NotNegative | None = None

@@ -1,4 +1,4 @@
-"""The settings of evaluate's systems: tables `[evaluate.system.NAME]`, whose `kind` says which settings they have.
+"""The settings of evaluate's systems: tables `[evaluate.system.NAME]` with the settings of their `kind`.
 
 Systems answered by vLLM (template, vicuna, alpaca), instructuie and gliner run in the actors that the section
 `engine` describes: its GPUs, CPUs and longest answer apply to them too.
@@ -79,7 +79,7 @@ class BertSystem(Section):
     kind: Literal["bert"]
     """`bert`."""
     model: str
-    """The encoder before training: a Hugging Face folder (local or s3://) or hub name with a fast tokenizer."""
+    """The untrained encoder: a Hugging Face folder (local or s3://) or hub name, with a fast tokenizer."""
     train: dict[Name, str]
     """Data set's name, as in evaluate.gold, to the address of its train split. Other data sets are not
     scored."""

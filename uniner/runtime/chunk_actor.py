@@ -30,9 +30,9 @@ class Worker(Protocol):
 class ChunkActor:
     """Holds a stage's worker: reads a chunk by key, times the work on it and writes the result.
 
-    driver: the id of the driver's run, for the crash log. max_chunk_crashes: crashes on a chunk before its rows
-    are tried one by one (see `crash_log`). The worker then has a method `set_aside(chunk, reason)`, which
-    returns the output for rows that cannot be worked on. None: crashes are not logged.
+    driver: the id of the driver's run, for the crash log. max_chunk_crashes: crashes on a chunk before its
+    rows are tried one by one (see `crash_log`). The worker then has a method `set_aside(chunk, reason)`,
+    which returns the output for rows that cannot be worked on. None: crashes are not logged.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class ChunkActor:
         if not history.blames_rows:
             await asyncio.to_thread(crash_log.remove)  # the same command with other settings starts afresh
             raise UserError(
-                f"{self._folder.url}: the engine crashed on every row tried in chunk {key}, so no single row is "
-                "the cause; see the actor's log, and where memory runs out lower max_num_seqs, "
+                f"{self._folder.url}: the engine crashed on every row tried in chunk {key}, so no single row "
+                "is the cause; see the actor's log, and where memory runs out lower max_num_seqs, "
                 "max_num_batched_tokens or gpu_memory_utilization"
             )
         chunk = await asyncio.to_thread(self._read, key)

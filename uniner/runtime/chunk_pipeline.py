@@ -130,8 +130,8 @@ def require_few_bad(name: str, summaries: Sequence[Summary], limit: float, folde
     if total and bad / total > limit:
         listed = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items() if outcome != "ok")
         raise UserError(
-            f"{name}: {bad / total:.1%} of {total:,} rows are bad ({listed}), the limit is {limit:.1%}; look at "
-            f"the column outcome in {folder.url}, or raise max_bad_share"
+            f"{name}: {bad / total:.1%} of {total:,} rows are bad ({listed}), the limit is {limit:.1%}; look "
+            f"at the column outcome in {folder.url}, or raise max_bad_share"
         )
 
 

@@ -1,11 +1,11 @@
-"""The log of actors that crashed on a chunk, so that one poisonous row cannot stop a run. Does not import Ray.
+"""Log the crashes of actors on a chunk, so that one poisonous row cannot stop a run. Does not import Ray.
 
 A row that crashes the engine takes its actor with it; Ray starts another and gives it the same chunk, for
-ever. So an actor writes a small log beside the chunks before it works on a chunk, and removes it once the chunk
-exists: a log that is found is a try that crashed. It decides the next try. After the first crash: the chunk
-alone in the actor, so that of two chunks worked on together the innocent one clears itself. After as many
-crashes as the stage allows: row by row, each logged before; a row that crashed twice alone is poison and set
-aside, and the other rows go on together.
+ever. So an actor writes a small log beside the chunks before it works on a chunk, and removes it once the
+chunk exists: a log that is found is a try that crashed. It decides the next try. After the first crash: the
+chunk alone in the actor, so that of two chunks worked on together the innocent one clears itself. After as
+many crashes as the stage allows: row by row, each logged before; a row that crashed twice alone is poison and
+set aside, and the other rows go on together.
 
 Tries that the driver did not survive either say nothing about the chunk and are not counted.
 """

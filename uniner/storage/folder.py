@@ -106,7 +106,7 @@ class Folder:
             system.get_file(f"{path}/{name}", str(target / name))
 
     def upload(self, source: Path) -> None:
-        """Copy a local folder's files here in the order of their names, so that a marker file can come last."""
+        """Copy a local folder's files here in order of their names, so that a marker file can come last."""
         system, path = filesystem(self.url)
         system.makedirs(path, exist_ok=True)
         for file in sorted(source.iterdir()):

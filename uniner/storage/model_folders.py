@@ -51,8 +51,8 @@ def require_model(name: str, config_file: str = "config.json") -> None:
         exists = Folder(name).exists(config_file)
     if not exists:
         raise UserError(
-            f"{name} is not a model folder (no {config_file}); name a Hugging Face folder or a hub name such as "
-            "Qwen/Qwen3-0.6B"
+            f"{name} is not a model folder (no {config_file}); name a Hugging Face folder or a hub name, such "
+            "as Qwen/Qwen3-0.6B"
         )
 
 
@@ -138,14 +138,14 @@ def student_facts(url: str) -> StudentFacts:
     facts = find_student_facts(url)
     if facts is None:
         raise UserError(
-            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name one, such as "
-            "RUN/train/student"
+            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name one, such "
+            "as RUN/train/student"
         )
     return facts
 
 
 def read_calibrations(url: str) -> dict[str, dict[str, Any]]:
-    """Return what evaluate measured of a student's scores, by gold data set (`metrics.calibration.assess`)."""
+    """Return evaluate's calibrations of a student's scores by gold data set (`metrics.calibration`)."""
     with explained(url):
         return Folder(url).read_json(CALIBRATION) or {}
 
