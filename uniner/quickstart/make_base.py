@@ -28,7 +28,7 @@ from uniner.quickstart.base_domains import BASE_DOMAINS
 from uniner.quickstart.corpus import Document, Naming, documents, types_of
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.names import BASE_SHAPES, name
-from uniner.templates import READ, SYSTEM, Renderer, turns
+from uniner.templates import READ, SYSTEM, Renderer, render_conversation
 
 VOCABULARY = 2560
 # The words around every passage and type, a token each: half of what would else be computed.
@@ -139,7 +139,7 @@ def ask(document: Document, random: Random) -> dict[str, list[str]]:
 
 def language(document: Document, renderer: Renderer, random: Random) -> Sequence:
     """Ask one question, then to repeat the document, then the others; all tokens carry loss."""
-    conversation = turns(document.text, ask(document, random))
+    conversation = render_conversation(document.text, ask(document, random))
     repeat = ({"from": "human", "value": "Repeat the text."}, {"from": "gpt", "value": document.text})
     head, questions = renderer.blocks((*conversation[:4], *repeat, *conversation[4:]))
     ids = list(sum(questions, head).ids)
@@ -148,7 +148,7 @@ def language(document: Document, renderer: Renderer, random: Random) -> Sequence
 
 def task(document: Document, renderer: Renderer, random: Random) -> Sequence:
     """Ask all questions, either each blind to the others or as a conversation; the answers carry loss."""
-    head, questions = renderer.blocks(turns(document.text, ask(document, random)))
+    head, questions = renderer.blocks(render_conversation(document.text, ask(document, random)))
     blind = random.random() >= CONVERSATION_SHARE
     sequence = Sequence(list(head.ids), list(range(len(head))), [0] * len(head), list(head.loss))
     start = len(head)
