@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from uniner.quickstart.prepare import BASE
-from uniner.templates import TYPE, Renderer
+from uniner.templates import SINGLE_TYPE, Renderer
 
 TYPES = [
     "person",
@@ -100,7 +100,7 @@ def make_passages(turn: int, count: int, tokenizer: Any) -> list[str]:
 
 def prompts_of(passages: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Return the questions' token ids, in passage order."""
-    renderer, questions = Renderer(tokenizer), [TYPE.question([name]) for name in TYPES]
+    renderer, questions = Renderer(tokenizer), [SINGLE_TYPE.question([name]) for name in TYPES]
     return [list(prompt) for passage in passages for prompt in renderer.prompts(passage, questions)]
 
 
@@ -141,7 +141,7 @@ def ours(folder: str, gpu: bool) -> Ask:
     engine._arguments["load_format"] = "dummy"
     if not gpu:
         engine._arguments["num_gpu_blocks_override"] = ENGINE["num_gpu_blocks_override"]
-    asker, loop = Asker(engine, TYPE), asyncio.new_event_loop()
+    asker, loop = Asker(engine, SINGLE_TYPE), asyncio.new_event_loop()
 
     def ask(passages: Sequence[str]) -> dict[str, float]:
         started = time.monotonic()

@@ -16,7 +16,7 @@ from uniner.errors import UserError
 from uniner.inference.engine import Engine
 from uniner.inference.engine_process import Cause, CauseHandler, alone_on_gpu, not_started
 from uniner.inference.questions import Asker
-from uniner.templates import TYPE
+from uniner.templates import SINGLE_TYPE
 
 SAID = json.dumps([f"Ann {number}" for number in range(12)])
 
@@ -78,7 +78,7 @@ def test_an_answer_that_is_cut_goes_on_once_to_the_larger_limit(make_engine):
     assert sum(piece.logprob for piece in answer.pieces) == pytest.approx(-0.5 * length, abs=0.5)
     # What it had said is not asked for again, and counts towards the limit.
     assert engine._llm.asked == [([5, 6], 4), ([5, 6, *engine._llm.answer[:4]], 196)]
-    asked = asyncio.run(Asker(engine, TYPE).ask("Ann.", ["person", "city"]))
+    asked = asyncio.run(Asker(engine, SINGLE_TYPE).ask("Ann.", ["person", "city"]))
     assert {reply.outcome for reply in asked.replies} == {"ok"}
     assert (asked.figures["retried"], asked.figures["answer_tokens"]) == (2, 2 * length)
 
@@ -86,7 +86,7 @@ def test_an_answer_that_is_cut_goes_on_once_to_the_larger_limit(make_engine):
 @pytest.mark.parametrize(("retry", "limits"), [(0, [4]), (3, [4]), (9, [4, 5])])
 def test_an_answer_that_is_still_cut_is_too_long(make_engine, retry, limits):
     engine = make_engine(max_answer_tokens=4, retry_answer_tokens=retry)
-    asked = asyncio.run(Asker(engine, TYPE).ask("Ann.", ["person"]))
+    asked = asyncio.run(Asker(engine, SINGLE_TYPE).ask("Ann.", ["person"]))
     assert [reply.outcome for reply in asked.replies] == ["too_long"]
     assert [limit for _, limit in engine._llm.asked] == limits
     assert asked.figures["retried"] == len(limits) - 1

@@ -14,7 +14,7 @@ import pytest
 from uniner.evaluate.gold_questions import cut
 from uniner.evaluate.scoring import score
 from uniner.records import Prediction, Question, from_table
-from uniner.templates import TYPE
+from uniner.templates import SINGLE_TYPE
 
 EPSILON = 1e-10
 
@@ -74,7 +74,7 @@ def published(replies, answers, breaks=True):
 
 
 def answered(question, reply):
-    found = TYPE.parse([question.type], reply)
+    found = SINGLE_TYPE.parse([question.type], reply)
     return Prediction(
         dataset=question.dataset,
         passage_id=question.passage_id,

@@ -9,7 +9,6 @@ from aiohttp import web
 
 from uniner import cli
 from uniner.annotate import stage as annotate
-from uniner.build.card import render
 from uniner.config.loader import load
 from uniner.config.schema import Config
 from uniner.errors import UserError
@@ -250,18 +249,6 @@ def test_a_domain_of_which_nothing_came_fails_the_stage():
     summaries[0] = Summary("000-00000", 8, 0, 0.0, {"refused": 8})
     with pytest.raises(UserError, match=r"no passage of the domain 'a' came \(8 refused\)"):
         _by_domain(of, Folder("x"), summaries)
-
-
-def test_the_data_card_says_which_texts_are_the_teachers():
-    tree = {"run": {"name": "a"}, "student": {"base": "b"}}
-    plain = render(Config.model_validate(tree), {"conversations": 3}, Counter(), Counter())
-    written = render(
-        Config.model_validate({**tree, "generate": {"domains": DOMAINS}}), {}, Counter(), Counter()
-    )
-    assert "write passages" not in plain
-    assert (
-        "\n\nIt was asked to write passages too, of the domains contract law (30), beekeeping (25)" in written
-    )
 
 
 def test_another_share_of_a_generated_source_is_taken_where_it_is_asked_for():

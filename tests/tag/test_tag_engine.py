@@ -21,7 +21,7 @@ from uniner.storage.stage_folder import Chunk, Folder, merge
 from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types
-from uniner.templates import SYSTEM, TYPE, ManyTypes, Renderer
+from uniner.templates import SYSTEM, SINGLE_TYPE, MultiTypeTemplate, Renderer
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
 """What the test's model says of any passage."""
@@ -49,7 +49,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more
-    texts = [*LINES, SYSTEM, *(TYPE.question([name]) for name in KNOWN)]
+    texts = [*LINES, SYSTEM, *(SINGLE_TYPE.question([name]) for name in KNOWN)]
     tokenizer = make_tokenizer(texts, 400, pad_token="</s>")
     renderer = Renderer(tokenizer)
     llama = make_llama(tokenizer, max_position_embeddings=1024, tie_word_embeddings=True)
@@ -57,7 +57,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
     texts = [text[start:end] for text in list(DOCUMENTS.values())[:2] for start, end in pieces(text)]
     rows = [
         renderer.head(f"Text: {text}")
-        + renderer.ask(TYPE.question([type_name]))
+        + renderer.question(SINGLE_SINGLE_TYPE.question([type_name]))
         + renderer.answer(json.dumps(mentions, ensure_ascii=False))
         for text in [*texts, " ".join(LINES)]
         for type_name, mentions in KNOWN.items()
@@ -107,7 +107,7 @@ def loop():
 
 
 def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engine, loop):
-    asker = Asker(engine, TYPE)
+    asker = Asker(engine, SINGLE_TYPE)
     passages = [(f"{number}. {' '.join(LINES)}", TYPES) for number in range(12)]
     first = loop.run_until_complete(asker.ask_all(passages))
     again = loop.run_until_complete(asker.ask_all(passages))
@@ -131,17 +131,19 @@ def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engi
 
 def test_more_questions_than_the_engine_decodes_at_once_all_come_back(engine, loop):
     (asked,) = loop.run_until_complete(
-        asyncio.wait_for(Asker(engine, TYPE).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120)
+        asyncio.wait_for(
+            Asker(engine, SINGLE_TYPE).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120
+        )
     )
     assert [reply.type for reply in asked.replies] == [f"type {n}" for n in range(100)]
 
 
 def test_an_answer_that_is_cut_and_goes_on_is_the_answer_that_was_not_cut(engine, loop, monkeypatch):
     passages = [(" ".join(LINES), TYPES)]
-    (whole,) = loop.run_until_complete(Asker(engine, TYPE).ask_all(passages))
+    (whole,) = loop.run_until_complete(Asker(engine, SINGLE_TYPE).ask_all(passages))
     monkeypatch.setattr(engine, "_max_answer_tokens", 4)
     monkeypatch.setattr(engine, "_retry_answer_tokens", 32)
-    (again,) = loop.run_until_complete(Asker(engine, TYPE).ask_all(passages))
+    (again,) = loop.run_until_complete(Asker(engine, SINGLE_TYPE).ask_all(passages))
     assert [reply.text for reply in again.replies] == [reply.text for reply in whole.replies]
     assert {reply.outcome for reply in again.replies} == {"ok"}
     assert (whole.figures["retried"], again.figures["retried"]) == (0, 3), "of the company there is none: []"
@@ -175,7 +177,7 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
         for name, t in (("a", text), ("b", LINES[0]))
     ]
     done = loop.run_until_complete(
-        Tagger(Asker(engine, TYPE), Types(tuple(TYPES)), True, Rules())(
+        Tagger(Asker(engine, SINGLE_TYPE), Types(tuple(TYPES)), True, Rules())(
             Chunk("k", to_table(passages, PASSAGE))
         )
     )
@@ -279,7 +281,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
             if entity.start >= 0:
                 assert document[entity.start : entity.end] == entity.text
                 assert passage.char_start <= entity.start < entity.end <= passage.char_end
-                assert entity.grounding == ("folded" if entity.text == "Sankt Ülm" else "exact")
+                assert entity.grounding == ("normalized" if entity.text == "Sankt Ülm" else "exact")
             assert entity.score > 0.9
         twice = [entity.start for entity in row.entities if entity.text == "Sankt Ülm"]
         assert len(twice) == passage.text.count("Sankt Ülm")
@@ -318,7 +320,9 @@ def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base, 
     config = make_config(tmp_path, Path(base), student=str(student))
     stage.check(config)
     facts = student_facts(str(student))
-    assert stage.asked_by(config, facts) == ManyTypes(5) and stage.asked_by(config, None) == TYPE
+    assert (
+        stage.asked_by(config, facts) == MultiTypeTemplate(5) and stage.asked_by(config, None) == SINGLE_TYPE
+    )
     with pytest.raises(UserError, match="is no student folder"):
         stage.check(make_config(tmp_path, Path(base), student=str(base)))
     stage.check(make_config(tmp_path, Path(base)))  # this run's student is still to be trained

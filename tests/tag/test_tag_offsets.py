@@ -14,7 +14,7 @@ from uniner.passages import cut
 from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.tag.entity_rules import Rules, select
 from uniner.tag.tagger import tagged
-from uniner.templates import TYPE
+from uniner.templates import SINGLE_TYPE
 
 WORDS = [
     "e\u0301te\u0301",
@@ -68,7 +68,7 @@ def tag(passages, mentions, rules=Rules()):  # noqa: B008
     """Let every passage's answer name all these mentions, and read the rows back as a user would."""
     text = json.dumps(mentions)
     answer = Answer(text, "stop", (Piece(text, math.log(0.5)),), 9)
-    rows = [tagged(passage, judge(TYPE, ["t"], answer), every_occurrence=True) for passage in passages]
+    rows = [tagged(passage, judge(SINGLE_TYPE, ["t"], answer), every_occurrence=True) for passage in passages]
     rows, _ = select(passages, rows, rules)
     return from_table(to_table(rows, TAGGED_PASSAGE), TaggedPassage)
 

@@ -16,7 +16,7 @@ from uniner.tag import stage
 from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger, covered
 from uniner.tag.types import Types
-from uniner.templates import TYPE
+from uniner.templates import SINGLE_TYPE
 
 
 class Silent:
@@ -54,7 +54,7 @@ def chunk_of(*texts):
 
 
 def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_is_not(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), TYPE), Types(("person",)), True, Rules())
+    tagger = Tagger(Asker(Silent(tokenizer), SINGLE_TYPE), Types(("person",)), True, Rules())
     texts = ["", "%&§ ((( ]]] \\ \x00 \U0001f4a5", " \n ", "word " * 900, "</s>"]
     done = asyncio.run(tagger(chunk_of(*texts)))
     rows = from_table(done.table, TaggedPassage)
@@ -65,7 +65,7 @@ def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_
 
 
 def test_a_passage_that_is_set_aside_keeps_its_place_and_says_why(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), TYPE), Types(("person", "city")), True, Rules())
+    tagger = Tagger(Asker(Silent(tokenizer), SINGLE_TYPE), Types(("person", "city")), True, Rules())
     done = tagger.set_aside(chunk_of("deadly"), "the reason")
     (row,) = from_table(done.table, TaggedPassage)
     assert (row.passage_id, row.outcome, row.entities) == ("d-0", "poison", ())

@@ -14,7 +14,7 @@ from uniner.storage.stage_folder import Chunk
 from uniner.tag.entity_rules import Rules
 from uniner.tag.tagger import Tagger, tagged
 from uniner.tag.types import Types
-from uniner.templates import TYPE, ManyTypes
+from uniner.templates import SINGLE_TYPE, MultiTypeTemplate
 
 DOCUMENT = "Head. Ann Lee met ANN  LEE in Łódź; Łódź is a city. İstanbul too."
 
@@ -61,7 +61,7 @@ def test_every_occurrence_or_one_with_the_documents_own_text():
         ("Paris Hilton left Paris.", ["Paris", "Paris Hilton"], 18),  # not where it is part of another
         ("Paris Hilton, Paris Metro", ["Paris", "Paris Hilton", "Paris Metro"], 0),  # it is everywhere
         ("Paris, then Paris again", ["Paris"], 0),
-        ("Parisian PARIS, Paris", ["Paris"], 16),  # as written before folded
+        ("Parisian PARIS, Paris", ["Paris"], 16),  # exact before normalized
         ("Parisian PARIS", ["Paris"], 9),  # a word of its own before a part of one
         ("Parisian", ["Paris"], 0),
     ],
@@ -130,11 +130,11 @@ def test_an_entity_in_an_overlap_is_given_by_one_of_the_two_passages():
 
 def test_case_and_white_space_fold_and_say_so():
     assert entities(ok("person", "ann lee")) == [
-        ("Ann Lee", "person", "folded"),
-        ("ANN  LEE", "person", "folded"),
+        ("Ann Lee", "person", "normalized"),
+        ("ANN  LEE", "person", "normalized"),
     ]
     # Folded in length by str.lower(): what stands behind it keeps its place.
-    assert entities(ok("word", "TOO.")) == [("too.", "word", "folded")]
+    assert entities(ok("word", "TOO.")) == [("too.", "word", "normalized")]
 
 
 def test_a_span_of_a_type_appears_once_whatever_the_spelling_and_overlaps_stay():
@@ -179,7 +179,7 @@ def test_a_broken_answer_never_looks_like_an_empty_one():
     ],
 )
 def test_an_answer_is_judged(text, finish, outcome, mentions):
-    (reply,) = judge(TYPE, ["t"], said(text, finish))
+    (reply,) = judge(SINGLE_TYPE, ["t"], said(text, finish))
     assert (reply.outcome, reply.mentions) == (outcome, mentions)
 
 
@@ -223,7 +223,7 @@ def test_the_tagger_keeps_the_order_asks_a_passage_at_once_and_never_sends_what_
         for number, text in enumerate(texts)
     ]
     engine = Parrot(tokenizer)
-    worker = Tagger(Asker(engine, TYPE), Types(("first", "second"), {"code": ()}), True, Rules())
+    worker = Tagger(Asker(engine, SINGLE_TYPE), Types(("first", "second"), {"code": ()}), True, Rules())
     done = asyncio.run(worker(Chunk("k", to_table(passages, PASSAGE))))
     rows = from_table(done.table, TaggedPassage)
     assert done.key == "k"
@@ -274,7 +274,7 @@ class Confused(Parrot):
 def test_what_two_questions_say_of_a_mention_is_settled_by_another(tokenizer, settles, cities, figure):
     engine = Confused(tokenizer, settles)
     types = ["person", "x", "city", "y", "river"]
-    (asked,) = asyncio.run(Asker(engine, ManyTypes(2)).ask_all([("Zoe in Rome", types)]))
+    (asked,) = asyncio.run(Asker(engine, MultiTypeTemplate(2)).ask_all([("Zoe in Rome", types)]))
     assert [reply.type for reply in asked.replies] == types
     assert [reply.mentions for reply in asked.replies] == [("Zoe",), (), cities, (), ()]
     assert engine.together == [3, 1] and engine.admissions == 4
@@ -282,7 +282,7 @@ def test_what_two_questions_say_of_a_mention_is_settled_by_another(tokenizer, se
 
 
 def test_a_broken_answer_breaks_the_types_that_it_was_asked_for_and_no_others(tokenizer):
-    replies = judge(ManyTypes(2), ["a", "b"], said('{"c": ["d"]}'))
+    replies = judge(MultiTypeTemplate(2), ["a", "b"], said('{"c": ["d"]}'))
     assert [(reply.type, reply.outcome, reply.mentions) for reply in replies] == [
         ("a", "unparseable", ()),
         ("b", "unparseable", ()),
@@ -292,5 +292,5 @@ def test_a_broken_answer_breaks_the_types_that_it_was_asked_for_and_no_others(to
 def test_each_type_of_a_group_has_its_own_mentions_scores():
     told = (Piece('{"a": ["x', math.log(0.9)), Piece('"], "b": ["x', math.log(0.5)), Piece('"]}', 0.0))
     text = "".join(piece.text for piece in told)
-    a, b = judge(ManyTypes(2), ["a", "b"], Answer(text, "stop", told, 3))
+    a, b = judge(MultiTypeTemplate(2), ["a", "b"], Answer(text, "stop", told, 3))
     assert a.scores == {"x": pytest.approx(0.45)} and b.scores == {"x": pytest.approx(0.5)}

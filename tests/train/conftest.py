@@ -10,7 +10,7 @@ import torch.distributed as dist
 from uniner.config.schema import Student, Train
 from uniner.records import CONVERSATION, Conversation, to_table
 from uniner.storage.stage_folder import Chunk, Folder
-from uniner.templates import Renderer, turns
+from uniner.templates import Renderer, render_conversation
 from uniner.train import packing
 from uniner.train.prepare import Order
 
@@ -71,7 +71,7 @@ def make_conversation(number: int, split: str = "train") -> Conversation:
     return Conversation(
         id=f"c{number}",
         passage_id=f"p{number}",
-        conversations=turns(passage, dict(asked)),
+        conversations=render_conversation(passage, dict(asked)),
         positive_types=positive,
         negative_types=negative,
         dataset="",

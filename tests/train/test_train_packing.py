@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from uniner.templates import TEMPLATES, Renderer, template, turns
+from uniner.templates import TEMPLATES, Renderer, make_template, render_conversation
 from uniner.train import packing
 from uniner.train.packing import IGNORED, collate, fit, pack, plan
 
@@ -37,7 +37,7 @@ def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, name):
     asked = DEFINITION if name == "definition" else "person"
     passage = 'She wrote ["nonsense"] </s> ASSISTANT: [] in Zürich.'
     answers = {asked: ['Ada "A" Lovelace', "Zürich"], "x": [], "y": []}
-    conversation = turns(passage, answers, template=template(name, 2))
+    conversation = render_conversation(passage, answers, template=make_template(name, 2))
     sample = fit([("p", *renderer.blocks(conversation))], 512).samples[0]
     labels = collate([sample]).labels[0]
     runs, current = [], []
@@ -56,9 +56,9 @@ def test_loss_is_on_the_answers_and_their_end_alone(renderer, tokenizer, name):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_student_is_trained_on_the_ids_that_the_engine_gets(renderer, name):
     asked = DEFINITION if name == "definition" else "person"
-    passage, how = "Ada Lovelace met Babbage.", template(name, 2)
+    passage, how = "Ada Lovelace met Babbage.", make_template(name, 2)
     for mentions in (["Ada Lovelace", "Babbage"], []):
-        conversation = turns(passage, {asked: mentions}, template=how)
+        conversation = render_conversation(passage, {asked: mentions}, template=how)
         sample = fit([("p", *renderer.blocks(conversation))], 512).samples[0]
         prompt = renderer.prompts(passage, [how.question([asked])])[0]
         assert tuple(sample.ids[: len(prompt)]) == prompt
@@ -67,7 +67,7 @@ def test_the_student_is_trained_on_the_ids_that_the_engine_gets(renderer, name):
 
 def test_a_long_conversation_is_split_with_its_head_repeated(renderer, tokenizer):
     asked = {f"type {number}": ["Zürich"] * (number % 3) for number in range(12)}
-    conversation = turns("They met in Zürich.", asked)
+    conversation = render_conversation("They met in Zürich.", asked)
     head, blocks = renderer.blocks(conversation)
     limit = len(head) + 3 * max(map(len, blocks))
     result = fit([("p", head, blocks)], limit)
@@ -80,7 +80,7 @@ def test_a_long_conversation_is_split_with_its_head_repeated(renderer, tokenizer
 
 
 def test_a_question_that_does_not_fit_alone_is_set_aside_and_counted(renderer):
-    head, blocks = renderer.blocks(turns("b", {"a": ["b"], "c": ["d" * 200], "e": ["b"]}))
+    head, blocks = renderer.blocks(render_conversation("b", {"a": ["b"], "c": ["d" * 200], "e": ["b"]}))
     limit = len(head) + len(blocks[0]) + len(blocks[2])
     result = fit([("p", head, blocks), ("q", head, [blocks[1]])], limit)
     assert result.counts == {"conversations": 1, "samples": 1, "split": 0, "set_aside": 2}

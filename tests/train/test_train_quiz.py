@@ -7,11 +7,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.records import Conversation
-from uniner.templates import Renderer, template, turns
+from uniner.templates import Renderer, make_template, render_conversation
 from uniner.train import generation_eval, model
 
 CPU = torch.device("cpu")
-TYPE = template("type", 5)
+TYPE = make_template("type", 5)
 
 pytestmark = pytest.mark.usefixtures("group")
 
@@ -81,7 +81,7 @@ def test_questions_are_those_of_tag_drawn_by_the_seed_and_fit(tokenizer, convers
     supervised = Conversation(
         id="c",
         passage_id="p",
-        conversations=turns("In Rome.", asked, "gold"),
+        conversations=render_conversation("In Rome.", asked, "gold"),
         positive_types=("city",),
         negative_types=("person",),
         dataset="gold",
@@ -93,8 +93,10 @@ def test_questions_are_those_of_tag_drawn_by_the_seed_and_fit(tokenizer, convers
 
 
 def test_a_group_s_types_are_scored_and_what_settles_is_not_asked(tokenizer):
-    how = template("grouped", 2)
-    conversation = turns("Ann of Bonn.", {"city": ["Bonn"], "person": [], "food": []}, template=how)
+    how = make_template("grouped", 2)
+    conversation = render_conversation(
+        "Ann of Bonn.", {"city": ["Bonn"], "person": [], "food": []}, template=how
+    )
     asked = [turn["value"] for turn in conversation[2::2]]
     assert len(asked) == 3 and asked[2].startswith("Which of these")
     one = Conversation(

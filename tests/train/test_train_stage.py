@@ -20,7 +20,7 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.storage.model_folders import student_facts
 from uniner.storage.stage_folder import Folder
-from uniner.templates import TYPE, Renderer
+from uniner.templates import SINGLE_TYPE, Renderer
 from uniner.train import export_check, stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -201,14 +201,14 @@ def test_vllm_was_asked_a_validation_question_about_the_student(alone, conversat
     (reply,) = manifest["check"]["replies"]
     first = next(one for one in conversations if one.split == "validation").conversations
     assert f"Text: {manifest['check']['passage']}" == first[0]["value"]
-    assert TYPE.question([reply["type"]]) == first[2]["value"]
+    assert SINGLE_TYPE.question([reply["type"]]) == first[2]["value"]
     assert reply["outcome"] in ("ok", "unparseable", "too_long") and reply["text"]
 
 
 def test_a_student_that_does_not_load_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"written, but vLLM does not answer .*train.check_export=false"):
-        export_check.ask(str(tmp_path), TYPE, "a", ("b",), {"max_tokens": 64})
+        export_check.ask(str(tmp_path), SINGLE_TYPE, "a", ("b",), {"max_tokens": 64})
 
 
 def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):

@@ -10,19 +10,26 @@ from dataclasses import replace
 from typing import Any
 
 from uniner.build import card
-from uniner.build.conversations import Recipe, bands, converse, count_types
-from uniner.build.filters import Filters, fold_type, singulars
-from uniner.build.negatives import Sampler
-from uniner.build.supervised import converse_gold, draw
+from uniner.build.conversations import (
+    ConversationSettings,
+    NegativeSampler,
+    annotation_conversations,
+    count_types,
+    frequency_bands,
+)
+from uniner.build.filters import MentionFilters, plural_types
+from uniner.build.supervised import gold_conversations, sample_passages
 from uniner.config.schema import Build, Config
 from uniner.errors import UserError
-from uniner.gold.catalogue import words_of
-from uniner.gold.reader import digest, read_gold, verify
+from uniner.gold.catalogue import label_renamer
+from uniner.gold.reader import gold_digest, read_gold, verify_gold
+from uniner.labels import normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import absolute
 from uniner.storage.stage_folder import Chunk, Folder, Summary, run_folder
-from uniner.templates import template
+from uniner.teacher.prompts import PASSAGE, chosen
+from uniner.templates import make_template
 
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
@@ -35,7 +42,7 @@ def check(config: Config) -> None:
     if not settings.teacher_weight and not settings.supervised:
         raise UserError("build: build.teacher_weight = 0 and no build.supervised leaves nothing to train on")
     for url in settings.supervised.values():
-        verify(url)
+        verify_gold(url)
     chunk_pipeline.check_plan(_folder(config), _plan(config))
 
 
@@ -48,26 +55,28 @@ def run(config: Config) -> dict[str, Any]:
         return chunk_pipeline.already_done("build", folder, "conversations")
     filters, mentions = _count(parent, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
-    recipe = Recipe(
+    recipe = ConversationSettings(
         config.run.seed,
         settings.negatives_per_positive,
         settings.negatives_per_passage,
         settings.validation_share,
         settings.teacher_weight,
-        template(config.student.template, config.student.group_types),
+        make_template(config.student.template, config.student.group_types),
     )
-    sampler = Sampler(mentions, settings.negatives)
+    sampler = NegativeSampler(mentions, settings.negatives)
 
     # Workers run in other folders: paths are made absolute before they travel.
     golds = {name: absolute(url) for name, url in settings.supervised.items()}
     settings = settings.model_copy(update={"supervised": golds})
 
+    facts = _card_facts(config)
+
     def close(summaries: Sequence[Summary]) -> dict[str, Any]:
-        negatives = card.write(folder, config, summaries, mentions)
+        negatives = card.write(folder, facts, summaries, mentions, settings.train_json)
         return {
             "types": len(mentions),
-            "mentions_by_type_band": bands(mentions, mentions),
-            "negatives_by_type_band": bands(mentions, negatives),
+            "mentions_by_type_band": frequency_bands(mentions, mentions),
+            "negatives_by_type_band": frequency_bands(mentions, negatives),
         }
 
     return chunk_pipeline.run_stage(
@@ -84,6 +93,24 @@ def run(config: Config) -> dict[str, Any]:
     )
 
 
+def _card_facts(config: Config) -> card.CardFacts:
+    annotate, build = config.annotate, config.build
+    prompt = chosen(annotate.prompt, config.student.template, annotate.reply_format)
+    teacher = card.TeacherFacts(
+        model=annotate.model,
+        temperature=annotate.temperature,
+        prompt="\n".join(message["content"] for message in prompt.messages(PASSAGE)),
+    )
+    return card.CardFacts(
+        run=config.run.name,
+        seed=config.run.seed,
+        negatives=build.negatives,
+        supervised=tuple(build.supervised),
+        domains=config.generate.domains,
+        teacher=teacher if build.teacher_weight else None,
+    )
+
+
 def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "build"
 
@@ -91,7 +118,7 @@ def _folder(config: Config) -> Folder:
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     """Return what decides the conversations. Gold files stand by name and content: a folder may be moved."""
     settings = config.build.identity()
-    golds = {name: digest(url) for name, url in config.build.supervised.items()}
+    golds = {name: gold_digest(url) for name, url in config.build.supervised.items()}
     return {
         "stage": "build",
         "config": {
@@ -104,10 +131,10 @@ def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     }
 
 
-def _count(parent: Folder | None, settings: Build) -> tuple[Filters, Counter[str]]:
+def _count(parent: Folder | None, settings: Build) -> tuple[MentionFilters, Counter[str]]:
     """Count the mentions of each type over all annotations; return with it the filters that were used."""
-    filters = Filters(
-        frozenset(map(fold_type, settings.drop_types)),
+    filters = MentionFilters(
+        frozenset(map(normalize_type, settings.drop_types)),
         settings.require_in_passage,
         settings.require_latin,
         settings.max_mention_words,
@@ -123,27 +150,32 @@ def _count(parent: Folder | None, settings: Build) -> tuple[Filters, Counter[str
             f"build: no entity is left of {parent.url}; look at its outcomes and at build.drop_types"
         )
     if settings.singular_types:
-        filters = replace(filters, renamed=singulars(mentions))
+        filters = replace(filters, renamed=plural_types(mentions))
         for plural, singular in filters.renamed.items():
             mentions[singular] += mentions.pop(plural)
     return filters, mentions
 
 
-def _count_types(key: str, parent: Folder, filters: Filters) -> dict[str, int]:
+def _count_types(key: str, parent: Folder, filters: MentionFilters) -> dict[str, int]:
     return dict(count_types(from_table(parent.read_chunk(key), Annotation), filters))
 
 
 def _build(
-    key: str, parent: Folder | None, settings: Build, sampler: Sampler, recipe: Recipe, filters: Filters
+    key: str,
+    parent: Folder | None,
+    settings: Build,
+    sampler: NegativeSampler,
+    recipe: ConversationSettings,
+    filters: MentionFilters,
 ) -> Iterator[Chunk]:
     if parent and not key.startswith(_GOLD):
         annotations = from_table(parent.read_chunk(key), Annotation)
-        conversations, counts = converse(annotations, sampler, recipe, filters)
+        conversations, counts = annotation_conversations(annotations, sampler, recipe, filters)
     else:
         name = key.removeprefix(_GOLD)
-        gold = read_gold(settings.supervised[name], rename=words_of(name, settings.labels))
-        passages = draw(gold, name, settings.supervised_examples, recipe.seed)
-        conversations, counts = converse_gold(
+        gold = read_gold(settings.supervised[name], rename=label_renamer(name, settings.labels))
+        passages = sample_passages(gold, name, settings.supervised_examples, recipe.seed)
+        conversations, counts = gold_conversations(
             passages,
             name,
             settings.negatives,

@@ -1,67 +1,83 @@
-"""Gold data sets as training data: a draw of their passages, asked for the data set's own types."""
+"""Gold data sets as training data: sampled passages, asked for the data set's own types."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from uniner.build.conversations import Recipe, converse_about, count
-from uniner.build.filters import fold_type
-from uniner.build.negatives import How, Sampler, generator
-from uniner.gold.reader import left_out
-from uniner.gold.records import GoldPassage
+from uniner.build.conversations import (
+    ConversationSettings,
+    NegativeSampler,
+    NegativeSampling,
+    count_questions,
+    passage_conversations,
+    passage_generator,
+)
+from uniner.gold.reader import count_left_out
+from uniner.gold.records import GoldPassage, GoldQuestion
+from uniner.labels import normalize_type
 from uniner.records import Conversation
 
 
-def draw(passages: Iterable[GoldPassage], dataset: str, most: int, seed: int) -> list[GoldPassage]:
-    """Return at most `most` passages, in their order: those that the seed and their id put first."""
-    everything = list(passages)
+def sample_passages(
+    passages: Iterable[GoldPassage], dataset: str, max_passages: int, seed: int
+) -> list[GoldPassage]:
+    """Return at most max_passages passages in their order, sampled by the seed and their ids."""
+    candidates = list(passages)
     # Not the generator of the passage's conversation: its first number decides the split.
-    places = [generator(seed, f"draw/{dataset}/{passage.id}").random() for passage in everything]
-    first = sorted(range(len(everything)), key=places.__getitem__)[:most]
-    return [everything[place] for place in sorted(first)]
+    keys = [passage_generator(seed, f"draw/{dataset}/{passage.id}").random() for passage in candidates]
+    sampled = sorted(range(len(candidates)), key=keys.__getitem__)[:max_passages]
+    return [candidates[index] for index in sorted(sampled)]
 
 
-def converse_gold(
+def gold_conversations(
     passages: Sequence[GoldPassage],
     dataset: str,
-    negatives: How,
-    recipe: Recipe,
+    negatives: NegativeSampling,
+    settings: ConversationSettings,
     dataset_line: bool,
 ) -> tuple[list[Conversation], dict[str, int]]:
-    """Make a data set's conversations and count them, by its name.
+    """Return a data set's conversations and their counts.
 
-    Absent types are drawn from the data set's own; a passage without an entity is asked for absent types
-    alone, as nothing there is what its labels mean. Where the file itself asks (`GoldPassage.asked`), only
-    types to which it answers with none are absent.
+    Negative types are the data set's own. A passage without entities is asked for negative types only: it has
+    none of the types that the data set annotates. If the file asks its own questions, only types that it
+    answers with "none" are negatives.
     """
-    found = [_mentions(passage) for passage in passages]
-    counts = Counter(name for mentions in found for name, texts in mentions.items() for _ in texts)
-    sampler = Sampler(counts, negatives)
+    mentions = [_mentions(passage) for passage in passages]
+    totals: Counter[str] = Counter()
+    for by_type in mentions:
+        totals.update({name: len(texts) for name, texts in by_type.items()})
+    sampler = NegativeSampler(totals, negatives)
     conversations = [
         conversation
-        for passage, mentions in zip(passages, found, strict=True)
-        for conversation in converse_about(
+        for passage, by_type in zip(passages, mentions, strict=True)
+        for conversation in passage_conversations(
             f"{dataset}/{passage.id}",
             passage.text,
-            mentions,
-            sampler if passage.asked is None else Sampler(_absent(passage.asked, counts), negatives),
-            recipe,
+            by_type,
+            sampler
+            if passage.questions is None
+            else NegativeSampler(_absent_types(passage.questions, totals), negatives),
+            settings,
             dataset,
             dataset_line,
         )
-        if mentions or conversation.negative_types
+        if by_type or conversation.negative_types
     ]
-    counted = count(conversations)
-    return conversations, {**counted, f"from_{dataset}": counted["conversations"], **left_out(passages)}
+    counts = count_questions(conversations)
+    return conversations, {
+        **counts,
+        f"from_{dataset}": counts["conversations"],
+        **count_left_out(passages),
+    }
 
 
-def _absent(asked: Sequence[tuple[str, Sequence[str]]], counts: Counter[str]) -> dict[str, int]:
-    """Return the types that a passage is known not to have, and how often its data set has them."""
-    absent = {fold_type(name) for name, mentions in asked if not mentions}
-    return {name: max(1, counts[name]) for name in absent}
+def _absent_types(questions: Sequence[GoldQuestion], totals: Counter[str]) -> dict[str, int]:
+    """Return the types that a passage certainly lacks, with their mentions in the data set."""
+    absent = {normalize_type(question.type) for question in questions if not question.mentions}
+    return {name: max(1, totals[name]) for name in absent}
 
 
 def _mentions(passage: GoldPassage) -> dict[str, tuple[str, ...]]:
     mentions: dict[str, dict[str, None]] = {}
     for entity in sorted(passage.entities, key=lambda entity: entity.start):
-        mentions.setdefault(fold_type(entity.type), {})[entity.text] = None
+        mentions.setdefault(normalize_type(entity.type), {})[entity.text] = None
     return {name: tuple(texts) for name, texts in mentions.items()}

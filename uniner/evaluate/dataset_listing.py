@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from uniner.gold.catalogue import DataSet, Found, catalogue, look, read
+from uniner.gold.catalogue import BenchmarkDataset, SplitSummary, catalogue, find_splits, summarize_split
 
 
 def show(data: str | None, console: Console) -> None:
@@ -12,7 +12,7 @@ def show(data: str | None, console: Console) -> None:
     Raises:
         UserError: where the data folder cannot be read.
     """
-    addresses = look(data) if data else {}
+    addresses = find_splits(data) if data else {}
     known = catalogue()
     if addresses:
         table = Table(title=f"found under {data} (in brackets: the paper's)", title_justify="left")
@@ -23,7 +23,9 @@ def show(data: str | None, console: Console) -> None:
         table.add_column("types", justify="right")
         table.add_column("file", overflow="fold")
         for name, address in addresses.items():
-            table.add_row(*_found_cells(known[name], read(name, address), (data or "").rstrip("/")))
+            table.add_row(
+                *_found_cells(known[name], summarize_split(name, address), (data or "").rstrip("/"))
+            )
         console.print(table)
     missing = [one for name, one in known.items() if name not in addresses]
     console.print(
@@ -43,20 +45,20 @@ def show(data: str | None, console: Console) -> None:
         )
 
 
-def _found_cells(one: DataSet, found: Found, data: str) -> tuple[str, ...]:
+def _found_cells(one: BenchmarkDataset, found: SplitSummary, data: str) -> tuple[str, ...]:
     groups = ", ".join(one.groups)
     file = found.address.rsplit(data + "/", 1)[-1]
-    if found.problem:
-        return one.name, one.domain, groups, "cannot be read", "", found.problem
+    if found.error:
+        return one.name, one.domain, groups, "cannot be read", "", found.error
     passages = f"{found.passages:,} ({one.sizes[2]:,})"
     return one.name, one.domain, groups, passages, f"{found.types} ({one.types})", file
 
 
-def _groups(one: DataSet) -> str:
+def _groups(one: BenchmarkDataset) -> str:
     return f" [{', '.join(one.groups)}]" if one.groups else ""
 
 
-def _reading(one: DataSet) -> str:
+def _reading(one: BenchmarkDataset) -> str:
     """Say how the source is read, and what differs from the paper's copy."""
     if one.format == "own":
         how = 'write it as JSON lines of {"text", "entities"} first'

@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from uniner.gold.catalogue import words_of
-from uniner.gold.reader import left_out, read_gold
+from uniner.gold.catalogue import label_renamer
+from uniner.gold.reader import count_left_out, read_gold
 from uniner.gold.records import GoldPassage
 from uniner.records import QUESTION, Question, Span, to_table
 from uniner.storage.stage_folder import Chunk
@@ -26,7 +26,7 @@ def questions(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str
             gold_spans=_spans(passage, type_name),
         )
         for passage in passages
-        for type_name, gold in (_every(passage, types) if passage.asked is None else passage.asked)
+        for type_name, gold in (_every(passage, types) if passage.questions is None else passage.questions)
     ]
 
 
@@ -53,7 +53,7 @@ def cut(
 ) -> Iterator[Chunk]:
     """Cut a data set into chunks of questions; all types of the whole data set are asked of each passage.
 
-    It is asked for plain words in place of its labels (`catalogue.words_of`).
+    It is asked for plain words in place of its labels (`catalogue.label_renamer`).
     Of more than `max_questions` so many are drawn, each with the same chance, in their order. The draw hangs
     on the data set's name alone: all systems, in all runs, answer the same questions.
 
@@ -63,10 +63,10 @@ def cut(
     Raises:
         UserError: where the data set is wrong, or has no type to ask for.
     """
-    passages = list(read_gold(url, else_types, words_of(dataset, labels)))
+    passages = list(read_gold(url, else_types, label_renamer(dataset, labels)))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
-    many = sum(len(types) if passage.asked is None else len(passage.asked) for passage in passages)
+    many = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)
     drawn: set[int] | None = None
     if max_questions and many > max_questions:
         drawn = set(random.Random(f"{dataset} questions").sample(range(many), max_questions))
@@ -76,7 +76,7 @@ def cut(
         every = questions(dataset, some, types)
         kept = [one for place, one in enumerate(every, start=before) if drawn is None or place in drawn]
         before += len(every)
-        figures: dict[str, float] = {"passages": len(some), **left_out(some)}
+        figures: dict[str, float] = {"passages": len(some), **count_left_out(some)}
         if len(kept) < len(every):
             figures["not_drawn"] = len(every) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from uniner.evaluate.published import Published, protocols, published
-from uniner.gold.catalogue import DOMAINS, catalogue, members
+from uniner.gold.catalogue import DOMAINS, catalogue, group_members
 
 OURS = ("strict", "released", "partial", "span")
 """Our protocols that stand on the boards; `released` is strict as the published scorer counts it."""
@@ -122,7 +122,7 @@ def _of_group(group: Any, scores: Scores) -> Board:
 
 def _columns(group: Any) -> dict[str, str]:
     """Return the titles of a group's data sets by name, in the order of the first table that has them all."""
-    titles = {one.name: one.title for one in members(group)}
+    titles = {one.name: one.title for one in group_members(group)}
     orders = (row.f1 for row in published() if row.f1.keys() == titles.keys())
     return {name: titles[name] for name in next(orders, titles)}
 
@@ -182,7 +182,7 @@ def _by_domain(scores: Scores) -> Board:
 
 
 def _of_domain(domain: str) -> list[str]:
-    return [one.name for one in members("all") if one.domain == domain]
+    return [one.name for one in group_members("all") if one.domain == domain]
 
 
 def _headline(row: Published) -> Row:

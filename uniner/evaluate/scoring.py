@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from uniner.evaluate.error_analysis import Mistakes
-from uniner.gold.reader import is_else
+from uniner.labels import is_else_type
 from uniner.metrics.calibration import assess
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import normalise
@@ -87,7 +87,7 @@ class Scoreboard:
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Count a passage's answers, all together; a broken one predicts nothing."""
-        asked = [one for one in predictions if not is_else(one.type)]
+        asked = [one for one in predictions if not is_else_type(one.type)]
         broken = 0
         for one in asked:
             self._types.setdefault(one.type, _NOTHING)
@@ -103,7 +103,9 @@ class Scoreboard:
             counted = total if name == HEADLINE else sum(map(count, answers), _NOTHING)
             self._protocols[name].add(counted, len(asked), broken)
         self._count_present(answers, strict)
-        others = [one for one in predictions if is_else(one.type)] if len(asked) < len(predictions) else []
+        others = (
+            [one for one in predictions if is_else_type(one.type)] if len(asked) < len(predictions) else []
+        )
         self._count_with_else(others, total, len(asked), broken)
         self._mistakes.add(answers)
         words = len(predictions[0].text.split())

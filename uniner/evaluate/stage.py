@@ -8,7 +8,7 @@ no longer named stays. Students that an engine of 8 bits is to ask are scored bo
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -24,8 +24,8 @@ from uniner.evaluate.leaderboard_writer import publish
 from uniner.evaluate.result_store import Cell, GoldOf, digest_of, predictions
 from uniner.evaluate.scoring import PASSAGE_COUNTS, Scores, without_examples
 from uniner.evaluate.system_pools import pool, train_on
-from uniner.gold.catalogue import with_group
-from uniner.gold.reader import digest, verify
+from uniner.gold.catalogue import resolve_group
+from uniner.gold.reader import gold_digest, verify_gold
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import against_first, lines
 from uniner.progress import say
@@ -45,11 +45,11 @@ def check(config: Config) -> None:
     if config.evaluate.catalogue:
         show(config.evaluate.data, Console())
         raise Planned
-    config = with_group(config)
+    config = _with_group(config)
     if not config.evaluate.gold:
         return
     for url in config.evaluate.gold.values():
-        verify(url, else_types=config.evaluate.else_types)
+        verify_gold(url, else_types=config.evaluate.else_types)
     for name, (system, its) in systems_registry.chosen(config).items():
         if systems_registry.is_to_be_trained(config, system):
             continue
@@ -59,7 +59,7 @@ def check(config: Config) -> None:
 
 def run(config: Config) -> dict[str, Any] | None:
     """Score the systems. Returns the manifest; None where there is no gold data set."""
-    config = with_group(config, say)
+    config = _with_group(config, say)
     if not config.evaluate.gold:
         say("evaluate: skipped, evaluate.gold names no data set")
         return None
@@ -139,7 +139,7 @@ def _train_on(
         return {}
     return {
         dataset: train_on(
-            config, folder / "models" / f"{dataset}-{digest(system.train[dataset])[:8]}", system, dataset
+            config, folder / "models" / f"{dataset}-{gold_digest(system.train[dataset])[:8]}", system, dataset
         )
         for dataset in gold
         if dataset in system.train
@@ -181,7 +181,7 @@ def _cut_gold(config: Config, dataset: str) -> Folder:
         "labels": config.build.labels,
     }
     # A file stands by its content: it may be moved.
-    plan = {"stage": "evaluate gold", "config": cutting, "gold": {dataset: digest(url)}}
+    plan = {"stage": "evaluate gold", "config": cutting, "gold": {dataset: gold_digest(url)}}
     folder = _folder(config) / "gold" / f"{dataset}-{digest_of(plan)}"
     if not folder.begin(plan):
         summaries = [folder.write_chunk(chunk) for chunk in cut(dataset, url, **cutting)]
@@ -243,6 +243,12 @@ def _lines(scores: dict[str, Any]) -> Iterator[str]:
 def _said(system: str, found: dict[str, Any]) -> str:
     broken = f" ({found['broken']:,} answers broken)" if found["broken"] else ""
     return f"{system} F1 {found['f1']:.3f}{broken}"
+
+
+def _with_group(config: Config, say: Callable[[str], None] | None = None) -> Config:
+    settings = config.evaluate
+    gold = resolve_group(settings.group, settings.data, settings.gold, say)
+    return config.model_copy(update={"evaluate": settings.model_copy(update={"gold": gold})})
 
 
 def _folder(config: Config) -> Folder:

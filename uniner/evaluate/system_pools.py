@@ -27,7 +27,7 @@ from uniner.evaluate.systems.gliner import Gliner
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIE
 from uniner.evaluate.systems_registry import line_of, model_of, template_of
-from uniner.gold.reader import digest
+from uniner.gold.reader import gold_digest
 from uniner.inference import questions
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
@@ -112,7 +112,7 @@ def train_on(config: Config, folder: Folder, system: BertSystem, dataset: str) -
     plan = {
         "stage": "evaluate train",
         "config": {**settings, "seed": order.seed, "dataset": dataset, "labels": order.labels},
-        "parents": {"model": model_fingerprint(order.base), "train": digest(order.gold)},
+        "parents": {"model": model_fingerprint(order.base), "train": gold_digest(order.gold)},
     }
     if folder.begin(plan):
         return folder

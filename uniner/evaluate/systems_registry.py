@@ -6,12 +6,12 @@ from typing import Any
 from uniner.config.schema import Annotate, Config
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
-from uniner.gold.reader import verify
+from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answering, plain, suffix
 from uniner.storage.filesystem import explained
 from uniner.storage.model_folders import FACTS, model_address, model_fingerprint, require_model
 from uniner.storage.stage_folder import Folder, run_folder
-from uniner.templates import Template, template
+from uniner.templates import Template, make_template
 
 OWN = ("base", "student")
 """The models of the run itself, by the names that the section gives them."""
@@ -92,7 +92,7 @@ def check(config: Config, name: str, system: AnySystem) -> None:
             f"evaluate.system.{name}.train: {min(unknown)} is no data set of evaluate.gold; name it there too"
         )
     for url in system.train.values() if isinstance(system, BertSystem) else ():
-        verify(url)  # of the types that say nothing it learns none
+        verify_gold(url)  # of the types that say nothing it learns none
     described_by = "gliner_config.json" if isinstance(system, GlinerSystem) else "config.json"
     require_model(model_of(config, system), described_by)
 
@@ -111,7 +111,7 @@ def facts_of(config: Config, system: AnySystem) -> dict[str, Any] | None:
 
 def template_of(config: Config, system: TemplateSystem) -> Template:
     """Return the template by which a model is asked."""
-    return template(*_template(config, system, facts_of(config, system)))
+    return make_template(*_template(config, system, facts_of(config, system)))
 
 
 def _template(config: Config, system: TemplateSystem, facts: dict[str, Any] | None) -> tuple[str, int]:

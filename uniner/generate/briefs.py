@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from uniner.records import BRIEF, Brief, to_table
+from uniner.records import BRIEF, Brief, generated_source, to_table
 from uniner.storage.stage_folder import Chunk
 from uniner.teacher.prompts import Prompt, load
 
@@ -50,11 +50,6 @@ ASPECTS: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 """What varies from brief to brief, each value with the same chance."""
-
-
-def source_of(domain: str) -> str:
-    """Return the source of a domain's passages."""
-    return f"generated:{domain}"
 
 
 def chosen(url: str | None) -> Prompt:
@@ -104,7 +99,10 @@ class Briefs:
         points = {"Domain": domain, **aspects, "Length": f"about {words} words", "Brief number": str(number)}
         text = "\n".join(f"{name}: {value}" for name, value in points.items())
         return Brief(
-            doc_id=f"{source_of(domain)}-{number:07d}", source=source_of(domain), words=words, text=text
+            doc_id=f"{generated_source(domain)}-{number:07d}",
+            source=generated_source(domain),
+            words=words,
+            text=text,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from uniner.inference.engine import Answer, Engine
 from uniner.inference.mention_scores import mention_scores
-from uniner.templates import Renderer, Template, parse_settled, settling_question
+from uniner.templates import Renderer, Template, parse_settling_answer, settling_question
 
 Questions = Sequence[tuple[str, Sequence[str]]]
 """Passages, each with the types that it is asked for."""
@@ -110,7 +110,7 @@ class Asker:
             settled = await self._put(passage, questions, figures)
             for (mention, held), answer in zip(conflicts.items(), settled, strict=True):
                 ended = answer is not None and answer.finish != "length"
-                holding = parse_settled(held, answer.text) if answer and ended else None
+                holding = parse_settling_answer(held, answer.text) if answer and ended else None
                 figures["unsettled" if holding is None else "settled"] += 1
                 if holding is not None:
                     gone = set(held) - set(holding)

@@ -7,7 +7,7 @@ from jinja2 import Environment
 
 from uniner import __version__
 from uniner.config.schema import Student, Train
-from uniner.templates import READ, SYSTEM, template
+from uniner.templates import READ, SYSTEM, make_template
 
 _SCORES = "## Scores\n"
 
@@ -22,7 +22,7 @@ def render(
     eos: str,
 ) -> str:
     """Return the card; figures are the manifest's, eos is the end token's text."""
-    how = template(student.template, student.group_types)
+    how = make_template(student.template, student.group_types)
     asked = {name: ["a mention"] if place == 0 else [] for place, name in enumerate(types[:2] or ["TYPE"])}
     question, answer = how.render(asked)[0]
     text = resources.files("uniner.storage").joinpath("student_card.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from uniner.config.schema import Config, Engine, Tag
 from uniner.errors import Planned, UserError
-from uniner.gold.catalogue import with_group
+from uniner.gold.catalogue import resolve_group
 from uniner.inference.fp8_gate import require_f1, suffix
 from uniner.inference.questions import start
 from uniner.progress import say
@@ -33,7 +33,7 @@ from uniner.tag.entity_rules import Rules
 from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
 from uniner.tag.tagger import Tagger
 from uniner.tag.types import Types, choose, read_types, require_sources
-from uniner.templates import Template, template
+from uniner.templates import Template, make_template
 
 _SURFACES = 10_000
 """Surfaces of a type that are counted exactly; beyond, the rarest are let go from time to time."""
@@ -55,15 +55,18 @@ def check(config: Config) -> None:
     if config.tag.text is not None or config.tag.page is not None:
         _tag_here(config)
     name = config.tag.calibration
-    own = with_group(config).evaluate if name or suffix(config.engine) else config.evaluate
-    to_measure = not config.tag.student and name in own.gold and "student" in own.systems
+    evaluate = config.evaluate
+    gold: Mapping[str, str] = evaluate.gold
+    if name or suffix(config.engine):
+        gold = resolve_group(evaluate.group, evaluate.data, evaluate.gold)
+    to_measure = not config.tag.student and name in gold and "student" in evaluate.systems
     if name and not to_measure:
         calibration_of(_student(config), name)
     there = config.tag.student or (_own(config) / "student").exists(FACTS)
     if there and (name is None or name in calibrations(_student(config))):
         facts = student_facts(_student(config))
         chunk_pipeline.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
-    if suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
+    if suffix(config.engine) and not gold:  # else evaluate may still come before tag
         require_f1(run_folder(config.run) / "evaluate", model_fingerprint(_student(config)), config.engine)
 
 
@@ -184,7 +187,7 @@ def make_tagger(
 def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
     """Return the template that a model is asked by: a student's own, by its facts, or the config's."""
     told = facts or config.student.model_dump()
-    return template(told["template"], told.get("group_types", config.student.group_types))
+    return make_template(told["template"], told.get("group_types", config.student.group_types))
 
 
 def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:

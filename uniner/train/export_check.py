@@ -28,7 +28,7 @@ def question(build: Folder, template: Template) -> tuple[str, tuple[str, ...]]:
 
 def _first_question(one: Conversation, template: Template) -> tuple[str, tuple[str, ...]]:
     asked = one.conversations[2]["value"]
-    types = template.asked(asked)
+    types = template.types_of(asked)
     if types is None:
         raise UserError(f"conversation {one.id}: '{asked[:80]}' is not of student.template; build it anew")
     return passage_of(one), types

@@ -111,7 +111,7 @@ def draw(
 def _question(one: Conversation, place: int, renderer: Renderer, template: Template) -> Question | None:
     """Return a question of a conversation; None of one that asks for no types, but settles a mention's."""
     said = [turn["value"] for turn in one.conversations]
-    types = template.asked(said[place])
+    types = template.types_of(said[place])
     right = template.parse(types, said[place + 1]) if types else None
     if not types or right is None:
         return None

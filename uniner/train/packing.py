@@ -15,7 +15,7 @@ from itertools import accumulate, chain
 import numpy as np
 import numpy.typing as npt
 
-from uniner.templates import Rendered
+from uniner.templates import TokenBlock
 
 IGNORED = -100
 """The label of a token that carries no loss (torch's and transformers' convention)."""
@@ -51,7 +51,7 @@ class Fitted:
     counts: dict[str, int]
 
 
-def fit(conversations: Iterable[tuple[str, Rendered, Sequence[Rendered]]], max_tokens: int) -> Fitted:
+def fit(conversations: Iterable[tuple[str, TokenBlock, Sequence[TokenBlock]]], max_tokens: int) -> Fitted:
     """Fit conversations, each (passage id, head, question blocks), into samples of at most max_tokens.
 
     A longer conversation is cut before a question and its head repeated, so that nothing is cut silently and
@@ -76,9 +76,9 @@ def fit(conversations: Iterable[tuple[str, Rendered, Sequence[Rendered]]], max_t
     return Fitted(samples, per_conversation, counts)
 
 
-def _cut(blocks: Sequence[Rendered], room: int) -> list[list[Rendered]]:
+def _cut(blocks: Sequence[TokenBlock], room: int) -> list[list[TokenBlock]]:
     """Divide blocks, in order, into pieces of at most `room` tokens."""
-    pieces: list[list[Rendered]] = []
+    pieces: list[list[TokenBlock]] = []
     filled = room
     for block in blocks:
         if filled + len(block) > room:
@@ -89,7 +89,7 @@ def _cut(blocks: Sequence[Rendered], room: int) -> list[list[Rendered]]:
     return pieces
 
 
-def _sample(passage_id: str, head: Rendered, blocks: Sequence[Rendered]) -> Sample:
+def _sample(passage_id: str, head: TokenBlock, blocks: Sequence[TokenBlock]) -> Sample:
     parts = [head, *blocks]
     ids = np.concatenate([np.asarray(part.ids, np.int32) for part in parts])
     return Sample(passage_id, ids, np.concatenate([np.asarray(part.loss, np.bool_) for part in parts]))

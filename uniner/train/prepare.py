@@ -12,7 +12,7 @@ from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.model_folders import load_tokenizer, loading, local_model
 from uniner.storage.stage_folder import Folder
-from uniner.templates import Renderer, template
+from uniner.templates import Renderer, make_template
 from uniner.train import estimate as estimates
 from uniner.train import export, generation_eval, loop, model, packing
 from uniner.train.estimate import Estimate, Work
@@ -113,7 +113,7 @@ def prepare(order: Order, tokenizer: Any, config: Any) -> Data:
     asked = generation_eval.draw(
         held_out,
         tokenizer,
-        template(student.template, student.group_types),
+        make_template(student.template, student.group_types),
         most=train.validation_questions,
         max_tokens=student.max_tokens,
         seed=order.seed,

@@ -13,7 +13,7 @@ from typing import Any
 
 from uniner.errors import UserError
 from uniner.evaluate.systems.bert import Piece, labels_of, pieces, to_labels
-from uniner.gold.catalogue import words_of
+from uniner.gold.catalogue import label_renamer
 from uniner.gold.reader import read_gold
 from uniner.storage.model_folders import loading, local_model
 from uniner.storage.stage_folder import Folder
@@ -112,7 +112,7 @@ def _train(order: Order) -> dict[str, Any]:
 
 
 def _examples(order: Order, tokenizer: Any) -> tuple[list[str], list[_Example]]:
-    rename = words_of(order.dataset, order.labels)
+    rename = label_renamer(order.dataset, order.labels)
     passages = list(islice(read_gold(order.gold, rename=rename), order.max_passages))
     names = labels_of(sorted({entity.type for passage in passages for entity in passage.entities}))
     number = {name: place for place, name in enumerate(names)}

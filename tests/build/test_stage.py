@@ -1,4 +1,4 @@
-"""The build stage on Ray: teacher and gold data together, the same bytes each time, a card to read."""
+"""The build stage on Ray: teacher and gold data together, reproducible bytes, and the data card."""
 
 import json
 
@@ -90,10 +90,10 @@ def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base
     stage.check(config)
     manifest = stage.run(config)
     folder = Folder(str(tmp_path)) / "r" / "build"
-    found = conversations(folder)
+    built = conversations(folder)
     figures = manifest["figures"]
-    assert len([c for c in found if c.dataset == "teacher"]) == 216
-    assert len([c for c in found if c.dataset == "news"]) == figures["from_news"] == 20
+    assert len([c for c in built if c.dataset == "teacher"]) == 216
+    assert len([c for c in built if c.dataset == "news"]) == figures["from_news"] == 20
     assert (figures["passages"], figures["dropped_unparseable"], figures["mentions_not_in_passage"]) == (
         240,
         24,
@@ -101,11 +101,11 @@ def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base
     )
     assert json.loads(folder.read("types.json")) == {"city": 216, "person": 216}
     published = json.loads(folder.read("train.json"))
-    assert [row["id"] for row in published] == [c.id for c in found if c.split == "train"]
-    assert published[0]["conversations"] == list(found[0].conversations)
+    assert [row["id"] for row in published] == [c.id for c in built if c.split == "train"]
+    assert published[0]["conversations"] == list(built[0].conversations)
     card = folder.read("README.md").decode()
-    for told in ("236 conversations", "`some-teacher`", "| news | 20 |", "| unparseable | 24 |", "{passage}"):
-        assert told in card
+    for text in ("236 conversations", "`some-teacher`", "| news | 20 |", "| unparseable | 24 |", "{passage}"):
+        assert text in card
     (tmp_path / "card.png").write_bytes(folder.read("card.png"))
     with Image.open(tmp_path / "card.png") as image:
         assert len(image.getcolors(1 << 24)) > 10
@@ -113,16 +113,16 @@ def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base
 
 def test_ray_writes_the_same_bytes_as_one_process(tmp_path, base, gold, ray_session, monkeypatch):
     written = {}
-    for how in ("ray", "alone"):
-        root = tmp_path / how
+    for mode in ("ray", "alone"):
+        root = tmp_path / mode
         annotate(root)
         config = make_config(tmp_path, base, root, f'build.supervised={{news = "{gold}"}}')
-        if how == "alone":
+        if mode == "alone":
             monkeypatch.setattr(stage.chunk_pipeline, "stream", stream_alone)
             monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
         stage.run(config)
         folder = root / "r" / "build"
-        written[how] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}
+        written[mode] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}
     assert written["ray"] == written["alone"]
     assert len(written["ray"]) == 7
 
@@ -133,34 +133,38 @@ def stream_alone(folder, items, read, pool=None):
 
 
 def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session, monkeypatch):
-    monkeypatch.chdir(gold.parent)  # Ray's workers do not follow: the path must reach them whole
+    monkeypatch.chdir(gold.parent)  # Ray's workers do not change folder: they need the absolute path
     words = ("build.teacher_weight=0", 'build.supervised={news = "gold.jsonl"}', "build.dataset_line=false")
     config = make_config(tmp_path, base, tmp_path, *words)
     stage.check(config)
     assert stage.run(config)["rows"] == 30
-    found = conversations(Folder(str(tmp_path)) / "r" / "build")
-    assert found[0].conversations[0]["value"] == "Text: Eve sat."
-    assert to_table(found, CONVERSATION).num_rows == 30
+    built = conversations(Folder(str(tmp_path)) / "r" / "build")
+    assert built[0].conversations[0]["value"] == "Text: Eve sat."
+    assert to_table(built, CONVERSATION).num_rows == 30
 
 
-def test_what_cannot_be_built_from_is_refused_before_ray_starts(tmp_path, base):
+def test_missing_input_is_refused_before_ray_starts(tmp_path, base):
     with pytest.raises(UserError, match="leaves nothing to train on"):
         stage.check(make_config(tmp_path, base, tmp_path, "build.teacher_weight=0"))
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         stage.check(make_config(tmp_path, base, tmp_path, 'build.supervised={news = "gone.jsonl"}'))
 
 
-def test_types_to_drop_are_folded_as_all_types_are():
+def test_types_to_drop_are_normalized_like_all_types():
     filters, _ = stage._count(None, Build(drop_types=["MISC", " Else "]))
     assert filters.drop_types == {"misc", "else"}
 
 
-def test_a_file_that_asks_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
+def test_a_file_with_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
     turns = ["Text: C here", "I've read this text.", "What describes programlang in the text?", '["C"]']
-    said = [{"from": who, "value": turn} for who, turn in zip(("human", "gpt") * 2, turns, strict=True)]
-    (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": said}]))
+    conversation = [
+        {"from": speaker, "value": turn} for speaker, turn in zip(("human", "gpt") * 2, turns, strict=True)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": conversation}]))
     settings = Build(supervised={"crossner_ai": f"{tmp_path}/train.json"}, labels={"programlang": "language"})
-    recipe = stage.Recipe(0, validation_share=0)
-    (chunk,) = stage._build(f"{stage._GOLD}crossner_ai", None, settings, None, recipe, None)
-    (made,) = from_table(chunk.table, Conversation)
-    assert made.positive_types == ("programlang",), "evaluate asks for it like this too"
+    settings_of_conversations = stage.ConversationSettings(0, validation_share=0)
+    (chunk,) = stage._build(
+        f"{stage._GOLD}crossner_ai", None, settings, None, settings_of_conversations, None
+    )
+    (built,) = from_table(chunk.table, Conversation)
+    assert built.positive_types == ("programlang",), "evaluate asks for the same word"

@@ -1,11 +1,11 @@
-"""The published conversations: questions of a passage together, mentions located, what is none named."""
+"""Published conversations: rows of one passage are joined, mentions located, wrong rows named."""
 
 import json
 
 import pytest
 
-from uniner.build.conversations import Recipe
-from uniner.build.supervised import converse_gold
+from uniner.build.conversations import ConversationSettings
+from uniner.build.supervised import gold_conversations
 from uniner.errors import UserError
 from uniner.gold.reader import read_gold
 
@@ -13,7 +13,7 @@ TEXT = "Dune is by Herbert; Dune Messiah follows Dune."
 
 
 def row(name, passage, *answers, dataset=""):
-    """A row in the published layout."""
+    """Return a row in the published layout."""
     values = [f"{dataset}Text: {passage}", "I've read this text."]
     for type_name, mentions in answers:
         values += [f"What describes {type_name} in the text?", json.dumps(mentions)]
@@ -26,11 +26,11 @@ def write(path, rows):
     return str(path)
 
 
-def found(passage):
-    return [(one.start, one.text, one.type) for one in passage.entities]
+def entities(passage):
+    return [(entity.start, entity.text, entity.type) for entity in passage.entities]
 
 
-def test_the_rows_of_a_passage_are_one_passage_and_mentions_are_located(tmp_path):
+def test_rows_with_the_same_passage_are_joined_and_mentions_located(tmp_path):
     rows = [
         row("a_0", TEXT, ("book", ["Dune", "Dune Messiah", "Dune", "Dune Heretics"])),
         row("a_1", TEXT, ("person", ["herbert"])),
@@ -40,19 +40,19 @@ def test_the_rows_of_a_passage_are_one_passage_and_mentions_are_located(tmp_path
     ]
     first, again, last = read_gold(write(tmp_path / "test.json", rows))
     assert (first.id, again.id, last.id) == ("a_0", "a_3", "b_0")
-    assert first.text == again.text == TEXT, "the line of the data set is no part of the passage"
-    assert found(first) == [(0, "Dune", "book"), (20, "Dune Messiah", "book"), (20, "Dune", "book"),
+    assert first.text == again.text == TEXT, "the data set's line is not part of the passage"
+    assert entities(first) == [(0, "Dune", "book"), (20, "Dune Messiah", "book"), (20, "Dune", "book"),
                             (11, "Herbert", "person")]  # fmt: skip
-    assert first.asked == (
+    assert first.questions == (
         ("book", ("Dune", "Dune Messiah", "Dune Heretics")),
         ("person", ("herbert",)),
         ("city", ()),
     )
     assert first.left_out == {"ungrounded": 1}
-    assert again.asked == (("book", ()), ("city", ())) and last.asked == (("book", ()),)
+    assert again.questions == (("book", ()), ("city", ())) and last.questions == (("book", ()),)
 
 
-def test_lines_of_conversations_are_read_too_and_train_on_what_they_asked(tmp_path):
+def test_lines_of_conversations_become_training_data_for_their_own_questions(tmp_path):
     rows = [
         row("a", "Bo saw Rome.", ("person", ["Bo"]), ("city", ["Rome"])),
         row("b", "Eve slept.", ("person", ["Eve"]), ("river", [])),
@@ -61,10 +61,10 @@ def test_lines_of_conversations_are_read_too_and_train_on_what_they_asked(tmp_pa
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     passages = list(read_gold(str(path)))
-    recipe = Recipe(0, negatives_per_passage=5, validation_share=0)
-    made, counts = converse_gold(passages, "d", "frequency", recipe, dataset_line=False)
-    # Of a type that was not asked nobody knows that it is absent; nor of one whose mention is not found.
-    assert [(c.positive_types, c.negative_types) for c in made] == [
+    settings = ConversationSettings(0, negatives_per_passage=5, validation_share=0)
+    conversations, counts = gold_conversations(passages, "d", "frequency", settings, dataset_line=False)
+    # A type is a negative only if it was asked for and its answer is empty.
+    assert [(c.positive_types, c.negative_types) for c in conversations] == [
         (("city", "person"), ()),
         (("person",), ("river",)),
         ((), ("river",)),
@@ -76,18 +76,18 @@ GOOD = row("a", "Bo.", ("person", ["Bo"]))
 
 
 def turn(place, value):
-    changed = [dict(one) for one in GOOD["conversations"]]
-    changed[place]["value"] = value
-    return {"conversations": changed}
+    turns = [dict(turn) for turn in GOOD["conversations"]]
+    turns[place]["value"] = value
+    return {"conversations": turns}
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ({"id": "b"}, r"entry 2: Object missing required field `conversations`"),
         (
             {"conversations": GOOD["conversations"][:3]},
-            r"entry 2: the turns are human, gpt, human; they must",
+            r"entry 2: the turns are human, gpt, human; they must alternate",
         ),
         ({"conversations": GOOD["conversations"][::-1]}, r"entry 2: the turns are gpt, human"),
         (turn(0, "Bo."), r"entry 2: the first turn must be 'Text: ' and the passage, not 'Bo\.'"),
@@ -95,9 +95,9 @@ def turn(place, value):
         (turn(3, "Bo"), r"entry 2: the answer to 'person' must be a JSON list of strings, not 'Bo'"),
         (turn(3, "[1]"), r"entry 2: the answer to 'person' must be"),
         (row("b", "Bo.", ("a", []), ("a", [])), r"entry 2: asks for 'a' twice"),
-        (row("a", "Eve.", ("person", [])), r"entry 2: the id 'a' was there before"),
+        (row("a", "Eve.", ("person", [])), r"entry 2: the id 'a' occurs twice"),
     ],
 )
-def test_what_is_no_such_conversation_is_named(tmp_path, bad, said):
-    with pytest.raises(UserError, match=said):
+def test_a_row_that_is_not_a_conversation_is_named(tmp_path, bad, message):
+    with pytest.raises(UserError, match=message):
         list(read_gold(write(tmp_path / "test.json", [GOOD, bad])))

@@ -1,4 +1,4 @@
-"""PubTator: offsets over title, one separator and abstract; relations ignored, what does not fit named."""
+"""PubTator: offsets count in title, blank and abstract; relations are ignored, wrong lines named."""
 
 import pytest
 
@@ -21,10 +21,10 @@ def read(tmp_path, content):
     return list(read_gold(str(path)))
 
 
-def test_a_document_is_a_passage_of_title_and_abstract(tmp_path):
+def test_a_document_is_one_passage_of_title_and_abstract(tmp_path):
     first, second = read(tmp_path, DOCUMENT + "\n12|t|Only a title.\n")
     assert (first.id, first.text) == ("11", "Łódź virus | a case. A virus hit.")
-    assert [(one.start, one.end, one.text, one.type) for one in first.entities] == [
+    assert [(entity.start, entity.end, entity.text, entity.type) for entity in first.entities] == [
         (5, 10, "virus", "Organism"),
         (23, 28, "virus", "Organism"),
     ]
@@ -32,7 +32,7 @@ def test_a_document_is_a_passage_of_title_and_abstract(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (
             "11\t22\t27\tvirus\tOrganism",
@@ -43,12 +43,12 @@ def test_a_document_is_a_passage_of_title_and_abstract(tmp_path):
         ("11", r"line 8: an annotation is ID"),
         (
             "12\t5\t10\tvirus\tOrganism",
-            r"line 8: '12.* stands below 11\|t\|\.\.\.; begin its document with ID\|t\|",
+            r"line 8: '12.* is below 11\|t\|\.\.\.; start its document with ID\|t\|",
         ),
         ("11|a|Again.", r"line 8: 11 has a second abstract"),
-        ("11|t|Again.", r"line 8: the id '11' was there before"),
+        ("11|t|Again.", r"line 8: the id '11' occurs twice"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, line, said):
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_line_is_named(tmp_path, line, message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, DOCUMENT + line)

@@ -1,4 +1,4 @@
-"""The catalogue: what it says adds up, its data sets are found and named by plain words, groups fill in."""
+"""The catalogue: its facts are consistent, splits are found, labels become words, groups resolve."""
 
 import io
 import json
@@ -6,39 +6,40 @@ import json
 import pytest
 from rich.console import Console
 
-from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.evaluate.dataset_listing import show
 from uniner.evaluate.gold_questions import cut
-from uniner.gold.catalogue import DOMAINS, catalogue, look, members, read, with_group, words_of
+from uniner.gold.catalogue import (
+    DOMAINS,
+    catalogue,
+    find_splits,
+    group_members,
+    label_renamer,
+    resolve_group,
+    summarize_split,
+)
 from uniner.gold.reader import read_gold
 
 CONLL = "Ann B-PER\nof O\nUN S-ORG\n\nBlue B-MISC\n"
 
 
-def make_config(**evaluate):
-    return Config.model_validate(
-        {"run": {"name": "r"}, "student": {"base": "b"}, "evaluate": {"gold": {}, **evaluate}}
-    )
-
-
 def test_the_benchmark_is_49_splits_of_43_data_sets_in_9_domains():
     known = catalogue()
-    assert [len(members(group)) for group in ("all", "zero-shot-7", "supervised-20")] == [49, 7, 20]
-    assert len({one.counted_as or one.name for one in members("all")}) == 43
-    assert {one.domain for one in known.values()} == set(DOMAINS) and len(DOMAINS) == 9
-    assert [name for name, one in known.items() if not one.benchmark] == ["conll03"]
-    for one in known.values():
-        assert one.source and one.licence and all(size > 0 for size in one.sizes)
+    assert [len(group_members(group)) for group in ("all", "zero-shot-7", "supervised-20")] == [49, 7, 20]
+    assert len({dataset.counted_as or dataset.name for dataset in group_members("all")}) == 43
+    assert {dataset.domain for dataset in known.values()} == set(DOMAINS) and len(DOMAINS) == 9
+    assert [name for name, dataset in known.items() if not dataset.benchmark] == ["conll03"]
+    for dataset in known.values():
+        assert dataset.source and dataset.licence and all(size > 0 for size in dataset.sizes)
     fine = known["fewnerd_fine"]
     assert len(set(fine.labels.values()) - {"other"}) == fine.types == 59
 
 
-def test_labels_become_plain_words_and_plain_words_stay():
-    own = words_of("my-own-news", {"PER": "Person"})
+def test_labels_become_plain_words_and_plain_words_are_unchanged():
+    own = label_renamer("my-own-news", {"PER": "Person"})
     assert [own(label) for label in ("PER", "ACTOR", "plot  Twist")] == ["person", "actor", "plot twist"]
-    assert words_of("conll03", {"PER": "human being"})("PER") == "human being"
-    said = {
+    assert label_renamer("conll03", {"PER": "human being"})("PER") == "human being"
+    expected = {
         "conll03": {"PER": "person", "MISC": "misc"},
         "genia": {"cell_type": "cell type", "DNA": "dna"},
         "biored": {"CellLine": "cell line", "OrganismTaxon": "organism"},
@@ -51,21 +52,21 @@ def test_labels_become_plain_words_and_plain_words_stay():
             "event-attack/battle/war/militaryconflict": "attack, battle, war or military conflict"
         },
     }
-    for dataset, labels in said.items():
-        assert {label: words_of(dataset, {})(label) for label in labels} == labels
+    for dataset, labels in expected.items():
+        assert {label: label_renamer(dataset, {})(label) for label in labels} == labels
 
 
-def test_the_labels_of_data_sets_that_are_in_plain_words_stay(shared_data):
-    for name, address in look(str(shared_data("ner"))).items():
-        for place, (raw, ours) in enumerate(
-            zip(read_gold(address), read_gold(address, rename=words_of(name, {})), strict=True)
+def test_labels_that_are_plain_words_are_unchanged(shared_data):
+    for name, address in find_splits(str(shared_data("ner"))).items():
+        for number, (raw, renamed) in enumerate(
+            zip(read_gold(address), read_gold(address, rename=label_renamer(name, {})), strict=True)
         ):
-            assert raw == ours
-            if place == 200:
+            assert raw == renamed
+            if number == 200:
                 break
 
 
-def test_data_sets_are_found_by_name_in_any_layout_and_read_raw(tmp_path):
+def test_splits_are_found_by_name_in_any_layout_and_read(tmp_path):
     (tmp_path / "conll03").mkdir()
     (tmp_path / "conll03" / "test.txt").write_text(CONLL)
     (tmp_path / "conll03" / "train.txt").write_text("never read")
@@ -81,8 +82,10 @@ def test_data_sets_are_found_by_name_in_any_layout_and_read_raw(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "test.txt").write_text(CONLL)
 
-    found = {name: address.removeprefix(f"{tmp_path}/") for name, address in look(str(tmp_path)).items()}
-    assert found == {
+    splits = {
+        name: address.removeprefix(f"{tmp_path}/") for name, address in find_splits(str(tmp_path)).items()
+    }
+    assert splits == {
         "conll03": "conll03/test.txt",
         "fabner": "fabner/fabner/test*.parquet",
         "somesci": "somesci/test",
@@ -90,25 +93,25 @@ def test_data_sets_are_found_by_name_in_any_layout_and_read_raw(tmp_path):
         "findvehicle": "FindVehicle_test.txt",
     }
     (chunk,) = cut("conll03", str(tmp_path / "conll03" / "test.txt"), 9, None)
-    asked = [(row["type"], row["gold"]) for row in chunk.table.to_pylist()]
-    assert asked == [("organization", ["UN"]), ("person", ["Ann"]), ("organization", []), ("person", [])]
+    questions = [(row["type"], row["gold"]) for row in chunk.table.to_pylist()]
+    assert questions == [("organization", ["UN"]), ("person", ["Ann"]), ("organization", []), ("person", [])]
     assert chunk.figures["left_out_else_type"] == 1
 
     console = Console(width=150, file=io.StringIO())
     show(str(tmp_path), console)
     text = console.file.getvalue()
     assert "5 of 50 data sets found" in text
-    assert "2 (3,453)" in text and "2 (3)" in text  # conll03 here and in the paper
+    assert "2 (3,453)" in text and "2 (3)" in text  # conll03: here and in the paper
     assert "Mit-Movie.jsonl, line 1: " in text and "cannot be read" in text
     assert "ace04 (general; LDC agreement): LDC2005T09" in text
     (tmp_path / "conll2003.txt").write_text(CONLL)
     with pytest.raises(
-        UserError, match=r"conll03/test\.txt and .*conll2003\.txt are both conll03; leave one"
+        UserError, match=r"conll03/test\.txt and .*conll2003\.txt are both conll03; remove one"
     ):
-        look(str(tmp_path))
+        find_splits(str(tmp_path))
 
 
-def test_a_file_that_asks_its_own_questions_keeps_their_words(tmp_path):
+def test_a_file_with_its_own_questions_keeps_their_words(tmp_path):
     turns = ["Text: C here", "I've read this text.", "What describes programlang in the text?", '["C"]']
     speakers = ("human", "gpt") * 2
     row = {
@@ -116,27 +119,29 @@ def test_a_file_that_asks_its_own_questions_keeps_their_words(tmp_path):
         "conversations": [{"from": s, "value": v} for s, v in zip(speakers, turns, strict=True)],
     }
     (tmp_path / "CrossNER_AI.json").write_text(json.dumps([row]))
-    address = look(str(tmp_path))["crossner_ai"]
+    address = find_splits(str(tmp_path))["crossner_ai"]
     (chunk,) = cut("crossner_ai", address, 9, None)
     assert chunk.table.column("type").to_pylist() == ["programlang"]
-    assert (read("crossner_ai", address).passages, read("crossner_ai", address).types) == (1, 1)
+    summary = summarize_split("crossner_ai", address)
+    assert (summary.passages, summary.types) == (1, 1)
 
 
-def test_a_group_is_what_lies_there_and_what_is_missing_is_said(bucket, tmp_path):
+def test_a_group_resolves_to_its_splits_and_missing_ones_are_reported(bucket, tmp_path):
     import fsspec
 
     data = f"{bucket}/{tmp_path.name}"
     fsspec.filesystem("s3").pipe_file(f"{data}/CrossNER_music.txt", CONLL.encode())
-    said = []
+    lines = []
     own = {"mit_movie": "own.jsonl", "mine": "mine.jsonl"}
-    config = with_group(make_config(group="zero-shot-7", data=data, gold=own), said.append)
-    assert config.evaluate.gold == {"crossner_music": f"{data}/CrossNER_music.txt", **own}
-    (line,) = said
-    assert line.startswith("evaluate: 2 of the 7 data sets of zero-shot-7 are there; missing: crossner_ai, ")
-    assert with_group(config).evaluate.gold == config.evaluate.gold
+    gold = resolve_group("zero-shot-7", data, own, lines.append)
+    assert gold == {"crossner_music": f"{data}/CrossNER_music.txt", **own}
+    (line,) = lines
+    assert line.startswith("evaluate: found 2 of the 7 data sets of zero-shot-7; missing: crossner_ai, ")
+    assert resolve_group("zero-shot-7", data, gold) == gold
+    assert resolve_group(None, None, own) == own
     with pytest.raises(UserError, match="has no data set of the group supervised-20"):
-        with_group(make_config(group="supervised-20", data=data))
+        resolve_group("supervised-20", data, {})
     with pytest.raises(UserError, match=r"evaluate\.group = 'all' needs evaluate\.data"):
-        with_group(make_config(group="all"))
+        resolve_group("all", None, {})
     with pytest.raises(UserError, match="no such file or folder"):
-        with_group(make_config(group="all", data=str(tmp_path / "nowhere")))
+        resolve_group("all", str(tmp_path / "nowhere"), {})

@@ -1,4 +1,4 @@
-"""JSON rows: what is read, what is refused and with which words."""
+"""JSON rows: formats, compression, and the errors of wrong rows."""
 
 import gzip
 import json
@@ -34,16 +34,20 @@ def write(path, lines):
 
 
 @pytest.mark.parametrize("name", ["g.jsonl", "g.jsonl.gz", "g.jsonl.zst", "list.json", "unnamed"])
-def test_a_file_is_read_plain_or_compressed_and_else_types_go(tmp_path, name):
+def test_a_file_is_read_plain_or_compressed_without_else_types(tmp_path, name):
     lines = [json.dumps(LINES)] if name == "list.json" else [*LINES, ""]
     passages = list(read_gold(write(tmp_path / name, lines)))
     assert [passage.id for passage in passages] == ["0000001", "empty", "0000003"]
-    assert [[one.text for one in passage.entities] for passage in passages] == [["Łódź", "Ann"], [], ["Bo"]]
+    assert [[entity.text for entity in passage.entities] for passage in passages] == [
+        ["Łódź", "Ann"],
+        [],
+        ["Bo"],
+    ]
     assert [passage.left_out for passage in passages] == [{}, {}, {"else_type": 1}]
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ("{", r"g\.jsonl, line 2: "),
         ('{"text": "x"}', r"line 2: Object missing required field `entities`.*; a row is \{\"text\""),
@@ -60,13 +64,13 @@ def test_a_file_is_read_plain_or_compressed_and_else_types_go(tmp_path, name):
         ),
         (
             {"text": "Ann", "entities": [{"start": 0, "end": 3, "text": "Ann", "type": " "}]},
-            r"line 2: 'Ann' has no type",
+            r"line 2: 'Ann' has a blank type",
         ),
-        ({"text": "Ann", "entities": [], "id": "0000001"}, r"line 2: the id '0000001' was there before"),
+        ({"text": "Ann", "entities": [], "id": "0000001"}, r"line 2: the id '0000001' occurs twice"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, bad, said):
-    with pytest.raises(UserError, match=said):
+def test_a_bad_line_is_named(tmp_path, bad, message):
+    with pytest.raises(UserError, match=message):
         list(read_gold(write(tmp_path / "g.jsonl", [LINES[0], bad])))
 
 
@@ -80,9 +84,9 @@ def test_a_missing_broken_or_empty_file_is_named(tmp_path):
             list(read_gold(str(tmp_path / name)))
     with pytest.raises(UserError, match=r"entry 2: Object missing required field"):
         list(read_gold(write(tmp_path / "list.json", [json.dumps([LINES[0], {"text": "x"}])])))
-    with pytest.raises(UserError, match=r"half\.json: is no JSON list"):
+    with pytest.raises(UserError, match=r"half\.json: not a JSON list"):
         list(read_gold(write(tmp_path / "half.json", [json.dumps(LINES)[:-9]])))
-    with pytest.raises(UserError, match=r"empty\.jsonl: has no passage"):
+    with pytest.raises(UserError, match=r"empty\.jsonl: contains no passages"):
         list(read_gold(write(tmp_path / "empty.jsonl", [""])))
-    with pytest.raises(UserError, match=r"none\.jsonl: has no entity of a type .* in 1 passages"):
+    with pytest.raises(UserError, match=r"none\.jsonl: contains no entities of a type .* in 1 passages"):
         list(read_gold(write(tmp_path / "none.jsonl", [LINES[1]])))
