@@ -56,47 +56,45 @@ Verbose = Annotated[
 ]
 
 
-def _help(text: str, *sections: str) -> dict[str, str]:
-    """Return a command's help, with its sections' settings below the options (\\b: click keeps the lines)."""
+def _command(text: str, *sections: str, name: str | None = None) -> Callable[[Any], Any]:
+    """Register a command, with its sections' settings below its options (\\b: click keeps the lines)."""
     paragraphs = ["\b\n" + "\n".join(brief(section, width=106)) for section in sections]
-    more = [
-        f"`uniner settings {section}` has more about each setting of [{section}]." for section in sections
-    ]
-    return {"help": text, "epilog": "\n\n".join([*paragraphs, *more])}
+    more = [f"`uniner settings {section}` has all of [{section}]." for section in sections]
+    return app.command(name, help=text, epilog="\n\n".join([*paragraphs, *more]))
 
 
-@app.command(**_help("Have the teacher write passages of domains.", "generate"))
+@_command("Have the teacher write passages of domains.", "generate")
 def generate(
     config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
 ) -> None:
     _run_or_estimate("generate", config, settings, estimate)
 
 
-@app.command(**_help("Cut corpus shards into passages.", "ingest"))
+@_command("Cut corpus shards into passages.", "ingest")
 def ingest(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(["ingest"], _words(config, settings)))
 
 
-@app.command(**_help("Have the teacher annotate the passages.", "annotate", "teacher"))
+@_command("Have the teacher annotate the passages.", "annotate", "teacher")
 def annotate(
     config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
 ) -> None:
     _run_or_estimate("annotate", config, settings, estimate)
 
 
-@app.command(**_help("Make conversations of the annotations and gold data.", "build"))
+@_command("Make conversations of the annotations and gold data.", "build")
 def build(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(["build"], _words(config, settings)))
 
 
-@app.command(**_help("Train the student on the conversations.", "train"))
+@_command("Train the student on the conversations.", "train")
 def train(
     config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
 ) -> None:
     _run_or_estimate("train", config, settings, estimate)
 
 
-@app.command(**_help("Score systems on gold data.", "evaluate"))
+@_command("Score systems on gold data.", "evaluate")
 def evaluate(
     config: ConfigFile,
     settings: Settings = None,
@@ -112,7 +110,7 @@ def evaluate(
     _exit(run(["evaluate"], _words(config, settings)))
 
 
-@app.command(**_help("Tag the passages with the student.", "tag", "engine"))
+@_command("Tag the passages with the student.", "tag", "engine")
 def tag(
     config: ConfigFile,
     settings: Settings = None,
@@ -133,19 +131,17 @@ def tag(
     _run_or_estimate("tag", config, settings, estimate)
 
 
-@app.command(**_help("Write the run's HTML page, report.html, and print it in short."))
+@_command("Write the run's HTML page, report.html, and print it in short.")
 def report(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(["report"], _words(config, settings)))
 
 
-@app.command(**_help("Run all stages in order; complete ones are skipped."))
+@_command("Run all stages in order; complete ones are skipped.")
 def pipeline(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(STAGES, _words(config, settings)))
 
 
-@app.command(
-    **_help("Run all stages on a corpus that ships, with a recorded teacher: no key, GPU or network.")
-)
+@_command("Run all stages on the corpus that ships: no key, GPU or network.")
 def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     from uniner.quickstart.prepare import prepare
 
@@ -153,7 +149,7 @@ def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(STAGES, _words(str(config), settings), prepare))
 
 
-@app.command(**_help("Say what of a run is complete, begun or missing, and what it has cost."))
+@_command("Say what of a run is complete, begun or missing, and what it has cost.")
 def status(config: ConfigFile, settings: Settings = None) -> None:
     from uniner.report.status import describe_status
 
@@ -164,7 +160,7 @@ def status(config: ConfigFile, settings: Settings = None) -> None:
     _exit(_exit_code(lambda: show(_words(config, settings))))
 
 
-@app.command("settings", **_help("List all settings, or those of a section, with types and defaults."))
+@_command("List all settings, or those of a section, with types and defaults.", name="settings")
 def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTION]")] = None) -> None:
     _exit(_exit_code(lambda: print(describe(section))))
 

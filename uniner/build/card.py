@@ -12,7 +12,7 @@ from jinja2 import Environment
 from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
 from uniner.records import Conversation, from_table
-from uniner.storage.stage_folder import Folder, Summary, merge
+from uniner.storage.stage_folder import StageFolder, Summary, merge
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MAX_TYPES = 25
@@ -40,7 +40,7 @@ class CardFacts:
 
 
 def write(
-    folder: Folder,
+    folder: StageFolder,
     facts: CardFacts,
     summaries: Sequence[Summary],
     mentions: Counter[str],
@@ -55,7 +55,7 @@ def write(
     questions, characters, positives = Counter[str](), [], []
     published = []  # a JSON list, as the original training code reads it
     for key in sorted(summary.key for summary in summaries):
-        for conversation in from_table(folder.read_chunk(key), Conversation):
+        for conversation in from_table(folder.read_chunk(key).table, Conversation):
             questions.update(conversation.positive_types)
             if conversation.dataset == TEACHER:
                 negatives.update(conversation.negative_types)
