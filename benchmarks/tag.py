@@ -6,11 +6,11 @@ Passages have 256 tokens, 10 types and answers of 8 tokens. The model is a Llama
 the KV cache holds a part of the passages, as a real one does. Each method has its own process. The methods
 take turns, and each turn has new passages, so that the prefix cache starts cold:
 
-    ours            Engine and Asker: a passage's questions together, in passage order, as token ids vllm.LLM
-    one `LLM.generate` over all questions, as text, in passage order (the original's way) without cache   the
-    same without prefix caching (vLLM as it was when the original was written) shuffled        the same with
-    prefix caching, the questions in random order ray.data.llm    a row a question, as token ids (a passage's
-    questions separate where its columns are split)
+    ours            Engine and Asker: a passage's questions together, in passage order, as token ids
+    vllm.LLM        one `LLM.generate` over all questions, as text, in passage order (the original's way)
+    without cache   the same without prefix caching (vLLM as it was when the original was written)
+    shuffled        the same with prefix caching, the questions in random order
+    ray.data.llm    a row a question, as token ids (Ray Data may separate a passage's questions)
 
 All have the same engine options. Time runs from the first question to the last answer; for ray.data.llm from
 the first question that its engine scheduled, without its start. It prints passages a second, our ratio to
