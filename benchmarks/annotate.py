@@ -1,18 +1,18 @@
-"""How many replies a second annotate gets of a teacher that takes a second for each, and what is possible.
+"""Measure annotate's replies a second from a slow teacher, against the possible rate and two peers.
 
 python -m benchmarks.annotate [SECONDS]
 
-The teacher is a real HTTP server in a process of its own on the same machine (benchmarks/teacher.py); each
-reply takes 0.5 to 1.5 s. With 128 requests in flight 128 replies a second are possible. Each way asks about
-the same passages, for about so many seconds (by default 40) at the possible rate:
+The teacher is a real HTTP server in its own process on this machine (benchmarks/teacher.py). A reply takes
+0.5 to 1.5 s, so 128 requests in flight make 128 replies a second possible. Each client asks about the same
+passages, as many as take SECONDS (by default 40) at the possible rate:
 
-    annotator   the worker alone, in this process, three chunks in hand
-    stage       the annotate stage's run on local Ray: chunks read, replies kept in the cache, chunks written
-    peers       ray.data.llm's HTTP request processor, one actor as ours; Bespoke Curator, its cache off
+    annotator   the stage's worker alone, in this process, three chunks at once
+    stage       the annotate stage on local Ray: reads chunks, caches replies, writes chunks
+    peers       ray.data.llm's HTTP request processor with one actor; Bespoke Curator with its cache off
 
-The rate is the server's own: replies by the time from the first request's coming to the last reply's going,
-so that starting up costs nothing and ramping up and the last replies do. Ray's processor was seen to hold
-four requests at once, so it gets fewer of them; with so few the rate is the same.
+The server measures the rate: replies divided by the time from the first request to the last reply. So
+start-up does not count, the ramp-up and the last replies do. Ray's processor held only four requests at once,
+so it gets fewer requests; the rate does not depend on their number.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ RAY_REQUESTS = 160
 
 
 def chunks(count: int) -> Iterator[Chunk]:
-    """Yield chunks of passages of about 200 words, so many passages in all."""
+    """Yield `count` passages of about 200 words in chunks."""
     chance = random.Random(0)
     words = [
         "the",
@@ -62,8 +62,8 @@ def chunks(count: int) -> Iterator[Chunk]:
     for start in range(0, count, CHUNK_PASSAGES):
         passages = []
         for number in range(start, min(count, start + CHUNK_PASSAGES)):
-            named = f"{number}: Ann of Bonn has worked for the Ajax Corporation since May 2019."
-            text = f"{named} {' '.join(chance.choices(words, k=180))}."
+            entities = f"{number}: Ann of Bonn has worked for the Ajax Corporation since May 2019."
+            text = f"{entities} {' '.join(chance.choices(words, k=180))}."
             passages.append(
                 Passage(
                     passage_id=f"{number:09d}",
@@ -80,7 +80,7 @@ def chunks(count: int) -> Iterator[Chunk]:
 
 
 def texts(count: int) -> list[str]:
-    """Return the texts of those passages."""
+    """Return the texts of the passages."""
     return [text for chunk in chunks(count) for text in chunk.table.column("text").to_pylist()]
 
 
@@ -92,10 +92,10 @@ def teacher(base_url: str) -> Teacher:
 
 def ask_annotator(server: SlowTeacher, count: int) -> None:
     """Ask with the stage's worker alone."""
-    waiting = chunks(count)
+    remaining = chunks(count)
 
     async def lane(annotator: Annotator) -> None:
-        for chunk in waiting:
+        for chunk in remaining:
             await annotator(chunk)
 
     async def work() -> None:
@@ -132,11 +132,11 @@ def ask_stage(server: SlowTeacher, count: int) -> None:
 
 
 def ask_ray(server: SlowTeacher, count: int) -> None:
-    """Ask with ray.data.llm's HTTP request processor: batches of 16, of which an actor has four at once."""
+    """Ask with ray.data.llm's HTTP request processor, in batches of 16."""
     import ray
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    asked = teacher(server.base_url)
+    settings = teacher(server.base_url)
     with connection.connected():
         ray.data.DataContext.get_current().enable_progress_bars = False
         config = HttpRequestProcessorConfig(
@@ -144,19 +144,19 @@ def ask_ray(server: SlowTeacher, count: int) -> None:
         )
         processor = build_processor(
             config,
-            preprocess=lambda row: {"payload": asked.request(row["text"])},
+            preprocess=lambda row: {"payload": settings.request(row["text"])},
             postprocess=lambda row: {"reply": row["http_response"]["choices"][0]["message"]["content"]},
         )
-        # One block: an actor has four batches of a block in hand, but only one block.
-        asked_about = [{"text": text} for text in texts(count)]
-        rows = processor(ray.data.from_items(asked_about, override_num_blocks=1)).take_all()
+        # One block: an actor works on one block at a time, on four of its batches at once.
+        passages = [{"text": text} for text in texts(count)]
+        rows = processor(ray.data.from_items(passages, override_num_blocks=1)).take_all()
     assert len(rows) == count
 
 
 CURATOR = """
 import json, os, pathlib, sys
 import litellm
-# The encoding that it counts tokens with is fetched at first use; litellm ships the same file.
+# Curator downloads the encoding for counting tokens; litellm ships the same file.
 encodings = pathlib.Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
 os.environ["TIKTOKEN_CACHE_DIR"] = str(encodings)
 from bespokelabs import curator
@@ -171,7 +171,7 @@ model(texts)
 
 
 def ask_curator(server: SlowTeacher, count: int, python: str) -> None:
-    """Ask with Bespoke Curator, in an environment of its own."""
+    """Ask with Bespoke Curator, in its own environment."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {
             "CURATOR_CACHE_DIR": cache,
@@ -188,29 +188,31 @@ def ask_curator(server: SlowTeacher, count: int, python: str) -> None:
 
 
 def measure(seconds: int = 40) -> list[Measured]:
-    """Measure every way. Returns the lines of the table."""
+    """Measure every client. Returns the rows of the table."""
     count = round(POSSIBLE * seconds)
     os.environ.setdefault("OPENAI_API_KEY", "key")
-    ours = _rate("annotator", ask_annotator, count)
-    staged = _rate("stage", ask_stage, count)
-    lines = [
-        Measured("annotator", ours, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"),
+    annotator = _rate("annotator", ask_annotator, count)
+    stage = _rate("stage", ask_stage, count)
+    rows = [
         Measured(
-            "annotate stage", staged, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
+            "annotator", annotator, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
+        ),
+        Measured(
+            "annotate stage", stage, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
         ),
     ]
     python = python_with("curator", ["bespokelabs-curator"])
     curator = _rate("Curator", functools.partial(ask_curator, python=python), count) if python else 0.0
     for name, rate in (
         ("ray.data.llm HttpRequestProcessor", _rate("ray.data.llm", ask_ray, RAY_REQUESTS)),
-        (f"Bespoke Curator{'' if curator else ' (not to be had here)'}", curator),
+        (f"Bespoke Curator{'' if curator else ' (not installable here)'}", curator),
     ):
-        lines.append(Measured("annotate stage", staged, "replies/s", name, rate or None, ""))
-    return lines
+        rows.append(Measured("annotate stage", stage, "replies/s", name, rate or None, ""))
+    return rows
 
 
 def _rate(name: str, ask: Callable[[SlowTeacher, int], None], count: int) -> float:
-    """Have a way ask so many. Returns the replies a second; 0 where they did not all come."""
+    """Return the replies a second of a client that asks `count` requests; 0 if replies are missing."""
     with slow_teacher(MEAN_S) as server:
         ask(server, count)
     rate = server.answered / server.seconds if server.answered >= count else 0.0

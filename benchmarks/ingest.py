@@ -1,18 +1,18 @@
-"""How fast ingest reads and cuts, and in how much memory, against the libraries under it and other readers.
+"""Measure ingest's speed and memory, against its own libraries and other readers.
 
 python -m benchmarks.ingest [MB [MB of the shard for memory]]
 
-Makes a shard in the Pile's layout (by default 400 MB of text, .zst; documents from a sentence to a book) and
-measures, on one core:
+It makes a shard in the Pile's layout (by default 400 MB of text, .zst; documents from a sentence to a book)
+and measures, on one core:
 
-    read       each line decompressed and decoded to its text and no more, against all rows as documents
-    scan       all rows, and a sample of 1 in 25,000 passages cut, as for 50,000 of the Pile
-    take all   every passage of a part of it, against the tokenizer alone on whole documents (offsets too)
+    read       all rows as documents, against decompressing and decoding each line's text alone
+    scan       all rows, with 1 in 25,000 passages cut, as for 50,000 passages of the Pile
+    take all   all passages of a part of the shard, against the tokenizer alone on whole documents
     peers      Ray Data's read_json(lines=True) and datatrove's JsonlReader: read and iterate all rows
-    memory     the peak of a Ray worker that scans 10 GB (that shard's frames again and again) for the stage
+    memory     peak of the stage's Ray worker while it scans 10 GB (the shard's frames repeated)
 
-Rates are MB of text a second of CPU, the best of three turns that ways take one after the other, so that
-other work on the machine counts little. CPU is that of all processes that take part (Ray's own included).
+Rates are MB of text a CPU second, the best of three turns; the measurements take turns, so that other work on
+the machine counts little. CPU time is that of all processes involved, Ray's included.
 """
 
 import json
@@ -51,13 +51,13 @@ MEMORY_LIMIT_MB = 700
 
 
 class Text(msgspec.Struct):
-    """A line, of which only the text is decoded: the least that must be done."""
+    """A line with only its text decoded, the least work that reading needs."""
 
     text: str
 
 
 def make_shard(path: Path, megabytes: int, seed: int = 0) -> None:
-    """Write about so many MB of documents: log-normal lengths, words from a vocabulary by Zipf's law."""
+    """Write about `megabytes` MB of documents of log-normal length, their words by Zipf's law."""
     chance = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(chance.choices(letters, k=chance.randint(2, 11))) for _ in range(20_000)]
@@ -74,7 +74,7 @@ def make_shard(path: Path, megabytes: int, seed: int = 0) -> None:
 
 
 def repeat_shard(path: Path, shard: Path, times: int) -> None:
-    """Write a shard's frames so many times, a row of its own before each: compression of 10 GB takes long."""
+    """Write a shard's frames `times` times, each after a row of its own: faster than compressing 10 GB."""
     frames = shard.read_bytes()
     with path.open("wb") as file:
         for number in range(times):
@@ -84,7 +84,7 @@ def repeat_shard(path: Path, shard: Path, times: int) -> None:
 
 
 def read_and_decode(part: Part) -> int:
-    """Return the characters of all lines' texts."""
+    """Return the number of characters of all lines' texts."""
     decode = msgspec.json.Decoder(Text).decode
     return sum(len(decode(line.data).text) for line in read_lines(part.urls[0]) if line.data is not None)
 
@@ -97,30 +97,30 @@ def read_documents(part: Part) -> Iterator[str]:
 
 
 def take(part: Part, share: float, tokenizer: Any) -> int:
-    """Ingest a share of the passages. Returns their number."""
+    """Ingest a share of the passages. Returns the number of passages."""
     recipe = Recipe(256, 0, 128, Sampling(0, share), FIELDS, LONGEST)
     return sum(chunk.table.num_rows for chunk in read_chunks(part, Position(), recipe, tokenizer))
 
 
-def fastest(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the CPU seconds of each way, the least of its turns."""
-    seconds = dict.fromkeys(ways, math.inf)
+def fastest(tasks: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return each task's CPU seconds, the least of its turns."""
+    seconds = dict.fromkeys(tasks, math.inf)
     for _ in range(TURNS):
-        for name, way in ways.items():
+        for name, task in tasks.items():
             started = time.process_time()
-            assert way()
+            assert task()
             seconds[name] = min(seconds[name], time.process_time() - started)
     return seconds
 
 
 def measure_ours(path: str) -> dict[str, float]:
-    """Return the MB of text a CPU second of reading, scanning and taking all, and of the limits beneath."""
+    """Return MB of text a CPU second of reading, scanning and taking all, and of their limits."""
     (part,) = parts_of([path], [Path(path).stat().st_size], "text")
     tokenizer = load_tokenizer(BASE)
-    few = replace(part, limit=TAKEN_MB * 1_000_000)
-    texts = list(read_documents(few))
-    take(replace(part, limit=500_000), 1.0, tokenizer)  # warm
-    characters = {"all": read_and_decode(part), "few": sum(map(len, texts))}
+    excerpt = replace(part, limit=TAKEN_MB * 1_000_000)
+    texts = list(read_documents(excerpt))
+    take(replace(part, limit=500_000), 1.0, tokenizer)  # warm up
+    characters = {"all": read_and_decode(part), "excerpt": sum(map(len, texts))}
     encode = tokenizer.backend_tokenizer.encode
     reading = fastest(
         {
@@ -132,16 +132,16 @@ def measure_ours(path: str) -> dict[str, float]:
     cutting = fastest(
         {
             "tokenize": lambda: sum(len(encode(text, add_special_tokens=False)) for text in texts),
-            "take all": lambda: take(few, 1.0, tokenizer),
+            "take all": lambda: take(excerpt, 1.0, tokenizer),
         }
     )
-    return {name: characters["all"] / spent / 1e6 for name, spent in reading.items()} | {
-        name: characters["few"] / spent / 1e6 for name, spent in cutting.items()
+    return {name: characters["all"] / seconds / 1e6 for name, seconds in reading.items()} | {
+        name: characters["excerpt"] / seconds / 1e6 for name, seconds in cutting.items()
     }
 
 
 def measure_ray(path: str) -> float:
-    """Return the MB of text a CPU second of reading and iterating all rows with Ray Data."""
+    """Return MB of text a CPU second of reading and iterating all rows with Ray Data."""
     import ray
 
     from uniner.runtime import connection
@@ -155,10 +155,10 @@ def measure_ray(path: str) -> float:
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU seconds of this process and those that it started, which must all live on."""
+    """Return the CPU seconds of this process and its children, which must still run."""
     me = psutil.Process()
-    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
-    return sum(spent.user + spent.system for spent in times)
+    processes = [me, *me.children(recursive=True)]
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
 DATATROVE = """
@@ -176,28 +176,28 @@ print(best)
 
 
 def measure_memory(path: str) -> float:
-    """Run the ingest stage over a shard on local Ray. Returns the largest peak of its workers in MB."""
+    """Run ingest over a shard on local Ray. Returns its workers' largest peak memory in MB."""
     from uniner.config.schema import Config, Ingest, Run, Student
     from uniner.ingest import stage
 
     peaks: dict[int, float] = {}
-    over = threading.Event()
+    finished = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.5):
+        while not finished.wait(0.5):
             for process in psutil.Process().children(recursive=True):
                 try:
                     if process.cmdline()[:1][0].startswith("ray::"):
                         peaks[process.pid] = _peak_mb(process.pid)
                 except (psutil.Error, OSError, IndexError):
-                    pass  # it ended meanwhile
+                    pass  # the process ended
 
     with tempfile.TemporaryDirectory() as root, connection.connected():
         watcher = threading.Thread(target=watch)
         watcher.start()
         sample = Ingest(shards=[path], sample=SCAN_SHARE)
         stage.run(Config(run=Run(root=root, name="memory"), student=Student(base=str(BASE)), ingest=sample))
-        over.set()
+        finished.set()
         watcher.join()
     return max(peaks.values())
 
@@ -208,50 +208,50 @@ def _peak_mb(pid: int) -> float:
 
 
 def measure(megabytes: int = 400, memory_megabytes: int = 10_000) -> list[Measured]:
-    """Make the shards and measure every way. Returns the lines of the table."""
+    """Make the shards and measure. Returns the rows of the table."""
     core = min(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "00.jsonl.zst"
         say(f"ingest: making a shard of {megabytes} MB of text")
         make_shard(path, megabytes)
         say(f"ingest: reading it ({path.stat().st_size / 1e6:.0f} MB compressed) on one core")
-        ours = json.loads(_here("ours", path, core) or "{}")
-        ray_reads = _here("ray", path, core)
+        ours = json.loads(_measure_apart("ours", path, core) or "{}")
+        ray_reads = _measure_apart("ray", path, core)
         datatrove = python_with("datatrove", ["datatrove[io]", "orjson", "zstandard"])
         datatrove_reads = last_line([datatrove, "-c", DATATROVE, str(path)], core=core) if datatrove else None
         repeated = Path(folder) / "repeated.jsonl.zst"
         times = max(1, round(memory_megabytes / megabytes))
         repeat_shard(repeated, path, times)
         say(f"ingest: a worker's memory over {times * megabytes / 1_000:.1f} GB")
-        peak = _here("memory", repeated, None)
+        peak = _measure_apart("memory", repeated, None)
     peers = [
         ("Ray Data read_json(lines=True)", ray_reads),
-        (f"datatrove JsonlReader{'' if datatrove_reads else ' (not to be had here)'}", datatrove_reads),
+        (f"datatrove JsonlReader{'' if datatrove_reads else ' (not installable here)'}", datatrove_reads),
     ]
     unit = "MB/s"
-    lines = [
+    rows = [
         Measured("read all rows", ours["read"], unit, "decompress and decode alone", ours["decode"], ""),
         Measured("scan", ours["scan"], unit, "decompress and decode alone", ours["decode"], ""),
     ]
     for what in ("read", "scan"):
         for name, rate in peers:
-            said = "read all rows" if what == "read" else what
-            than = float(rate) if rate else None
-            lines.append(Measured(said, ours[what], unit, f"{name}, read all rows", than, "2"))
-    lines.append(Measured("take all", ours["take all"], unit, "the tokenizer alone", ours["tokenize"], "0.8"))
+            title = "read all rows" if what == "read" else what
+            reference = float(rate) if rate else None
+            rows.append(Measured(title, ours[what], unit, f"{name}, read all rows", reference, "2"))
+    rows.append(Measured("take all", ours["take all"], unit, "the tokenizer alone", ours["tokenize"], "0.8"))
     if peak:
         what = f"worker's peak memory, {times * megabytes / 1_000:.1f} GB"
-        lines.append(Measured(what, float(peak), "MB", "limit", MEMORY_LIMIT_MB, "at most 1"))
-    return lines
+        rows.append(Measured(what, float(peak), "MB", "limit", MEMORY_LIMIT_MB, "at most 1"))
+    return rows
 
 
-def _here(way: str, path: Path, core: int | None) -> str | None:
-    return last_line([sys.executable, "-m", "benchmarks.ingest", way, str(path)], core=core)
+def _measure_apart(measurement: str, path: Path, core: int | None) -> str | None:
+    return last_line([sys.executable, "-m", "benchmarks.ingest", measurement, str(path)], core=core)
 
 
 if __name__ == "__main__":
-    ways = {"ours": measure_ours, "ray": measure_ray, "memory": measure_memory}
-    if sys.argv[1:2] and sys.argv[1] in ways:
-        print(json.dumps(ways[sys.argv[1]](sys.argv[2])))
+    measurements = {"ours": measure_ours, "ray": measure_ray, "memory": measure_memory}
+    if sys.argv[1:2] and sys.argv[1] in measurements:
+        print(json.dumps(measurements[sys.argv[1]](sys.argv[2])))
     else:
         show(measure(*map(int, sys.argv[1:])))

@@ -1,19 +1,19 @@
-"""The paper's ablation at nano size: what negative questions do, on a corpus whose types have a long tail.
+"""The paper's ablation of negative questions at nano size, on a corpus whose types have a long tail.
 
 python -m benchmarks.negatives [--root FOLDER] [--seeds N] [--documents N] [--held-out N]
 
-The quickstart's made-up texts and recorded teacher, but each domain has fewer documents than the one before,
-by Zipf's law: so have its types. The corpus is annotated once. Then for each way to draw absent types (none,
-uniform, frequency) and each seed the stages build, train and evaluate run as in the quickstart, one worker,
-one pass over the corpus. Held-out passages, as many of each domain, are asked for all types. Printed and
-written to negatives.json, mean and spread over the seeds:
+The texts and the recorded teacher are the quickstart's, but the sizes of the domains, and so the frequencies
+of their types, follow Zipf's law. The corpus is annotated once. Then build, train and evaluate run as in the
+quickstart (one worker, one epoch) for each way to draw absent types (none, uniform, frequency) and each seed.
+Held-out passages, equally many of each domain, are asked for all types. Mean and spread over the seeds are
+printed and written to negatives.json:
 
-    F1               of all questions, as evaluate has it
-    F1 present       of the questions for types that the passage has
+    F1               of all questions, as evaluate reports it
+    F1 present       of the questions for types in the passage
     F1 rare          of all questions for the rarer half of the types
-    absent answered  share of the questions for absent types that were answered with something
+    absent answered  share of the questions for absent types that got a mention
 
-Stopped, the same command goes on: each run's stages stand in its folder under the root.
+After a stop the same command resumes: each run has its folder under the root.
 """
 
 import argparse
@@ -38,11 +38,11 @@ from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
-from uniner.runtime.chunk_pipeline import connected
+from uniner.runtime.connection import connected
 from uniner.storage.stage_folder import Folder
 
 CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
-WAYS = ("none", "uniform", "frequency")
+STRATEGIES = ("none", "uniform", "frequency")
 STEEPNESS = 1.5  # the k-th domain has k ** -STEEPNESS times the documents of the first
 MAX_TOKENS = 256  # of a passage, the default of ingest
 COLUMNS = ("F1", "F1 present", "F1 rare", "absent answered")
@@ -50,7 +50,7 @@ ANNOTATED, RESULTS = "annotated", "negatives.json"
 
 
 def main() -> None:
-    """Run what is not yet there, in one Ray, and show all."""
+    """Run what is missing, in one Ray, and show all results."""
     options = _options()
     with connected():
         _measure_all(options)
@@ -62,26 +62,26 @@ def _measure_all(options: argparse.Namespace) -> None:
     mentions = Counter(mention.type for document in corpus for mention in document.mentions)
     rare = {name for name, _ in mentions.most_common()[-(len(mentions) // 2) :]}
     words = _lay_out(root, corpus, options.held_out)
-    before = root / ANNOTATED
+    annotated = root / ANNOTATED
     _run(["ingest", "annotate", "evaluate"], [*words, f"run.name={ANNOTATED}", 'evaluate.systems=["base"]'])
-    measured = {"(base, not trained)": [measure(before / "evaluate" / "base", rare)]}
-    # Seed by seed, so that what stands when it is stopped has compared all ways.
+    measured = {"(base, not trained)": [measure(annotated / "evaluate" / "base", rare)]}
+    # Seed by seed, so that a stopped benchmark has compared all strategies on the finished seeds.
     for seed in range(options.seeds):
-        for way in WAYS:
-            folder = root / f"{way}-{seed}"
+        for strategy in STRATEGIES:
+            folder = root / f"{strategy}-{seed}"
             say(f"negatives: {folder.name}")
-            # The annotations are the same: only what build makes of them differs.
-            shutil.copytree(before / "annotate", folder / "annotate", dirs_exist_ok=True)
-            more = [f"run.name={folder.name}", f"run.seed={seed}", f"build.negatives={way}"]
+            # The annotations are the same; build differs.
+            shutil.copytree(annotated / "annotate", folder / "annotate", dirs_exist_ok=True)
+            more = [f"run.name={folder.name}", f"run.seed={seed}", f"build.negatives={strategy}"]
             _run(["build", "train", "evaluate"], [*words, *more, 'evaluate.systems=["student"]'])
-            measured.setdefault(way, []).append(measure(folder / "evaluate" / "student", rare))
+            measured.setdefault(strategy, []).append(measure(folder / "evaluate" / "student", rare))
             results = {"mentions": dict(mentions.most_common()), "measured": measured}
             (root / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     show(measured, mentions)
 
 
 def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
-    """Return what the columns say of a system's answers, which lie in a folder."""
+    """Return the columns' values of the predictions in a folder."""
     of_all, of_present, of_rare = Counts(), Counts(), Counts()
     absent, answered = 0, 0
     for prediction in from_table(Folder(str(folder)).read_rows(), Prediction):
@@ -110,18 +110,18 @@ def show(measured: Mapping[str, Sequence[Mapping[str, float]]], mentions: Counte
     table = Table(title="negative questions")
     for column in ("negatives", "seeds", *COLUMNS):
         table.add_column(column, justify="left" if column == "negatives" else "right")
-    for way, runs in measured.items():
+    for strategy, runs in measured.items():
         cells = []
         for column in COLUMNS:
-            found = [each[column] for each in runs]
-            spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.3f}{spread}")
-        table.add_row(way, str(len(runs)), *cells)
+            values = [figures[column] for figures in runs]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        table.add_row(strategy, str(len(runs)), *cells)
     Console(width=max(100, Console().width)).print(table)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What negative questions do, at nano size.")
+    parser = argparse.ArgumentParser(description="The effect of negative questions, at nano size.")
     parser.add_argument("--root", default="runs/negatives")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=1200)
@@ -135,13 +135,13 @@ def _run(stages: list[str], words: list[str]) -> None:
 
 
 def _zipf(count: int) -> list[int]:
-    """Return how many of `count` documents each domain has."""
+    """Divide `count` documents over the domains."""
     shares = [rank**-STEEPNESS for rank in range(1, len(DOMAINS) + 1)]
     return [round(count * share / sum(shares)) for share in shares]
 
 
 def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> list[str]:
-    """Write the corpus. Returns the config and the words that all runs share."""
+    """Write the corpus. Returns the command-line words of all runs."""
     folder = Folder(str(root / "corpus"))
     held_out = _documents([-(-held_out_count // len(DOMAINS))] * len(DOMAINS), "heldout")
     lay_out(folder, random.Random(0).sample(corpus, len(corpus)), held_out, MAX_TOKENS, seed=0)
@@ -160,12 +160,12 @@ def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> l
 
 
 def _documents(counts: Sequence[int], split: str) -> list[MadeUpDocument]:
-    """Return so many documents of each domain; held-out ones are short, for they are asked whole."""
+    """Return `counts` documents of the domains. Held-out documents are short: each is one passage."""
     longest = LONGEST_HELD_OUT if split == "heldout" else sys.maxsize
     chosen = []
     for domain, count in zip(DOMAINS, counts, strict=True):
-        found = documents([domain], 2 * count, 0, split, SENTENCES)
-        chosen += [document for document in found if len(document.text) <= longest][:count]
+        candidates = documents([domain], 2 * count, 0, split, SENTENCES)
+        chosen += [document for document in candidates if len(document.text) <= longest][:count]
     return chosen
 
 

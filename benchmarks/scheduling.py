@@ -1,16 +1,17 @@
-"""How near a run over many chunks comes to the ideal, and what a run that is done costs to start again.
+"""Measure how busy the actors are over many chunks, and how fast a finished run is recognised.
 
 python -m benchmarks.scheduling [actors] [chunks] [mean seconds a chunk]
 
-Real Ray, real actors (a process each), real chunk files; the engine alone is a stand-in that sleeps, one
-chunk at a time, as long as it has rows: lengths are log-normal, the longest some ten times the mean. Prints
+Ray, the actors (a process each) and the chunk files are real. The engine is a stand-in that sleeps in
+proportion to a chunk's rows, one chunk at a time. Lengths are log-normal, the longest some ten times the
+mean. It prints
 
-    busy       the actors' time asleep over all their time, from when the last of them had its first chunk to
-               the end of the run: 100 % is ideal (how long a machine takes to start processes is not counted)
-    tail       seconds from the first actor's last chunk to the end
+    busy       sleeping time over all time of the actors, from the first chunk of the last actor to the end of
+               the run; 100 % is ideal (the start of the processes does not count)
+    tail       seconds from the first idle actor's last chunk to the end
     driver     resident memory of this process half way and at the end
-    actors     resident memory of an actor's process, mean
-    again      a finished run of 100,000 chunks started anew, as a job would: seconds until it says so
+    actors     mean resident memory of an actor's process
+    again      seconds that the job takes to recognise a finished run of 100,000 chunks
 """
 
 import asyncio
@@ -45,13 +46,13 @@ AGAIN = 100_000
 
 
 class Sleeper:
-    """A worker whose engine sleeps in proportion to a chunk's rows, and works on one chunk at a time."""
+    """A worker that sleeps in proportion to a chunk's rows, one chunk at a time."""
 
     def __init__(self, row_seconds: float):
         self._row_seconds, self._engine = row_seconds, asyncio.Lock()
 
     async def __call__(self, chunk: Chunk) -> Chunk:
-        """Sleep, and tell when and in which process."""
+        """Sleep, and note when and in which process."""
         async with self._engine:
             started = time.time()
             await asyncio.sleep(chunk.table.num_rows * self._row_seconds)
@@ -60,13 +61,13 @@ class Sleeper:
 
 
 def memory_mb() -> float:
-    """Return this process's resident memory, without what it shares with others."""
+    """Return this process's resident memory without shared pages."""
     resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
     return (resident - shared) * 4096 / 1e6
 
 
 def lengths(chunks: int, seed: int = 0) -> dict[str, int]:
-    """Return the chunks' keys and rows, log-normal."""
+    """Return the chunks' keys and log-normal numbers of rows."""
     chance = random.Random(seed)
     sigma = 0.8
     mean = math.log(ROWS) - sigma**2 / 2
@@ -74,41 +75,45 @@ def lengths(chunks: int, seed: int = 0) -> dict[str, int]:
 
 
 def read(rows: dict[str, int], key: str) -> Iterator[Chunk]:
-    """Make a chunk of its key."""
+    """Make the chunk of a key."""
     outcomes = pa.array(["ok"] * rows[key])
     yield Chunk(key, pa.table({"text": ["some text of a passage " * 40] * rows[key], "outcome": outcomes}))
 
 
-def tell_busy(actors: int, summaries: list[Summary], ended: float) -> None:
-    """Print how well the actors were used."""
+def print_busy(actors: int, summaries: list[Summary], ended: float) -> None:
+    """Print the actors' utilisation."""
     spans: dict[int, list[tuple[float, float]]] = {}
     for summary in summaries:
         figures = summary.figures
         spans.setdefault(int(figures["pid"]), []).append((figures["started"], figures["ended"]))
-    up = max(min(start for start, _ in span) for span in spans.values())
-    asleep = sum(max(0.0, end - max(start, up)) for span in spans.values() for start, end in span)
+    all_started = max(min(start for start, _ in span) for span in spans.values())
+    asleep = sum(max(0.0, end - max(start, all_started)) for span in spans.values() for start, end in span)
     first_idle = min(max(end for _, end in span) for span in spans.values())
     megabytes = sum(summary.figures["mb"] for summary in summaries) / len(summaries)
-    print(f"busy    {asleep / (len(spans) * (ended - up)):7.1%} of {len(spans)} actors' {ended - up:,.0f} s")
+    seconds = ended - all_started
+    print(f"busy    {asleep / (len(spans) * seconds):7.1%} of {len(spans)} actors' {seconds:,.0f} s")
     print(
         f"tail    {ended - first_idle:7.1f} s, of which {ended - max_end(spans):.1f} s after the last chunk"
     )
-    print(f"actors  {megabytes:7.0f} MB each" + ("" if len(spans) == actors else f", {len(spans)} came up"))
+    print(
+        f"actors  {megabytes:7.0f} MB each"
+        + ("" if len(spans) == actors else f", {len(spans)} of them started")
+    )
 
 
 def max_end(spans: dict[int, list[tuple[float, float]]]) -> float:
-    """Return when the last chunk was done."""
+    """Return the time at which the last chunk ended."""
     return max(end for span in spans.values() for _, end in span)
 
 
 def run(actors: int, chunks: int, seconds: float) -> None:
-    """Run the stage and print what came of it."""
+    """Run the stage and print the figures."""
     rows = lengths(chunks)
     memory: list[float] = []
-    ended = threading.Event()
+    finished = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(1):
+        while not finished.wait(1):
             memory.append(memory_mb())
 
     with tempfile.TemporaryDirectory() as root:
@@ -116,7 +121,7 @@ def run(actors: int, chunks: int, seconds: float) -> None:
         pool = chunk_pipeline.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
         watcher = threading.Thread(target=watch)
         started = time.time()
-        # Readers and actors share the logical CPUs: enough for all of them.
+        # Readers and actors share the logical CPUs; these are enough for all.
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, **quiet)
         watcher.start()
@@ -125,18 +130,18 @@ def run(actors: int, chunks: int, seconds: float) -> None:
                 "bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows
             )
         end = time.time()
-        ended.set()
+        finished.set()
         watcher.join()
         ray.shutdown()
         longest, ideal = max(rows.values()) * seconds / ROWS, sum(rows.values()) * seconds / ROWS / actors
         print(f"{chunks:,} chunks of {seconds} s (longest {longest:.0f} s) on {actors} actors")
-        print(f"whole   {end - started:7.1f} s, with Ray's and the actors' start; ideal {ideal:.1f} s")
-        tell_busy(actors, folder.read_summaries(folder.chunk_keys()), end)
+        print(f"total   {end - started:7.1f} s, with Ray's and the actors' start; ideal {ideal:.1f} s")
+        print_busy(actors, folder.read_summaries(folder.chunk_keys()), end)
         print(f"driver  {memory[len(memory) // 2]:7.0f} MB half way, {memory[-1]:.0f} MB at the end")
 
 
 def again(chunks: int) -> None:
-    """Start the tag job on a run that is finished and print how long it takes to say so."""
+    """Start the tag job on a finished run and print how long it takes to recognise it."""
     from uniner.tag import stage
 
     with tempfile.TemporaryDirectory() as root:
@@ -161,10 +166,10 @@ def again(chunks: int) -> None:
             Path((run / "tag").path(f"chunk-{key}.parquet")).touch()
         started = time.monotonic()
         job = [sys.executable, "-m", "jobs.tag", str(path)]
-        said = subprocess.run(job, capture_output=True, text=True, check=True).stderr
+        log = subprocess.run(job, capture_output=True, text=True, check=True).stderr
         seconds = time.monotonic() - started
-        assert f"already done, {chunks * 4000:,} passages" in said, said
-        print(f"again   {seconds:7.1f} s for a finished run of {chunks:,} chunks to say so")
+        assert f"already done, {chunks * 4000:,} passages" in log, log
+        print(f"again   {seconds:7.1f} s to recognise a finished run of {chunks:,} chunks")
 
 
 if __name__ == "__main__":

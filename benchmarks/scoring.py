@@ -1,14 +1,14 @@
-"""How fast a system's predictions are scored on one core, and that memory does not grow with them.
+"""Measure the speed and memory of scoring a system's predictions on one core.
 
 python -m benchmarks.scoring [questions]
 
-Makes predictions up as a system's on a data set of 10 types (by default 100,000: three of four questions have
-no gold mention, as in the benchmark; of a hundred answers one is broken, a third of the mentions is wrong),
-writes them as the evaluate stage does, in chunks of 256 passages, and reads and scores them as it does: all
-protocols, intervals, types, lengths, error analysis. Then twice as many, in a process of their own each.
-Prints seconds of CPU (so that other work on the machine counts little), questions a second, and each one's
-peak memory over that of a process that has only the libraries; the goals: 100,000 questions in 20 s, and no
-more memory for twice as many. A paired test of two such systems ends it.
+It makes up a system's predictions on a data set of 10 types (by default 100,000: three of four questions have
+no gold mention, as in the benchmark; one answer of a hundred is broken, a third of the mentions is wrong). It
+writes, reads and scores them as the evaluate stage does: chunks of 256 passages; all protocols, intervals,
+types, lengths, error analysis. Then it does the same with twice as many, each in its own process. It prints
+seconds of CPU (so that other work on the machine counts little) and the peak memory above that of a process
+with only the libraries. The goals: 100,000 questions in 20 s, and no more memory for twice as many. A paired
+test of two such systems comes last.
 """
 
 import json
@@ -45,50 +45,52 @@ CHUNK_PASSAGES = 256
 GOAL_SECONDS = 20.0
 
 
-def make_passages(many: int, seed: int) -> Iterator[list[Prediction]]:
-    """Yield passages' predictions: 8 to 200 words, of which some are names that are gold of a type."""
+def make_passages(count: int, seed: int) -> Iterator[list[Prediction]]:
+    """Yield each passage's predictions. A passage has 8 to 200 words, some of them gold names."""
     chance = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(chance.choices(letters, k=chance.randint(2, 9))) for _ in range(5_000)]
-    texts = random.Random(0)  # the same for all systems
-    for number in range(many):
+    texts = random.Random(0)  # all systems have the same passages
+    for number in range(count):
         text_words = texts.choices(words, k=texts.randint(8, 200))
         for place in texts.sample(range(len(text_words) - 1), min(6, len(text_words) - 1)):
             text_words[place] = text_words[place].title()
-        names = [(one, two) for one, two in pairwise(text_words) if one.istitle()]
+        names = [(word, after) for word, after in pairwise(text_words) if word.istitle()]
         text = " ".join(text_words)
         gold: dict[str, list[str]] = {name: [] for name in TYPES}
-        for one, two in names[:4]:
-            gold[texts.choice(TYPES)].append(texts.choice((one, f"{one} {two}")))
+        for word, after in names[:4]:
+            gold[texts.choice(TYPES)].append(texts.choice((word, f"{word} {after}")))
         yield [answer(chance, f"{number:07d}", text, name, gold[name], words) for name in TYPES]
 
 
 def answer(
     chance: random.Random, passage_id: str, text: str, type_name: str, gold: list[str], words: list[str]
 ) -> Prediction:
-    """Answer a question, mostly right: else a word too many or too few, a made-up or an absent mention."""
-    said: list[str] = []
+    """Answer a question, mostly right; some mentions are missed, cut, made up or added."""
+    predicted: list[str] = []
     for mention in gold:
-        said += chance.choices(([mention], [], [mention.split()[0]], [chance.choice(words)]), (6, 1, 2, 1))[0]
+        predicted += chance.choices(
+            ([mention], [], [mention.split()[0]], [chance.choice(words)]), (6, 1, 2, 1)
+        )[0]
     if not gold and chance.random() < 0.05:
-        said.append(chance.choice(text.split()))
-    said = list(dict.fromkeys(said))
-    reply, outcome = json.dumps(said), "ok"
+        predicted.append(chance.choice(text.split()))
+    predicted = list(dict.fromkeys(predicted))
+    reply, outcome = json.dumps(predicted), "ok"
     if chance.random() < 0.01:
-        reply, outcome, said = f"{reply[:-1]}, ", "too_long", []
+        reply, outcome, predicted = f"{reply[:-1]}, ", "too_long", []
     spans = tuple(
         Span(start=span[0], end=span[1])
         for mention in dict.fromkeys(gold)
         for span in locate(text, mention)[0]
     )
-    scores = tuple(chance.random() for _ in said)
+    scores = tuple(chance.random() for _ in predicted)
     return Prediction(
         dataset="made-up",
         passage_id=passage_id,
         text=text,
         type=type_name,
         reply=reply,
-        predicted=tuple(said),
+        predicted=tuple(predicted),
         gold=tuple(dict.fromkeys(gold)),
         gold_spans=spans,
         outcome=outcome,
@@ -97,12 +99,12 @@ def answer(
 
 
 def write(folder: Folder, questions: int, seed: int) -> None:
-    """Write a system's predictions, in chunks."""
+    """Write a system's predictions in chunks."""
     rows: list[Prediction] = []
     chunks = 0
     passages = questions // len(TYPES)
-    for number, some in enumerate(make_passages(passages, seed), start=1):
-        rows += some
+    for number, predictions in enumerate(make_passages(passages, seed), start=1):
+        rows += predictions
         if number % CHUNK_PASSAGES == 0 or number == passages:
             folder.write_chunk(Chunk(f"made-up-{chunks:05d}", to_table(rows, PREDICTION)))
             rows, chunks = [], chunks + 1
@@ -114,15 +116,15 @@ def read(folder: Folder) -> Iterator[Prediction]:
 
 
 def measure(url: str) -> dict[str, float]:
-    """Score a folder's predictions; seconds of CPU, questions, and peak memory over the start's in MB."""
+    """Score a folder's predictions. Returns CPU seconds, questions, passages and added peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     scores = Scores(read(Folder(url)))
-    found = scores.figures()["made-up"]
+    figures = scores.figures()["made-up"]
     table = scores.passages()
     seconds = time.process_time() - started
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "questions": found["questions"], "peak": peak, "passages": table.num_rows}
+    return {"seconds": seconds, "questions": figures["questions"], "peak": peak, "passages": table.num_rows}
 
 
 def main() -> None:
@@ -132,7 +134,7 @@ def main() -> None:
     questions = int(sys.argv[1]) if len(sys.argv) == 2 else 100_000
     core = min(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        found = []
+        measured = []
         for times in (1, 2):
             url = str(Path(folder) / str(times))
             say(f"writing {times * questions:,} predictions")
@@ -140,8 +142,8 @@ def main() -> None:
             line = last_line([sys.executable, "-m", "benchmarks.scoring", "measure", url], core=core)
             if line is None:
                 sys.exit("scoring failed")
-            found.append(json.loads(line))
-        once, twice = found
+            measured.append(json.loads(line))
+        once, twice = measured
         show(
             [
                 Measured(
@@ -164,11 +166,11 @@ def main() -> None:
         )
         other = Folder(str(Path(folder) / "other"))
         write(other, questions, seed=3)
-        one, two = Scores(read(Folder(str(Path(folder) / "1")))), Scores(read(other))
+        first, second = Scores(read(Folder(str(Path(folder) / "1")))), Scores(read(other))
         started = time.process_time()
-        comparison = compare(one.passages(), two.passages())
+        comparison = compare(first.passages(), second.passages())
         seconds = time.process_time() - started
-        say(f"paired test: {said('one', 'other', comparison['made-up'])} in {seconds:.2f} s of CPU")
+        say(f"paired test: {said('first', 'second', comparison['made-up'])} in {seconds:.2f} s of CPU")
 
 
 if __name__ == "__main__":

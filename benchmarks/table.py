@@ -1,4 +1,4 @@
-"""The benchmarks' table, and other systems in environments of their own, beside which ours is measured."""
+"""The benchmarks' table, and other tools in their own environments."""
 
 import os
 import subprocess
@@ -13,40 +13,40 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Measured:
-    """A line: what was measured, ours, what it is compared with (and how that did), the ratio, the goal.
+    """A row of the table: our figure beside a limit's or a peer's.
 
-    than is None where it could not be measured; against says why.
+    reference is None where the peer could not be measured; peer then says why.
     """
 
     what: str
     ours: float
     unit: str
-    against: str
-    than: float | None
+    peer: str
+    reference: float | None
     goal: str
 
 
-def show(lines: Sequence[Measured]) -> None:
-    """Print the lines as a table."""
+def show(rows: Sequence[Measured]) -> None:
+    """Print the rows as a table."""
     table = Table(title="ours against a limit or a peer")
     for column in ("what", "ours", "compared with", "theirs", "ratio", "goal"):
         table.add_column(column, justify="right" if column in ("ours", "theirs", "ratio") else "left")
-    for line in lines:
-        theirs = "-" if line.than is None else f"{line.than:,.1f} {line.unit}"
-        ratio = f"{line.ours / line.than:.2f}" if line.than else "-"
-        table.add_row(line.what, f"{line.ours:,.1f} {line.unit}", line.against, theirs, ratio, line.goal)
+    for row in rows:
+        theirs = "-" if row.reference is None else f"{row.reference:,.1f} {row.unit}"
+        ratio = f"{row.ours / row.reference:.2f}" if row.reference else "-"
+        table.add_row(row.what, f"{row.ours:,.1f} {row.unit}", row.peer, theirs, ratio, row.goal)
     Console(width=max(120, Console().width)).print(table)
 
 
 def say(text: str) -> None:
-    """Say at once what goes on."""
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def python_with(name: str, packages: Sequence[str]) -> str | None:
-    """Return a Python that has the packages, from an environment made once in the user's cache folder.
+    """Return a Python with the packages, from an environment kept in the user's cache folder.
 
-    None where they cannot be installed.
+    None if they cannot be installed.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uniner-benchmarks" / name
     python, ready = folder / "bin" / "python", folder / ".ready"
@@ -67,9 +67,9 @@ def last_line(
     core: int | None = None,
     given: str | None = None,
 ) -> str | None:
-    """Run a command, on one core if asked to, and return the last line it prints; None where it fails.
+    """Run a command and return the last line of its output; None if it fails, after printing its stderr.
 
-    given is what it reads from stdin. What a failed one wrote to stderr is printed.
+    core: the one core to run on. given: its standard input.
     """
     run = subprocess.run(
         command,

@@ -1,24 +1,24 @@
-"""How fast the tag stage's engine is asked, against the plain ways to put the same questions to vLLM.
+"""Measure the tag stage's engine against plain ways to ask vLLM the same questions.
 
 python -m benchmarks.tag [--gpu] [passages] [repeats]
 
-Passages of 256 tokens, 10 types each, answers of 8 tokens, a Llama with random weights, on CPU; a KV cache
-that holds a part of the passages, as a real one does. Each way has a process of its own; they take turns,
-and each turn has passages of its own, so that nothing is in the prefix cache beforehand:
+Passages have 256 tokens, 10 types and answers of 8 tokens. The model is a Llama with random weights on CPU;
+the KV cache holds a part of the passages, as a real one does. Each method has its own process. The methods
+take turns, and each turn has new passages, so that the prefix cache starts cold:
 
     ours            Engine and Asker: a passage's questions together, in passage order, as token ids
     vllm.LLM        one `LLM.generate` over all questions, as text, in passage order (the original's way)
     without cache   the same without prefix caching (vLLM as it was when the original was written)
     shuffled        the same with prefix caching, the questions in random order
-    ray.data.llm    a row a question, as token ids (where its columns go, questions of a passage part)
+    ray.data.llm    a row a question, as token ids (Ray Data may separate a passage's questions)
 
-All have the same engine options. Time runs from the first question to the last answer; of ray.data.llm from
-the first that its engine took up, without its start. Prints passages a second, our ratio to each (median of
-the turns), and prompt tokens computed over those that a cache without limit would leave to compute. vLLM
-tells ray.data.llm's rows no such figure.
+All have the same engine options. Time runs from the first question to the last answer; for ray.data.llm from
+the first question that its engine scheduled, without its start. It prints passages a second, our ratio to
+each method (median of the turns), and computed prompt tokens over those that an unlimited cache would leave
+to compute; vLLM gives no such figure for ray.data.llm's rows.
 
---gpu: only ours, with a Llama-7B in bfloat16 on one GPU; also the model FLOPs' share of PEAK_TFLOPS (by
-default an H100's 989) and how long the GPU idled, by nvidia-smi. THIS PART HAS NOT BEEN RUN YET.
+--gpu: only ours, with a Llama-7B in bfloat16 on one GPU. It also prints the share of PEAK_TFLOPS (by default
+an H100's 989) and the GPU's idle time by nvidia-smi. THIS PART HAS NOT BEEN RUN YET.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from uniner.quickstart.prepare import BASE
 from uniner.templates import SINGLE_TYPE, Renderer
@@ -49,7 +49,7 @@ TYPES = [
     "law",
     "work",
 ]
-WAYS = ("ours", "vllm.LLM", "without cache", "shuffled", "ray.data.llm")
+METHODS = ("ours", "vllm.LLM", "without cache", "shuffled", "ray.data.llm")
 PASSAGE_TOKENS, ANSWER_TOKENS, BLOCK = 256, 8, 32
 CPU = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
 GPU = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -65,12 +65,12 @@ ENGINE: dict[str, Any] = {
     "seed": 0,
     "enforce_eager": True,
     "disable_log_stats": True,
-    "distributed_executor_backend": "uni",  # as on one GPU by default; on CPU vLLM would add a process
+    "distributed_executor_backend": "uni",  # the default on one GPU; on CPU vLLM would add a process
 }
 
 
 def make_model(folder: Path, sizes: dict[str, int]) -> None:
-    """Write a Llama's config and the quickstart's tokenizer: weights are made up by vLLM as it loads."""
+    """Write a Llama's config and the quickstart's tokenizer; vLLM makes random weights when it loads."""
     from transformers import AutoTokenizer, LlamaConfig
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -87,7 +87,7 @@ def make_model(folder: Path, sizes: dict[str, int]) -> None:
 
 
 def make_passages(turn: int, count: int, tokenizer: Any) -> list[str]:
-    """Return passages of PASSAGE_TOKENS tokens, of words that are drawn anew each turn."""
+    """Return passages of PASSAGE_TOKENS tokens; each turn has new words."""
     chance = random.Random(turn)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     passages = []
@@ -105,7 +105,7 @@ def prompts_of(passages: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def least_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Return the prompt tokens that a prefix cache without limit leaves to compute, in whole blocks."""
+    """Return the prompt tokens to compute with an unlimited prefix cache of whole blocks."""
     seen: set[int] = set()
     least = 0
     for prompt in prompts:
@@ -147,7 +147,7 @@ def ours(folder: str, gpu: bool) -> Ask:
         started = time.monotonic()
         asked = loop.run_until_complete(asker.ask_all([(passage, TYPES) for passage in passages]))
         seconds = time.monotonic() - started
-        figures = merge(each.figures for each in asked)
+        figures = merge(answered.figures for answered in asked)
         computed = figures["prompt_tokens"] - figures.get("cached_tokens", 0)
         return {"seconds": seconds, "computed": computed, "answer_tokens": figures["answer_tokens"]}
 
@@ -155,7 +155,7 @@ def ours(folder: str, gpu: bool) -> Ask:
 
 
 def plain(folder: str, shuffled: bool, cached: bool) -> Ask:
-    """Return a function that gives vLLM's own `LLM.generate` all questions at once, as text."""
+    """Return a function that gives vLLM's `LLM.generate` all questions at once, as text."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(folder, enable_prefix_caching=cached, **ENGINE)
@@ -177,7 +177,7 @@ def plain(folder: str, shuffled: bool, cached: bool) -> Ask:
 
 
 def ray_data_llm(folder: str) -> Ask:
-    """Return a function that runs Ray Data's own vLLM stage over a row a question."""
+    """Return a function that runs Ray Data's vLLM processor, a row a question."""
     import ray
     import ray.data.llm
     from transformers import AutoTokenizer
@@ -187,10 +187,10 @@ def ray_data_llm(folder: str) -> Ask:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = ray.data.llm.vLLMEngineProcessorConfig(
         model_source=folder,
-        engine_kwargs={**ENGINE, "disable_log_stats": False},  # else rows do not tell when they were done
-        log_engine_metrics=False,  # would need Ray Serve
+        engine_kwargs={**ENGINE, "disable_log_stats": False},  # the rows' times need the statistics
+        log_engine_metrics=False,  # needs Ray Serve
         concurrency=1,
-        batch_size=ENGINE["max_num_seqs"],  # times 8 batches at once: more than the engine decodes together
+        batch_size=ENGINE["max_num_seqs"],  # 8 batches at once: more than the engine decodes together
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
@@ -216,19 +216,19 @@ def ray_data_llm(folder: str) -> Ask:
     return ask
 
 
-def answer_turns(way: str, folder: str, gpu: bool) -> None:
-    """Answer each line "turn count" that comes in with a line of what that took."""
+def answer_turns(method: str, folder: str, gpu: bool) -> None:
+    """Read lines "turn count" and answer each with a line of its figures."""
     from uniner.inference.engine_process import set_environment
 
     set_environment(os.cpu_count() or 1, on_cpu=not gpu)
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    if way == "ours":
+    os.dup2(2, 1)  # the libraries' prints go to stderr
+    if method == "ours":
         ask = ours(folder, gpu)
-    elif way == "ray.data.llm":
+    elif method == "ray.data.llm":
         ask = ray_data_llm(folder)
     else:
-        ask = plain(folder, shuffled=way == "shuffled", cached=way != "without cache")
+        ask = plain(folder, shuffled=method == "shuffled", cached=method != "without cache")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -236,12 +236,12 @@ def answer_turns(way: str, folder: str, gpu: bool) -> None:
         turn, count = map(int, line.split())
         passages = make_passages(turn, count, tokenizer)
         least = least_tokens(prompts_of(passages, tokenizer))
-        took = ask(passages)
-        out.write(json.dumps({**took, "rate": count / took["seconds"], "least": least}) + "\n")
+        figures = ask(passages)
+        out.write(json.dumps({**figures, "rate": count / figures["seconds"], "least": least}) + "\n")
 
 
 def gpu_busy() -> Iterator[list[float]]:
-    """Sample what share of the time the GPU was at work, five times a second."""
+    """Sample the GPU's utilisation five times a second; the list fills when the iterator goes on."""
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     samples: list[float] = []
@@ -250,76 +250,80 @@ def gpu_busy() -> Iterator[list[float]]:
     samples += [float(line) / 100 for line in process.communicate()[0].split() if line.isdecimal()]
 
 
+class Method:
+    """A method's process, which reads a turn a line and answers with the turn's figures."""
+
+    def __init__(self, name: str, folder: str, gpu: bool, log: IO[str]):
+        command = [sys.executable, "-m", "benchmarks.tag", "method", name, folder, *["--gpu"] * gpu]
+        self.name, self._log, self.turns = name, log, list[dict[str, float]]()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+
+    def turn(self, number: int, passages: int) -> dict[str, float]:
+        """Ask about a turn's passages. Returns the figures."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{number} {passages}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            sys.exit(f"{self.name} failed:\n{self._log.read()[-4000:]}")
+        figures: dict[str, float] = json.loads(line)
+        return figures
+
+
 def main(gpu: bool, count: int, repeats: int) -> None:
-    """Make the model, let the ways take turns, print the table."""
-    ways = WAYS[:1] if gpu else WAYS
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    """Make the model, let the methods take turns, print the table."""
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), GPU if gpu else CPU)
         log = (Path(folder) / "log").open("w+")
-        processes = {
-            way: subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.tag", "way", way, folder, *["--gpu"] * gpu],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-            for way in ways
-        }
-
-        def turn(way: str, number: int, passages: int) -> dict[str, float]:
-            process = processes[way]
-            assert process.stdin and process.stdout
-            process.stdin.write(f"{number} {passages}\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                log.seek(0)
-                sys.exit(f"{way} ended:\n{log.read()[-4000:]}")
-            found: dict[str, float] = json.loads(line)
-            return found
-
+        methods = [Method(name, folder, gpu, log) for name in (METHODS[:1] if gpu else METHODS)]
         try:
-            for way in ways:
-                if way != "ray.data.llm":  # its engine starts anew each turn
-                    turn(way, 0, 2)  # start and warm up
+            for method in methods:
+                if method.name != "ray.data.llm":  # its engine starts anew each turn
+                    method.turn(0, 2)  # start and warm up
             for number in range(1, repeats + 1):
-                for way in ways:
+                for method in methods:
                     samples = gpu_busy() if gpu else iter([[]])
                     busy = next(samples)
-                    found[way].append(turn(way, number, count))
+                    method.turns.append(method.turn(number, count))
                     next(samples, None)
                     if gpu:
-                        tell_gpu(found[way][-1], busy)
+                        print_gpu(method.turns[-1], busy)
         finally:
-            for process in processes.values():
-                process.communicate()  # closes its input: it ends
+            for method in methods:
+                method.process.communicate()  # closes its input, which ends it
     print(f"{count} passages of {PASSAGE_TOKENS} tokens, {len(TYPES)} types, median of {repeats} turns")
-    for way, turns in found.items():
-        rate = statistics.median(took["rate"] for took in turns)
-        ratio = statistics.median(
-            mine["rate"] / other["rate"] for mine, other in zip(found["ours"], turns, strict=True)
-        )
-        took = turns[-1]
-        over = f"{took['computed'] / took['least']:6.3f}" if "computed" in took else "     -"
-        print(
-            f"{way:14} {rate:8.2f} passages/s   ours is {ratio:5.2f} x   computed over least {over}   "
-            f"{took['answer_tokens'] / count / len(TYPES):.1f} tokens an answer"
-        )
+    for method in methods:
+        print_method(method, methods[0], count)
 
 
-def tell_gpu(took: dict[str, float], busy: list[float]) -> None:
-    """Print a turn's share of the GPU's peak and how long it idled."""
+def print_method(method: Method, ours: Method, count: int) -> None:
+    """Print a method's figures, and the ratio of ours to them."""
+    rate = statistics.median(figures["rate"] for figures in method.turns)
+    ratio = statistics.median(
+        mine["rate"] / other["rate"] for mine, other in zip(ours.turns, method.turns, strict=True)
+    )
+    last = method.turns[-1]
+    excess = f"{last['computed'] / last['least']:6.3f}" if "computed" in last else "     -"
+    print(
+        f"{method.name:14} {rate:8.2f} passages/s   ours is {ratio:5.2f} x   computed over least {excess}   "
+        f"{last['answer_tokens'] / count / len(TYPES):.1f} tokens an answer"
+    )
+
+
+def print_gpu(figures: dict[str, float], busy: list[float]) -> None:
+    """Print a turn's share of the GPU's peak and its idle time."""
     peak = float(os.environ.get("PEAK_TFLOPS", 989)) * 1e12
-    used = 2 * LLAMA_7B * (took["computed"] + took["answer_tokens"]) / took["seconds"] / peak
-    print(f"{took['rate']:.1f} passages/s, {used:.0%} of peak, GPU idle {1 - statistics.mean(busy):.0%}")
+    used = 2 * LLAMA_7B * (figures["computed"] + figures["answer_tokens"]) / figures["seconds"] / peak
+    print(f"{figures['rate']:.1f} passages/s, {used:.0%} of peak, GPU idle {1 - statistics.mean(busy):.0%}")
 
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word != "--gpu"]
     on_gpu = "--gpu" in sys.argv
-    if words[:1] == ["way"]:
+    if words[:1] == ["method"]:
         answer_turns(words[1], words[2], on_gpu)
     else:
         main(on_gpu, int(words[0]) if words else 2000 if on_gpu else 100, int(words[1]) if words[1:] else 3)

@@ -1,8 +1,8 @@
-"""A teacher that takes its time: a minimal HTTP/1.1 server in a process of its own.
+"""A slow teacher: a minimal HTTP/1.1 server in its own process.
 
-It answers every chat completion after a time drawn evenly from half to one and a half times the mean, by a
-seed, so that nobody who asks can be faster than their requests in flight divided by the mean. One event loop
-on uvloop, no framework: it leaves the machine to what is measured.
+It answers each chat completion after a seeded time, uniform from half to one and a half times the mean. So no
+client is faster than its requests in flight divided by the mean. One event loop on uvloop and no framework:
+the server takes little of the machine from the client.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: requests one after the other, each with a Content-Length."""
+    """A connection: requests one after the other, each with a Content-Length."""
 
     now = peak = answered = 0
     first = last = 0.0
@@ -53,10 +53,9 @@ class _Connection(asyncio.Protocol):
             if len(self._data) < end + 4 + length:
                 return
             self._data = self._data[end + 4 + length :]
-            kind = _Connection
-            kind.first = kind.first or time.monotonic()
-            kind.now += 1
-            kind.peak = max(kind.peak, kind.now)
+            _Connection.first = _Connection.first or time.monotonic()
+            _Connection.now += 1
+            _Connection.peak = max(_Connection.peak, _Connection.now)
             wait_s = self._mean_s * self._chance.uniform(0.5, 1.5)
             asyncio.get_running_loop().call_later(wait_s, self._answer)
 
@@ -74,12 +73,12 @@ async def _serve(mean_s: float) -> None:
     server = await loop.create_server(lambda: _Connection(mean_s, chance), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await stop.wait()
-    seen = _Connection
-    print(json.dumps([seen.answered, seen.peak, seen.last - seen.first]), flush=True)
+    seconds = _Connection.last - _Connection.first
+    print(json.dumps([_Connection.answered, _Connection.peak, seconds]), flush=True)
 
 
 class SlowTeacher:
-    """The server as seen from outside: its address, and once it is closed what it saw."""
+    """The server's process: its address, and after `close` its counts."""
 
     def __init__(self, process: subprocess.Popen[str]):
         assert process.stdout
@@ -88,7 +87,10 @@ class SlowTeacher:
         self.answered, self.peak, self.seconds = 0, 0, 0.0
 
     def close(self) -> None:
-        """End it. Then are known: answered, peak (in flight), seconds from first request to last reply."""
+        """Stop the server and read its counts.
+
+        answered, peak (requests in flight), seconds (from the first request to the last reply).
+        """
         self._process.terminate()
         self.answered, self.peak, self.seconds = json.loads(self._out.readline())
         self._process.wait()
@@ -96,7 +98,7 @@ class SlowTeacher:
 
 @contextlib.contextmanager
 def slow_teacher(mean_s: float) -> Iterator[SlowTeacher]:
-    """Run the server until the end of the block."""
+    """Run the server for the block."""
     command = [sys.executable, "-m", "benchmarks.teacher", str(mean_s)]
     server = SlowTeacher(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     try:

@@ -1,20 +1,20 @@
-"""How fast training goes through conversations, against the released way, in the same run on one core.
+"""Measure training speed on one core, against the released code's way.
 
 python -m benchmarks.train [steps]
 python -m benchmarks.train checkpoints [rounds]
 
-Both train the same small Llama on the same conversations, made up with lengths as UniversalNER's: a passage
-of at most 256 tokens, about 8 questions and answers. A step of theirs is followed by one of ours, and so on:
+Both train the same small Llama on the same made-up conversations with UniversalNER's lengths: a passage of at
+most 256 tokens, about 8 questions and answers. The two take turns, a step each:
 
-    released   each conversation alone, padded to 1,024 tokens, logits of all of them
+    released   each conversation alone, padded to 1,024 tokens, logits of all tokens
     packed     the train stage's loop: conversations packed into rows, logits of the answers alone
 
-Prints conversation tokens a second of CPU (so that other work on the machine counts little), without the
-padding, and their ratio: the goal is 2. Then, for the paper's steps of 256 conversations in rows of 4,096
-tokens, the share of all workers' time that goes into tokens: the goal is 97 %.
+It prints conversation tokens (without padding) a CPU second, so that other work on the machine counts little,
+and their ratio; the goal is 2. Then it prints, for the paper's steps of 256 conversations in rows of 4,096
+tokens, the share of all workers' time that goes into tokens; the goal is 97 %.
 
 The second form trains a Llama of 50 M weights with a checkpoint on disk every few steps, in turns waited for
-and written behind the steps, and prints the share of the time that is not the steps', and a step's in all.
+and written in the background. It prints the share of time outside the steps, and the seconds a step in all.
 """
 
 import sys
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 def make_samples(count: int, seed: int = 0) -> list[Sample]:
-    """Make conversations of random ids: lengths of passages as of 882 of the Pile that ChatGPT annotated."""
+    """Make conversations of random ids, with the passage lengths of 882 annotated passages of the Pile."""
     chance = np.random.default_rng(seed)
     samples = []
     for number in range(count):
@@ -54,7 +54,7 @@ def make_samples(count: int, seed: int = 0) -> list[Sample]:
 
 
 def make_model(hidden: int = 256, layers: int = 4) -> LlamaForCausalLM:
-    """Make a Llama, of 4 M weights, of which the output layer has few, as in a large one."""
+    """Make a Llama of 4 M weights, few of them in the output layer, as in a large model."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -69,7 +69,7 @@ def make_model(hidden: int = 256, layers: int = 4) -> LlamaForCausalLM:
 
 
 def released_step(net: LlamaForCausalLM, optimizer: torch.optim.Optimizer, samples: list[Sample]) -> None:
-    """Do a step as the original's training code does, a conversation a row."""
+    """Train a step as the released code does, a conversation a row."""
     for sample in samples:
         batch = collate([sample])
         space = PADDED - len(sample)
@@ -83,33 +83,35 @@ def released_step(net: LlamaForCausalLM, optimizer: torch.optim.Optimizer, sampl
 
 
 def measure(steps: int) -> dict[str, list[float]]:
-    """Return each way's tokens a second of CPU, step by step, after one to warm up."""
+    """Return each method's tokens a CPU second, step by step, after a warm-up step."""
     samples = make_samples((steps + 1) * BATCH)
     lengths = [len(sample) for sample in samples]
     plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
-    theirs, ours = make_model(), make_model()
-    model.shard(ours, torch.float32, CPU)
-    optimizer = loop.make_optimizer(theirs, 0.0)
+    released, packed = make_model(), make_model()
+    model.shard(packed, torch.float32, CPU)
+    optimizer = loop.make_optimizer(released, 0.0)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
     settings = {"peak_rate": 1e-4, "warmup_share": 0.0, "clip_norm": 1.0, "device": CPU}
-    ours_steps = loop.train(ours, loop.make_optimizer(ours, 0.0), samples, plan, steps_done=0, **settings)
+    packed_steps = loop.train(
+        packed, loop.make_optimizer(packed, 0.0), samples, plan, steps_done=0, **settings
+    )
     rates: dict[str, list[float]] = {"released": [], "packed": []}
     for rows in plan.steps:
         chosen = [samples[number] for row in rows for number in row]
         times = [time.process_time()]
-        released_step(theirs, optimizer, chosen)
+        released_step(released, optimizer, chosen)
         times.append(time.process_time())
-        next(ours_steps)
+        next(packed_steps)
         times.append(time.process_time())
         tokens = sum(map(len, chosen))
-        for way, (start, end) in zip(rates, pairwise(times), strict=True):
-            rates[way].append(tokens / (end - start))
-    return {way: found[1:] for way, found in rates.items()}
+        for method, (start, end) in zip(rates, pairwise(times), strict=True):
+            rates[method].append(tokens / (end - start))
+    return {method: figures[1:] for method, figures in rates.items()}
 
 
 def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return of each way of writing checkpoints the seconds of each round and those of its steps."""
+    """Return for each way of writing checkpoints the seconds of each round and of its steps."""
     samples = make_samples(1 + 2 * rounds * ROUND * EVERY)
     lengths = [len(sample) for sample in samples]
     plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=1, row_tokens=PADDED)
@@ -120,38 +122,37 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     steps = loop.train(net, optimizer, samples, plan, steps_done=0, **settings)
     next(steps)
     print(f"{net.num_parameters():,} weights, a checkpoint every {EVERY} steps")
-    found: dict[str, list[tuple[float, float]]] = {"waited for": [], "behind": []}
+    rounds_of: dict[str, list[tuple[float, float]]] = {"waited for": [], "background": []}
     state = State("benchmark")
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
         Checkpoints(Folder(folder), 1, False, CPU) as checkpoints,
     ):
         for _ in range(rounds):
-            for way, times in found.items():
+            for method, times in rounds_of.items():
                 started, within = time.perf_counter(), 0.0
                 for _ in range(ROUND):
                     state.history.append({})
                     checkpoints.save(net, optimizer, state)
-                    if way == "waited for":
+                    if method == "waited for":
                         checkpoints.wait()
                     within += sum(next(steps).seconds for _ in range(EVERY))
                 checkpoints.wait()
                 times.append((time.perf_counter() - started, within))
-    return found
+    return rounds_of
 
 
 def main_checkpoints(rounds: int) -> None:
-    """Measure both ways of writing checkpoints; print the figures."""
-    for way, times in measure_checkpoints(rounds).items():
+    """Print the figures of both ways of writing checkpoints."""
+    for method, times in measure_checkpoints(rounds).items():
         seconds, within = (sum(column) for column in zip(*times, strict=True))
         steps = rounds * ROUND * EVERY
-        print(
-            f"{way:10} {1 - within / seconds:6.1%} not in the steps, {seconds / steps:6.2f} s a step in all"
-        )
+        outside, step_s = 1 - within / seconds, seconds / steps
+        print(f"{method:10} {outside:6.1%} outside the steps, {step_s:6.2f} s a step in all")
 
 
 def main() -> None:
-    """Measure both ways and the packing; print the figures."""
+    """Print the figures of both methods and of the packing."""
     if sys.argv[1:2] == ["checkpoints"]:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -161,13 +162,13 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    rates = {way: float(np.median(found)) for way, found in measure(steps).items()}
-    for way, rate in rates.items():
-        print(f"{way:10} {rate:8,.0f} tokens/s")
+    rates = {method: float(np.median(figures)) for method, figures in measure(steps).items()}
+    for method, rate in rates.items():
+        print(f"{method:10} {rate:8,.0f} tokens/s")
     print(f"ratio      {rates['packed'] / rates['released']:8.2f}")
     dist.destroy_process_group()
     lengths = [len(sample) for sample in make_samples(5120)]
-    print(f"packing of {len(lengths):,} conversations, {np.mean(lengths):.0f} tokens each on the mean")
+    print(f"packing of {len(lengths):,} conversations, {np.mean(lengths):.0f} tokens each on average")
     for workers in (1, 8, 16, 64):
         plan = packing.plan(
             lengths, [1] * len(lengths), seed=0, epochs=1, batch=256, row_tokens=4096, workers=workers
