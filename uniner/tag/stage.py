@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from uniner.config.schema import Config, Engine, Tag
+from uniner.config.schema import Config, Tag
 from uniner.errors import Planned, UserError
 from uniner.gold.catalogue import with_group
-from uniner.inference.fp8_gate import require_f1, suffix
-from uniner.inference.questions import start
+from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.fp8_gate import fp8_suffix, require_f1
+from uniner.inference.questions import start_asker
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import absolute
@@ -28,11 +29,10 @@ from uniner.storage.model_folders import (
 )
 from uniner.storage.stage_folder import MANIFEST, Folder, run_folder
 from uniner.tag import estimate as planning
-from uniner.tag import text_page, text_tagger
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
-from uniner.tag.tagger import Tagger
-from uniner.tag.types import Types, choose, read_types, require_sources
+from uniner.tag import interactive
+from uniner.tag.tables import ENTITIES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection, read_types, require_sources, select_types
 from uniner.templates import Template, template
 
 _SURFACES = 10_000
@@ -55,7 +55,7 @@ def check(config: Config) -> None:
     if config.tag.text is not None or config.tag.page is not None:
         _tag_here(config)
     name = config.tag.calibration
-    own = with_group(config).evaluate if name or suffix(config.engine) else config.evaluate
+    own = with_group(config).evaluate if name or fp8_suffix(config.engine) else config.evaluate
     to_measure = not config.tag.student and name in own.gold and "student" in own.systems
     if name and not to_measure:
         calibration_of(_student(config), name)
@@ -63,7 +63,7 @@ def check(config: Config) -> None:
     if there and (name is None or name in calibrations(_student(config))):
         facts = student_facts(_student(config))
         chunk_pipeline.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
-    if suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
+    if fp8_suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
         require_f1(run_folder(config.run) / "evaluate", model_fingerprint(_student(config)), config.engine)
 
 
@@ -86,7 +86,7 @@ def run(config: Config) -> dict[str, Any]:
     require_f1(run_folder(config.run) / "evaluate", parents["student"], config.engine)
     folder, plan = _folder(config), _plan(config, facts, types, parents)
     make = _making(config, student, facts, types)
-    engines = pool(make, config.engine)
+    engines = engine_pool(config.engine, make)
     if config.tag.plan:
         _tell_plan(config, plan, passages, engines)
     manifest = chunk_pipeline.run_stage(
@@ -110,16 +110,17 @@ def run(config: Config) -> dict[str, Any]:
     return manifest
 
 
-def _making(config: Config, student: str, facts: dict[str, Any], types: Types) -> Callable[[], Tagger]:
+def _making(
+    config: Config, student: str, facts: dict[str, Any], types: TypeSelection
+) -> Callable[[], Tagger]:
     """Return what starts an engine in the process that calls it, and returns the worker that asks it."""
     return partial(
         make_tagger,
         student,
         asked_by(config, facts),
         types,
-        every_occurrence=config.tag.located == "all",
-        rules=_rules(config),
-        settings=engine_settings(config.engine, config.student.max_tokens),
+        _rules(config),
+        EngineSettings.of(config.engine, max_prompt_tokens=config.student.max_tokens),
     )
 
 
@@ -133,16 +134,21 @@ def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: 
     todo = {key: rows for key, rows in chunks.items() if key not in standing}
     if not todo:
         raise UserError(f"{folder.url}: all chunks stand, there is nothing to measure; leave out tag.plan")
-    keys = planning.chosen(todo)
+    keys = planning.sample_chunks(todo)
     say(f"tag: measuring {sum(todo[key] for key in keys):,} passages on one engine")
     summaries = chunk_pipeline.stream(
         folder, keys, chunk_pipeline.read_chunk_of(passages), replace(engines, actors=1)
     )
-    trial = planning.trial_of((time.monotonic(), summary) for summary in summaries)
+    trial = planning.measure((time.monotonic(), summary) for summary in summaries)
     done = sum(chunks[key] for key in standing) + trial.passages
     settings = config.engine
     told = planning.describe(
-        trial, sum(chunks.values()), done, settings.actors, settings.gpus, settings.usd_per_gpu_hour
+        trial,
+        total=sum(chunks.values()),
+        done=done,
+        engines=settings.actors,
+        gpus=settings.gpus,
+        usd_per_gpu_hour=settings.usd_per_gpu_hour,
     )
     print(told, flush=True)
     raise Planned
@@ -153,59 +159,36 @@ def _tag_here(config: Config) -> None:
     student = _student(config)
     facts = student_facts(student)
     types = _types(config, facts)
-    tagger = text_tagger.TextTagger(
+    tagger = interactive.TextTagger(
         student,
         asked_by(config, facts),
         config.ingest.max_tokens,
-        every_occurrence=config.tag.located == "all",
-        rules=_rules(config),
-        settings=engine_settings(config.engine, config.student.max_tokens),
+        _rules(config),
+        EngineSettings.of(config.engine, max_prompt_tokens=config.student.max_tokens),
     )
     if config.tag.page is not None:
-        text_page.serve(tagger, types.everywhere, config.tag.page)
+        interactive.serve_page(tagger, types.everywhere, config.tag.page)
         raise Planned
     text = sys.stdin.read() if config.tag.text == "-" else config.tag.text or ""
-    text_tagger.show(text, asyncio.run(tagger.once(text, types)), Console())
+    interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
     raise Planned
 
 
 def make_tagger(
     model: str,
     template: Template,
-    types: Types,
-    every_occurrence: bool,
-    rules: Rules,
-    settings: dict[str, Any],
+    types: TypeSelection,
+    rules: EntityRules,
+    settings: EngineSettings,
 ) -> Tagger:
     """Start an engine in this process and return the worker that asks it."""
-    return Tagger(start(model, template, **settings), types, every_occurrence, rules)
+    return Tagger(start_asker(model, template, settings), types, rules)
 
 
 def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
     """Return the template that a model is asked by: a student's own, by its facts, or the config's."""
     told = facts or config.student.model_dump()
     return template(told["template"], told.get("group_types", config.student.group_types))
-
-
-def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
-    """Return the plain values that `engine.Engine` is made of."""
-    names = {"actors", "min_actors", "chunks_in_flight", "max_bad_share", "poison_tries"}
-    names |= {"usd_per_gpu_hour", "max_f1_loss"}
-    settings = engine.model_dump(exclude=names, exclude_none=True)
-    return {"max_tokens": max_tokens, **settings}
-
-
-def pool(make: Any, engine: Engine) -> chunk_pipeline.Pool:
-    """Return the actor pool of a worker that holds an engine."""
-    return chunk_pipeline.Pool(
-        make,
-        engine.actors,
-        engine.cpus,
-        engine.gpus,
-        engine.chunks_in_flight,
-        engine.poison_tries,
-        engine.min_actors,
-    )
 
 
 def _own(config: Config) -> Folder:
@@ -220,10 +203,10 @@ def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "tag"
 
 
-def _types(config: Config, facts: dict[str, Any]) -> Types:
+def _types(config: Config, facts: dict[str, Any]) -> TypeSelection:
     tag = config.tag
     file = read_types(absolute(tag.types_file)) if tag.types_file else []
-    return choose(tag.types, file, tag.top_types, tag.types_of_source, facts["types"])
+    return select_types(tag.types, file, tag.top_types, tag.types_of_source, facts["types"])
 
 
 def _sources(passages: Folder) -> Iterator[set[str]]:
@@ -231,9 +214,15 @@ def _sources(passages: Folder) -> Iterator[set[str]]:
         yield set(passages.read_columns(key, ["source"])["source"].unique().to_pylist())
 
 
-def _rules(config: Config) -> Rules:
+def _rules(config: Config) -> EntityRules:
     tag = config.tag
-    return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat", _calibration(config))
+    return EntityRules(
+        occurrences=tag.located,
+        min_score=tag.min_score,
+        keep_ungrounded=tag.ungrounded == "keep",
+        flat=tag.overlaps == "flat",
+        calibration=_calibration(config),
+    )
 
 
 def _calibration(config: Config) -> tuple[float, float] | None:
@@ -260,9 +249,15 @@ def _tables(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int])
     if (folder / ENTITIES).tree():
         (folder / ENTITIES).remove_all()  # of a run that was killed, or laid out otherwise
     keys = tuple(sorted(rows))
-    made = Parts(folder, passages, keys, tag.entity_table, tag.partition_by_source)
-    surfaces = Surfaces(max(_SURFACES, 10 * tag.top_surfaces))
-    for part in chunk_pipeline.gather(parts([rows[key] for key in keys]), made.make):
+    parts = TablePartWriter(
+        tagged=folder,
+        passages=passages,
+        keys=keys,
+        entity_table=tag.entity_table,
+        by_source=tag.partition_by_source,
+    )
+    surfaces = SurfaceCounts(max(_SURFACES, 10 * tag.top_surfaces))
+    for part in chunk_pipeline.gather(divide_into_parts([rows[key] for key in keys]), parts.write):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
     told = {"mentions_by_type": dict(surfaces.mentions.most_common())}
@@ -279,7 +274,9 @@ def _stand(tag: Tag, manifest: dict[str, Any]) -> bool:
     return standing == asked
 
 
-def _plan(config: Config, facts: dict[str, Any], types: Types, parents: dict[str, str]) -> dict[str, Any]:
+def _plan(
+    config: Config, facts: dict[str, Any], types: TypeSelection, parents: dict[str, str]
+) -> dict[str, Any]:
     """Return what decides the entities. The student stands by its content: its folder may be moved."""
     return {
         "stage": "tag",
