@@ -30,14 +30,13 @@ from typing import Any
 
 import psutil
 
-from uniner.inference.questions import Asked, Reply
+from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage.stage_folder import Chunk, Folder
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tagger import Tagger
-from uniner.tag.types import Types
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection
 
-TYPES = Types(("person", "city", "river"))
+TYPES = TypeSelection(("person", "city", "river"))
 CHUNK_PASSAGES = 20
 KINDS = ("actor", "worker", "node", "driver", "server")
 SECRETS = ("benchmark-access-key", "benchmark-secret-key")
@@ -49,22 +48,22 @@ class SlowAnswerer:
     def __init__(self, seconds: float):
         self._seconds = seconds
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Answer each passage's questions."""
+    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[PassageAnswers]:
+        """Answer the types' questions of each passage."""
         await asyncio.sleep(self._seconds)
         return [
-            Asked(tuple(self._reply(text, name) for name in types), {"questions": len(types)})
+            PassageAnswers(tuple(self._reply(text, name) for name in types), {"questions": len(types)})
             for text, types in questions
         ]
 
-    def _reply(self, text: str, type_name: str) -> Reply:
+    def _reply(self, text: str, type_name: str) -> TypeAnswer:
         word = text.split()[zlib.crc32(f"{type_name} {text}".encode()) % 7]
-        return Reply(type_name, "ok", {word: 0.5})
+        return TypeAnswer(type_name, "ok", {word: 0.5})
 
 
 def make_tagger(seconds: float = 0.0) -> Tagger:
-    """Return the tag stage's worker with a SlowAnswerer."""
-    return Tagger(SlowAnswerer(seconds), TYPES, True, Rules())  # type: ignore[arg-type]
+    """Return the tag stage's worker with the stand-in in it."""
+    return Tagger(SlowAnswerer(seconds), TYPES, EntityRules())  # type: ignore[arg-type]
 
 
 def make_passages(folder: Folder, chunks: int) -> None:

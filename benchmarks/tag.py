@@ -122,26 +122,25 @@ Ask = Callable[[Sequence[str]], dict[str, float]]
 
 def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
-    from uniner.inference.engine import Engine
-    from uniner.inference.questions import Asker
+    from uniner.inference.engine import Engine, EngineSettings
+    from uniner.inference.questions import QuestionAsker
     from uniner.storage.stage_folder import merge
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
-    engine = Engine(
-        folder,
-        max_tokens=ENGINE["max_model_len"] - ANSWER_TOKENS,
+    settings = EngineSettings(
+        max_prompt_tokens=ENGINE["max_model_len"] - ANSWER_TOKENS,
         max_answer_tokens=ANSWER_TOKENS,
         dtype="bfloat16" if gpu else ENGINE["dtype"],
         max_num_seqs=seqs,
         max_num_batched_tokens=batched,
         gpus=1 if gpu else 0,
         block_size=None if gpu else BLOCK,
-        lazy=True,
     )
+    engine = Engine(folder, settings, lazy=True)
     engine._arguments["load_format"] = "dummy"
     if not gpu:
         engine._arguments["num_gpu_blocks_override"] = ENGINE["num_gpu_blocks_override"]
-    asker, loop = Asker(engine, SINGLE_TYPE), asyncio.new_event_loop()
+    asker, loop = QuestionAsker(engine, SINGLE_TYPE), asyncio.new_event_loop()
 
     def ask(passages: Sequence[str]) -> dict[str, float]:
         started = time.monotonic()

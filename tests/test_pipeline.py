@@ -8,7 +8,7 @@ import zstandard
 
 from uniner.quickstart.prepare import write
 from uniner.report.collect import collect
-from uniner.report.page import render
+from uniner.report.render import render_html
 from uniner.storage.model_folders import calibrations
 from uniner.storage.stage_folder import Folder
 
@@ -109,7 +109,7 @@ def test_names_of_the_gold_data_stand_in_no_shard(config, run):
 def test_the_page_shows_the_same_as_the_terminal(first, run):
     page = run.read("report.html").decode()
     report = collect(run, "small")
-    assert page == render(report) or page.count("<svg") == 1
+    assert page == render_html(report) or page.count("<svg") == 1
     assert [row.stage for row in report.stages] == ["ingest", "annotate", "build", "train", "evaluate", "tag"]
     assert len(report.examples) == 5
     for row in report.stages:

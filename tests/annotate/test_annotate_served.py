@@ -11,7 +11,7 @@ import pytest
 from uniner import cli
 from uniner.annotate.annotator import Annotator
 from uniner.errors import Stopped, UserError
-from uniner.inference.engine import Engine
+from uniner.inference.engine import Engine, EngineSettings
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.runtime.rate_limits import Limits, Meter, local
 from uniner.storage.model_folders import model_fingerprint
@@ -66,7 +66,9 @@ def teacher_of(model, **changes):
 
 
 def serve(model, max_tokens=400, **changes):
-    return engine_of(teacher_of(model, **changes), str(model), {**ENGINE, "max_tokens": max_tokens})
+    return engine_of(
+        teacher_of(model, **changes), str(model), EngineSettings(**ENGINE, max_prompt_tokens=max_tokens)
+    )
 
 
 def chunk_of(texts):
@@ -251,7 +253,7 @@ def test_a_model_that_cannot_be_asked_so_is_refused_before_it_is_loaded(model, b
     with pytest.raises(UserError, match=r"takes 512 tokens, .*lower .*annotate\.max_reply_tokens"):
         serve(model, max_reply_tokens=512)
     with pytest.raises(UserError, match=r"attention heads \(2\) must be divisible by .* size \(3\)"):
-        Engine(str(model), max_tokens=400, gpus=3)
+        Engine(str(model), EngineSettings(max_prompt_tokens=400, gpus=3))
 
 
 def test_an_engine_that_does_not_start_is_tried_once_and_without_money_not_at_all(model, monkeypatch):

@@ -40,10 +40,10 @@ def test_it_labels_all_of_a_passage_in_pieces_and_tells_places_and_scores(model)
     system = Gliner(model, threshold=0.4, batch_passages=2, on_gpu=False)
     questions = [(passage, ["person", "city"]), ("Bo.", ["city"]), ("", ["city"])]
     asked = asyncio.run(system.ask_all(questions))
-    assert [[one.type for one in each.replies] for each in asked] == [["person", "city"], ["city"], ["city"]]
-    said = [reply for each in asked for reply in each.replies]
+    assert [[one.type for one in each.answers] for each in asked] == [["person", "city"], ["city"], ["city"]]
+    said = [reply for each in asked for reply in each.answers]
     for (text, _), each in zip(questions, asked, strict=True):
-        for reply in each.replies:
+        for reply in each.answers:
             assert {text[start:end] for start, end in reply.spans} == set(reply.scores)
     assert max(end for reply in said[:2] for _, end in reply.spans) > len(passage) - len(TEXT)
     assert all(0.4 <= score <= 1 for reply in said for score in reply.scores.values())

@@ -4,7 +4,7 @@ import asyncio
 
 from uniner.evaluate.predictor import Predictor
 from uniner.evaluate.scoring import score
-from uniner.inference.questions import Asked, Reply
+from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import QUESTION, Prediction, Question, from_table, to_table
 from uniner.storage.stage_folder import Chunk
 
@@ -14,7 +14,8 @@ class Oracle:
         assert [text for text, _ in questions] == ["a", "b"]
         said = {"city": {"Rome": 0.75, "Oslo": 0.5}, "drug": {}}
         return [
-            Asked(tuple(Reply(name, "ok", said[name], "[]") for name in types), {}) for _, types in questions
+            PassageAnswers(tuple(TypeAnswer(name, "ok", said[name], "[]") for name in types), {})
+            for _, types in questions
         ]
 
 

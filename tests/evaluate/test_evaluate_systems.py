@@ -15,7 +15,7 @@ from uniner.evaluate.systems.instructed import FORMS, Instructed
 from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
 from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
 from uniner.gold.records import GoldEntity
-from uniner.inference.engine import Answer
+from uniner.inference.engine import EngineAnswer
 from uniner.storage.stage_folder import Folder
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.replay_server import RecordedTeacher
@@ -117,7 +117,7 @@ def test_words_are_labelled_and_labels_read_back():
 
 def test_what_is_located_has_each_mention_once_and_each_place():
     asked = located("Ann, Bo, Ann", {"person": [(9, 12, 0.9), (0, 3, 0.5), (5, 7, 0.7)], "city": []})
-    person, city = asked.replies
+    person, city = asked.answers
     assert person.scores == {"Ann": 0.9, "Bo": 0.7}
     assert person.spans == ((0, 3), (5, 7), (9, 12))
     assert (city.outcome, city.mentions) == ("ok", ())
@@ -154,15 +154,15 @@ def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
                 await replies.close()
 
         first, second, third = asyncio.run(ask())
-        assert [(one.type, one.outcome, one.mentions) for one in first.replies] == [
+        assert [(one.type, one.outcome, one.mentions) for one in first.answers] == [
             ("person", "ok", ("Ann",)),
             ("city", "ok", ()),
         ]
-        assert [one.outcome for one in second.replies] == ["unparseable"]
-        assert [one.outcome for one in third.replies] == ["filtered"]
+        assert [one.outcome for one in second.answers] == ["unparseable"]
+        assert [one.outcome for one in third.answers] == ["filtered"]
         assert (first.figures["requests"], server.asked) == (3, 3)
         again = asyncio.run(ask())
-        assert [one.replies for one in again] == [one.replies for one in (first, second, third)]
+        assert [one.answers for one in again] == [one.answers for one in (first, second, third)]
         assert server.asked == 4, "the server may take another day what it rejected; the rest is kept"
         assert json.dumps(again[0].figures)
 
@@ -171,11 +171,11 @@ def test_instructuie_runs_through_transformers_and_cuts_nothing(tiny_t5):
     system = InstructUIE(tiny_t5, 200, 8, batch_passages=2, on_gpu=False, dtype="float32")
     questions = [("Ann is in Rome.", ["person", "city"]), ("Ann " * 200, ["city"]), ("Bo.", ["city"])] * 2
     asked = asyncio.run(system.ask_all(questions))
-    assert [[one.type for one in each.replies] for each in asked] == [types for _, types in questions]
-    outcomes = [{one.outcome for one in each.replies} for each in asked]
+    assert [[one.type for one in each.answers] for each in asked] == [types for _, types in questions]
+    outcomes = [{one.outcome for one in each.answers} for each in asked]
     assert outcomes[1] == outcomes[4] == {"overlong"}
     assert all(outcomes[place] <= {"ok", "unparseable", "too_long"} for place in (0, 2, 3, 5))
-    assert [each.replies for each in asked[:3]] == [each.replies for each in asked[3:]]
+    assert [each.answers for each in asked[:3]] == [each.answers for each in asked[3:]]
     assert "prompt_tokens" in asked[0].figures and not asked[1].figures
 
 
@@ -185,7 +185,7 @@ class Echo:
     max_prompt_tokens = 300
 
     def __init__(self, tokenizer, text, finish="stop"):
-        self.tokenizer, self.answer, self.prompts = tokenizer, Answer(text, finish, (), 3), []
+        self.tokenizer, self.answer, self.prompts = tokenizer, EngineAnswer(text, finish, (), 3), []
 
     @contextlib.asynccontextmanager
     async def admitted(self, questions):
@@ -199,7 +199,7 @@ class Echo:
 def test_an_instruction_tuned_model_is_asked_in_its_own_form(tokenizer):
     def ask(engine, kind, passage):
         (asked,) = asyncio.run(Instructed(engine, FORMS[kind], JSON).ask_all([(passage, ["city", "person"])]))
-        return [(one.type, one.outcome, one.mentions, one.scores) for one in asked.replies]
+        return [(one.type, one.outcome, one.mentions, one.scores) for one in asked.answers]
 
     engine = Echo(tokenizer, 'Here: ["Rome"]')
     said = ask(engine, "vicuna", "Ann </s> {instruction} Rome.")

@@ -18,6 +18,7 @@ import ray
 
 from uniner.config.schema import Config
 from uniner.errors import UserError
+from uniner.inference.engine import EngineSettings
 from uniner.storage.model_folders import student_facts
 from uniner.storage.stage_folder import Folder
 from uniner.templates import SINGLE_TYPE, Renderer
@@ -208,7 +209,7 @@ def test_vllm_was_asked_a_validation_question_about_the_student(alone, conversat
 def test_a_student_that_does_not_load_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"written, but vLLM does not answer .*train.check_export=false"):
-        export_check.ask(str(tmp_path), SINGLE_TYPE, "a", ("b",), {"max_tokens": 64})
+        export_check.ask(str(tmp_path), SINGLE_TYPE, "a", ("b",), EngineSettings(max_prompt_tokens=64))
 
 
 def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from uniner.evaluate.systems import System
-from uniner.inference.questions import Reply
+from uniner.inference.questions import TypeAnswer
 from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
 from uniner.storage.stage_folder import Chunk, merge
 
@@ -30,7 +30,7 @@ class Predictor:
         asked = await self._system_of(questions[0].dataset).ask_all(
             [(group[0].text, [question.type for question in group]) for group in passages]
         )
-        replies = [reply for answered in asked for reply in answered.replies]
+        replies = [reply for answered in asked for reply in answered.answers]
         predictions = [
             _predicted(question, reply) for question, reply in zip(questions, replies, strict=True)
         ]
@@ -40,7 +40,9 @@ class Predictor:
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
         """Return what becomes of questions that kill the engine: no answers, and a reject that says why."""
         questions = from_table(chunk.table.select(QUESTION.names), Question)
-        predictions = [_predicted(question, Reply(question.type, "poison", {})) for question in questions]
+        predictions = [
+            _predicted(question, TypeAnswer(question.type, "poison", {})) for question in questions
+        ]
         rejects = [
             {"passage_id": question.passage_id, "type": question.type, "reason": reason}
             for question in questions
@@ -48,7 +50,7 @@ class Predictor:
         return Chunk(chunk.key, to_table(predictions, PREDICTION), rejects=rejects)
 
 
-def _predicted(question: Question, reply: Reply) -> Prediction:
+def _predicted(question: Question, reply: TypeAnswer) -> Prediction:
     return Prediction(
         dataset=question.dataset,
         passage_id=question.passage_id,

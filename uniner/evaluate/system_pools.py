@@ -28,14 +28,13 @@ from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIE
 from uniner.evaluate.systems_registry import line_of, model_of, template_of
 from uniner.gold.reader import gold_digest
-from uniner.inference import questions
+from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.questions import start_asker
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
 from uniner.storage.model_folders import model_fingerprint
 from uniner.storage.stage_folder import Folder
-from uniner.tag.stage import engine_settings
-from uniner.tag.stage import pool as engines
 from uniner.teacher import settings as asking
 from uniner.teacher.pools import pool as asking_pool
 from uniner.teacher.replies import Replies
@@ -62,11 +61,12 @@ def pool(
     model = model_of(config, system)
     if isinstance(system, TemplateSystem):
         make = partial(make_predictor, model, template_of(config, system))
-        return engines(partial(make, _settings(config.engine, config.student.max_tokens)), config.engine)
+        settings = _settings(config.engine, config.student.max_tokens)
+        return engine_pool(config.engine, partial(make, settings))
     if isinstance(system, InstructedSystem):
         settings = _settings(config.engine, system.max_prompt_tokens)
         instruction = INSTRUCTIONS[system.instruction]
-        return _engines(config.engine, partial(instructed.start, model, system.kind, instruction, **settings))
+        return _engines(config.engine, partial(instructed.start, model, system.kind, instruction, settings))
     on_gpu = config.engine.gpus > 0
     if isinstance(system, InstructUIESystem):
         engine = config.engine
@@ -75,7 +75,7 @@ def pool(
     if isinstance(system, GlinerSystem):
         start = partial(Gliner, model, system.threshold, system.batch_passages, on_gpu)
         return replace(_engines(config.engine, start), runtime_env=_environment(system))
-    return engines(partial(_trained, models or {}, system.max_tokens, on_gpu), config.engine)
+    return engine_pool(config.engine, partial(_trained, models or {}, system.max_tokens, on_gpu))
 
 
 def _environment(system: GlinerSystem) -> dict[str, Any] | None:
@@ -142,19 +142,19 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     return train(settings["order"])
 
 
-def make_predictor(model: str, template: Template, settings: dict[str, Any]) -> Predictor:
+def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:
     """Start an engine in this process and return the worker that asks it."""
-    return Predictor.of(questions.start(model, template, **settings))
+    return Predictor.of(start_asker(model, template, settings))
 
 
-def _settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
-    # The published protocol knows no second try.
-    return {**engine_settings(engine, max_tokens), "retry_answer_tokens": 0}
+def _settings(engine: Engine, max_prompt_tokens: int) -> EngineSettings:
+    # The published protocol has no retry.
+    return EngineSettings.of(engine, max_prompt_tokens=max_prompt_tokens, retry_answer_tokens=0)
 
 
 def _engines(engine: Engine, start: Callable[[], System]) -> chunk_pipeline.Pool:
     """Return the pool of a system that lives in its actors."""
-    return engines(partial(_predictor, start), engine)
+    return engine_pool(engine, partial(_predictor, start))
 
 
 def _predictor(start: Callable[[], System]) -> Predictor:

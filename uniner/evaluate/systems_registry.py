@@ -7,7 +7,7 @@ from uniner.config.schema import Annotate, Config
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
 from uniner.gold.reader import verify_gold
-from uniner.inference.fp8_gate import answering, plain, suffix
+from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.filesystem import explained
 from uniner.storage.model_folders import FACTS, model_address, model_fingerprint, require_model
 from uniner.storage.stage_folder import Folder, run_folder
@@ -35,9 +35,9 @@ def chosen(config: Config) -> dict[str, tuple[AnySystem, Config]]:
     found: dict[str, tuple[AnySystem, Config]] = {}
     for name, named in zip(names, settings.systems, strict=True):
         system = settings.system.get(named) or TemplateSystem(kind="template", model=named)
-        found[name] = (system, config.model_copy(update={"engine": plain(config.engine)}))
-        if suffix(config.engine) and _is_student(config, system):
-            found[f"{name}{suffix(config.engine)}"] = (system, config)
+        found[name] = (system, config.model_copy(update={"engine": without_fp8(config.engine)}))
+        if fp8_suffix(config.engine) and _is_student(config, system):
+            found[f"{name}{fp8_suffix(config.engine)}"] = (system, config)
     return found
 
 
@@ -135,5 +135,5 @@ def plan_of(config: Config, system: AnySystem) -> dict[str, Any]:
     if isinstance(system, BertSystem):
         said["seed"] = config.run.seed
     elif not isinstance(system, (ChatSystem, GlinerSystem)):
-        said["engine"] = answering(config.engine)
+        said["engine"] = answer_identity(config.engine)
     return {"stage": "evaluate", "config": said, "parents": parents}

@@ -7,8 +7,7 @@ from rich.console import Console
 from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.report.collect import collect
-from uniner.report.page import render
-from uniner.report.terminal import show
+from uniner.report.render import print_report, render_html
 from uniner.storage.stage_folder import run_folder
 
 PAGE = "report.html"
@@ -24,7 +23,7 @@ def run(config: Config) -> dict[str, Any]:
     report = collect(folder, config.run.name)
     if not report.stages:
         raise UserError(f"{folder.url}: no stage of this run is done; run one first")
-    folder.write(PAGE, render(report).encode())
-    show(report, Console())
+    folder.write(PAGE, render_html(report).encode())
+    print_report(report, Console())
     print(f"report: {folder.path(PAGE)}")
     return {"page": folder.path(PAGE)}

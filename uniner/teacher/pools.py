@@ -10,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner.config.schema import Annotate, Config
+from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_actor import Worker
 from uniner.runtime.rate_limits import Ask, Grant, Limits, Meter, Report, Want
@@ -70,9 +71,7 @@ def chunks_in_hand(chunks: Mapping[str, int], in_flight: int) -> int:
 def _serving(config: Config, make: Callable[..., Worker]) -> chunk_pipeline.Pool:
     """Return the pool of actors that serve the teacher themselves."""
     engine = config.teacher
-    settings = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens", "poison_tries"})
-    settings["max_tokens"] = engine.max_prompt_tokens
-    make = functools.partial(make, served=(model_address(config.annotate.model), settings))
+    make = functools.partial(make, served=(model_address(config.annotate.model), EngineSettings.of(engine)))
     actors, in_flight = config.annotate.actors, engine.chunks_in_flight
     return chunk_pipeline.Pool(make, actors, engine.cpus, engine.gpus, in_flight, engine.poison_tries)
 
@@ -93,7 +92,7 @@ def _worker(
     ask: Ask | None,
     keep: _Keep | None,
     rejected: Mapping[str, Rejection] | None,
-    served: tuple[str, dict[str, Any]] | None = None,
+    served: tuple[str, EngineSettings] | None = None,
 ) -> Worker:
     engine = engine_of(teacher, *served) if served else None
     if keep is None:

@@ -5,30 +5,30 @@ which the engine computes once. Engine and prompt length are known before the mo
 is by the first passage that is really asked about: a run whose replies are all kept loads nothing.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 
 from uniner.errors import UserError
-from uniner.inference.engine import Engine
+from uniner.inference.engine import Engine, EngineSettings
 from uniner.runtime.rate_limits import Gate, Want
 from uniner.storage.model_folders import local_model
 from uniner.teacher.completion import Rejection, Reply
 from uniner.teacher.openai_client import Teacher
 
 
-def engine_of(teacher: Teacher, model: str, settings: dict[str, Any]) -> Engine:
-    """Return the engine of a model (folder, s3:// address or hub name) with `Engine`'s settings.
+def engine_of(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
+    """Return the engine of a model (folder, s3:// address or hub name).
 
     Raises:
         UserError: where the model cannot be asked what the teacher is asked.
     """
     engine = Engine(
         local_model(model),
-        max_answer_tokens=teacher.max_reply_tokens,
+        replace(settings, max_answer_tokens=teacher.max_reply_tokens),
         with_schemas=teacher.reply_format == "json_schema",
         lazy=True,
-        **settings,
     )
     try:
         prompt = _prompt(engine, teacher.request(""))

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.inference.engine import Engine
-from uniner.inference.questions import Asker, Reply
+from uniner.inference.engine import Engine, EngineSettings
+from uniner.inference.questions import QuestionAsker, TypeAnswer
 from uniner.records import Conversation, from_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Folder
@@ -35,7 +35,7 @@ def _first_question(one: Conversation, template: Template) -> tuple[str, tuple[s
 
 
 def ask(
-    student: str, template: Template, passage: str, types: tuple[str, ...], settings: dict[str, Any]
+    student: str, template: Template, passage: str, types: tuple[str, ...], settings: EngineSettings
 ) -> dict[str, Any]:
     """Load a student into vLLM with an engine's settings, and ask it. Returns passage, types and replies.
 
@@ -62,10 +62,10 @@ def not_answering(student: str, why: str) -> str:
 
 
 async def _ask(
-    student: str, template: Template, passage: str, types: tuple[str, ...], settings: dict[str, Any]
-) -> tuple[Reply, ...]:
-    engine = Engine(local_model(student), lazy=True, **settings)
+    student: str, template: Template, passage: str, types: tuple[str, ...], settings: EngineSettings
+) -> tuple[TypeAnswer, ...]:
+    engine = Engine(local_model(student), settings, lazy=True)
     try:
-        return (await Asker(engine, template).ask(passage, types)).replies
+        return (await QuestionAsker(engine, template).ask(passage, types)).answers
     finally:
         await engine.close()

@@ -185,13 +185,14 @@ def _train(config: Config, folder: Folder) -> dict[str, float]:
 
 def _ask_student(config: Config, folder: Folder, build: Folder) -> dict[str, Any]:
     """Have the exported student answer a question in vLLM. Returns what was said."""
-    from uniner.tag.stage import asked_by, engine_settings
+    from uniner.inference.engine import EngineSettings
+    from uniner.tag.stage import asked_by
     from uniner.train import export_check
 
     template = asked_by(config, None)
     passage, types = export_check.question(build, template)
     engine = config.engine if config.train.use_gpu else config.engine.model_copy(update={"gpus": 0})
-    settings = engine_settings(engine, config.student.max_tokens)
+    settings = EngineSettings.of(engine, max_prompt_tokens=config.student.max_tokens)
     # A process of its own, which ends with the task.
     needs = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_calls": 1, "max_retries": 0}
     asking = ray.remote(**needs)(export_check.ask).remote(

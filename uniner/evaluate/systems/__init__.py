@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from uniner.evaluate.systems.instructions import Found
-from uniner.inference.questions import Asked, Questions, Reply
+from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 
 Parse = Callable[[Sequence[str], str], Found | None]
 """Reads the answer to a question for types; None is one that says nothing of them."""
@@ -16,7 +16,7 @@ Parse = Callable[[Sequence[str], str], Found | None]
 class System(Protocol):
     """What a predictor asks."""
 
-    async def ask_all(self, questions: Questions) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
         """Say of each (passage, types), in order, what mentions of each type it has."""
         ...
 
@@ -27,27 +27,27 @@ class InProcess(ABC):
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
-    async def ask_all(self, questions: Questions) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
         """Ask about many (passage, types), in order."""
         async with self._turn:
             return await asyncio.to_thread(self.answer, questions)
 
     @abstractmethod
-    def answer(self, questions: Questions) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Do what `ask_all` does, in the calling thread."""
 
 
-def judged(types: Sequence[str], answer: str, failed: str, parse: Parse) -> list[Reply]:
+def judged(types: Sequence[str], answer: str, failed: str, parse: Parse) -> list[TypeAnswer]:
     """Say what the answer to a question for these types is worth, each type's reply.
 
     failed: the outcome of an answer that is not worth reading; "" of one that is.
     """
     found = None if failed else parse(types, answer)
     outcome = failed or ("unparseable" if found is None else "ok")
-    return [Reply(name, outcome, {}, answer, found[name] if found else ()) for name in types]
+    return [TypeAnswer(name, outcome, {}, answer, found[name] if found else ()) for name in types]
 
 
-def located(passage: str, found: Mapping[str, Sequence[tuple[int, int, float]]]) -> Asked:
+def located(passage: str, found: Mapping[str, Sequence[tuple[int, int, float]]]) -> PassageAnswers:
     """Return the answer of a system that labels a passage: of each type where its mentions stand, and the
     score of each; of a mention that stands twice the higher one counts."""
     replies = []
@@ -57,5 +57,5 @@ def located(passage: str, found: Mapping[str, Sequence[tuple[int, int, float]]])
             mention = passage[start:end]
             scores[mention] = max(scores.get(mention, 0.0), score)
         places = tuple((start, end) for start, end, _ in sorted(spans))
-        replies.append(Reply(name, "ok", scores, spans=places))
-    return Asked(tuple(replies), {"questions": 1})
+        replies.append(TypeAnswer(name, "ok", scores, spans=places))
+    return PassageAnswers(tuple(replies), {"questions": 1})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from uniner.evaluate.systems import InProcess, located
 from uniner.gold.records import GoldEntity
-from uniner.inference.questions import Asked, Questions
+from uniner.inference.questions import PassageAnswers, Questions
 from uniner.storage.model_folders import local_model
 
 OUTSIDE = "O"
@@ -109,7 +109,7 @@ class Bert(InProcess):
         self._model: Any = AutoModelForTokenClassification.from_pretrained(where).to(self._device).eval()
         self._max_tokens = max_tokens
 
-    def answer(self, questions: Questions) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Say which mentions the passages have; of a type that was not in the train split none."""
         read = [
             (place, piece)

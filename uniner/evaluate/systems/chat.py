@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.inference.questions import Asked, Questions, Reply
+from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt
 from uniner.teacher.replies import Replies
@@ -22,7 +22,7 @@ class Chat:
     def __init__(self, replies: Replies, instruction: Instruction):
         self._replies, self._instruction = replies, instruction
 
-    async def ask_all(self, questions: Questions) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
         """Ask about all passages together. The first passage has the counts of all."""
         groups = [
             (place, group)
@@ -31,17 +31,19 @@ class Chat:
         ]
         texts = [self._instruction.text(questions[place][0], group) for place, group in groups]
         replies, took = await self._replies.to(texts)
-        of_passage: list[list[Reply]] = [[] for _ in questions]
+        of_passage: list[list[TypeAnswer]] = [[] for _ in questions]
         for (place, group), reply in zip(groups, replies, strict=True):
             of_passage[place] += _judge(self._instruction, group, reply)
         figures: Counter[str] = Counter({"questions": len(groups), **took})
-        return [Asked(tuple(said), dict(figures) if not n else {}) for n, said in enumerate(of_passage)]
+        return [
+            PassageAnswers(tuple(said), dict(figures) if not n else {}) for n, said in enumerate(of_passage)
+        ]
 
 
-def _judge(instruction: Instruction, types: Sequence[str], reply: Kept | Rejection) -> list[Reply]:
+def _judge(instruction: Instruction, types: Sequence[str], reply: Kept | Rejection) -> list[TypeAnswer]:
     """Say what a reply is worth; the outcomes are an annotation's, of a reply cut at the limit too_long."""
     if isinstance(reply, Rejection):
-        return [Reply(name, reply.outcome, {}, reply.said) for name in types]
+        return [TypeAnswer(name, reply.outcome, {}, reply.said) for name in types]
     if reply.finish_reason == "length":
         failed = "too_long"
     elif reply.finish_reason == "content_filter":

@@ -8,7 +8,7 @@ from typing import Any
 
 from uniner.errors import UserError
 from uniner.evaluate.systems import InProcess, located
-from uniner.inference.questions import Asked, Questions
+from uniner.inference.questions import PassageAnswers, Questions
 from uniner.storage.model_folders import local_model
 
 
@@ -33,7 +33,7 @@ class Gliner(InProcess):
         self._model: Any = GLiNER.from_pretrained(local_model(model), map_location=device)
         self._threshold, self._batch_passages = threshold, batch_passages
 
-    def answer(self, questions: Questions) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Tag the passages: those with the same types together."""
         pieces: dict[tuple[str, ...], list[tuple[int, int, int]]] = defaultdict(list)
         for place, (passage, types) in enumerate(questions):

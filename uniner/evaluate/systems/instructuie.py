@@ -8,7 +8,7 @@ from typing import Any
 
 from uniner.evaluate.systems import InProcess, judged
 from uniner.evaluate.systems.instructions import Found, labelled
-from uniner.inference.questions import Asked, Questions, Reply
+from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 from uniner.storage.model_folders import local_model
 
 _INSTRUCTION = (
@@ -52,11 +52,11 @@ class InstructUIE(InProcess):
         self._max_prompt_tokens, self._max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self._batch_passages = batch_passages
 
-    def answer(self, questions: Questions) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Ask about the passages that fit, by length."""
         ids = [self._tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
         fits = [place for place, one in enumerate(ids) if len(one) <= self._max_prompt_tokens]
-        replies = [[Reply(name, "overlong", {}) for name in types] for _, types in questions]
+        replies = [[TypeAnswer(name, "overlong", {}) for name in types] for _, types in questions]
         tokens = [0] * len(questions)
         fits.sort(key=lambda place: len(ids[place]))
         for first in range(0, len(fits), self._batch_passages):
@@ -66,7 +66,7 @@ class InstructUIE(InProcess):
                 failed = "" if ended else "too_long"
                 replies[place], tokens[place] = judged(questions[place][1], text, failed, parse), count
         return [
-            Asked(
+            PassageAnswers(
                 tuple(said),
                 {"questions": 1, "prompt_tokens": len(one), "answer_tokens": count} if count else {},
             )

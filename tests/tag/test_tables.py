@@ -1,4 +1,4 @@
-"""The tables that people query: read with DuckDB and pandas, counted right, in bounded memory."""
+"""The tables that people query: DuckDB and pandas read them, counts are right, memory is bounded."""
 
 import random
 import re
@@ -15,14 +15,14 @@ import pytest
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
 from uniner.storage.stage_folder import Chunk, Folder
 from uniner.tag import tables
-from uniner.tag.tables import Parts, Surfaces, parts, write_top
+from uniner.tag.tables import SurfaceCounts, TablePartWriter, divide_into_parts, write_top
 
 SOURCES = ["Pile-CC", "a/b c=d%", "łąka", ""]
 SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "new\r\nline"]
 
 
 def write_run(root: str, documents: int = 30) -> tuple[Folder, Folder, tuple[str, ...], list[tuple]]:
-    """Write tagged chunks, in which documents begin, end and go on for several; return also all entities."""
+    """Write tagged chunks; documents begin and end within them or span several. Also return all entities."""
     random.seed(5)
     ingest, tag, everything = Folder(root) / "ingest", Folder(root) / "tag", []
     passages, tagged = [], []
@@ -76,19 +76,25 @@ def write_run(root: str, documents: int = 30) -> tuple[Folder, Folder, tuple[str
     return ingest, tag, tuple(keys), everything
 
 
-def test_parts_divide_all_chunks_by_their_rows():
-    assert parts([]) == []
-    assert parts([5]) == [[0, 1]]
-    assert parts([15_000, 4_000, 2_000, 30_000, 1]) == [[0, 3], [3, 4], [4, 5]]
+def part_writer(tag, ingest, keys, entity_table, by_source=False):
+    return TablePartWriter(
+        tagged=tag, passages=ingest, keys=keys, entity_table=entity_table, by_source=by_source
+    )
+
+
+def test_chunks_are_divided_into_parts_by_their_rows():
+    assert divide_into_parts([]) == []
+    assert divide_into_parts([5]) == [[0, 1]]
+    assert divide_into_parts([15_000, 4_000, 2_000, 30_000, 1]) == [[0, 3], [3, 4], [4, 5]]
 
 
 @pytest.mark.parametrize("chunks_a_part", [1, 4, 1000])
-def test_documents_and_mentions_are_counted_whatever_the_parts(tmp_path, chunks_a_part):
+def test_counts_of_documents_and_mentions_do_not_depend_on_the_parts(tmp_path, chunks_a_part):
     ingest, tag, keys, everything = write_run(str(tmp_path))
-    made = Parts(tag, ingest, keys, entities=False, by_source=False)
-    surfaces = Surfaces(1000, waiting_rows=3)
+    parts = part_writer(tag, ingest, keys, entity_table=False)
+    surfaces = SurfaceCounts(1000, max_pending_rows=3)
     for start in reversed(range(0, len(keys), chunks_a_part)):  # parts come in any order
-        surfaces.add(made.make([start, min(start + chunks_a_part, len(keys))]))
+        surfaces.add(parts.write([start, min(start + chunks_a_part, len(keys))]))
     write_top(tag, surfaces, 100)
     mentions, documents = Counter(), defaultdict(set)
     for doc, _, _, type_name, text, start, *_ in everything:
@@ -111,8 +117,8 @@ def test_documents_and_mentions_are_counted_whatever_the_parts(tmp_path, chunks_
     assert not (tag / "entities").tree()
 
 
-def test_top_surfaces_a_type_and_a_bound_of_what_was_let_go():
-    truth, surfaces = Counter(), Surfaces(limit=20, waiting_rows=30)
+def test_top_surfaces_of_a_type_and_a_bound_of_the_dropped_mentions():
+    truth, surfaces = Counter(), SurfaceCounts(limit=20, max_pending_rows=30)
     random.seed(1)
     for _ in range(60):
         part = Counter(f"{min(int(random.paretovariate(0.7)), 5000)}" for _ in range(40))
@@ -122,8 +128,8 @@ def test_top_surfaces_a_type_and_a_bound_of_what_was_let_go():
     top = surfaces.top(5).to_pylist()
     assert len(top) == 5 and surfaces.mentions == {"t": 2400}
     assert [row["text"] for row in top] == [text for text, _ in truth.most_common(5)]
-    assert surfaces._standing.num_rows <= 20 and surfaces.understated["t"] > 0
-    for row in surfaces._standing.to_pylist():
+    assert surfaces._surfaces.num_rows <= 20 and surfaces.understated["t"] > 0
+    for row in surfaces._surfaces.to_pylist():
         assert truth[row["text"]] - surfaces.understated["t"] <= row["mentions"] <= truth[row["text"]]
 
 
@@ -133,9 +139,9 @@ COLUMNS = ["doc_id", "passage_id", "source", "type", "text", "start", "end", "sc
 @pytest.mark.parametrize("by_source", [False, True])
 def test_duckdb_and_pandas_read_the_entity_table(tmp_path, by_source):
     ingest, tag, keys, everything = write_run(str(tmp_path))
-    made = Parts(tag, ingest, keys, entities=True, by_source=by_source)
-    for item in ([0, 3], [3, len(keys)], [0, 3]):  # made again, a part replaces itself
-        made.make(item)
+    parts = part_writer(tag, ingest, keys, entity_table=True, by_source=by_source)
+    for item in ([0, 3], [3, len(keys)], [0, 3]):  # a part that is made again replaces itself
+        parts.write(item)
     folder = f"{tag.url}/entities"
     frame = pd.read_parquet(folder)
     listed = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -152,10 +158,10 @@ def test_duckdb_and_pandas_read_the_entity_table(tmp_path, by_source):
         assert any(name.startswith("source=a%2Fb%20c%3Dd%25/part-") for name in (tag / "entities").tree())
 
 
-def test_parts_lie_on_disk_and_on_s3_alike_whatever_the_name_of_a_source(root):
+def test_parts_are_the_same_on_disk_and_s3_for_any_source_name(root):
     ingest, tag, keys, everything = write_run(root)
-    made = Parts(tag, ingest, keys, entities=True, by_source=True)
-    made.make([0, len(keys)])
+    parts = part_writer(tag, ingest, keys, entity_table=True, by_source=True)
+    parts.write([0, len(keys)])
     names = (tag / "entities").tree()
     assert sorted({unquote(name.split("/")[0]) for name in names}) == sorted(
         f"source={s or '(none)'}" for s in SOURCES
@@ -193,8 +199,8 @@ def written(schema):
 
 def test_the_files_have_the_columns_that_are_documented(tmp_path):
     ingest, tag, keys, _ = write_run(str(tmp_path))
-    surfaces = Surfaces(9)
-    surfaces.add(Parts(tag, ingest, keys, entities=True, by_source=False).make([0, len(keys)]))
+    surfaces = SurfaceCounts(9)
+    surfaces.add(part_writer(tag, ingest, keys, entity_table=True).write([0, len(keys)]))
     write_top(tag, surfaces, 9)
     chunk, part, top = (
         pq.read_schema(tag.path(name))
@@ -228,12 +234,12 @@ def test_a_chunk_without_entities_is_a_table_without_rows(tmp_path):
             for name in ids
         ]
         tag.write_chunk(Chunk(key, to_table(rows, TAGGED_PASSAGE)))
-    made = Parts(tag, ingest, ("0", "1"), entities=True, by_source=False)
-    assert made.make([0, 2]) == {"type": [], "text": [], "mentions": [], "documents": []}
+    parts = part_writer(tag, ingest, ("0", "1"), entity_table=True)
+    assert parts.write([0, 2]) == {"type": [], "text": [], "mentions": [], "documents": []}
     assert list(pd.read_parquet(tag.path("entities")).columns) == COLUMNS
 
 
 def test_tagged_passages_of_another_chunk_are_refused(tmp_path):
     ingest, tag, keys, _ = write_run(str(tmp_path))
     with pytest.raises(ValueError, match="not those of the chunk"):
-        tables.flat_table(tag.read_chunk(keys[0]), ingest.read_chunk(keys[1]))
+        tables.entity_rows(tag.read_chunk(keys[0]), ingest.read_chunk(keys[1]))

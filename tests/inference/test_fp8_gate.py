@@ -1,4 +1,4 @@
-"""Students are scored with 8 bits beside a plain engine, and tag asks how far F1 falls. No engine."""
+"""Students are scored with 8 bits and without, and tag checks how far F1 falls. No engine."""
 
 import asyncio
 import json
@@ -7,11 +7,10 @@ import pytest
 
 from uniner.config.schema import Engine
 from uniner.errors import UserError
-from uniner.evaluate import stage
-from uniner.evaluate import system_pools as evaluate_work
+from uniner.evaluate import stage, system_pools
 from uniner.evaluate.predictor import Predictor
-from uniner.inference.fp8_gate import answering, require_f1
-from uniner.inference.questions import Asked, Reply
+from uniner.inference.fp8_gate import answer_identity, require_f1
+from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.storage.model_folders import model_fingerprint
 from uniner.storage.stage_folder import Folder
 from uniner.tag import stage as tag
@@ -19,25 +18,25 @@ from uniner.tag import stage as tag
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
 
 
-class Worse:
-    """Finds the person, and of 8 bits not in every tenth passage."""
+class StandIn:
+    """Finds the person; with 8 bits it misses the person in one passage of ten."""
 
     def __init__(self, settings):
-        self.broken = "quantization" in settings
+        self.worse = settings.quantization is not None
 
     async def ask_all(self, questions):
         return [
-            Asked(tuple(Reply(name, "ok", self.found(text), "") for name in types), {})
+            PassageAnswers(tuple(TypeAnswer(name, "ok", self.mentions(text), "") for name in types), {})
             for text, types in questions
         ]
 
-    def found(self, text):
-        return {} if self.broken and text.endswith("7") else {"Ann": 0.5}
+    def mentions(self, text):
+        return {} if self.worse and text.endswith("7") else {"Ann": 0.5}
 
 
 @pytest.fixture
 def run(tmp_path, base, make_engine_config, monkeypatch):
-    """Return a function that evaluates this run's student, its engines stand-ins, and the run's config."""
+    """Return a function that evaluates this run's student with stand-ins for engines."""
     student = Folder(str(tmp_path)) / "r" / "train" / "student"
     facts = {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["person"]}
     student.write_json("uniner.json", facts)
@@ -48,11 +47,11 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
     gold = tmp_path / "gold.jsonl"
     person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
     gold.write_text("\n".join(json.dumps({"text": f"Ann {n}", "entities": person}) for n in range(10)))
-    made = []
+    made_with = []
 
     def make(model, template, settings):
-        made.append(settings)
-        return Predictor.of(Worse(settings))
+        made_with.append(settings)
+        return Predictor.of(StandIn(settings))
 
     def run_stage(name, folder, plan, parent, *, read, others, pool, unit):
         if folder.begin(plan):
@@ -61,7 +60,7 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
         chunks = [chunk for key in others for chunk in read(key)]
         folder.finish(plan, [folder.write_chunk(asyncio.run(worker(chunk))) for chunk in chunks], seconds=0.0)
 
-    monkeypatch.setattr(evaluate_work, "make_predictor", make)
+    monkeypatch.setattr(system_pools, "make_predictor", make)
     monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
     monkeypatch.setattr(stage.chunk_pipeline, "run_stage", run_stage)
 
@@ -71,29 +70,29 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
         stage.check(config)
         return config, stage.run(config)
 
-    evaluate.made, evaluate.student = made, model_fingerprint(student.url)
+    evaluate.settings, evaluate.student = made_with, model_fingerprint(student.url)
     evaluate.folder = Folder(str(tmp_path)) / "r" / "evaluate"
     return evaluate
 
 
-def test_a_student_is_scored_both_ways_beside_what_stands_and_held_against_itself(run, capsys):
+def test_a_student_is_scored_with_8_bits_and_without_and_the_two_are_compared(run, capsys):
     _, manifest = run()
     assert list(manifest["scores"]) == ["student"]
     assert " - student" not in capsys.readouterr().err
     _, manifest = run(**FP8)
-    assert {name: found["toy"]["f1"] for name, found in manifest["scores"].items()} == {
+    assert {name: scores["toy"]["f1"] for name, scores in manifest["scores"].items()} == {
         "student": 1.0, "student-fp8-fp8kv": pytest.approx(18 / 19, abs=1e-6),
     }  # fmt: skip
     errors = manifest["scores"]["student-fp8-fp8kv"]["toy"]["errors"]
     assert errors["missed"] == {"overlooked": 1} and "examples" not in errors, "manifests are read often"
-    said = capsys.readouterr().err
-    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in said and "], p = 1.000 on toy" in said
-    settings = [(made.get("quantization"), made.get("kv_cache_dtype")) for made in run.made]
-    assert settings == [(None, None), ("fp8", "fp8")], "the plain scores stood, and were not made again"
-    assert all(made["retry_answer_tokens"] == 0 for made in run.made), "the published protocol has none"
+    output = capsys.readouterr().err
+    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in output and "], p = 1.000 on toy" in output
+    fp8 = [(settings.quantization, settings.kv_cache_dtype) for settings in run.settings]
+    assert fp8 == [(None, None), ("fp8", "fp8")], "the plain scores existed and were not computed again"
+    assert all(settings.retry_answer_tokens == 0 for settings in run.settings), "the protocol has no retry"
 
 
-def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how_much(run):
+def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_f1_or_was_not_scored(run):
     def require(**settings):
         require_f1(run.folder, run.student, Engine(**{**plain, **settings}))
 
@@ -106,7 +105,7 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how
     with pytest.raises(UserError, match=r"falls from 1\.0000 to 0\.9474, .*max_f1_loss \(0\.01"):
         require(**FP8)
     require(**FP8, max_f1_loss=0.06)
-    require(**FP8, max_f1_loss=0.06, retry_answer_tokens=0)  # which evaluate's answers have nothing of
+    require(**FP8, max_f1_loss=0.06, retry_answer_tokens=0)  # evaluate's answers do not depend on it
     for other in ({"quantization": "fp8"}, {**FP8, "dtype": "bfloat16"}):
         with pytest.raises(UserError, match=r"needs the student's F1"):
             require(**other, max_f1_loss=1.0)
@@ -114,34 +113,38 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how
         require_f1(run.folder, "another student", Engine(**plain).model_copy(update=FP8))
 
 
-def test_f1_is_held_against_that_on_the_same_data_sets(tmp_path):
+def test_f1_is_compared_on_the_data_sets_that_both_engines_have(tmp_path):
     engine = Engine(dtype="float32", gpus=0)
     fp8 = engine.model_copy(update={"quantization": "fp8"})
     evaluate = Folder(str(tmp_path))
     for name, settings in (("student", engine), ("student-fp8", fp8)):
-        plan = {"stage": "evaluate", "config": {"engine": answering(settings)}, "parents": {"model": "s"}}
+        plan = {
+            "stage": "evaluate",
+            "config": {"engine": answer_identity(settings)},
+            "parents": {"model": "s"},
+        }
         (evaluate / name).finish(plan, [], seconds=0.0)
     scores = {"student": {"a": {"f1": 0.4}, "b": {"f1": 0.8}}, "student-fp8": {"b": {"f1": 0.7}}}
     evaluate.finish({"stage": "evaluate"}, [], seconds=0.0, scores=scores)
     with pytest.raises(UserError, match=r"falls from 0\.8000 to 0\.7000"):
         require_f1(evaluate, "s", fp8)
     evaluate.finish({"stage": "evaluate"}, [], seconds=0.0, scores={**scores, "student": {"a": {"f1": 0.4}}})
-    with pytest.raises(UserError, match=r"has not both"):
+    with pytest.raises(UserError, match=r"does not have both"):
         require_f1(evaluate, "s", fp8)
 
 
-def test_tag_says_so_before_ray_starts_where_no_evaluation_can_come(run, make_engine_config, tmp_path, base):
+def test_tag_checks_f1_before_ray_starts_unless_evaluate_still_runs(run, make_engine_config, tmp_path, base):
     config, _ = run(**FP8)
     bare = make_engine_config(tmp_path, base, FP8)
     with pytest.raises(UserError, match=r"falls from 1\.0000 to 0\.9474"):
         tag.check(bare)
-    tag.check(config)  # evaluate may be about to score it anew
+    tag.check(config)  # evaluate may score it again before tag runs
     tag.check(make_engine_config(tmp_path, base, {**FP8, "max_f1_loss": 0.06}))
 
 
-def test_a_group_s_gold_data_may_still_come_before_tag(run, make_engine_config, tmp_path, base):
+def test_tag_waits_for_evaluate_where_a_group_gives_gold_data(run, make_engine_config, tmp_path, base):
     run()
-    with pytest.raises(UserError, match="has not both"):
+    with pytest.raises(UserError, match="does not have both"):
         tag.check(make_engine_config(tmp_path, base, FP8))
     person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
     (tmp_path / "crossner_ai.jsonl").write_text(json.dumps({"text": "Ann", "entities": person}))

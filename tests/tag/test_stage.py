@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from uniner.errors import UserError
-from uniner.inference.engine import Engine
-from uniner.inference.questions import Asker
+from uniner.inference.engine import Engine, EngineSettings
+from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.model_folders import student_facts
+from uniner.storage.model_folders import student_facts, write_calibrations
 from uniner.storage.stage_folder import Chunk, Folder, merge
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tagger import Tagger
-from uniner.tag.types import Types
+from uniner.tag import stage
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection
 from uniner.templates import SYSTEM, SINGLE_TYPE, MultiTypeTemplate, Renderer
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
@@ -57,7 +58,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
     texts = [text[start:end] for text in list(DOCUMENTS.values())[:2] for start, end in pieces(text)]
     rows = [
         renderer.head(f"Text: {text}")
-        + renderer.question(SINGLE_SINGLE_TYPE.question([type_name]))
+        + renderer.question(SINGLE_TYPE.question([type_name]))
         + renderer.answer(json.dumps(mentions, ensure_ascii=False))
         for text in [*texts, " ".join(LINES)]
         for type_name, mentions in KNOWN.items()
@@ -85,9 +86,8 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(model, loop):
-    engine = Engine(
-        str(model),
-        max_tokens=512,
+    settings = EngineSettings(
+        max_prompt_tokens=512,
         max_answer_tokens=32,
         dtype="float32",
         max_num_seqs=32,
@@ -95,6 +95,7 @@ def engine(model, loop):
         gpus=0,
         block_size=32,
     )
+    engine = Engine(str(model), settings)
     yield engine
     loop.run_until_complete(engine.close())
 
@@ -106,50 +107,53 @@ def loop():
     loop.close()
 
 
-def test_ids_in_answers_out_the_same_twice_and_the_passage_is_computed_once(engine, loop):
-    asker = Asker(engine, SINGLE_TYPE)
+def test_answers_are_the_same_twice_and_the_passage_is_computed_once(engine, loop):
+    asker = QuestionAsker(engine, SINGLE_TYPE)
     passages = [(f"{number}. {' '.join(LINES)}", TYPES) for number in range(12)]
     first = loop.run_until_complete(asker.ask_all(passages))
     again = loop.run_until_complete(asker.ask_all(passages))
 
-    def said(asked):
-        return [[(reply.text, reply.scores) for reply in answered.replies] for answered in asked]
+    def texts(replies):
+        return [[(answer.text, answer.scores) for answer in reply.answers] for reply in replies]
 
-    assert said(first) == said(again)
-    replies = [reply for answered in first for reply in answered.replies]
+    assert texts(first) == texts(again)
+    answers = [answer for reply in first for answer in reply.answers]
     known = [
-        reply for reply in replies if reply.outcome == "ok" and reply.mentions == tuple(KNOWN[reply.type])
+        answer
+        for answer in answers
+        if answer.outcome == "ok" and answer.mentions == tuple(KNOWN[answer.type])
     ]
-    assert all(0.5 < score <= 1 for reply in known for score in reply.scores.values())
-    assert len({score for reply in known for score in reply.scores.values()}) > len(known) / 2
-    counts = merge([answered.figures for answered in first])
-    assert len(replies) == counts["questions"] <= counts["answer_tokens"] <= 32 * len(replies)
-    assert [reply.mentions for reply in first[0].replies] == [tuple(mentions) for mentions in KNOWN.values()]
+    assert all(0.5 < score <= 1 for answer in known for score in answer.scores.values())
+    assert len({score for answer in known for score in answer.scores.values()}) > len(known) / 2
+    counts = merge([reply.figures for reply in first])
+    assert len(answers) == counts["questions"] <= counts["answer_tokens"] <= 32 * len(answers)
+    assert [answer.mentions for answer in first[0].answers] == [
+        tuple(mentions) for mentions in KNOWN.values()
+    ]
     # Of each passage's four prompts three find the prefix: more than half of all prompt tokens.
     assert counts["cached_tokens"] > 0.5 * counts["prompt_tokens"]
 
 
 def test_more_questions_than_the_engine_decodes_at_once_all_come_back(engine, loop):
-    (asked,) = loop.run_until_complete(
-        asyncio.wait_for(
-            Asker(engine, SINGLE_TYPE).ask_all([(LINES[0], [f"type {n}" for n in range(100)])]), 120
-        )
+    types = [f"type {n}" for n in range(100)]
+    (reply,) = loop.run_until_complete(
+        asyncio.wait_for(QuestionAsker(engine, SINGLE_TYPE).ask_all([(LINES[0], types)]), 120)
     )
-    assert [reply.type for reply in asked.replies] == [f"type {n}" for n in range(100)]
+    assert [answer.type for answer in reply.answers] == [f"type {n}" for n in range(100)]
 
 
-def test_an_answer_that_is_cut_and_goes_on_is_the_answer_that_was_not_cut(engine, loop, monkeypatch):
+def test_an_answer_that_is_cut_and_continued_equals_the_uncut_answer(engine, loop, monkeypatch):
     passages = [(" ".join(LINES), TYPES)]
-    (whole,) = loop.run_until_complete(Asker(engine, SINGLE_TYPE).ask_all(passages))
-    monkeypatch.setattr(engine, "_max_answer_tokens", 4)
-    monkeypatch.setattr(engine, "_retry_answer_tokens", 32)
-    (again,) = loop.run_until_complete(Asker(engine, SINGLE_TYPE).ask_all(passages))
-    assert [reply.text for reply in again.replies] == [reply.text for reply in whole.replies]
-    assert {reply.outcome for reply in again.replies} == {"ok"}
-    assert (whole.figures["retried"], again.figures["retried"]) == (0, 3), "of the company there is none: []"
+    (whole,) = loop.run_until_complete(QuestionAsker(engine, SINGLE_TYPE).ask_all(passages))
+    retrying = replace(engine._settings, max_answer_tokens=4, retry_answer_tokens=32)
+    monkeypatch.setattr(engine, "_settings", retrying)
+    (again,) = loop.run_until_complete(QuestionAsker(engine, SINGLE_TYPE).ask_all(passages))
+    assert [answer.text for answer in again.answers] == [answer.text for answer in whole.answers]
+    assert {answer.outcome for answer in again.answers} == {"ok"}
+    assert (whole.figures["retried"], again.figures["retried"]) == (0, 3), "the answer [] needs no retry"
     assert again.figures["answer_tokens"] == whole.figures["answer_tokens"]
-    assert [list(reply.scores.values()) for reply in again.replies] == [
-        pytest.approx(list(reply.scores.values()), abs=1e-4) for reply in whole.replies
+    assert [list(answer.scores.values()) for answer in again.answers] == [
+        pytest.approx(list(answer.scores.values()), abs=1e-4) for answer in whole.answers
     ]
 
 
@@ -177,7 +181,7 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
         for name, t in (("a", text), ("b", LINES[0]))
     ]
     done = loop.run_until_complete(
-        Tagger(Asker(engine, SINGLE_TYPE), Types(tuple(TYPES)), True, Rules())(
+        Tagger(QuestionAsker(engine, SINGLE_TYPE), TypeSelection(tuple(TYPES)), EntityRules())(
             Chunk("k", to_table(passages, PASSAGE))
         )
     )
@@ -195,7 +199,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_what_an_engine_started_does_not_outlive_a_killed_process(tmp_path):
+def test_the_engines_processes_end_with_a_killed_parent(tmp_path):
     code = (
         "import subprocess, sys, time\n"
         "from uniner.inference.engine_process import children_watched\n"
@@ -237,8 +241,6 @@ def make_student(folder: Path, base: Path, template: str = "type") -> Path:
 def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     tmp_path, model, make_config, ray_session, capsys
 ):
-    from uniner.tag import stage
-
     student = make_student(tmp_path / "student", model)
     ingest = Folder(str(tmp_path)) / "r" / "ingest"
     summaries, passages = [], {}
@@ -267,8 +269,8 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     manifest = stage.run(config)
 
     assert manifest["config"]["tag"]["types"] == TYPES
-    said = capsys.readouterr().err
-    assert "asking the student's 4 most frequent types: person, city, company, river" in said
+    output = capsys.readouterr().err
+    assert "asking the student's 4 most frequent types: person, city, company, river" in output
     rows = from_table((Folder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
     assert [row.passage_id for row in rows] == list(passages)
     assert manifest["outcomes"] == {"ok": 18}
@@ -289,7 +291,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
 
     stage.run(config)
     assert "tag: already done, 18 passages" in capsys.readouterr().err
-    # Other tables are written of the same entities. A killed writer's parts, of another layout too, are gone.
+    # Other tables are written from the same entities. Parts of a killed writer are removed.
     tag, located = (
         Folder(str(tmp_path)) / "r" / "tag",
         sum(e.start >= 0 for row in rows for e in row.entities),
@@ -307,15 +309,13 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         surfaces = pd.read_parquet(f"{tag.url}/aggregate.parquet")
         assert surfaces.mentions.sum() == located and (surfaces.documents <= len(DOCUMENTS)).all()
     before = (tag / "entities").tree()
-    stage.run(config)  # a table that is not asked for stays
+    stage.run(config)  # a table that is no longer requested stays
     assert (tag / "entities").tree() == before
     with pytest.raises(UserError, match=r"made with other settings: config\.tag\.types"):
         stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
 
 
-def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base, make_config):
-    from uniner.tag import stage
-
+def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(tmp_path, base, make_config):
     student = make_student(tmp_path / "student", Path(base), template="grouped")
     config = make_config(tmp_path, Path(base), student=str(student))
     stage.check(config)
@@ -326,3 +326,35 @@ def test_a_student_is_asked_by_its_own_template_and_must_be_one(tmp_path, base, 
     with pytest.raises(UserError, match="is no student folder"):
         stage.check(make_config(tmp_path, Path(base), student=str(base)))
     stage.check(make_config(tmp_path, Path(base)))  # this run's student is still to be trained
+
+
+def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_engine_config):
+    student = Folder(str(tmp_path / "r" / "train" / "student"))
+    student.write_json(
+        "uniner.json", {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["a"]}
+    )
+    gold, tag = {"news": "unused.jsonl"}, {"calibration": "news"}
+    config = make_engine_config(tmp_path, base, tag=tag)
+    with pytest.raises(UserError, match="not measured on a gold data set 'news'"):
+        stage.check(config)
+    stage.check(make_engine_config(tmp_path, base, tag=tag, evaluate={"gold": gold}))  # evaluate runs first
+    write_calibrations(student, {"news": {"calibration": {"slope": 0.5, "intercept": -1.0}}})
+    stage.check(config)
+    assert stage._rules(config).calibration == (0.5, -1.0)
+    facts = student.read_json("uniner.json")
+    plan = stage._plan(config, facts, stage._types(config, facts), parents={})
+    assert plan["config"]["tag"]["calibration"] == (0.5, -1.0)
+    Folder(str(tmp_path / "r" / "tag")).begin(plan)
+    stage.check(config)
+    write_calibrations(student, {"news": {"calibration": {"slope": 0.25, "intercept": -1.0}}})
+    with pytest.raises(UserError, match=r"config\.tag\.calibration was \[0\.5, -1\.0\]"):
+        stage.check(config)
+
+
+def test_chunks_that_do_not_match_the_passages_are_an_error(tmp_path, make_engine_config, base):
+    ingest, tag = Folder(str(tmp_path / "ingest")), Folder(str(tmp_path / "tag"))
+    ingest.write_json("manifest.json", {"chunks": [{"key": "a", "rows": 3}, {"key": "b", "rows": 2}]})
+    settings = make_engine_config(tmp_path, base).tag
+    for rows in ({"a": 3, "b": 1}, {"a": 3}, {"a": 3, "b": 2, "c": 1}):
+        with pytest.raises(RuntimeError, match=r"chunk [bc] has .* rows, its passages are"):
+            stage._close(settings, tag, ingest, rows)

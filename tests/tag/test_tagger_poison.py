@@ -1,4 +1,4 @@
-"""Passages of which there is nothing to tag, and one that the engine dies of: each has its outcome."""
+"""Odd passages, and one that kills the engine: each has its outcome."""
 
 import asyncio
 import contextlib
@@ -7,19 +7,18 @@ import shutil
 
 import pytest
 
-from uniner.inference.engine import Answer
-from uniner.inference.mention_scores import Piece
-from uniner.inference.questions import Asker
+from uniner.inference.engine import EngineAnswer
+from uniner.inference.mention_scores import AnswerPiece
+from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk, Folder
 from uniner.tag import stage
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tagger import Tagger, covered
-from uniner.tag.types import Types
+from uniner.tag.tagger import EntityRules, Tagger, count_characters
+from uniner.tag.types import TypeSelection
 from uniner.templates import SINGLE_TYPE
 
 
-class Silent:
+class EmptyEngine:
     """An engine that finds nothing."""
 
     max_prompt_tokens = 256
@@ -33,7 +32,7 @@ class Silent:
 
     async def ask(self, prompts):
         assert all(len(prompt) <= self.max_prompt_tokens for prompt in prompts)
-        return [Answer("[]", "stop", (Piece("[]", -0.1),), 2) for _ in prompts]
+        return [EngineAnswer("[]", "stop", (AnswerPiece("[]", -0.1),), 2) for _ in prompts]
 
 
 def chunk_of(*texts):
@@ -53,8 +52,8 @@ def chunk_of(*texts):
     return Chunk("k", to_table(passages, PASSAGE))
 
 
-def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_is_not(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), SINGLE_TYPE), Types(("person",)), True, Rules())
+def test_odd_passages_are_asked_like_any_other_and_one_longer_than_the_window_is_not(tokenizer):
+    tagger = Tagger(QuestionAsker(EmptyEngine(tokenizer), SINGLE_TYPE), TypeSelection(("person",)), EntityRules())
     texts = ["", "%&§ ((( ]]] \\ \x00 \U0001f4a5", " \n ", "word " * 900, "</s>"]
     done = asyncio.run(tagger(chunk_of(*texts)))
     rows = from_table(done.table, TaggedPassage)
@@ -64,8 +63,10 @@ def test_odd_passages_are_asked_like_any_other_and_a_longer_one_than_the_window_
     assert counted == (sum(map(len, texts)), len(texts[3]))
 
 
-def test_a_passage_that_is_set_aside_keeps_its_place_and_says_why(tokenizer):
-    tagger = Tagger(Asker(Silent(tokenizer), SINGLE_TYPE), Types(("person", "city")), True, Rules())
+def test_a_passage_that_is_set_aside_keeps_its_place_and_has_a_reason(tokenizer):
+    tagger = Tagger(
+        QuestionAsker(EmptyEngine(tokenizer), SINGLE_TYPE), TypeSelection(("person", "city")), EntityRules()
+    )
     done = tagger.set_aside(chunk_of("deadly"), "the reason")
     (row,) = from_table(done.table, TaggedPassage)
     assert (row.passage_id, row.outcome, row.entities) == ("d-0", "poison", ())
@@ -105,22 +106,22 @@ def test_characters_in_an_overlap_count_once():
         )
         for name, outcome in (("", "ok"), ("", "overlong"))
     ]
-    assert covered([left, right], rows) == {"characters": 100, "cut_characters": 47}
+    assert count_characters([left, right], rows) == {"characters": 100, "cut_characters": 47}
 
 
 @pytest.mark.ray
-def test_a_run_ends_with_whatever_passages_and_says_what_became_of_them(
+def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
     tmp_path, base, make_engine_config, ray_session, monkeypatch
 ):
     texts = ["Ann left.", "", "%&§ ((( \x00 \U0001f4a5", "word " * 200, "the deadly one", "Ann came.", " \n "]
 
-    def make(model, template, types, every_occurrence, rules, settings):
-        import contextlib  # what a class body names does not travel to Ray's workers with the function
+    def make(model, template, types, rules, settings):
+        import contextlib  # Ray does not send names used in a class body to its workers with the function
         import os
         from types import SimpleNamespace
 
         class Letters:
-            """A tokenizer: a token a letter."""
+            """A tokenizer with one token for each letter."""
 
             eos_token_id, bos_token_id = 0, None
 
@@ -128,7 +129,7 @@ def test_a_run_ends_with_whatever_passages_and_says_what_became_of_them(
                 return SimpleNamespace(input_ids=[*map(ord, text)])
 
         class Engine:
-            """Finds Ann; the process really dies of the deadly one."""
+            """Finds Ann; the process really ends at the deadly passage."""
 
             tokenizer, max_prompt_tokens = Letters(), 500
 
@@ -140,10 +141,10 @@ def test_a_run_ends_with_whatever_passages_and_says_what_became_of_them(
                 texts = ["".join(map(chr, prompt)) for prompt in prompts]
                 if any("deadly" in text for text in texts):
                     os._exit(1)
-                said = ['["Ann"]' if "Ann" in text else "[]" for text in texts]
-                return [Answer(text, "stop", (Piece(text, -0.1),), 4) for text in said]
+                answers = ['["Ann"]' if "Ann" in text else "[]" for text in texts]
+                return [EngineAnswer(text, "stop", (AnswerPiece(text, -0.1),), 4) for text in answers]
 
-        return Tagger(Asker(Engine(), template), types, every_occurrence, rules)
+        return Tagger(QuestionAsker(Engine(), template), types, rules)
 
     monkeypatch.setattr(stage, "make_tagger", make)
     student = tmp_path / "student"
