@@ -25,7 +25,7 @@ from uniner.inference.engine_process import (
 from uniner.inference.mention_scores import AnswerPiece, split_answer
 
 if TYPE_CHECKING:
-    from uniner.config import schema
+    from uniner.config import base, schema
     from uniner.runtime.chunk_actor import Worker
     from uniner.runtime.chunk_pipeline import Pool
 
@@ -60,7 +60,7 @@ class EngineSettings:
     hang_timeout_s: float = 600
 
     @classmethod
-    def of(cls, section: "schema.Serving", **settings: Any) -> "EngineSettings":
+    def of(cls, section: "base.Serving", **settings: Any) -> "EngineSettings":
         """Return the fields that the config section has too, by name; `settings` adds or overrides some."""
         names = {field.name for field in fields(cls)} & type(section).model_fields.keys()
         return cls(**{**{name: getattr(section, name) for name in names}, **settings})

@@ -10,7 +10,7 @@ from typing import Any
 from uniner.config.schema import Engine as EngineSection
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 
 def without_fp8(engine: EngineSection) -> EngineSection:
@@ -29,7 +29,7 @@ def answer_identity(engine: EngineSection) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def require_f1(evaluate: Folder, student: str, engine: EngineSection) -> None:
+def require_f1(evaluate: StageFolder, student: str, engine: EngineSection) -> None:
     """Check that this engine may answer for a student, named by its digest. A plain engine always may.
 
     Raises:
@@ -57,12 +57,13 @@ def require_f1(evaluate: Folder, student: str, engine: EngineSection) -> None:
         )
 
 
-def _f1(evaluate: Folder, student: str, engine: EngineSection) -> dict[str, float]:
+def _f1(evaluate: StageFolder, student: str, engine: EngineSection) -> dict[str, float]:
     """Return a student's F1 with an engine by data set; empty where evaluate has not scored it."""
-    for system, scores in (evaluate.manifest() or {"scores": {}})["scores"].items():
-        manifest = (evaluate / system).manifest() or {}
-        if manifest.get("parents", {}).get("model") == student:
-            settings = manifest.get("config", {}).get("engine") or {}
+    manifest = evaluate.manifest()
+    for system, scores in (manifest.results["scores"] if manifest else {}).items():
+        answered = (evaluate / system).manifest()
+        if answered and answered.identity.parents.get("model") == student:
+            settings = answered.identity.settings.get("engine") or {}
             settings = {name: value for name, value in settings.items() if value is not None}
             if settings == answer_identity(engine):
                 return {dataset: score["f1"] for dataset, score in scores.items()}

@@ -33,7 +33,8 @@ def select_passages(
 ) -> list[Summary]:
     """Write the selected passages of the candidates' chunks. Returns the summaries of all chunks.
 
-    dedupe: drop repeated texts. max_passages: how many to keep; None: all. stratified: as many of each source.
+    dedupe: drop repeated texts. max_passages: how many to keep; None: all. stratified: equally many of each
+    source.
     """
     keys = sorted(summary.key for summary in summaries)
     names = [DIGEST.name, "source"] if stratified else [DIGEST.name]

@@ -71,7 +71,7 @@ class FilterSettings:
 
 
 def check(context: StageContext) -> None:
-    """Find the shards and the tokenizer, and compare them and the settings with those the stage began with."""
+    """Find the shards and the tokenizer, and compare with what the stage began with."""
     settings, base = context.sections.ingest, context.sections.student.base
     require_model(base)
     if not is_remote(base):  # a remote model would be copied here whole
@@ -209,8 +209,8 @@ def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -
         if before.get(name, asdict(digest)) != asdict(digest):
             raise UserError(
                 f"ingest: the shard {name.split(' ', 1)[1]} has changed since {folder.url} was begun "
-                f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or take "
-                "another run.name"
+                f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or "
+                "take another run.name"
             )
 
 
@@ -293,8 +293,8 @@ def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
     if settings.sample < 1:
         enough = min(1.0, 1.1 * settings.sample * wanted / max(1, passages))
         raise UserError(
-            f"ingest: the sample has {passages:,} passages, fewer than ingest.max_passages = {wanted:,}; take "
-            f"another run.name with ingest.sample={enough:.2g}"
+            f"ingest: the sample has {passages:,} passages, fewer than ingest.max_passages = {wanted:,}; "
+            f"take another run.name with ingest.sample={enough:.2g}"
         )
     log.warning(
         f"ingest: the whole corpus has {passages:,} passages, fewer than ingest.max_passages = {wanted:,}"

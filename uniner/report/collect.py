@@ -3,20 +3,20 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.display import TaggedText, displayed_entities
 from uniner.records import Passage, TaggedPassage, from_table
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import Manifest, StageFolder
 
 EXAMPLES = 5
 TYPES, SURFACES = 25, 8
 _EXAMPLE_CHARACTERS = 600
 _CHUNKS = 6
-_SURFACE_TABLE = "aggregate.parquet"  # tag's table of surfaces, see docs/tagged.md
+_SURFACE_TABLE = "aggregate.parquet"  # tag's table of surfaces, see docs/tagging.md
 
 Curve = tuple[tuple[int, float], ...]
 """Points (step, value)."""
@@ -82,14 +82,14 @@ class RunReport:
     types: tuple[TypeSurfaces, ...] = ()
 
 
-def collect(run: Folder, name: str) -> RunReport:
+def collect(run: StageFolder, name: str) -> RunReport:
     """Read what exists of a run. Stages that are not complete are left out."""
     manifests = {stage: manifest for stage in _FIGURES if (manifest := (run / stage).manifest())}
     rows = (
         StageRow(
             stage=stage,
-            rows=manifest["rows"],
-            seconds=manifest["seconds"],
+            rows=manifest.rows,
+            seconds=manifest.seconds,
             figure=_FIGURES[stage](manifest),
         )
         for stage, manifest in manifests.items()
@@ -100,12 +100,17 @@ def collect(run: Folder, name: str) -> RunReport:
         scores=scores(manifests["evaluate"]) if "evaluate" in manifests else (),
         examples=_examples(run) if "tag" in manifests else (),
         curves=_curves(run / "train"),
-        funnel=_funnel(manifests["build"]["figures"]) if "build" in manifests else None,
-        types=_types(run / "tag", manifests.get("tag", {}).get("mentions_by_type", {})),
+        funnel=_funnel(manifests["build"].figures) if "build" in manifests else None,
+        types=_types(run / "tag", _mentions_by_type(manifests.get("tag"))),
     )
 
 
-def scores(manifest: dict[str, Any]) -> tuple[DatasetScore, ...]:
+def _mentions_by_type(tag: Manifest | None) -> dict[str, int]:
+    tables = tag.results.get("tables") if tag else None
+    return tables["mentions_by_type"] if tables else {}
+
+
+def scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
     """Return the scores in evaluate's manifest, in the order of systems."""
     return tuple(
         DatasetScore(
@@ -115,7 +120,7 @@ def scores(manifest: dict[str, Any]) -> tuple[DatasetScore, ...]:
             questions=figures["questions"],
             broken=figures["broken"],
         )
-        for system, datasets in manifest["scores"].items()
+        for system, datasets in manifest.results["scores"].items()
         for dataset, figures in datasets.items()
     )
 
@@ -170,13 +175,13 @@ def _funnel(figures: dict[str, float]) -> Funnel:
     return Funnel(passages=passages, mentions=mentions)
 
 
-def _examples(run: Folder) -> tuple[TaggedText, ...]:
+def _examples(run: StageFolder) -> tuple[TaggedText, ...]:
     """Return a short tagged passage of each of several sources, those with the most types first."""
     best: dict[str, TaggedText] = {}
-    chunks = (run / "tag").require_manifest()["chunks"]
+    chunks = (run / "tag").require_manifest().chunks
     for chunk in chunks[:: max(1, len(chunks) // _CHUNKS)]:  # spread over the corpus
-        rows = from_table((run / "tag").read_chunk(chunk["key"]), TaggedPassage)
-        passages = from_table((run / "ingest").read_chunk(chunk["key"]), Passage)
+        rows = from_table((run / "tag").read_chunk(chunk.key).table, TaggedPassage)
+        passages = from_table((run / "ingest").read_chunk(chunk.key).table, Passage)
         for passage, row in zip(passages, rows, strict=True):
             entities = displayed_entities(row.entities, row.char_start)
             example = TaggedText(text=passage.text, source=passage.source, entities=entities)
@@ -192,50 +197,49 @@ def _variety(example: TaggedText) -> tuple[int, int]:
     return len({entity.type for entity in example.entities}), len(example.entities)
 
 
-def _generate(manifest: dict[str, Any]) -> str:
-    return f"{len(manifest['domains']):,} domains, {_teacher_figures(manifest)}"
+def _generate(manifest: Manifest) -> str:
+    return f"{len(manifest.results['domains']):,} domains, {_teacher_figures(manifest)}"
 
 
-def _ingest(manifest: dict[str, Any]) -> str:
-    return f"{manifest['figures'].get('documents_chosen', 0):,} documents"
+def _ingest(manifest: Manifest) -> str:
+    return f"{manifest.figures.get('documents_chosen', 0):,} documents"
 
 
-def _annotate(manifest: dict[str, Any]) -> str:
-    return f"{manifest['figures']['entities']:,} entities, {_teacher_figures(manifest)}"
+def _annotate(manifest: Manifest) -> str:
+    return f"{manifest.figures['entities']:,} entities, {_teacher_figures(manifest)}"
 
 
-def _teacher_figures(manifest: dict[str, Any]) -> str:
-    ok = manifest["outcomes"].get("ok", 0) / max(1, manifest["rows"])
-    return f"{ok:.1%} ok, {manifest['figures']['cost_usd']:.2f} USD"
+def _teacher_figures(manifest: Manifest) -> str:
+    ok = manifest.outcomes.get("ok", 0) / max(1, manifest.rows)
+    return f"{ok:.1%} ok, {manifest.figures['cost_usd']:.2f} USD"
 
 
-def _build(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _build(manifest: Manifest) -> str:
+    figures = manifest.figures
     negatives = figures.get("negatives", 0)
     questions = figures.get("positives", 0) + negatives
-    return (
-        f"{manifest['types']:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
-    )
+    types = manifest.results["types"]
+    return f"{types:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
 
 
-def _train(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _train(manifest: Manifest) -> str:
+    figures = manifest.figures
     return f"{figures['steps']:,} steps, loss {figures['first_loss']:.2f} to {figures['last_loss']:.3f}"
 
 
-def _evaluate(manifest: dict[str, Any]) -> str:
+def _evaluate(manifest: Manifest) -> str:
     return ", ".join(f"F1 {score.f1:.3f} {score.system}" for score in scores(manifest)[:4])
 
 
-def _tag(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _tag(manifest: Manifest) -> str:
+    figures = manifest.figures
     entities = figures.get("entities", 0)
     dropped = figures.get("dropped_ungrounded", 0)
     grounded = 1 - (figures.get("ungrounded", 0) + dropped) / max(1, entities + dropped)
     return f"{entities:,} entities, {grounded:.1%} found in the text"
 
 
-_FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+_FIGURES: dict[str, Callable[[Manifest], str]] = {
     "generate": _generate,
     "ingest": _ingest,
     "annotate": _annotate,

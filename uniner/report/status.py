@@ -6,7 +6,7 @@ _UNITS = {"build": "conversations", "train": "conversations", "evaluate": "quest
 
 
 def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
-    """Return a line per stage: complete with its rows, begun with its chunks so far, or missing; then the cost."""
+    """Return a line per stage (complete, begun or missing, with rows or chunks), and the cost so far."""
     lines = [f"run {run_folder.url}"]
     total = 0.0
     parent_chunks: tuple[ChunkEntry, ...] = ()

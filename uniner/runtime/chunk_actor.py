@@ -54,7 +54,8 @@ class ChunkActor:
             return await self._write(key, self._worker(await asyncio.to_thread(self._read, key)))
         crash_log = CrashLog(self._folder, key)
         history = await asyncio.to_thread(crash_log.read, self._driver)
-        if history and await asyncio.to_thread(self._folder.has_chunk, key):
+        exists = history is not None and await asyncio.to_thread(self._folder.has_chunk, key)
+        if exists:
             # The actor died between writing the chunk and reporting it.
             await asyncio.to_thread(crash_log.remove)
             return await asyncio.to_thread(self._folder.read_summary, key)

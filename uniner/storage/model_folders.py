@@ -51,8 +51,8 @@ def require_model(name: str, config_file: str = "config.json") -> None:
         exists = Folder(name).exists(config_file)
     if not exists:
         raise UserError(
-            f"{name} is not a model folder (no {config_file}); name a Hugging Face folder or a hub name, such "
-            "as Qwen/Qwen3-0.6B"
+            f"{name} is not a model folder (no {config_file}); name a Hugging Face folder or a hub name, "
+            "such as Qwen/Qwen3-0.6B"
         )
 
 

@@ -117,7 +117,7 @@ class Chunk:
     """Rows under a key. The key derives from the input alone.
 
     seconds: of work. figures: sums for the manifest. position: where in its source the chunk ends, for a
-    stage that reads a stream. rejects: input that became no row, or a row set aside, each with place and reason.
+    stage that reads a stream. rejects: input that became no row, or a row set aside, with place and reason.
     """
 
     key: str

@@ -124,9 +124,7 @@ def estimate(context: StageContext) -> str:
         existing = folder.chunk_keys() & chunks.keys()
         missing = {key: rows for key, rows in chunks.items() if key not in existing}
         if not missing:
-            return (
-                f"{folder.url}: all chunks exist; nothing is left to measure, run the stage to complete it"
-            )
+            return f"{folder.url}: all chunks exist; nothing is left to measure, run the stage to complete it"
         keys = sample_chunks(missing)
         log.info(f"tag: measuring {sum(missing[key] for key in keys):,} passages on one engine")
         pool = replace(engine_pool(engine, worker), actors=1, min_actors=1)

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uniner.storage.stage_folder import Folder, parquet
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import StageFolder, parquet
 
 AGGREGATE, ENTITIES = "aggregate.parquet", "entities"
 PART_PASSAGES = 20_000
@@ -45,8 +46,8 @@ class TablePartWriter:
     folder for each source.
     """
 
-    tagged: Folder
-    passages: Folder
+    tagged: StageFolder
+    passages: StageFolder
     keys: tuple[str, ...]
     entity_table: bool
     by_source: bool
@@ -62,7 +63,7 @@ class TablePartWriter:
 
     def _entities(self, key: str) -> pa.Table:
         passages = self.passages.read_columns(key, ["passage_id", "source"])
-        return entity_rows(self.tagged.read_chunk(key), passages)
+        return entity_rows(self.tagged.read_chunk(key).table, passages)
 
     def _earlier_entities(self, start: int) -> pa.Table | None:
         """Return the entities in earlier parts of the document in which the part begins."""
