@@ -295,7 +295,7 @@ class Train(Section):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-class Engine(Serving):
+class EngineSection(Serving):
     """The vLLM engines of evaluate and tag."""
 
     actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
@@ -409,6 +409,6 @@ class Config(Section):
     annotate: Annotate = Annotate()
     build: Build = Build()
     train: Train = Train()
-    engine: Engine = Engine()
+    engine: EngineSection = EngineSection()
     evaluate: Evaluate = Evaluate()
     tag: Tag = Tag()

@@ -66,7 +66,7 @@ class EngineSettings:
         return cls(**{**{name: getattr(section, name) for name in names}, **settings})
 
 
-def engine_pool(section: "schema.Engine", make_worker: "Callable[[], Worker]") -> "Pool":
+def engine_pool(section: "schema.EngineSection", make_worker: "Callable[[], Worker]") -> "Pool":
     """Return the actor pool of a worker that holds an engine, as the config section describes it."""
     from uniner.runtime.chunk_pipeline import Pool
 

@@ -7,7 +7,7 @@ So evaluate scores the student with such an engine and with a plain one, and tag
 from statistics import fmean
 from typing import Any
 
-from uniner.config.schema import Engine as EngineSection
+from uniner.config.schema import EngineSection
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained
 from uniner.storage.stage_folder import StageFolder
