@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from uniner.inference.engine import Answer
 from uniner.inference.mention_scores import Piece
 from uniner.inference.questions import judge
-from uniner.passages import cut
+from uniner.passages import cut_passages
 from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.tag.entity_rules import Rules, select
 from uniner.tag.tagger import tagged
@@ -60,7 +60,7 @@ def passages_of(document, tokenizer, overlap):
             overlap_before=piece.overlap_before,
             overlap_after=piece.overlap_after,
         )
-        for piece in cut(document, tokenizer, 40, overlap)
+        for piece in cut_passages(document, tokenizer, 40, overlap)
     ]
 
 

@@ -16,13 +16,17 @@ import pyarrow as pa
 
 from uniner.config.schema import Config, Ingest
 from uniner.errors import UserError
-from uniner.ingest.chunk_reader import DIGEST, Position, Recipe, chunk_key, read_chunks
-from uniner.ingest.contamination import Benchmarks, collect
-from uniner.ingest.dedup_sample import repeated, smallest
-from uniner.ingest.document_reader import REASONS, Fields, read_texts
-from uniner.ingest.passage_filters import Hygiene, languages
-from uniner.ingest.sampling import Sampling
-from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
+from uniner.ingest.chunk_reader import DIGEST, IngestSettings, ShardPosition, chunk_key, read_chunks
+from uniner.ingest.document_reader import REASONS, RowFields, read_texts
+from uniner.ingest.passage_filters import (
+    BenchmarkNgrams,
+    BenchmarkTexts,
+    PassageFilter,
+    collect_ngrams,
+    languages,
+)
+from uniner.ingest.sampling import Sampling, duplicates, smallest_per_stratum
+from uniner.ingest.shards import ShardPart, generated_parts, shard_digest, shard_digests, split_shards
 from uniner.progress import Progress, say
 from uniner.records import PASSAGE, generated_source
 from uniner.runtime import chunk_pipeline
@@ -36,7 +40,7 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class Checks:
-    """What a worker makes its `Hygiene` of; benchmarks is the folder that has them, empty for none."""
+    """What a worker makes its `PassageFilter` of; benchmarks is the folder that has them, empty for none."""
 
     min_tokens: int
     languages: tuple[str, ...]
@@ -98,7 +102,7 @@ def run(config: Config) -> dict[str, Any]:
         plan,
         summaries,
         read=bounded or "all of each shard",
-        parts=[part.account() for part in parts],
+        parts=[part.manifest_entry() for part in parts],
         benchmarks=_with_dropped(benchmarks, summaries),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -109,16 +113,16 @@ def run(config: Config) -> dict[str, Any]:
     return chunk_pipeline.say_done("ingest", manifest, "passages")
 
 
-def _recipe(config: Config, digests: bool) -> Recipe:
+def _recipe(config: Config, digests: bool) -> IngestSettings:
     settings = config.ingest
     # What was paid for is not left out because the corpus is large.
     shares = {generated_source(domain): 1.0 for domain in config.generate.domains} | settings.sample_of_source
-    return Recipe(
+    return IngestSettings(
         settings.max_tokens,
         settings.overlap_tokens,
         settings.chunk_passages,
         Sampling(config.run.seed, settings.sample, shares, 4 * settings.max_tokens),
-        Fields(settings.text_field, settings.source_field, settings.id_field),
+        RowFields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
     )
@@ -144,16 +148,16 @@ def _plan(config: Config, files: list[str], generated: Folder | None = None) -> 
     return {
         "stage": "ingest",
         "config": {"seed": config.run.seed, "base": base, "ingest": identity},
-        "decontaminate": {name: fingerprint(file) for name, file in benchmarks.items()},
-        "shards": fingerprints(files),
+        "decontaminate": {name: asdict(shard_digest(file)) for name, file in benchmarks.items()},
+        "shards": {name: asdict(digest) for name, digest in shard_digests(files).items()},
         **also,
     }
 
 
-def _parts(config: Config, files: list[str], plan: dict[str, Any]) -> list[Part]:
+def _parts(config: Config, files: list[str], plan: dict[str, Any]) -> list[ShardPart]:
     sizes = [shard["bytes"] for shard in plan["shards"].values()]
     settings = config.ingest
-    return parts_of(files, sizes, settings.text_field, settings.read_mb and settings.read_mb * 1_000_000)
+    return split_shards(files, sizes, settings.text_field, settings.read_mb and settings.read_mb * 1_000_000)
 
 
 def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
@@ -168,9 +172,9 @@ def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
             )
 
 
-def _gather_benchmarks(folder: Folder, settings: Ingest) -> dict[str, dict[str, int]]:
+def _gather_benchmarks(folder: Folder, settings: Ingest) -> dict[str, BenchmarkTexts]:
     """Write the benchmarks' n-grams where the workers find them. Returns the texts and those too short."""
-    found, report = collect(
+    found, report = collect_ngrams(
         {
             name: read_texts(file, settings.max_row_mb * 1_000_000)
             for name, file in settings.decontaminate.items()
@@ -181,14 +185,15 @@ def _gather_benchmarks(folder: Folder, settings: Ingest) -> dict[str, dict[str, 
     return report
 
 
-def _with_dropped(report: dict[str, dict[str, int]], summaries: list[Summary]) -> dict[str, dict[str, int]]:
+def _with_dropped(report: dict[str, BenchmarkTexts], summaries: list[Summary]) -> dict[str, dict[str, int]]:
     figures = merge(summary.figures for summary in summaries)
     return {
-        name: {**found, "dropped": figures.get(f"shared_with_{name}", 0)} for name, found in report.items()
+        name: {**asdict(found), "dropped": figures.get(f"shared_with_{name}", 0)}
+        for name, found in report.items()
     }
 
 
-def _read_parts(folder: Folder, parts: list[Part], read: chunk_pipeline.Read) -> list[Summary]:
+def _read_parts(folder: Folder, parts: list[ShardPart], read: chunk_pipeline.Read) -> list[Summary]:
     """Read all parts into chunks, from where they stand on. Returns the summaries of all chunks."""
     summaries, items = _standing(folder, parts)
     all_bytes = sum(part.bytes for part in parts)
@@ -202,7 +207,7 @@ def _read_parts(folder: Folder, parts: list[Part], read: chunk_pipeline.Read) ->
     return summaries
 
 
-def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[dict[str, Any]]]:
+def _standing(folder: Folder, parts: list[ShardPart]) -> tuple[list[Summary], list[dict[str, Any]]]:
     """Return the summaries of the chunks that stand, and an item for each part that is not finished.
 
     Chunks are counted from a part's first on without a gap; what stands behind a gap is made again.
@@ -213,9 +218,9 @@ def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[di
         running = (chunk_key(part.number, number) for number in itertools.count())
         wanted += itertools.takewhile(keys.__contains__, running)
     summaries = folder.read_summaries(wanted)
-    starts = {part.number: Position() for part in parts}
+    starts = {part.number: ShardPosition() for part in parts}
     for summary in summaries:  # in key order: the last of each part stays
-        starts[int(summary.key.split("-")[0])] = Position(**summary.position)
+        starts[int(summary.key.split("-")[0])] = ShardPosition(**summary.position)
     items = [
         {"part": asdict(part), "start": asdict(starts[part.number])}
         for part in parts
@@ -224,15 +229,17 @@ def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[di
     return summaries, items
 
 
-def _read(item: dict[str, Any], recipe: Recipe, base: str, checks: Checks) -> Iterator[Chunk]:
-    part, start = Part(**item["part"]), Position(**item["start"])
-    yield from read_chunks(part, start, recipe, load_tokenizer(base), _hygiene(checks))
+def _read(item: dict[str, Any], recipe: IngestSettings, base: str, checks: Checks) -> Iterator[Chunk]:
+    part, start = ShardPart(**item["part"]), ShardPosition(**item["start"])
+    yield from read_chunks(part, start, recipe, load_tokenizer(base), _passage_filter(checks))
 
 
 @functools.lru_cache(maxsize=1)
-def _hygiene(checks: Checks) -> Hygiene:
-    found = Benchmarks.from_bytes(Folder(checks.benchmarks).read(_BENCHMARKS)) if checks.benchmarks else None
-    return Hygiene(checks.min_tokens, checks.languages, found)
+def _passage_filter(checks: Checks) -> PassageFilter:
+    found = (
+        BenchmarkNgrams.from_bytes(Folder(checks.benchmarks).read(_BENCHMARKS)) if checks.benchmarks else None
+    )
+    return PassageFilter(checks.min_tokens, checks.languages, found)
 
 
 def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settings: Ingest) -> list[Summary]:
@@ -246,13 +253,15 @@ def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settin
         read = functools.partial(candidates.read_columns, names=names)
         columns = pa.concat_tables(pool.map(read, keys))
     digests = columns[DIGEST.name].to_numpy()
-    duplicate = repeated(digests) if settings.dedupe else np.zeros(len(digests), bool)
+    duplicate = duplicates(digests) if settings.dedupe else np.zeros(len(digests), bool)
     unwanted = np.zeros(len(digests), bool)
     if settings.passages is not None:
         sources = np.zeros(len(digests), np.int64)
         if settings.stratified:
             sources = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
-        unwanted[~duplicate] = ~smallest(digests[~duplicate], sources[~duplicate], settings.passages)
+        unwanted[~duplicate] = ~smallest_per_stratum(
+            digests[~duplicate], sources[~duplicate], settings.passages
+        )
     rows = {summary.key: summary.rows for summary in summaries}
     bounds = itertools.pairwise(np.cumsum([0, *(rows[key] for key in keys)]))
     standing = folder.chunk_keys() & set(keys)

@@ -13,7 +13,7 @@ from typing import Any
 import zstandard
 
 from uniner.config.schema import Config
-from uniner.passages import cut
+from uniner.passages import cut_passages
 from uniner.quickstart.corpus import Document, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.replies import reply
@@ -91,7 +91,7 @@ def _recording(corpus: Iterable[Document], max_tokens: int, seed: int) -> Iterab
     tokenizer = load_tokenizer(BASE)
     for document in corpus:
         random = Random(f"{seed}/{document.doc_id}")
-        for piece in cut(document.text, tokenizer, max_tokens):
+        for piece in cut_passages(document.text, tokenizer, max_tokens):
             inside = [
                 mention
                 for mention in document.mentions

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from uniner.inference.engine import Engine
 from uniner.inference.questions import Asker
-from uniner.passages import cut
+from uniner.passages import cut_passages
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.report.collect import Example, inside
 from uniner.report.page import colours_of
@@ -57,7 +57,7 @@ class TextTagger:
                 overlap_before=piece.overlap_before,
                 overlap_after=piece.overlap_after,
             )
-            for piece in cut(text, self._engine.tokenizer, self._max_tokens)
+            for piece in cut_passages(text, self._engine.tokenizer, self._max_tokens)
         ]
         tagger = Tagger(self._asker, types, self._every_occurrence, self._rules)
         done = await tagger(Chunk("text", to_table(passages, PASSAGE)))
