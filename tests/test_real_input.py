@@ -51,20 +51,20 @@ def documents(url):
     return found
 
 
-def folded(text):
-    """Fold what a located mention may differ in: case, white space, kinds of quotation marks."""
+def normalized(text):
+    """Remove what a located mention may differ in: case, white space, kind of quotation mark."""
     return " ".join(re.sub("[‘’‚ʼ`´]", "'", re.sub("[“”„«»]", '"', text)).casefold().split())
 
 
 def counted(replies, drop_types):
-    """Count by itself what is to be kept of the replies: mentions by type, and by passage."""
+    """Count independently which mentions of the replies must be kept, by type and by passage."""
     types, kept = Counter(), Counter()
     for passage, reply in replies.items():
         pairs = {(mention, " ".join(name.lower().split())) for mention, name in ast.literal_eval(reply)}
         for mention, name in pairs:
             letters = [letter for letter in mention if letter.isalpha()]
             latin = sum("LATIN" in unicodedata.name(letter, "") for letter in letters)
-            held = folded(mention) in folded(passage) and len(mention.split()) <= 20
+            held = normalized(mention) in normalized(passage) and len(mention.split()) <= 20
             if name not in drop_types and held and 2 * latin >= len(letters):
                 types[name] += 1
                 kept[passage] += 1

@@ -16,7 +16,7 @@ from uniner.evaluate.leaderboard_tables import markdown
 from uniner.evaluate.leaderboard_writer import publish
 from uniner.evaluate.published import protocols, published
 from uniner.evaluate.scoring import score
-from uniner.gold.catalogue import DOMAINS, catalogue, members
+from uniner.gold.catalogue import DOMAINS, catalogue, group_members
 from uniner.records import Prediction, Span
 from uniner.storage.stage_folder import Folder
 
@@ -86,7 +86,7 @@ def test_published_averages_are_their_cells_means_and_the_headline_lies_one_abov
     headline = {one.system: one for one in published() if one.domains}
     for system in ("ChatGPT", "UniNER-7B"):
         for domain in DOMAINS:
-            values = [plain[system].f1[one.name] for one in members("all") if one.domain == domain]
+            values = [plain[system].f1[one.name] for one in group_members("all") if one.domain == domain]
             assert abs(sum(values) / len(values) + 1.0 - headline[system].domains[domain]) <= 0.051, domain
         above = headline[system].average - math.fsum(plain[system].f1.values()) / 49
         assert abs(above - headline[system].offset) < 0.05
@@ -131,7 +131,7 @@ def test_the_other_boards_have_their_published_rows_and_ours(found, scores):
         ("UniNER-7B", 84.78), ("InstructUIE-11B", 81.16), ("BERT-base", 80.09)
     ]  # fmt: skip
     assert row(supervised, "student", "strict").average.over == 2  # conll03 and mit_movie
-    assert list(found["all"].columns) == [one.name for one in members("all")]
+    assert list(found["all"].columns) == [one.name for one in group_members("all")]
     assert row(found["all"], "UniNER-7B", "uniner").shown.f1 == 40.7
     domains = found["domains"]
     movie, music = (scores["student"][name]["f1"] * 100 for name in ("mit_movie", "crossner_music"))

@@ -1,4 +1,4 @@
-"""Shards: streamed, resumable at every chunk, bad lines rejected by reason, broken files named."""
+"""Chunks: resumable at every position, with rejects by reason and filtered overlaps."""
 
 import json
 from collections import Counter
@@ -10,16 +10,16 @@ import zstandard
 
 from uniner.config.schema import Ingest
 from uniner.ingest import chunk_reader, stage
-from uniner.ingest.chunk_reader import Position, Recipe, read_chunks
-from uniner.ingest.dedup_sample import repeated
-from uniner.ingest.document_reader import REASONS, Fields, parse
-from uniner.ingest.sampling import Sampling
-from uniner.ingest.shards import fingerprint, parts_of
-from uniner.passages import cut, own_span
+from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, read_chunks
+from uniner.ingest.document_reader import REASONS, RowFields, parse
+from uniner.ingest.passage_filters import FilterResult
+from uniner.ingest.sampling import Sampling, duplicates
+from uniner.ingest.shards import shard_digest, split_shards
+from uniner.passages import cut_passages, own_span
 from uniner.records import Passage, from_table
 from uniner.storage.stage_folder import Folder, merge, rejects_name
 
-RECIPE = Recipe(20, 0, 5, Sampling(0, 1.0), Fields("text", "meta.pile_set_name"), 10**6)
+SETTINGS = IngestSettings(20, 0, 5, Sampling(0, 1.0), RowFields("text", "meta.pile_set_name"), 10**6)
 LINES = [
     json.dumps({"text": f"Document {number} is here. " * (1 + number % 4), "meta": {"pile_set_name": "Mine"}})
     for number in range(30)
@@ -41,7 +41,7 @@ def shard(tmp_path):
 
 
 def part(url, number=0):
-    return replace(parts_of([url], [fingerprint(url)["bytes"]], "text")[0], number=number)
+    return replace(split_shards([url], [shard_digest(url).bytes], "text")[0], number=number)
 
 
 def passages(chunks):
@@ -49,74 +49,77 @@ def passages(chunks):
 
 
 def test_every_passage_gives_back_its_text(shard, tokenizer):
-    found = passages(read_chunks(part(shard(LINES), 3), Position(), RECIPE, tokenizer))
+    every = passages(read_chunks(part(shard(LINES), 3), ShardPosition(), SETTINGS, tokenizer))
     texts = {f"00003-{number:09d}": json.loads(line)["text"] for number, line in enumerate(LINES)}
-    assert {passage.doc_id for passage in found} == texts.keys()
-    assert all(texts[p.doc_id][p.char_start : p.char_end] == p.text for p in found)
-    assert len({p.passage_id for p in found}) == len(found)
-    assert {p.source for p in found} == {"Mine"}
+    assert {passage.doc_id for passage in every} == texts.keys()
+    assert all(texts[p.doc_id][p.char_start : p.char_end] == p.text for p in every)
+    assert len({p.passage_id for p in every}) == len(every)
+    assert {p.source for p in every} == {"Mine"}
 
 
-class Picky:
-    """Finds a fault in every passage with a word in it."""
+class WordFilter:
+    """Finds a fault in every passage with this word."""
 
     def __init__(self, word):
         self.word = word
 
-    def fault(self, text, n_tokens):
-        return ("language", []) if self.word in text else (None, [])
+    def check(self, text, n_tokens):
+        return FilterResult("language" if self.word in text else None, [])
 
 
-def require_each_character_owned_once(found):
-    for one in found:
+def require_each_character_owned_once(every):
+    for passage in every:
         owners = [
-            sum(p.doc_id == one.doc_id and own_span(p)[0] <= place < own_span(p)[1] for p in found)
-            for place in range(one.char_start, one.char_end)
+            sum(p.doc_id == passage.doc_id and own_span(p)[0] <= position < own_span(p)[1] for p in every)
+            for position in range(passage.char_start, passage.char_end)
         ]
         assert set(owners) == {1}
 
 
 @pytest.mark.parametrize("word", ["word7 ", "word0 ", "word59", "word3", "no such"])
-def test_what_a_dropped_passage_shared_with_its_neighbours_is_theirs(word, shard, tokenizer):
-    recipe = replace(RECIPE, overlap_tokens=8, chunk_passages=2)
+def test_the_neighbours_of_a_dropped_passage_own_their_overlap(word, shard, tokenizer):
+    settings = replace(SETTINGS, overlap_tokens=8, chunk_passages=2)
     url = shard([json.dumps({"text": " ".join(f"word{n}" for n in range(60))})] * 2, frames=1)
-    whole = list(read_chunks(part(url), Position(), recipe, tokenizer, Picky(word)))
-    every = list(read_chunks(part(url), Position(), recipe, tokenizer))
+    whole = list(read_chunks(part(url), ShardPosition(), settings, tokenizer, WordFilter(word)))
+    every = list(read_chunks(part(url), ShardPosition(), settings, tokenizer))
     assert (len(passages(whole)) < len(passages(every))) == (word != "no such")
     require_each_character_owned_once(passages(whole))
     for number, chunk in enumerate(whole[:-1]):
-        rest = read_chunks(part(url), Position(**chunk.position), recipe, tokenizer, Picky(word))
+        rest = read_chunks(part(url), ShardPosition(**chunk.position), settings, tokenizer, WordFilter(word))
         assert [c.table for c in rest] == [c.table for c in whole[number + 1 :]]
 
 
-def test_what_a_duplicate_shared_with_its_neighbours_is_theirs(shard, tokenizer, tmp_path):
-    recipe = replace(RECIPE, overlap_tokens=8, chunk_passages=2, digests=True)
+def test_the_neighbours_of_a_duplicate_own_their_overlap(shard, tokenizer, tmp_path):
+    settings = replace(SETTINGS, overlap_tokens=8, chunk_passages=2, digests=True)
     first = " ".join(f"word{n}" for n in range(60))
     candidates, folder = Folder(str(tmp_path / "candidates")), Folder(str(tmp_path / "ingest"))
     url = shard([json.dumps({"text": text}) for text in (first, first + " and more of it")], frames=1)
     summaries = [
-        candidates.write_chunk(chunk) for chunk in read_chunks(part(url), Position(), recipe, tokenizer)
+        candidates.write_chunk(chunk)
+        for chunk in read_chunks(part(url), ShardPosition(), settings, tokenizer)
     ]
     keys = sorted(summary.key for summary in summaries)
     rows = [row for key in keys for row in candidates.read_chunk(key).to_pylist()]
-    same = repeated(np.array([row["digest"] for row in rows], np.uint64))
-    assert 0 < same.sum() < len(rows)
+    duplicate = duplicates(np.array([row["digest"] for row in rows], np.uint64))
+    assert 0 < duplicate.sum() < len(rows)
     items = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.chunk_pipeline, "stream", lambda _, given, read: items.extend(given) or [])
+        patch.setattr(
+            stage.chunk_pipeline, "stream", lambda _, new_items, read: items.extend(new_items) or []
+        )
         stage._select(folder, candidates, summaries, Ingest(dedupe=True))
     chunks = [chunk for item in items for chunk in stage._read_selected(item, candidates)]
-    assert len(passages(chunks)) == len(rows) - same.sum()
+    assert len(passages(chunks)) == len(rows) - duplicate.sum()
     require_each_character_owned_once(passages(chunks))
 
 
 def test_a_resumed_shard_gives_the_same_chunks_from_every_point(shard, tokenizer):
     url = shard(LINES)
-    whole = list(read_chunks(part(url), Position(), RECIPE, tokenizer))
+    whole = list(read_chunks(part(url), ShardPosition(), SETTINGS, tokenizer))
     assert len(whole) > 5
     assert [chunk.position["last"] for chunk in whole] == [0] * (len(whole) - 1) + [1]
     for number, chunk in enumerate(whole[:-1]):
-        rest = list(read_chunks(part(url), Position(**chunk.position), RECIPE, tokenizer))
+        rest = list(read_chunks(part(url), ShardPosition(**chunk.position), SETTINGS, tokenizer))
         assert [c.key for c in rest] == [c.key for c in whole[number + 1 :]]
         assert [c.table for c in rest] == [c.table for c in whole[number + 1 :]]
         assert [c.figures["documents"] for c in rest if "documents" in c.figures] == [
@@ -143,7 +146,7 @@ BAD = {
 
 @pytest.fixture
 def bad_shard(tmp_path):
-    """Good lines with every kind of bad line between them, blank lines too. Returns the shard's address."""
+    """Write good lines, every kind of bad line and blank lines. Returns the shard's address."""
     lines = [
         line for bad, good in zip(BAD, LINES, strict=False) for line in (good.encode(), bad, b"", b"  \r")
     ]
@@ -152,14 +155,14 @@ def bad_shard(tmp_path):
     return str(path)
 
 
-def test_a_row_too_deep_to_be_read_is_no_json():
+def test_a_row_that_is_nested_too_deep_is_not_json():
     deep = b'{"text": "a", "more": ' + b"[" * 5000 + b"]" * 5000 + b"}"
-    assert parse(deep, Fields("text", "")) == "not_json"
+    assert parse(deep, RowFields("text", "")) == "not_json"
 
 
-def test_every_bad_row_is_set_aside_with_its_place_and_reason(bad_shard, tokenizer):
-    recipe = replace(RECIPE, max_row_bytes=300)
-    chunks = list(read_chunks(part(bad_shard), Position(), recipe, tokenizer))
+def test_every_bad_row_is_rejected_with_its_place_and_reason(bad_shard, tokenizer):
+    settings = replace(SETTINGS, max_row_bytes=300)
+    chunks = list(read_chunks(part(bad_shard), ShardPosition(), settings, tokenizer))
     assert [reject for chunk in chunks for reject in chunk.rejects] == [
         {"shard": "bad.jsonl.zst", "line": 2 + 4 * number, "reason": reason}
         for number, reason in enumerate(BAD.values())
@@ -170,25 +173,23 @@ def test_every_bad_row_is_set_aside_with_its_place_and_reason(bad_shard, tokeniz
     rejected = {name: count for name, count in figures.items() if name.startswith("rejected_")}
     assert rejected == {f"rejected_{reason}": count for reason, count in Counter(BAD.values()).items()}
     assert set(BAD.values()) == set(REASONS) - {"no_id"}
-    assert figures["bytes_in"] == fingerprint(bad_shard)["bytes"]
+    assert figures["bytes_in"] == shard_digest(bad_shard).bytes
 
 
-def test_no_reject_is_lost_or_doubled_wherever_the_reading_is_taken_up_again(
-    bad_shard, tokenizer, monkeypatch
-):
+def test_no_reject_is_lost_or_doubled_at_any_resume_position(bad_shard, tokenizer, monkeypatch):
     monkeypatch.setattr(chunk_reader, "CHUNK_REJECTS", 3)
-    recipe = replace(RECIPE, max_row_bytes=300)
-    whole = list(read_chunks(part(bad_shard), Position(), recipe, tokenizer))
+    settings = replace(SETTINGS, max_row_bytes=300)
+    whole = list(read_chunks(part(bad_shard), ShardPosition(), settings, tokenizer))
     assert max(len(chunk.rejects) for chunk in whole) == 3
     for number, chunk in enumerate(whole[:-1]):
-        rest = read_chunks(part(bad_shard), Position(**chunk.position), recipe, tokenizer)
+        rest = read_chunks(part(bad_shard), ShardPosition(**chunk.position), settings, tokenizer)
         assert list(rest) == whole[number + 1 :]
 
 
-def test_a_chunk_that_stands_has_its_rejects_beside_it(bad_shard, tokenizer, tmp_path):
+def test_a_written_chunk_has_its_rejects_beside_it(bad_shard, tokenizer, tmp_path):
     folder = Folder(str(tmp_path / "out"))
-    chunks = list(read_chunks(part(bad_shard), Position(), RECIPE, tokenizer))
-    for chunk in (*chunks, *chunks):  # as after a kill: written again
+    chunks = list(read_chunks(part(bad_shard), ShardPosition(), SETTINGS, tokenizer))
+    for chunk in (*chunks, *chunks):  # written twice, as after a kill
         folder.write_chunk(chunk)
     lines = [
         json.loads(line)
@@ -202,31 +203,36 @@ def test_a_chunk_that_stands_has_its_rejects_beside_it(bad_shard, tokenizer, tmp
 
 
 def test_an_empty_shard_is_one_empty_last_chunk(shard, tokenizer):
-    (chunk,) = read_chunks(part(shard([""])), Position(), RECIPE, tokenizer)
+    (chunk,) = read_chunks(part(shard([""])), ShardPosition(), SETTINGS, tokenizer)
     assert (chunk.table.num_rows, chunk.position["last"]) == (0, 1)
 
 
 def test_a_sampled_passage_is_the_same_as_in_the_whole(shard, tokenizer, monkeypatch):
     url = shard([json.dumps({"text": f"Sentence {n} of a document. " * 200}) for n in range(40)])
-    whole = passages(read_chunks(part(url), Position(), RECIPE, tokenizer))
+    whole = passages(read_chunks(part(url), ShardPosition(), SETTINGS, tokenizer))
     cut_texts = []
-    monkeypatch.setattr(chunk_reader, "cut", lambda text, *rest: cut_texts.append(text) or cut(text, *rest))
-    recipe = replace(RECIPE, sampling=Sampling(0, 0.005))
-    some = list(read_chunks(part(url), Position(), recipe, tokenizer))
-    found = passages(some)
-    assert set(found) < set(whole)
-    assert 0.2 < len(found) / (len(whole) * 0.005) < 3
-    documents = {passage.doc_id for passage in found}
+
+    def record_cut(text, *args):
+        cut_texts.append(text)
+        return cut_passages(text, *args)
+
+    monkeypatch.setattr(chunk_reader, "cut_passages", record_cut)
+    settings = replace(SETTINGS, sampling=Sampling(0, 0.005))
+    some = list(read_chunks(part(url), ShardPosition(), settings, tokenizer))
+    sampled = passages(some)
+    assert set(sampled) < set(whole)
+    assert 0.2 < len(sampled) / (len(whole) * 0.005) < 3
+    documents = {passage.doc_id for passage in sampled}
     assert len(cut_texts) == len(documents) == merge(chunk.figures for chunk in some)["documents_chosen"] < 40
 
 
 def test_a_bounded_shard_ends_with_the_row_that_reaches_the_bound(shard, tokenizer):
     url = shard(LINES)
-    size = fingerprint(url)["bytes"]
+    size = shard_digest(url).bytes
     bound = sum(len(line) + 1 for line in LINES[:7]) - 3
-    (bounded,) = parts_of([url], [size], "text", bound)
-    whole = list(read_chunks(bounded, Position(), RECIPE, tokenizer))
+    (bounded,) = split_shards([url], [size], "text", bound)
+    whole = list(read_chunks(bounded, ShardPosition(), SETTINGS, tokenizer))
     assert {passage.doc_id for passage in passages(whole)} == {f"00000-{n:09d}" for n in range(7)}
     for number, chunk in enumerate(whole[:-1]):
-        rest = read_chunks(bounded, Position(**chunk.position), RECIPE, tokenizer)
+        rest = read_chunks(bounded, ShardPosition(**chunk.position), SETTINGS, tokenizer)
         assert list(rest) == whole[number + 1 :]

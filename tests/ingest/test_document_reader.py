@@ -1,4 +1,4 @@
-"""Input formats: the same documents of each, from disk, S3 and any fsspec address; Parquet in row groups."""
+"""Shard formats: the same documents from each, on disk, S3 and any fsspec address; rejected rows."""
 
 import gzip
 import json
@@ -10,11 +10,11 @@ import pytest
 import zstandard
 
 from uniner.errors import UserError
-from uniner.ingest.document_reader import Fields, read_rows
-from uniner.ingest.shards import TEXT_FILES, fingerprints, parts_of
+from uniner.ingest.document_reader import RowFields, read_rows
+from uniner.ingest.shards import TEXT_FILES, shard_digests, split_shards
 from uniner.storage.filesystem import expand
 
-FIELDS = Fields("text", "meta.pile_set_name", "id")
+FIELDS = RowFields("text", "meta.pile_set_name", "id")
 ROWS = [
     {"text": f"Text {number} é🙂.", "id": f"d{number}", "meta": {"pile_set_name": f"S{number % 3}"}}
     for number in range(300)
@@ -39,12 +39,12 @@ FILES = {
 
 def parts(*urls, text_field="text"):
     files = expand(urls)
-    sizes = [shard["bytes"] for shard in fingerprints(files).values()]
-    return parts_of(files, sizes, text_field)
+    sizes = [digest.bytes for digest in shard_digests(files).values()]
+    return split_shards(files, sizes, text_field)
 
 
-def documents(found, fields=FIELDS, longest=10**6):
-    return [row.found for part in found for row in read_rows(part, fields, longest)]
+def documents(shard_parts, fields=FIELDS, max_bytes=10**6):
+    return [row.content for part in shard_parts for row in read_rows(part, fields, max_bytes)]
 
 
 @pytest.mark.parametrize("folder", ["disk", "s3", "memory"])
@@ -57,16 +57,16 @@ def test_every_format_gives_the_same_documents_from_everywhere(name, folder, tmp
     }[folder]()
     with fsspec.open(f"{url}/{name}", "wb") as file:
         file.write(FILES[name])
-    found = parts(f"{url}/*.{name.split('.', 1)[1]}")
-    assert documents(found) == [(row["text"], row["meta"]["pile_set_name"], row["id"]) for row in ROWS]
-    assert documents(found, Fields("text", "absent"))[7] == ("Text 7 é🙂.", "", "")
+    shard_parts = parts(f"{url}/*.{name.split('.', 1)[1]}")
+    assert documents(shard_parts) == [(row["text"], row["meta"]["pile_set_name"], row["id"]) for row in ROWS]
+    assert documents(shard_parts, RowFields("text", "absent"))[7] == ("Text 7 é🙂.", "", "")
 
 
-def test_a_row_group_is_a_part_with_the_shards_own_row_numbers(tmp_path):
+def test_a_row_group_is_a_part_with_row_numbers_of_its_shard(tmp_path):
     (tmp_path / "a.parquet").write_bytes(FILES["a.parquet"])
     (tmp_path / "b.jsonl").write_bytes(JSON_LINES)
-    found = parts(str(tmp_path / "a.parquet"), str(tmp_path / "b.jsonl"))
-    assert [(part.number, part.kind, part.group, part.first) for part in found] == [
+    shard_parts = parts(str(tmp_path / "a.parquet"), str(tmp_path / "b.jsonl"))
+    assert [(part.number, part.kind, part.group, part.first) for part in shard_parts] == [
         (0, "parquet", 0, 0),
         (1, "parquet", 1, 70),
         (2, "parquet", 2, 140),
@@ -74,12 +74,17 @@ def test_a_row_group_is_a_part_with_the_shards_own_row_numbers(tmp_path):
         (4, "parquet", 4, 280),
         (5, "lines", 0, 0),
     ]
-    assert found[2].place(3) == ("a.parquet", 144)
-    assert found[5].place(3) == ("b.jsonl", 4)
-    assert found[3].account() == {"part": 3, "shard": "a.parquet", "row_group": 3, "first_row": 210}
-    rows = list(read_rows(found[1], FIELDS, 10**6, first=64))
-    assert [row.found.id for row in rows] == [f"d{number}" for number in range(134, 140)]
-    assert rows[-1].bytes_read == found[1].bytes
+    assert shard_parts[2].place(3) == ("a.parquet", 144)
+    assert shard_parts[5].place(3) == ("b.jsonl", 4)
+    assert shard_parts[3].manifest_entry() == {
+        "part": 3,
+        "shard": "a.parquet",
+        "row_group": 3,
+        "first_row": 210,
+    }
+    rows = list(read_rows(shard_parts[1], FIELDS, 10**6, first=64))
+    assert [row.content.id for row in rows] == [f"d{number}" for number in range(134, 140)]
+    assert rows[-1].bytes_read == shard_parts[1].bytes
 
 
 def test_a_bounded_parquet_shard_has_only_its_first_rows(tmp_path):
@@ -87,10 +92,10 @@ def test_a_bounded_parquet_shard_has_only_its_first_rows(tmp_path):
     group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
     size = (tmp_path / "a.parquet").stat().st_size
     bound = group.total_byte_size + group.total_byte_size // 2
-    found = parts_of([str(tmp_path / "a.parquet")], [size], "text", bound)
-    ids = [row.id for row in documents(found)]
+    shard_parts = split_shards([str(tmp_path / "a.parquet")], [size], "text", bound)
+    ids = [row.id for row in documents(shard_parts)]
     assert ids == [f"d{number}" for number in range(len(ids))]
-    assert [part.limit for part in found] == [70, len(ids) - 70]
+    assert [part.limit for part in shard_parts] == [70, len(ids) - 70]
     assert 95 < len(ids) < 115
 
 
@@ -102,21 +107,21 @@ def test_text_files_are_documents_and_share_parts(tmp_path):
     (folder / "0003.txt").write_bytes(b"\xff\xfe")
     (folder / "0004.txt").write_bytes(b"")
     (folder / "0005.txt").write_bytes(b"long" * 100)
-    found = parts(str(folder / "*.txt"))
-    assert [len(part.urls) for part in found] == [TEXT_FILES, 2]
-    rows = documents(found, longest=300)
+    shard_parts = parts(str(folder / "*.txt"))
+    assert [len(part.urls) for part in shard_parts] == [TEXT_FILES, 2]
+    rows = documents(shard_parts, max_bytes=300)
     assert rows[:3] == [
         (f"Letter {number}\nof two lines.\n", "letters", f"{number:04d}.txt") for number in range(3)
     ]
     assert rows[3:6] == ["invalid_utf8", "empty_text", "too_long"]
     assert len(rows) == TEXT_FILES + 2
-    assert found[1].place(1) == (f"{TEXT_FILES + 1:04d}.txt", 1)
+    assert shard_parts[1].place(1) == (f"{TEXT_FILES + 1:04d}.txt", 1)
 
 
-def test_bad_rows_of_parquet_say_why(tmp_path):
+def test_rejected_rows_of_parquet_have_a_reason(tmp_path):
     texts = ["good", None, " ", "a\x00", "x" * 50]
     (tmp_path / "a.parquet").write_bytes(parquet([{"text": text, "id": 5} for text in texts]))
-    assert documents(parts(str(tmp_path / "a.parquet")), longest=40) == [
+    assert documents(parts(str(tmp_path / "a.parquet")), max_bytes=40) == [
         ("good", "", "5"),
         "no_text",
         "empty_text",
@@ -153,12 +158,12 @@ def test_corrupt_parquet_is_named_when_it_is_read(tmp_path):
     ("name", "message"),
     [
         ("a.parquet", "a.parquet: has no column body, but text, id, meta; set ingest.text_field"),
-        ("a.csv", "a.csv: is of no known kind; JSON lines end in"),
-        ("a.parquet.gz", "a.parquet.gz: is of no known kind"),
-        ("a.zst", "a.zst: is of no known kind"),
+        ("a.csv", "a.csv: unknown file suffix; JSON lines end in"),
+        ("a.parquet.gz", "a.parquet.gz: unknown file suffix"),
+        ("a.zst", "a.zst: unknown file suffix"),
     ],
 )
-def test_a_shard_that_cannot_be_read_is_named_before_any_work(tmp_path, name, message):
+def test_an_unreadable_shard_is_named_before_any_work(tmp_path, name, message):
     (tmp_path / name).write_bytes(FILES["a.parquet"])
     with pytest.raises(UserError) as caught:
         parts(str(tmp_path / name), text_field="body")

@@ -1,4 +1,4 @@
-"""The stage as a whole: what is kept of a corpus, and why the rest is not, against an independent count."""
+"""The whole stage: kept and dropped passages of a corpus against an independent count."""
 
 import json
 from collections import Counter
@@ -8,8 +8,8 @@ import pytest
 from uniner import cli
 from uniner.ingest import stage
 from uniner.ingest.chunk_reader import chunk_key
-from uniner.ingest.dedup_sample import digest
-from uniner.ingest.shards import Part
+from uniner.ingest.sampling import text_digest
+from uniner.ingest.shards import ShardPart
 from uniner.storage.stage_folder import Folder, Summary
 
 pytestmark = pytest.mark.ray
@@ -40,9 +40,7 @@ def config(tmp_path, base, write_shard):
     return path
 
 
-def test_what_is_dropped_is_counted_and_the_rest_is_the_same_after_an_interruption(
-    config, ray_session, monkeypatch
-):
+def test_dropped_passages_are_counted_and_the_rest_survives_an_interruption(config, ray_session, monkeypatch):
     folder = Folder(str(config.parent / "runs/clean/ingest"))
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "finish", lambda *_, **__: 1 / 0)
@@ -73,7 +71,7 @@ def test_what_is_dropped_is_counted_and_the_rest_is_the_same_after_an_interrupti
     assert manifest["rows"] == 70 == figures["passages_sampled"] - sum(dropped.values())
 
 
-def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
+def test_digests_alone_select_n_passages_and_strata_get_their_share(
     config, tmp_path, ray_session, write_shard, capsys
 ):
     def ingested(name, *words):
@@ -81,9 +79,9 @@ def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
         return Folder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
 
     for seed in (0, 1):
-        found = ingested(f"seed-{seed}", "ingest.passages=20", f"run.seed={seed}")
-        ordered = sorted(map(sentence, range(70)), key=lambda text: digest(text, seed))
-        assert {row["text"] for row in found} == set(ordered[:20])
+        selected = ingested(f"seed-{seed}", "ingest.passages=20", f"run.seed={seed}")
+        ordered = sorted(map(sentence, range(70)), key=lambda text: text_digest(text, seed))
+        assert {row["text"] for row in selected} == set(ordered[:20])
     sizes = {"rare": 5, "common": 60, "usual": 30}
     rows = [
         {"text": f"{sentence(number)} Of {name}.", "meta": {"pile_set_name": name}}
@@ -100,8 +98,8 @@ def test_n_passages_by_their_digests_alone_and_a_stratum_gets_its_share(
     assert "ingest.passages asks for 90; take another run.name with ingest.sample=" in capsys.readouterr().err
 
 
-class Standing:
-    """A folder in which one part's chunks stand, more than five digits can count."""
+class ManyChunksFolder:
+    """A folder with all chunks of one part, more than five digits can count."""
 
     many = 100_002
 
@@ -118,6 +116,6 @@ class Standing:
         ]
 
 
-def test_a_part_of_more_than_100_000_chunks_is_known_to_be_done():
-    summaries, left = stage._standing(Standing(), [Part(0, "jsonl", ("shard",), (1,))])
-    assert (len(summaries), left) == (Standing.many, [])
+def test_a_complete_part_of_more_than_100_000_chunks_is_recognised():
+    summaries, left = stage._standing(ManyChunksFolder(), [ShardPart(0, "jsonl", ("shard",), (1,))])
+    assert (len(summaries), left) == (ManyChunksFolder.many, [])

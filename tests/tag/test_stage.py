@@ -22,7 +22,7 @@ from uniner.storage.stage_folder import Chunk, Folder, merge
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
-from uniner.templates import SYSTEM, SINGLE_TYPE, MultiTypeTemplate, Renderer
+from uniner.templates import SINGLE_TYPE, SYSTEM, MultiTypeTemplate, Renderer
 
 KNOWN = {"person": ["Anna Kessling"], "city": ["sankt ülm", "Łódź"], "company": [], "river": ["Rhine"]}
 """What the test's model says of any passage."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
 from uniner.inference.questions import parse_answer
-from uniner.passages import cut
+from uniner.passages import cut_passages
 from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.tag.tagger import EntityRules, apply_rules, tag_passage
 from uniner.templates import SINGLE_TYPE
@@ -59,7 +59,7 @@ def passages_of(document, tokenizer, overlap):
             overlap_before=piece.overlap_before,
             overlap_after=piece.overlap_after,
         )
-        for piece in cut(document, tokenizer, 40, overlap)
+        for piece in cut_passages(document, tokenizer, 40, overlap)
     ]
 
 

@@ -53,7 +53,9 @@ def chunk_of(*texts):
 
 
 def test_odd_passages_are_asked_like_any_other_and_one_longer_than_the_window_is_not(tokenizer):
-    tagger = Tagger(QuestionAsker(EmptyEngine(tokenizer), SINGLE_TYPE), TypeSelection(("person",)), EntityRules())
+    tagger = Tagger(
+        QuestionAsker(EmptyEngine(tokenizer), SINGLE_TYPE), TypeSelection(("person",)), EntityRules()
+    )
     texts = ["", "%&§ ((( ]]] \\ \x00 \U0001f4a5", " \n ", "word " * 900, "</s>"]
     done = asyncio.run(tagger(chunk_of(*texts)))
     rows = from_table(done.table, TaggedPassage)

@@ -13,7 +13,7 @@ from uniner.display import TaggedText, displayed_entities, terminal_text, type_c
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
-from uniner.passages import cut
+from uniner.passages import cut_passages
 from uniner.progress import say
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
@@ -56,7 +56,7 @@ class TextTagger:
                 overlap_before=piece.overlap_before,
                 overlap_after=piece.overlap_after,
             )
-            for piece in cut(text, self._engine.tokenizer, self._max_tokens)
+            for piece in cut_passages(text, self._engine.tokenizer, self._max_tokens)
         ]
         tagger = Tagger(self._asker, types, self._rules)
         chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
