@@ -31,7 +31,7 @@ from benchmarks.teacher import SlowTeacher, slow_teacher
 from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime import connection
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import published
 from uniner.teacher.replies import Replies
@@ -116,7 +116,7 @@ def ask_stage(server: SlowTeacher, count: int) -> None:
     from uniner.runtime import connection
 
     with tempfile.TemporaryDirectory() as root, connection.connected():
-        folder = Folder(f"{root}/annotate/ingest")
+        folder = StageFolder(f"{root}/annotate/ingest")
         plan: dict[str, Any] = {"stage": "ingest"}
         folder.begin(plan)
         folder.finish(plan, [folder.write_chunk(chunk) for chunk in chunks(count)])

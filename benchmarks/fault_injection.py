@@ -32,7 +32,7 @@ import psutil
 
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
 
@@ -66,7 +66,7 @@ def make_tagger(seconds: float = 0.0) -> Tagger:
     return Tagger(SlowAnswerer(seconds), TYPES, EntityRules())  # type: ignore[arg-type]
 
 
-def make_passages(folder: Folder, chunks: int) -> None:
+def make_passages(folder: StageFolder, chunks: int) -> None:
     """Write the passages as ingest does."""
     summaries = []
     for number in range(chunks):
@@ -97,7 +97,7 @@ def drive(root: str, seconds: float) -> None:
     pool = chunk_pipeline.Pool(partial(make_tagger, seconds), actors=3, cpus=1, poison_tries=3)
     with connection.connected():
         chunk_pipeline.run_stage(
-            "tag", Folder(root) / "tag", {"stage": "tag"}, Folder(root) / "ingest", pool=pool
+            "tag", StageFolder(root) / "tag", {"stage": "tag"}, StageFolder(root) / "ingest", pool=pool
         )
 
 
@@ -232,7 +232,7 @@ def inject_faults(
 
 def compare(root: str, chunks: int) -> None:
     """Check that each chunk exists and equals an undisturbed worker's chunk."""
-    parent, folder = Folder(root) / "ingest", Folder(root) / "tag"
+    parent, folder = StageFolder(root) / "ingest", StageFolder(root) / "tag"
     manifest = folder.require_manifest()
     assert manifest["outcomes"] == {"ok": chunks * CHUNK_PASSAGES}, manifest["outcomes"]
     assert len(manifest["chunks"]) == len(folder.chunk_keys()) == chunks
@@ -256,7 +256,7 @@ def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         bed = Testbed(Path(name), disk, seconds, chance)
         try:
-            make_passages(Folder(bed.root) / "ingest", chunks)
+            make_passages(StageFolder(bed.root) / "ingest", chunks)
             folder, started = Path(name) / "bucket" / "run" / "tag", time.monotonic()
             counts = inject_faults(bed, order, lambda: len(list(folder.glob("chunk-*"))), chunks, chance)
             took = time.monotonic() - started

@@ -39,7 +39,7 @@ from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
 from uniner.runtime.connection import connected
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 STRATEGIES = ("none", "uniform", "frequency")
@@ -84,7 +84,7 @@ def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
     """Return the columns' values of the predictions in a folder."""
     of_all, of_present, of_rare = Counts(), Counts(), Counts()
     absent, answered = 0, 0
-    for prediction in from_table(Folder(str(folder)).read_rows(), Prediction):
+    for prediction in from_table(StageFolder(str(folder)).read_rows(), Prediction):
         answer = Answer(prediction)
         counts = strict(answer.said, answer.true)
         of_all += counts
@@ -142,7 +142,7 @@ def _zipf(count: int) -> list[int]:
 
 def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> list[str]:
     """Write the corpus. Returns the command-line words of all runs."""
-    folder = Folder(str(root / "corpus"))
+    folder = StageFolder(str(root / "corpus"))
     held_out = _documents([-(-held_out_count // len(DOMAINS))] * len(DOMAINS), "heldout")
     lay_out(folder, random.Random(0).sample(corpus, len(corpus)), held_out, MAX_TOKENS, seed=0)
     return [

@@ -27,7 +27,7 @@ from uniner.evaluate.scoring import Scores
 from uniner.grounding import locate
 from uniner.metrics.significance import compare, said
 from uniner.records import PREDICTION, Prediction, Span, from_table, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 TYPES = (
     "person",
@@ -98,7 +98,7 @@ def answer(
     )
 
 
-def write(folder: Folder, questions: int, seed: int) -> None:
+def write(folder: StageFolder, questions: int, seed: int) -> None:
     """Write a system's predictions in chunks."""
     rows: list[Prediction] = []
     chunks = 0
@@ -110,7 +110,7 @@ def write(folder: Folder, questions: int, seed: int) -> None:
             rows, chunks = [], chunks + 1
 
 
-def read(folder: Folder) -> Iterator[Prediction]:
+def read(folder: StageFolder) -> Iterator[Prediction]:
     for key in sorted(folder.chunk_keys()):
         yield from from_table(folder.read_chunk(key), Prediction)
 
@@ -119,7 +119,7 @@ def measure(url: str) -> dict[str, float]:
     """Score a folder's predictions. Returns CPU seconds, questions, passages and added peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    scores = Scores(read(Folder(url)))
+    scores = Scores(read(StageFolder(url)))
     figures = scores.figures()["made-up"]
     table = scores.passages()
     seconds = time.process_time() - started
@@ -138,7 +138,7 @@ def main() -> None:
         for times in (1, 2):
             url = str(Path(folder) / str(times))
             say(f"writing {times * questions:,} predictions")
-            write(Folder(url), times * questions, seed=times)
+            write(StageFolder(url), times * questions, seed=times)
             line = last_line([sys.executable, "-m", "benchmarks.scoring", "measure", url], core=core)
             if line is None:
                 sys.exit("scoring failed")
@@ -164,9 +164,9 @@ def main() -> None:
                 ),
             ]
         )
-        other = Folder(str(Path(folder) / "other"))
+        other = StageFolder(str(Path(folder) / "other"))
         write(other, questions, seed=3)
-        first, second = Scores(read(Folder(str(Path(folder) / "1")))), Scores(read(other))
+        first, second = Scores(read(StageFolder(str(Path(folder) / "1")))), Scores(read(other))
         started = time.process_time()
         comparison = compare(first.passages(), second.passages())
         seconds = time.process_time() - started

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.train import loop, model, packing
 from uniner.train.checkpoint import Checkpoints, State
 from uniner.train.packing import IGNORED, Sample, collate
@@ -126,7 +126,7 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     state = State("benchmark")
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
-        Checkpoints(Folder(folder), 1, False, CPU) as checkpoints,
+        Checkpoints(StageFolder(folder), 1, False, CPU) as checkpoints,
     ):
         for _ in range(rounds):
             for method, times in rounds_of.items():

@@ -1,4 +1,4 @@
-"""Run the evaluate stage: python -m jobs.evaluate CONFIG [SECTION.KEY=VALUE]...; the same as `uniner evaluate`."""
+"""Run the evaluate stage: python -m jobs.evaluate CONFIG [SETTING]...; the same as `uniner evaluate`."""
 
 from uniner.cli import main
 

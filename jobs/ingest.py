@@ -1,4 +1,4 @@
-"""Run the ingest stage: python -m jobs.ingest CONFIG [SECTION.KEY=VALUE]...; the same as `uniner ingest`."""
+"""Run the ingest stage: python -m jobs.ingest CONFIG [SETTING]...; the same as `uniner ingest`."""
 
 from uniner.cli import main
 

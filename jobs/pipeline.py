@@ -1,4 +1,4 @@
-"""Run all stages in order: python -m jobs.pipeline CONFIG [SECTION.KEY=VALUE]...; the same as `uniner pipeline`."""
+"""Run all stages in order: python -m jobs.pipeline CONFIG [SETTING]...; the same as `uniner pipeline`."""
 
 from uniner.cli import main
 

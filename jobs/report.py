@@ -1,4 +1,4 @@
-"""Run the report stage: python -m jobs.report CONFIG [SECTION.KEY=VALUE]...; the same as `uniner report`."""
+"""Run the report stage: python -m jobs.report CONFIG [SETTING]...; the same as `uniner report`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the tag stage: python -m jobs.tag CONFIG [SECTION.KEY=VALUE]...; the same as `uniner tag`."""
+"""Run the tag stage: python -m jobs.tag CONFIG [SETTING]...; the same as `uniner tag`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the train stage: python -m jobs.train CONFIG [SECTION.KEY=VALUE]...; the same as `uniner train`."""
+"""Run the train stage: python -m jobs.train CONFIG [SETTING]...; the same as `uniner train`."""
 
 from uniner.cli import main
 

@@ -10,7 +10,7 @@ from uniner.quickstart.prepare import write
 from uniner.report.collect import collect
 from uniner.report.render import render_html
 from uniner.storage.model_folders import calibrations
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, base):
     folder = tmp_path_factory.mktemp("pipeline")
-    corpus = Folder(str(folder / "corpus"))
+    corpus = StageFolder(str(folder / "corpus"))
     write(corpus, 240, 24, max_tokens=256)
     path = folder / "config.toml"
     path.write_text(
@@ -41,7 +41,7 @@ def first(config, run_job):
 
 @pytest.fixture(scope="module")
 def run(config, first):
-    return Folder(str(config.parent / "runs" / "small"))
+    return StageFolder(str(config.parent / "runs" / "small"))
 
 
 def test_one_command_runs_every_stage_and_says_what_it_did(first, run):
@@ -143,4 +143,4 @@ def test_sigterm_ends_with_code_3_and_the_same_command_goes_on(config, first, jo
     assert "the same command goes on from here" in output
     code, output = run_job("ingest", *words)
     assert code == 0, output
-    assert (Folder(str(chunks)).require_manifest())["rows"] >= 240
+    assert (StageFolder(str(chunks)).require_manifest())["rows"] >= 240

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.prompts import passage_in
 from uniner.teacher.replay_server import RecordedTeacher
 
@@ -70,7 +70,7 @@ def runs(config):
 
 
 def rows_of(folder, without=()):
-    table = Folder(str(folder)).read_rows()
+    table = StageFolder(str(folder)).read_rows()
     return table.drop_columns([name for name in without if name in table.schema.names]).to_pylist()
 
 

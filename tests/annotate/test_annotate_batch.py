@@ -14,7 +14,7 @@ from uniner import cli
 from uniner.errors import Stopped, UserError
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime.rate_limits import Limits
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.batch import submission
 from uniner.teacher.batch.files import Room
 from uniner.teacher.batch.pending_requests import Questions
@@ -197,7 +197,7 @@ def ask(teacher, tmp_path):
 
     async def answer(server, texts=TEXTS, rows=10, budget=None, room=None, **changes):
         settings = teacher(server, **{"timeout_s": 60.0, "retries": 1, **changes})
-        root = Folder(str(tmp_path))
+        root = StageFolder(str(tmp_path))
         chunks = write_passages(root / "ingest", texts, rows)
         index = ReplyCache(root / "cache", settings.request("")).read_index("run")
         cache = ReplyCache(root / "cache", settings.request(""), index)
@@ -214,8 +214,8 @@ def ask(teacher, tmp_path):
         return asyncio.run(answer(*words, **changes))
 
     run.answer = answer
-    run.records = Records(Folder(str(tmp_path)) / "annotate")
-    run.cache = Folder(str(tmp_path)) / "cache"
+    run.records = Records(StageFolder(str(tmp_path)) / "annotate")
+    run.cache = StageFolder(str(tmp_path)) / "cache"
     return run
 
 
@@ -301,7 +301,7 @@ def test_killed_at_any_request_nothing_is_submitted_twice(ask, taken, tmp_path):
             assert server.submitted() == Counter(texts), f"killed at {server.log[number - 1]}"
             assert {record.ended for record in ask.records.read()} <= {"completed", "never created"}
         for folder in ("annotate", "cache", "ingest"):
-            Folder(f"{tmp_path}/{folder}").remove_all()
+            StageFolder(f"{tmp_path}/{folder}").remove_all()
     assert seen == {"POST files", "POST batches", "GET batches", "GET files"}
 
 
@@ -473,12 +473,12 @@ def run(tmp_path, base, monkeypatch):
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
         "[annotate]\nbatch = true\nusd_per_million_in = 500\nusd_per_million_out = 1500\n"
     )
-    write_passages(Folder(f"{tmp_path}/runs/a/ingest"), TEXTS)
+    write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), TEXTS)
 
     def annotate(*words):
         return cli.run(["annotate"], [str(config), *words])
 
-    annotate.folder = Folder(f"{tmp_path}/runs/a/annotate")
+    annotate.folder = StageFolder(f"{tmp_path}/runs/a/annotate")
     return annotate
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.completion import Reply
 from uniner.teacher.prompts import published
 from uniner.teacher.replay_server import RecordedTeacher
@@ -27,7 +27,7 @@ def kept(number, run="run"):
 
 def test_replies_come_back_from_parts_from_the_whole_and_through_the_index(root):
     scope = {"model": "m"}
-    cache, replies = ReplyCache(Folder(root), scope), {kept(n).key: kept(n) for n in range(6)}
+    cache, replies = ReplyCache(StageFolder(root), scope), {kept(n).key: kept(n) for n in range(6)}
     keys = list(replies)
     digest = digest_of(keys)
     assert cache.find(digest, keys) == {}
@@ -35,21 +35,21 @@ def test_replies_come_back_from_parts_from_the_whole_and_through_the_index(root)
     cache.save(digest, [replies[key] for key in keys[2:4]])
     assert cache.find(digest, keys) == {key: replies[key] for key in keys[:4]}
     cache.fold(digest)
-    assert len(Folder(root).tree()) == 1, "one file is in the place of the parts"
+    assert len(StageFolder(root).tree()) == 1, "one file is in the place of the parts"
     assert cache.find(digest, keys) == {key: replies[key] for key in keys[:4]}
     other = digest_of(keys[3:])
-    assert ReplyCache(Folder(root), scope).find(other, keys[3:]) == {}
-    index = ReplyCache(Folder(root), scope).read_index("run")
+    assert ReplyCache(StageFolder(root), scope).find(other, keys[3:]) == {}
+    index = ReplyCache(StageFolder(root), scope).read_index("run")
     assert index.tokens_paid == (40, 4)
-    assert ReplyCache(Folder(root), scope, index).find(other, keys[3:]) == {
+    assert ReplyCache(StageFolder(root), scope, index).find(other, keys[3:]) == {
         keys[3]: replace(replies[keys[3]], run="")
     }
-    assert ReplyCache(Folder(root), scope).read_index("another").tokens_paid == (0, 0)
-    assert ReplyCache(Folder(root), {"model": "n"}).find(digest, keys) == {}
+    assert ReplyCache(StageFolder(root), scope).read_index("another").tokens_paid == (0, 0)
+    assert ReplyCache(StageFolder(root), {"model": "n"}).find(digest, keys) == {}
 
 
 def test_a_part_that_goes_while_it_is_read_is_found_in_the_whole(tmp_path, monkeypatch):
-    cache, digest = ReplyCache(Folder(str(tmp_path)), {}), digest_of([kept(1).key, kept(2).key])
+    cache, digest = ReplyCache(StageFolder(str(tmp_path)), {}), digest_of([kept(1).key, kept(2).key])
     cache.save(digest, [kept(1)])
     cache.save(digest, [kept(2)])
     read, folded = cache._read, threading.Event()
@@ -57,7 +57,7 @@ def test_a_part_that_goes_while_it_is_read_is_found_in_the_whole(tmp_path, monke
     def read_late(name, columns=None):
         if not folded.is_set():
             folded.set()
-            ReplyCache(Folder(str(tmp_path)), {}).fold(digest)
+            ReplyCache(StageFolder(str(tmp_path)), {}).fold(digest)
         return read(name, columns)
 
     monkeypatch.setattr(cache, "_read", read_late)
@@ -65,7 +65,7 @@ def test_a_part_that_goes_while_it_is_read_is_found_in_the_whole(tmp_path, monke
 
 
 def test_another_run_pays_nothing_whatever_its_chunks(teacher, annotate, root):
-    cache = Folder(f"{root}/cache")
+    cache = StageFolder(f"{root}/cache")
     with RecordedTeacher(REPLIES) as server:
         rows, figures = annotate(teacher(server), TEXTS, cache=cache, chunk_rows=10)
         assert (server.asked, total(figures, "cache_hits"), total(figures, "cache_misses")) == (40, 0, 40)
@@ -85,7 +85,7 @@ def test_another_run_pays_nothing_whatever_its_chunks(teacher, annotate, root):
 
 
 def test_another_model_prompt_or_parameter_asks_again(teacher, annotate, tmp_path):
-    cache = Folder(str(tmp_path))
+    cache = StageFolder(str(tmp_path))
     with RecordedTeacher(REPLIES) as server:
         annotate(teacher(server), TEXTS, cache=cache)
         for asked, changes in enumerate(
@@ -106,7 +106,7 @@ def test_another_model_prompt_or_parameter_asks_again(teacher, annotate, tmp_pat
 def test_only_replies_are_kept(teacher, annotate, tmp_path):
     with RecordedTeacher({**REPLIES, TEXTS[1]: "no list"}) as server:
         for _ in range(2):
-            rows, _ = annotate(teacher(server), [*TEXTS[:5], "unknown"], cache=Folder(str(tmp_path)))
+            rows, _ = annotate(teacher(server), [*TEXTS[:5], "unknown"], cache=StageFolder(str(tmp_path)))
             assert [row.outcome for row in rows] == ["ok", "unparseable", "ok", "ok", "ok", "rejected"]
         assert server.asked == 6 + 1 + 1, "the server may take another day what it rejected, if it takes any"
 
@@ -114,7 +114,7 @@ def test_only_replies_are_kept(teacher, annotate, tmp_path):
 def test_a_passage_of_two_chunks_is_paid_for_and_counted_once(teacher, annotate, tmp_path):
     texts = [*TEXTS[:10], *TEXTS[5:15]]
     with RecordedTeacher(REPLIES) as server:
-        rows, figures = annotate(teacher(server), texts, cache=Folder(str(tmp_path)), chunk_rows=10)
+        rows, figures = annotate(teacher(server), texts, cache=StageFolder(str(tmp_path)), chunk_rows=10)
         assert [row.text for row in rows] == texts and {row.outcome for row in rows} == {"ok"}
         assert (server.asked, total(figures, "requests"), total(figures, "cache_hits")) == (15, 15, 5)
         paid, saved = total(figures, "cost_usd"), total(figures, "saved_usd")
@@ -123,10 +123,10 @@ def test_a_passage_of_two_chunks_is_paid_for_and_counted_once(teacher, annotate,
 
 
 def test_what_two_actors_paid_for_twice_counts_twice(tmp_path):
-    cache = ReplyCache(Folder(str(tmp_path)), {})
+    cache = ReplyCache(StageFolder(str(tmp_path)), {})
     for others in (1, 2):
         cache.save(digest_of([kept(0).key, kept(others).key]), [kept(0), kept(others)])
-    assert ReplyCache(Folder(str(tmp_path)), {}).read_index("run").tokens_paid == (40, 4)
+    assert ReplyCache(StageFolder(str(tmp_path)), {}).read_index("run").tokens_paid == (40, 4)
 
 
 def test_a_passage_that_comes_twice_in_a_chunk_is_paid_for_once(teacher, annotate):
@@ -145,7 +145,7 @@ def test_where_the_stage_must_end_what_came_before_is_kept(teacher, annotate, tm
                 return web.json_response({"error": {"message": "no"}}, status=401)
             return await super()._complete(request)
 
-    cache = Folder(str(tmp_path))
+    cache = StageFolder(str(tmp_path))
     with Locked(REPLIES) as server, pytest.raises(ExceptionGroup):
         annotate(teacher(server, in_flight=1), TEXTS, cache=cache)
     with RecordedTeacher(REPLIES) as server:
@@ -166,7 +166,7 @@ def test_replies_are_safe_a_second_later_though_the_chunk_is_not_done(
 
     with Half(REPLIES) as server:
         server.gate = asyncio.Event()
-        settings, cache = teacher(server, timeout_s=60.0), Folder(str(tmp_path))
+        settings, cache = teacher(server, timeout_s=60.0), StageFolder(str(tmp_path))
         running = threading.Thread(target=annotate, args=(settings, TEXTS), kwargs={"cache": cache})
         running.start()
         requests = [key_of(settings.request(text)) for text in TEXTS]

@@ -7,7 +7,7 @@ import pytest
 from uniner import cli
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime.rate_limits import Limits
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.estimate import Work, describe, estimate, seconds
 from uniner.teacher.prompts import passage_in
 from uniner.teacher.replay_server import RecordedTeacher
@@ -45,7 +45,7 @@ def run(tmp_path, base):
     )
 
     def annotate(name, *words):
-        folder = Folder(f"{tmp_path}/runs/{name}/ingest")
+        folder = StageFolder(f"{tmp_path}/runs/{name}/ingest")
         if folder.manifest() is None:
             summaries = []
             for start in range(0, ROWS, PER_CHUNK):
@@ -67,7 +67,7 @@ def run(tmp_path, base):
             folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
         return cli.run(["annotate"], [str(config), f"run.name={name}", *PRICES, *words])
 
-    annotate.folder = lambda name: Folder(f"{tmp_path}/runs/{name}/annotate")
+    annotate.folder = lambda name: StageFolder(f"{tmp_path}/runs/{name}/annotate")
     return annotate
 
 

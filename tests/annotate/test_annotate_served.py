@@ -15,7 +15,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
 from uniner.runtime.rate_limits import Limits, Meter, local
 from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import SYSTEM, published
 from uniner.teacher.replies import Replies
@@ -136,7 +136,7 @@ def kept(model, engine, loop, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "ask", watched)
-        cache = ReplyCache(Folder(str(folder)), teacher.request(""))
+        cache = ReplyCache(StageFolder(str(folder)), teacher.request(""))
         annotator = Annotator(Replies(teacher, cache=cache, run="first", engine=engine))
         done = loop.run_until_complete(annotator(chunk_of(ALL)))
     return folder, from_table(done.table, Annotation), done.figures, seen
@@ -181,7 +181,7 @@ def run(model, kept, tmp_path, base):
         f'[annotate]\nserved = true\nmodel = "{model}"\ncache = "{kept[0]}"\nmax_bad_share = 1.0\n'
         f"max_reply_tokens = {REPLY_TOKENS}\n[teacher]\nmax_prompt_tokens = 400\n{engine}"
     )
-    folder = Folder(f"{tmp_path}/runs/a/ingest")
+    folder = StageFolder(f"{tmp_path}/runs/a/ingest")
     folder.finish({"stage": "ingest", "config": {}, "parents": {}}, [folder.write_chunk(chunk_of(ALL))])
     return lambda *words: cli.run(["annotate"], [str(config), *words])
 
@@ -192,7 +192,7 @@ def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_kep
 ):
     # No engine starts with such blocks.
     assert run("teacher.block_size=7") == 0
-    folder = Folder(f"{tmp_path}/runs/a/annotate")
+    folder = StageFolder(f"{tmp_path}/runs/a/annotate")
     rows, before = from_table(folder.read_rows(), Annotation), kept[1]
     assert [(row.text, row.outcome, row.reply) for row in rows] == [
         (row.text, row.outcome, row.reply) for row in before

@@ -10,7 +10,7 @@ from uniner.config.loader import load
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, CONVERSATION, Annotation, Conversation, Entity, from_table, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 pytestmark = pytest.mark.ray
 
@@ -68,7 +68,7 @@ def make_config(tmp_path, base, root, *words):
 
 
 def annotate(root) -> None:
-    folder = Folder(str(root)) / "r" / "annotate"
+    folder = StageFolder(str(root)) / "r" / "annotate"
     folder.begin({"stage": "annotate"})
     chunks = [
         Chunk(f"{key:05d}-00000", to_table([annotation(40 * key + n) for n in range(40)], ANNOTATION))
@@ -77,7 +77,7 @@ def annotate(root) -> None:
     folder.finish({"stage": "annotate"}, [folder.write_chunk(chunk) for chunk in chunks], seconds=1.0)
 
 
-def conversations(folder: Folder) -> list[Conversation]:
+def conversations(folder: StageFolder) -> list[Conversation]:
     return from_table(folder.read_rows(), Conversation)
 
 
@@ -89,7 +89,7 @@ def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base
     )  # fmt: skip
     stage.check(config)
     manifest = stage.run(config)
-    folder = Folder(str(tmp_path)) / "r" / "build"
+    folder = StageFolder(str(tmp_path)) / "r" / "build"
     built = conversations(folder)
     figures = manifest["figures"]
     assert len([c for c in built if c.dataset == "teacher"]) == 216
@@ -138,7 +138,7 @@ def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_
     config = make_config(tmp_path, base, tmp_path, *words)
     stage.check(config)
     assert stage.run(config)["rows"] == 30
-    built = conversations(Folder(str(tmp_path)) / "r" / "build")
+    built = conversations(StageFolder(str(tmp_path)) / "r" / "build")
     assert built[0].conversations[0]["value"] == "Text: Eve sat."
     assert to_table(built, CONVERSATION).num_rows == 30
 

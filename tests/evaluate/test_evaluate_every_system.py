@@ -14,7 +14,7 @@ from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import lay_out
 from uniner.records import Prediction, from_table
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.replay_server import RecordedTeacher
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -37,7 +37,7 @@ def evaluated(tmp_path, base, run_job):
         )
         code, output = run_job("evaluate", path)
         assert code == 0, output
-        folder = Folder(f"{tmp_path}/r/evaluate")
+        folder = StageFolder(f"{tmp_path}/r/evaluate")
         return folder, {name: found["ones"] for name, found in folder.require_manifest()["scores"].items()}
 
     return evaluate
@@ -45,7 +45,7 @@ def evaluated(tmp_path, base, run_job):
 
 def make_gold(folder, split, count):
     found = (one for one in documents(DOMAINS, 2 * count, 0, split, (2, 4)) if len(one.text) <= 500)
-    lay_out(Folder(str(folder)), [], islice(found, count), 256, seed=0)
+    lay_out(StageFolder(str(folder)), [], islice(found, count), 256, seed=0)
     return str(folder / "heldout.jsonl")
 
 

@@ -18,7 +18,7 @@ from uniner.evaluate.published import protocols, published
 from uniner.evaluate.scoring import score
 from uniner.gold.catalogue import DOMAINS, catalogue, group_members
 from uniner.records import Prediction, Span
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 TEXT = "Ann <Lee> met Bo in Bonn"
 PEOPLE = ("Ann <Lee>", "Bo")
@@ -160,7 +160,7 @@ def test_a_stated_average_that_is_not_its_cells_is_named():
 
 def test_everything_is_written_and_says_its_protocol(tmp_path, scores):
     console = Console(width=200, file=io.StringIO())
-    folder = Folder(str(tmp_path))
+    folder = StageFolder(str(tmp_path))
     publish(folder, scores, console)
 
     plain = json.loads(folder.read("leaderboard.json"))
@@ -208,7 +208,7 @@ def test_everything_is_written_and_says_its_protocol(tmp_path, scores):
 
 def test_without_scores_of_ours_the_terminal_stays_quiet_and_the_tables_stand(tmp_path):
     console = Console(width=200, file=io.StringIO())
-    publish(Folder(str(tmp_path)), {}, console)
+    publish(StageFolder(str(tmp_path)), {}, console)
     assert console.file.getvalue().count("\n") == 1
     assert "GNER-T5-xxl" in (tmp_path / "leaderboard.html").read_text()
 

@@ -9,7 +9,7 @@ from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
 from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
 
@@ -46,7 +46,7 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make
     stage.check(config)
     manifest = stage.run(config)
 
-    folder = Folder(str(tmp_path)) / "r" / "evaluate"
+    folder = StageFolder(str(tmp_path)) / "r" / "evaluate"
     cell = f"toy-{manifest['cells']['toy']}"
     assert (folder / "base").chunk_keys() == {f"{cell}-0000{n}" for n in range(3)}
     rows = from_table((folder / "base").read_rows(), Prediction)
@@ -79,7 +79,7 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make
 
 
 def test_the_student_s_card_has_its_scores_and_the_student_stays_the_same(tmp_path):
-    student = Folder(str(tmp_path))
+    student = StageFolder(str(tmp_path))
     stage.write_card(student, {})  # a student without a card stays without
     assert student.sizes() == {}
     student.write("config.json", b"{}")

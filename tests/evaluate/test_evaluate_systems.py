@@ -16,7 +16,7 @@ from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
 from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
 from uniner.gold.records import GoldEntity
 from uniner.inference.engine import EngineAnswer
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.replay_server import RecordedTeacher
 from uniner.teacher.replies import Replies
@@ -145,7 +145,9 @@ def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
         async def ask():
             scope = teacher.request("")
             cache = ReplyCache(
-                Folder(str(tmp_path)), scope, ReplyCache(Folder(str(tmp_path)), scope).read_index("r")
+                StageFolder(str(tmp_path)),
+                scope,
+                ReplyCache(StageFolder(str(tmp_path)), scope).read_index("r"),
             )
             replies = Replies(replace(teacher), "key", cache=cache, run="r")
             try:

@@ -17,7 +17,7 @@ from uniner.generate.generator import Generator, judge
 from uniner.generate.stage import _by_domain
 from uniner.ingest.stage import _recipe
 from uniner.records import GeneratedPassage, from_table
-from uniner.storage.stage_folder import Folder, Summary
+from uniner.storage.stage_folder import StageFolder, Summary
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.replay_server import RecordedTeacher
 from uniner.teacher.replies import Replies
@@ -118,7 +118,7 @@ def test_a_bad_reply_is_an_outcome_and_no_passage(tmp_path):
         ("contract law", 7): ("stop", "<think>A passage. How?</think>\nThe court of Bonn."),
     }
     with Author(fates) as author:
-        rows, figures = generate(author, briefs(domains={"contract law": 8}), Folder(str(tmp_path)))
+        rows, figures = generate(author, briefs(domains={"contract law": 8}), StageFolder(str(tmp_path)))
     found = {int(row.doc_id[-7:]): (row.outcome, row.text, row.reply) for row in rows}
     written = "In contract law, Ann Smith met {} people of Acme in Bonn on that day."
     assert found[1] == ("ok", written.format(1), f"  {written.format(1)}\n")
@@ -137,7 +137,7 @@ def test_a_bad_reply_is_an_outcome_and_no_passage(tmp_path):
 
 
 def test_what_was_written_before_the_stage_broke_off_is_not_paid_for_again(tmp_path):
-    of, cache = briefs(), Folder(str(tmp_path))
+    of, cache = briefs(), StageFolder(str(tmp_path))
     with Author(free=20) as author, pytest.raises(ExceptionGroup):
         generate(author, of, cache)
     with Author() as again:
@@ -175,7 +175,7 @@ def test_generated_passages_go_through_ingest_like_all_others(
         ("beekeeping", 6): ("stop", " The same hive."),
         ("beekeeping", 7): ("stop", "One bad\x00character."),
     }
-    folder = Folder(str(tmp_path / "runs/a/generate"))
+    folder = StageFolder(str(tmp_path / "runs/a/generate"))
     with Author(fates) as author:
         words = [str(config), f"annotate.base_url={author.base_url}"]
         assert cli.run(["generate", "ingest"], [*words, "annotate.budget_usd=2.5"]) == 3
@@ -201,7 +201,7 @@ def test_generated_passages_go_through_ingest_like_all_others(
     with pytest.raises(UserError, match="noted"):
         annotate.run(load(words))
     assert spent == [manifest["figures"]["cost_usd"]]
-    ingest = Folder(str(tmp_path / "runs/a/ingest"))
+    ingest = StageFolder(str(tmp_path / "runs/a/ingest"))
     written = {row["doc_id"]: row for row in folder.read_rows().to_pylist() if row["outcome"] == "ok"}
     rows = ingest.read_rows().to_pylist()
     sources = Counter(row["source"] for row in rows)
@@ -230,7 +230,7 @@ def test_the_plan_and_what_is_wrong_is_told_before_ray_starts(config, tmp_path, 
     assert "55 to ask of 55 (0 done, 0 in the cache)" in told
     assert "and 2,200 out" in told  # 55 passages of 150 words, but of at most 40 tokens
     assert "  system: You write.\n  user: Write in Latin.\n\nDomain: beekeeping\n" in told
-    assert Folder(str(tmp_path / "runs")).tree() == []
+    assert StageFolder(str(tmp_path / "runs")).tree() == []
     for name, word, message in (
         ("generate", f"generate.prompt={tmp_path}/wrong.txt", "has no {brief}"),
         ("generate", "annotate.recording=x.jsonl", "annotate.recording has no passages to give"),
@@ -245,10 +245,10 @@ def test_the_plan_and_what_is_wrong_is_told_before_ray_starts(config, tmp_path, 
 def test_a_domain_of_which_nothing_came_fails_the_stage():
     of = briefs(domains={"a": 8, "b": 90})
     summaries = [Summary(key, rows, 0, 0.0, {"ok": rows}) for key, rows in of.chunks().items()]
-    assert _by_domain(of, Folder("x"), summaries) == {"domains": {"a": {"ok": 8}, "b": {"ok": 90}}}
+    assert _by_domain(of, StageFolder("x"), summaries) == {"domains": {"a": {"ok": 8}, "b": {"ok": 90}}}
     summaries[0] = Summary("000-00000", 8, 0, 0.0, {"refused": 8})
     with pytest.raises(UserError, match=r"no passage of the domain 'a' came \(8 refused\)"):
-        _by_domain(of, Folder("x"), summaries)
+        _by_domain(of, StageFolder("x"), summaries)
 
 
 def test_another_share_of_a_generated_source_is_taken_where_it_is_asked_for():

@@ -14,7 +14,7 @@ import pytest
 from uniner.errors import UserError
 from uniner.gold import reader
 from uniner.gold.reader import gold_digest, read_gold
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 
 def parquet() -> bytes:
@@ -40,7 +40,7 @@ FILES = {
 
 
 def test_every_format_is_recognised_on_disk_and_on_s3(root):
-    folder = Folder(root)
+    folder = StageFolder(root)
     for name, data in FILES.items():
         folder.write(name, data)
     addresses = [name for name in FILES if "/" not in name] + ["hub", "hub/test.parquet", "brat", "brat/"]
@@ -60,7 +60,7 @@ def test_every_format_is_recognised_on_disk_and_on_s3(root):
 
 
 def test_a_changed_file_changes_the_digest_and_an_unchanged_one_is_read_once(root, monkeypatch):
-    folder = Folder(root)
+    folder = StageFolder(root)
     for name in ("a.conll", "b.conll"):
         folder.write(name, b"Bo B-person\n")
     opened = []

@@ -12,7 +12,7 @@ from uniner.evaluate.predictor import Predictor
 from uniner.inference.fp8_gate import answer_identity, require_f1
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.tag import stage as tag
 
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
@@ -37,13 +37,13 @@ class StandIn:
 @pytest.fixture
 def run(tmp_path, base, make_engine_config, monkeypatch):
     """Return a function that evaluates this run's student with stand-ins for engines."""
-    student = Folder(str(tmp_path)) / "r" / "train" / "student"
+    student = StageFolder(str(tmp_path)) / "r" / "train" / "student"
     facts = {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["person"]}
     student.write_json("uniner.json", facts)
     student.write_json("config.json", {})
     student.write_json("tokenizer.json", {})
     student.write("model.safetensors", b"weights")
-    (Folder(str(tmp_path)) / "r" / "train").finish({"stage": "train"}, [], seconds=0.0)
+    (StageFolder(str(tmp_path)) / "r" / "train").finish({"stage": "train"}, [], seconds=0.0)
     gold = tmp_path / "gold.jsonl"
     person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
     gold.write_text("\n".join(json.dumps({"text": f"Ann {n}", "entities": person}) for n in range(10)))
@@ -71,7 +71,7 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
         return config, stage.run(config)
 
     evaluate.settings, evaluate.student = made_with, model_fingerprint(student.url)
-    evaluate.folder = Folder(str(tmp_path)) / "r" / "evaluate"
+    evaluate.folder = StageFolder(str(tmp_path)) / "r" / "evaluate"
     return evaluate
 
 
@@ -116,7 +116,7 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_f1_or_was_not_score
 def test_f1_is_compared_on_the_data_sets_that_both_engines_have(tmp_path):
     engine = Engine(dtype="float32", gpus=0)
     fp8 = engine.model_copy(update={"quantization": "fp8"})
-    evaluate = Folder(str(tmp_path))
+    evaluate = StageFolder(str(tmp_path))
     for name, settings in (("student", engine), ("student-fp8", fp8)):
         plan = {
             "stage": "evaluate",

@@ -17,7 +17,7 @@ from uniner.ingest.sampling import Sampling, duplicates
 from uniner.ingest.shards import shard_digest, split_shards
 from uniner.passages import cut_passages, own_span
 from uniner.records import Passage, from_table
-from uniner.storage.stage_folder import Folder, merge, rejects_name
+from uniner.storage.stage_folder import StageFolder, merge, rejects_name
 
 SETTINGS = IngestSettings(20, 0, 5, Sampling(0, 1.0), RowFields("text", "meta.pile_set_name"), 10**6)
 LINES = [
@@ -92,7 +92,7 @@ def test_the_neighbours_of_a_dropped_passage_own_their_overlap(word, shard, toke
 def test_the_neighbours_of_a_duplicate_own_their_overlap(shard, tokenizer, tmp_path):
     settings = replace(SETTINGS, overlap_tokens=8, chunk_passages=2, digests=True)
     first = " ".join(f"word{n}" for n in range(60))
-    candidates, folder = Folder(str(tmp_path / "candidates")), Folder(str(tmp_path / "ingest"))
+    candidates, folder = StageFolder(str(tmp_path / "candidates")), StageFolder(str(tmp_path / "ingest"))
     url = shard([json.dumps({"text": text}) for text in (first, first + " and more of it")], frames=1)
     summaries = [
         candidates.write_chunk(chunk)
@@ -187,7 +187,7 @@ def test_no_reject_is_lost_or_doubled_at_any_resume_position(bad_shard, tokenize
 
 
 def test_a_written_chunk_has_its_rejects_beside_it(bad_shard, tokenizer, tmp_path):
-    folder = Folder(str(tmp_path / "out"))
+    folder = StageFolder(str(tmp_path / "out"))
     chunks = list(read_chunks(part(bad_shard), ShardPosition(), SETTINGS, tokenizer))
     for chunk in (*chunks, *chunks):  # written twice, as after a kill
         folder.write_chunk(chunk)

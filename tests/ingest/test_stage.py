@@ -10,7 +10,7 @@ from uniner.ingest import stage
 from uniner.ingest.chunk_reader import chunk_key
 from uniner.ingest.sampling import text_digest
 from uniner.ingest.shards import ShardPart
-from uniner.storage.stage_folder import Folder, Summary
+from uniner.storage.stage_folder import StageFolder, Summary
 
 pytestmark = pytest.mark.ray
 FRENCH = "Ceci est une longue phrase en français, écrite seulement pour cet essai de la langue."
@@ -41,9 +41,9 @@ def config(tmp_path, base, write_shard):
 
 
 def test_dropped_passages_are_counted_and_the_rest_survives_an_interruption(config, ray_session, monkeypatch):
-    folder = Folder(str(config.parent / "runs/clean/ingest"))
+    folder = StageFolder(str(config.parent / "runs/clean/ingest"))
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "finish", lambda *_, **__: 1 / 0)
+        patch.setattr(StageFolder, "finish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.run(["ingest"], [str(config)])
     keys = sorted(folder.chunk_keys())
@@ -76,7 +76,7 @@ def test_digests_alone_select_n_passages_and_strata_get_their_share(
 ):
     def ingested(name, *words):
         assert cli.run(["ingest"], [str(config), f"run.name={name}", *words]) == 0
-        return Folder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
+        return StageFolder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
 
     for seed in (0, 1):
         selected = ingested(f"seed-{seed}", "ingest.passages=20", f"run.seed={seed}")

@@ -8,7 +8,7 @@ import pytest
 from uniner.errors import UserError
 from uniner.metrics.calibration import assess, calibrated, expected_error, fit
 from uniner.storage.model_folders import calibration_of, model_fingerprint, write_calibrations
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 
 def drawn(slope: float, intercept: float, count: int, seed: int = 3):
@@ -58,7 +58,7 @@ def test_overconfident_scores_are_corrected_and_the_error_is_of_unseen_mentions(
 
 
 def test_a_students_folder_holds_its_calibration_and_keeps_its_digest(tmp_path):
-    student = Folder(str(tmp_path))
+    student = StageFolder(str(tmp_path))
     student.write("config.json", b"{}")
     before = model_fingerprint(student.url)
     with pytest.raises(UserError, match=r"not measured on .* 'news' \(evaluate has scored it on none\)"):

@@ -4,7 +4,7 @@ import pytest
 
 from uniner.errors import Planned
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.stage_folder import Chunk, Folder, Summary
+from uniner.storage.stage_folder import Chunk, StageFolder, Summary
 from uniner.tag import estimate, stage
 
 
@@ -65,7 +65,7 @@ def test_chunks_tagged_for_an_estimate_count_as_done(config, tmp_path, ray_sessi
         return EmptyTagger()
 
     monkeypatch.setattr(stage, "make_tagger", make)
-    run = Folder(str(tmp_path / "runs")) / "r"
+    run = StageFolder(str(tmp_path / "runs")) / "r"
     passages = [
         Passage(
             passage_id=f"p{n}",

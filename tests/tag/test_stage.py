@@ -18,7 +18,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import student_facts, write_calibrations
-from uniner.storage.stage_folder import Chunk, Folder, merge
+from uniner.storage.stage_folder import Chunk, StageFolder, merge
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
@@ -242,7 +242,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     tmp_path, model, make_config, ray_session, capsys
 ):
     student = make_student(tmp_path / "student", model)
-    ingest = Folder(str(tmp_path)) / "r" / "ingest"
+    ingest = StageFolder(str(tmp_path)) / "r" / "ingest"
     summaries, passages = [], {}
     for key in range(3):
         some = []
@@ -271,7 +271,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     assert manifest["config"]["tag"]["types"] == TYPES
     output = capsys.readouterr().err
     assert "asking the student's 4 most frequent types: person, city, company, river" in output
-    rows = from_table((Folder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
+    rows = from_table((StageFolder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
     assert [row.passage_id for row in rows] == list(passages)
     assert manifest["outcomes"] == {"ok": 18}
     for row in rows:
@@ -293,7 +293,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
     assert "tag: already done, 18 passages" in capsys.readouterr().err
     # Other tables are written from the same entities. Parts of a killed writer are removed.
     tag, located = (
-        Folder(str(tmp_path)) / "r" / "tag",
+        StageFolder(str(tmp_path)) / "r" / "tag",
         sum(e.start >= 0 for row in rows for e in row.entities),
     )
     assert sum(manifest["mentions_by_type"].values()) == located > 0 and not (tag / "entities").tree()
@@ -329,7 +329,7 @@ def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(tmp
 
 
 def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_engine_config):
-    student = Folder(str(tmp_path / "r" / "train" / "student"))
+    student = StageFolder(str(tmp_path / "r" / "train" / "student"))
     student.write_json(
         "uniner.json", {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["a"]}
     )
@@ -344,7 +344,7 @@ def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_en
     facts = student.read_json("uniner.json")
     plan = stage._plan(config, facts, stage._types(config, facts), parents={})
     assert plan["config"]["tag"]["calibration"] == (0.5, -1.0)
-    Folder(str(tmp_path / "r" / "tag")).begin(plan)
+    StageFolder(str(tmp_path / "r" / "tag")).begin(plan)
     stage.check(config)
     write_calibrations(student, {"news": {"calibration": {"slope": 0.25, "intercept": -1.0}}})
     with pytest.raises(UserError, match=r"config\.tag\.calibration was \[0\.5, -1\.0\]"):
@@ -352,7 +352,7 @@ def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_en
 
 
 def test_chunks_that_do_not_match_the_passages_are_an_error(tmp_path, make_engine_config, base):
-    ingest, tag = Folder(str(tmp_path / "ingest")), Folder(str(tmp_path / "tag"))
+    ingest, tag = StageFolder(str(tmp_path / "ingest")), StageFolder(str(tmp_path / "tag"))
     ingest.write_json("manifest.json", {"chunks": [{"key": "a", "rows": 3}, {"key": "b", "rows": 2}]})
     settings = make_engine_config(tmp_path, base).tag
     for rows in ({"a": 3, "b": 1}, {"a": 3}, {"a": 3, "b": 2, "c": 1}):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import tables
 from uniner.tag.tables import SurfaceCounts, TablePartWriter, divide_into_parts, write_top
 
@@ -21,10 +21,10 @@ SOURCES = ["Pile-CC", "a/b c=d%", "łąka", ""]
 SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "new\r\nline"]
 
 
-def write_run(root: str, documents: int = 30) -> tuple[Folder, Folder, tuple[str, ...], list[tuple]]:
+def write_run(root: str, documents: int = 30) -> tuple[StageFolder, StageFolder, tuple[str, ...], list[tuple]]:
     """Write tagged chunks; documents begin and end within them or span several. Also return all entities."""
     random.seed(5)
-    ingest, tag, everything = Folder(root) / "ingest", Folder(root) / "tag", []
+    ingest, tag, everything = StageFolder(root) / "ingest", StageFolder(root) / "tag", []
     passages, tagged = [], []
     for number in range(documents):
         doc, source = f"d{number}", SOURCES[number % len(SOURCES)]
@@ -211,7 +211,7 @@ def test_the_files_have_the_columns_that_are_documented(tmp_path):
 
 
 def test_a_chunk_without_entities_is_a_table_without_rows(tmp_path):
-    ingest, tag = Folder(str(tmp_path)) / "ingest", Folder(str(tmp_path)) / "tag"
+    ingest, tag = StageFolder(str(tmp_path)) / "ingest", StageFolder(str(tmp_path)) / "tag"
     for key, ids in (("0", ["a"]), ("1", [])):
         passages = [
             Passage(

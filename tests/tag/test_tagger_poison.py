@@ -11,7 +11,7 @@ from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
 from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger, count_characters
 from uniner.tag.types import TypeSelection
@@ -156,7 +156,7 @@ def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
     config = make_engine_config(
         tmp_path, base, engine={"poison_tries": 1, "max_bad_share": 1.0}, tag={"student": str(student)}
     )
-    ingest, tag = Folder(str(tmp_path)) / "r" / "ingest", Folder(str(tmp_path)) / "r" / "tag"
+    ingest, tag = StageFolder(str(tmp_path)) / "r" / "ingest", StageFolder(str(tmp_path)) / "r" / "tag"
     ingest.finish({}, [ingest.write_chunk(chunk_of(*texts))])
     manifest = stage.run(config)
 

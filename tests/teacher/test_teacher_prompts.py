@@ -63,7 +63,7 @@ def test_a_wrong_prompt_file_is_named(tmp_path):
 def test_other_words_are_another_stage_and_are_checked_before_ray_starts(tmp_path, base, capsys):
     from uniner.annotate import stage
     from uniner.config.loader import load as load_config
-    from uniner.storage.stage_folder import Folder
+    from uniner.storage.stage_folder import StageFolder
 
     config = tmp_path / "config.toml"
     config.write_text(
@@ -74,7 +74,7 @@ def test_other_words_are_another_stage_and_are_checked_before_ray_starts(tmp_pat
     assert cli.run(["annotate"], own) == 2
     assert "prompt.txt: no such file" in capsys.readouterr().err
     prompt.write_text("Who is in {passage}?")
-    Folder(f"{tmp_path}/runs/a/annotate").begin(stage._plan(load_config(own)))
+    StageFolder(f"{tmp_path}/runs/a/annotate").begin(stage._plan(load_config(own)))
     stage.check(load_config(own))
     prompt.write_text("Who was in {passage}?")
     for changed in (own, words):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from uniner.config.schema import Student, Train
 from uniner.records import CONVERSATION, Conversation, to_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.templates import Renderer, render_conversation
 from uniner.train import packing
 from uniner.train.prepare import Order
@@ -88,7 +88,7 @@ def conversations() -> list[Conversation]:
 def write_build():
     """Return a function that writes what the build stage would: two chunks and a manifest."""
 
-    def write(folder: Folder, conversations: list[Conversation]) -> None:
+    def write(folder: StageFolder, conversations: list[Conversation]) -> None:
         half = len(conversations) // 2
         summaries = [
             folder.write_chunk(Chunk(key, to_table(rows, CONVERSATION)))
@@ -133,7 +133,7 @@ def samples(tokenizer, conversations):
 @pytest.fixture
 def make_order(base, conversations, write_build, tmp_path):
     """Return a function that makes what a worker without Ray is told to train, in the run `run`."""
-    root = Folder(str(tmp_path)) / "run"
+    root = StageFolder(str(tmp_path)) / "run"
     write_build(root / "build", conversations)
 
     def make(**changes) -> Order:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.train import checkpoint, export, loop, model, packing, worker
 from uniner.train.checkpoint import STATE, Checkpoints, State
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 @pytest.fixture
 def keep(folder):
     """Return a function that makes the checkpoints of a new attempt, of which the two newest are kept."""
-    return lambda best=False: Checkpoints(Folder(str(folder)), 2, best, CPU)
+    return lambda best=False: Checkpoints(StageFolder(str(folder)), 2, best, CPU)
 
 
 @pytest.mark.parametrize("which", ["base", "tied_base"])
@@ -76,7 +76,7 @@ def test_the_manifest_is_written_last_and_no_step_waits(base, folder, keep):
 
     def beside():
         upload.wait(60)
-        files.extend(Folder(str(folder)).tree())
+        files.extend(StageFolder(str(folder)).tree())
 
     with keep() as checkpoints:
         checkpoints.save(net, optimizer, state_of(1), beside)
@@ -85,7 +85,7 @@ def test_the_manifest_is_written_last_and_no_step_waits(base, folder, keep):
         checkpoints.wait()
         assert checkpoints.idle()
         assert any(name.endswith(".distcp") for name in files) and not any(STATE in name for name in files)
-        assert any(STATE in name for name in Folder(str(folder)).tree())
+        assert any(STATE in name for name in StageFolder(str(folder)).tree())
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), UserError("s3://bucket: access refused")])
@@ -99,7 +99,7 @@ def test_what_goes_wrong_behind_the_steps_is_told(base, folder, keep, error):
     checkpoints.save(net, optimizer, state_of(1), fail)
     with pytest.raises(type(error), match=str(error)):
         checkpoints.wait()
-    assert not any(STATE in name for name in Folder(str(folder)).tree())
+    assert not any(STATE in name for name in StageFolder(str(folder)).tree())
     said = []
     with keep() as again:
         assert again.resume(net, optimizer, "digest", said.append).steps == 0
@@ -138,7 +138,7 @@ def test_every_way_a_checkpoint_breaks_is_noticed(base, folder, keep):
         checkpoints.save(net, optimizer, state_of(1))
         checkpoints.save(net, optimizer, state_of(2))
     _, newest = sorted(folder.iterdir())
-    shard, state, at = next(newest.glob("*.distcp")), newest / STATE, Folder(str(newest))
+    shard, state, at = next(newest.glob("*.distcp")), newest / STATE, StageFolder(str(newest))
     assert checkpoint.fault(at) == ""
     whole, told = shard.read_bytes(), state.read_bytes()
     flipped = bytearray(whole)
@@ -205,7 +205,7 @@ def test_a_machine_that_is_about_to_go_has_its_checkpoint_before_the_next_step(
     make_order, alone, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.0)
-    folder, stood = Folder(str(tmp_path / "run/train/checkpoints")), {}
+    folder, stood = StageFolder(str(tmp_path / "run/train/checkpoints")), {}
 
     class Leaving(alone):
         def leaving(self):

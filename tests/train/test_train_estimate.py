@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, Ll
 
 from uniner import cli
 from uniner.errors import UserError
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.train import estimate, model, worker
 from uniner.train.prepare import config_and_tokenizer, require_room
 
@@ -123,7 +123,7 @@ def test_gpus_are_known_by_their_names():
 
 def test_the_plan_is_told_and_nothing_is_begun(base, conversations, write_build, tmp_path, capsys):
     """Through the job's own way, before Ray starts: figures counted from the data, exit code 0."""
-    write_build(Folder(str(tmp_path)) / "r" / "build", conversations)
+    write_build(StageFolder(str(tmp_path)) / "r" / "build", conversations)
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.train import export, loop, model, packing
 from uniner.train.checkpoint import Checkpoints, State, load
 from uniner.train.lora import Lora, merged
@@ -73,11 +73,11 @@ def test_resumed_adapters_go_the_same_way_and_the_base_is_not_stored(base, lora,
     net, optimizer = make(base, lora)
     steps = run(net, optimizer, samples)
     state = State("digest", [dataclasses.asdict(next(steps)) for _ in range(3)])
-    with Checkpoints(Folder(str(tmp_path)), 1, False, CPU) as checkpoints:
+    with Checkpoints(StageFolder(str(tmp_path)), 1, False, CPU) as checkpoints:
         checkpoints.save(net, optimizer, state)
     (folder,) = tmp_path.iterdir()
     again, fresh = make(base, lora)
-    assert load(Folder(str(folder)), again, fresh, "digest").steps == 3
+    assert load(StageFolder(str(folder)), again, fresh, "digest").steps == 3
     assert [step.loss for step in run(again, fresh, samples, 3)] == pytest.approx(whole[3:], abs=1e-6)
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     learnt = [name for name in stored if name.startswith(("model.", "optimizer.state."))]
@@ -152,13 +152,13 @@ def test_four_bits_learn_as_the_rounded_base_would_and_the_student_is_exact(
     assert losses(run(net, optimizer, samples)) == pytest.approx(expected[:3], abs=1e-5)
 
     state = State("digest", [{"loss": loss} for loss in expected[:3]])
-    with Checkpoints(Folder(str(tmp_path / "kept")), 1, False, CPU) as checkpoints:
+    with Checkpoints(StageFolder(str(tmp_path / "kept")), 1, False, CPU) as checkpoints:
         checkpoints.save(net, optimizer, state)
     (folder,) = (tmp_path / "kept").iterdir()
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     assert not [name for name in stored if "packed" in name or "scales" in name]
     again, fresh = make(base, four_bits)
-    load(Folder(str(folder)), again, fresh, "digest")
+    load(StageFolder(str(folder)), again, fresh, "digest")
     assert losses(run(again, fresh, samples, 3), 1) == pytest.approx(expected[3:], abs=1e-5)
 
     config, batch = AutoConfig.from_pretrained(base), packing.collate(samples[:3])

@@ -20,7 +20,7 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.storage.model_folders import student_facts
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.templates import SINGLE_TYPE, Renderer
 from uniner.train import export_check, stage
 
@@ -62,7 +62,7 @@ def prepare(root, base, conversations, write_build):
 
     def make(name: str, **changes) -> Config:
         if not (root / name).exists():
-            write_build(Folder(str(root)) / name / "build", conversations)
+            write_build(StageFolder(str(root)) / name / "build", conversations)
         return make_config(root, base, name, **changes)
 
     return make
@@ -76,7 +76,7 @@ def alone(ray_session, prepare):
 
 
 def history_of(config: Config) -> dict:
-    return (Folder(config.run.root) / config.run.name / "train").read_json("history.json")
+    return (StageFolder(config.run.root) / config.run.name / "train").read_json("history.json")
 
 
 def require_same_curve(history, expected):
@@ -108,11 +108,11 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
 
         import torch.distributed as dist
 
-        from uniner.storage.stage_folder import Folder
+        from uniner.storage.stage_folder import StageFolder
         from uniner.train import CHECKPOINTS, worker
         from uniner.train.stage import _RaySession
 
-        checkpoints = Folder(settings["order"].folder_url) / CHECKPOINTS
+        checkpoints = StageFolder(settings["order"].folder_url) / CHECKPOINTS
 
         def finished(number):
             return any(f"{number:08d}" in name and "state.json" in name for name in checkpoints.tree())
@@ -132,7 +132,7 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
     return run_worker
 
 
-def newest_checkpoint(folder: Folder) -> tuple[Folder, int]:
+def newest_checkpoint(folder: StageFolder) -> tuple[StageFolder, int]:
     """Return the newest checkpoint that was finished, and its step."""
     checkpoints = folder / "checkpoints"
     name = max(name.split("/")[0] for name in checkpoints.tree() if "state.json" in name)
@@ -176,7 +176,7 @@ def train_workers() -> list[psutil.Process]:
 def test_one_worker_learns_and_says_so(alone, prepare):
     manifest, history = alone
     figures = manifest["figures"]
-    assert manifest["parents"] == {"build": (Folder(prepare("alone").run.root) / "alone/build").digest()}
+    assert manifest["parents"] == {"build": (StageFolder(prepare("alone").run.root) / "alone/build").digest()}
     assert figures["steps"] == STEPS and figures["conversations"] == manifest["rows"] == 21
     assert figures["last_loss"] == history["steps"][-1]["loss"] < figures["first_loss"] - 1
     assert figures["tokens"] == sum(step["tokens"] for step in history["steps"])
@@ -214,7 +214,7 @@ def test_a_student_that_does_not_load_is_one_line(tmp_path):
 
 def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):
     manifest, _ = alone
-    card = Folder(f"{prepare('alone').run.root}/alone/train/student").read("README.md").decode()
+    card = StageFolder(f"{prepare('alone').run.root}/alone/train/student").read("README.md").decode()
     assert "run\nalone," in card and "| conversations to train on | 21 |" in card
     assert f"| loss of the last step | {manifest['figures']['last_loss']:.4f} |" in card
     prompt = card.split("```\n")[1].strip().replace("PASSAGE", "In Rome.")
@@ -249,7 +249,7 @@ def test_two_workers_on_s3_give_the_curve_of_one_though_one_is_killed_in_an_uplo
     alone, base, bucket, conversations, write_build, kill_in_upload, capsys
 ):
     """All of it on S3: the base model, the conversations, the checkpoints, the student. Each has a copy."""
-    root = Folder(bucket) / "train"
+    root = StageFolder(bucket) / "train"
     (root / "base").upload(base)
     write_build(root / "two" / "build", conversations)
     changes = {"workers": 2, "pack_tokens": 300, "failures": 1, "shard_workers": 1}
@@ -276,7 +276,7 @@ def test_two_workers_stop_at_a_random_step_and_one_goes_on(alone, prepare, monke
         patch.setattr(stage, "_run_worker", killed_at(step, rank, tmp_path / "killed"))
         with pytest.raises(Exception, match="Training failed due to worker errors"):
             stage.run(config)
-    newest, kept = newest_checkpoint(Folder(config.run.root) / "stopped/train")
+    newest, kept = newest_checkpoint(StageFolder(config.run.root) / "stopped/train")
     assert kept == (step - 1) // 2 * 2
     shard = newest.read("__1_0.distcp")
     newest.write("__1_0.distcp", shard[:-1] + bytes([shard[-1] ^ 1]))
@@ -309,7 +309,7 @@ def test_one_worker_stops_at_a_random_step_and_as_there_is_room_two_go_on(
         ray.get(room.get_or_create_autoscaling_coordinator().cancel_request.remote("others"))
 
     monkeypatch.setattr(stage, "_run_worker", killed_at(step, 0, tmp_path / "killed", last_act))
-    root = Folder(bucket) / "grown"
+    root = StageFolder(bucket) / "grown"
     write_build(root / "r" / "build", conversations)
     config = make_config(root.url, base, "r", workers=[1, 2], failures=1)
     stage.run(config)

@@ -9,7 +9,8 @@ from uniner.config.schema import Config
 from uniner.errors import Planned, UserError
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Folder, run_folder
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import run_folder
 from uniner.teacher import estimate, prompts, replay_server
 from uniner.teacher import settings as asking
 from uniner.teacher.batch import submission

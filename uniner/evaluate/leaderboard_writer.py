@@ -13,7 +13,8 @@ from uniner.evaluate.leaderboard import Scores, boards, statements
 from uniner.evaluate.leaderboard_page import render
 from uniner.evaluate.published import sources
 from uniner.metrics.protocols import PROTOCOLS
-from uniner.storage.stage_folder import Folder, parquet
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import parquet
 
 PAGE = "leaderboard.html"
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.records import Prediction, from_table
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import Chunk
 
 
 @dataclass(frozen=True)

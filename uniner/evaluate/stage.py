@@ -31,9 +31,10 @@ from uniner.metrics.significance import against_first, lines
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_card import with_scores
 from uniner.storage.model_folders import CARD, write_calibrations
-from uniner.storage.stage_folder import MANIFEST, Folder, merge, run_folder
+from uniner.storage.stage_folder import MANIFEST, merge, run_folder
 
 
 def check(config: Config) -> None:

@@ -33,8 +33,8 @@ from uniner.inference.questions import start_asker
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Folder
 from uniner.teacher import settings as asking
 from uniner.teacher.pools import pool as asking_pool
 from uniner.teacher.replies import Replies

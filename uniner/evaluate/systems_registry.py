@@ -9,8 +9,9 @@ from uniner.errors import UserError
 from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import FACTS, model_address, model_fingerprint, require_model
-from uniner.storage.stage_folder import Folder, run_folder
+from uniner.storage.stage_folder import run_folder
 from uniner.templates import Template, make_template
 
 OWN = ("base", "student")

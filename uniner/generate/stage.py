@@ -15,7 +15,8 @@ from uniner.generate.briefs import ASPECTS, Briefs, chosen
 from uniner.generate.generator import Generator
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
-from uniner.storage.stage_folder import Folder, Summary, merge, run_folder
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import Summary, merge, run_folder
 from uniner.teacher import estimate
 from uniner.teacher import settings as asking
 from uniner.teacher.openai_client import Teacher

@@ -19,8 +19,8 @@ from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.replies import reply
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import load_tokenizer
-from uniner.storage.stage_folder import Folder
 
 BASE = str(Path(__file__).parent / "base")
 DOCUMENTS, HELD_OUT = 2_400, 120

@@ -14,8 +14,8 @@ from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_actor import Worker
 from uniner.runtime.rate_limits import Ask, Grant, Limits, Meter, Report, Want
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_address
-from uniner.storage.stage_folder import Folder
 from uniner.teacher.completion import Rejection
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.replies import Replies

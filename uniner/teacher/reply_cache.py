@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Folder, parquet
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import parquet
 from uniner.teacher.completion import Reply
 
 _READERS = 16

@@ -11,8 +11,9 @@ from uniner.config.schema import Annotate, Config
 from uniner.errors import UserError
 from uniner.runtime.rate_limits import Limits
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_address, model_fingerprint, require_model
-from uniner.storage.stage_folder import Folder, run_folder
+from uniner.storage.stage_folder import run_folder
 from uniner.teacher.estimate import Work, describe
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.prompts import Prompt, chosen

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
 from uniner.train.collective import everyones, together
 
 STATE = "state.json"

@@ -7,8 +7,8 @@ from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker, TypeAnswer
 from uniner.records import Conversation, from_table
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import local_model
-from uniner.storage.stage_folder import Folder
 from uniner.templates import Template
 from uniner.train.generation_eval import passage_of
 

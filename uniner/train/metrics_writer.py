@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
 
 _DRAWN = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu")
 _MEASURED = ("loss", "f1")

@@ -19,8 +19,9 @@ from uniner.errors import Planned, UserError
 from uniner.progress import Progress, say
 from uniner.runtime import chunk_pipeline, connection
 from uniner.storage.filesystem import explained, filesystem, is_remote
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_address, require_model
-from uniner.storage.stage_folder import Folder, run_folder
+from uniner.storage.stage_folder import run_folder
 from uniner.train import CHECKPOINTS
 
 _POLL_SECONDS = 0.2

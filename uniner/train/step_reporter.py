@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 import torch.distributed as dist
 
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
 from uniner.train import estimate
 from uniner.train.estimate import Estimate
 from uniner.train.loop import Step

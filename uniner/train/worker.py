@@ -16,8 +16,8 @@ import torch.distributed as dist
 from uniner.errors import UserError
 from uniner.storage import model_card
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import CARD, loading, local_model
-from uniner.storage.stage_folder import Folder
 from uniner.train import CHECKPOINTS, export, loop, lora, model, packing, tracker
 from uniner.train.checkpoint import Checkpoints, State
 from uniner.train.collective import together

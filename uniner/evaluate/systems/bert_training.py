@@ -15,8 +15,8 @@ from uniner.errors import UserError
 from uniner.evaluate.systems.bert import Piece, labels_of, pieces, to_labels
 from uniner.gold.catalogue import label_renamer
 from uniner.gold.reader import read_gold
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model
-from uniner.storage.stage_folder import Folder
 
 _NO_LABEL = -100
 _WARM_UP, _WEIGHT_DECAY, _CLIP = 0.1, 0.01, 1.0

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
 from uniner.teacher.completion import Rejection, Reply
 from uniner.teacher.openai_client import Teacher
 from uniner.teacher.reply_cache import Kept, ReplyCache, digest_of, key_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from uniner.errors import UserError
-from uniner.storage.stage_folder import Folder
+from uniner.storage.folder import Folder
 from uniner.teacher.completion import Rejection
 
 # How often the server may fail to answer a request before its outcome is failed.
