@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -12,6 +13,8 @@ import pytest
 import zstandard
 
 from uniner.config.schema import Config
+from uniner.progress import set_up_logging
+from uniner.storage.stage_folder import Identity, Manifest
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -32,6 +35,7 @@ def environment():
         patch.delenv("OPENAI_API_KEY", raising=False)
         for name, value in _VARIABLES.items():
             patch.setenv(name, value)
+        set_up_logging()
         yield patch
 
 
@@ -132,6 +136,30 @@ def make_llama():
         return LlamaForCausalLM(LlamaConfig(**settings))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stage_context():
+    """Return a function that makes the context of a stage's module for a config, as the command line does."""
+    from uniner.runtime.stage_context import StageContext
+
+    def make(stage, config):
+        return StageContext.of(config, stage.__name__.split(".")[1], stage.SECTIONS)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def complete_stage():
+    """Return a function that writes a stage's chunks and manifest, as if the stage had run."""
+
+    def write(folder, chunks=(), **manifest):
+        identity = Identity(stage=folder.name, settings={})
+        folder.begin(identity)
+        summaries = [folder.write_chunk(chunk) for chunk in chunks]
+        return folder.write_manifest(replace(Manifest.of(identity, summaries, 1.0), **manifest))
+
+    return write
 
 
 @pytest.fixture
