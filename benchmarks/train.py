@@ -29,7 +29,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from uniner.storage.stage_folder import Folder
 from uniner.train import loop, model, packing
-from uniner.train.checkpoint import Checkpoints, State
+from uniner.train.checkpoint import Checkpoints, TrainState
+from uniner.train.loop import LoopSettings
 from uniner.train.packing import IGNORED, Sample, collate
 
 PADDED = 1024
@@ -37,6 +38,7 @@ BATCH = 16
 EVERY, ROUND = 3, 2  # steps between checkpoints, and checkpoints a round
 VOCABULARY = 2048
 CPU = torch.device("cpu")
+SETTINGS = LoopSettings(peak_rate=1e-4, warmup_share=0.0, clip_norm=1.0)
 
 
 def make_samples(count: int, seed: int = 0) -> list[Sample]:
@@ -86,16 +88,16 @@ def measure(steps: int) -> dict[str, list[float]]:
     """Return each way's tokens a second of CPU, step by step, after one to warm up."""
     samples = make_samples((steps + 1) * BATCH)
     lengths = [len(sample) for sample in samples]
-    plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
+    schedule = packing.schedule(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
     theirs, ours = make_model(), make_model()
     model.shard(ours, torch.float32, CPU)
     optimizer = loop.make_optimizer(theirs, 0.0)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
-    settings = {"peak_rate": 1e-4, "warmup_share": 0.0, "clip_norm": 1.0, "device": CPU}
-    ours_steps = loop.train(ours, loop.make_optimizer(ours, 0.0), samples, plan, steps_done=0, **settings)
+    optimizer_of_ours = loop.make_optimizer(ours, 0.0)
+    ours_steps = loop.train(ours, optimizer_of_ours, samples, schedule, SETTINGS, device=CPU)
     rates: dict[str, list[float]] = {"released": [], "packed": []}
-    for rows in plan.steps:
+    for rows in schedule.steps:
         chosen = [samples[number] for row in rows for number in row]
         times = [time.process_time()]
         released_step(theirs, optimizer, chosen)
@@ -112,32 +114,30 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Return of each way of writing checkpoints the seconds of each round and those of its steps."""
     samples = make_samples(1 + 2 * rounds * ROUND * EVERY)
     lengths = [len(sample) for sample in samples]
-    plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=1, row_tokens=PADDED)
+    schedule = packing.schedule(lengths, [1] * len(lengths), seed=0, epochs=1, batch=1, row_tokens=PADDED)
     net = make_model(576, 12)
     model.shard(net, torch.float32, CPU)
     optimizer = loop.make_optimizer(net, 0.0)
-    settings = {"peak_rate": 1e-4, "warmup_share": 0.0, "clip_norm": 1.0, "device": CPU}
-    steps = loop.train(net, optimizer, samples, plan, steps_done=0, **settings)
-    next(steps)
+    steps = loop.train(net, optimizer, samples, schedule, SETTINGS, device=CPU)
+    state = TrainState("benchmark", [next(steps)])
     print(f"{net.num_parameters():,} weights, a checkpoint every {EVERY} steps")
-    found: dict[str, list[tuple[float, float]]] = {"waited for": [], "behind": []}
-    state = State("benchmark")
+    rounds_of: dict[str, list[tuple[float, float]]] = {"waited for": [], "behind": []}
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
         Checkpoints(Folder(folder), 1, False, CPU) as checkpoints,
     ):
         for _ in range(rounds):
-            for way, times in found.items():
+            for way, times in rounds_of.items():
                 started, within = time.perf_counter(), 0.0
                 for _ in range(ROUND):
-                    state.history.append({})
+                    state.history.append(state.history[0])
                     checkpoints.save(net, optimizer, state)
                     if way == "waited for":
                         checkpoints.wait()
                     within += sum(next(steps).seconds for _ in range(EVERY))
                 checkpoints.wait()
                 times.append((time.perf_counter() - started, within))
-    return found
+    return rounds_of
 
 
 def main_checkpoints(rounds: int) -> None:
@@ -169,10 +169,10 @@ def main() -> None:
     lengths = [len(sample) for sample in make_samples(5120)]
     print(f"packing of {len(lengths):,} conversations, {np.mean(lengths):.0f} tokens each on the mean")
     for workers in (1, 8, 16, 64):
-        plan = packing.plan(
+        schedule = packing.schedule(
             lengths, [1] * len(lengths), seed=0, epochs=1, batch=256, row_tokens=4096, workers=workers
         )
-        share = packing.useful_share(plan.steps, lengths, workers)
+        share = packing.useful_share(schedule.steps, lengths, workers)
         print(f"{workers:3} workers {share:8.1%} useful")
 
 
