@@ -84,11 +84,13 @@ def test_the_student_s_card_has_its_scores_and_the_student_stays_the_same(tmp_pa
     assert student.sizes() == {}
     student.write("config.json", b"{}")
     before = model_fingerprint(student.url)
-    student.write("README.md", b"# A student\n\n## Scores\n\nNot measured yet.\n")
+    student.write("README.md", b"---\nbase_model: b\n---\n# A student\n\n## Scores\n\nNot measured yet.\n")
     for f1 in (0.5, 0.75):
         stage.write_card(student, {"toy": {"f1": f1, "questions": 1234}})
     card = student.read("README.md").decode()
-    assert card.startswith("# A student\n\n## Scores\n") and card.endswith("| toy | 1,234 | 0.750 |\n")
+    assert card.startswith("---\nbase_model: b\n---\n# A student\n\n## Scores\n") and card.endswith(
+        "| toy | 1,234 | 0.750 |\n"
+    )
     assert "strict" in card and "0.500" not in card and "Not measured" not in card
     assert model_fingerprint(student.url) == before
 

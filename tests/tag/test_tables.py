@@ -21,7 +21,9 @@ SOURCES = ["Pile-CC", "a/b c=d%", "łąka", ""]
 SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "new\r\nline"]
 
 
-def write_run(root: str, documents: int = 30) -> tuple[StageFolder, StageFolder, tuple[str, ...], list[tuple]]:
+def write_run(
+    root: str, documents: int = 30
+) -> tuple[StageFolder, StageFolder, tuple[str, ...], list[tuple]]:
     """Write tagged chunks; documents begin and end within them or span several. Also return all entities."""
     random.seed(5)
     ingest, tag, everything = StageFolder(root) / "ingest", StageFolder(root) / "tag", []

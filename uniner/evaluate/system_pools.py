@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -32,6 +31,7 @@ from uniner.inference.engine import EngineSettings, engine_pool
 from uniner.inference.questions import start_asker
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.trainer import RAY_FOLDER, TrainerSession, run_training
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_fingerprint
@@ -39,7 +39,6 @@ from uniner.teacher import settings as asking
 from uniner.teacher.pools import pool as asking_pool
 from uniner.teacher.replies import Replies
 from uniner.templates import Template
-from uniner.train.stage import RAY, ray_settings
 
 _MODELS, _FAILURES = 2, 3
 
@@ -118,28 +117,24 @@ def train_on(config: Config, folder: Folder, system: BertSystem, dataset: str) -
         return folder
     say(f"evaluate: training {system.model} on {dataset}")
     started = time.monotonic()
-    with ThreadPoolExecutor(1) as thread:  # Ray Train would replace the main one's signal handlers
-        told = thread.submit(lambda: _trainer(order, system.workers, folder).fit().return_value).result()
+    told = run_training(
+        _train,
+        order,
+        folder=folder,
+        workers=system.workers,
+        use_gpu=order.use_gpu,
+        max_failures=_FAILURES,
+    )
     if "error" in told:
         raise UserError(told["error"])
     with explained(folder.url):
-        (folder / RAY).remove_all()
+        (folder / RAY_FOLDER).remove_all()
     folder.finish(plan, [], rows=told["examples"], figures=told, seconds=round(time.monotonic() - started, 1))
     return folder
 
 
-def _trainer(order: Order, workers: int, folder: Folder) -> Any:
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
-        _train,  # type: ignore[arg-type]  # Ray's annotation forgets that it may return a value
-        train_loop_config={"order": order},
-        **ray_settings(folder, workers, order.use_gpu, _FAILURES),
-    )
-
-
-def _train(settings: dict[str, Any]) -> dict[str, Any]:
-    return train(settings["order"])
+def _train(order: Order, _session: TrainerSession) -> dict[str, Any]:
+    return train(order)
 
 
 def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:

@@ -1,4 +1,4 @@
-"""The loop's arithmetic, on one process without Ray: no leak, exact losses, sharding that changes nothing."""
+"""The loop's arithmetic on one process without Ray: no leak between samples, exact losses and sharding."""
 
 import copy
 import dataclasses
@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import is_flash_attn_3_available
 
 from uniner.errors import UserError
-from uniner.train import export, loop, model, packing
+from uniner.train import export, loop, model, packing, prepare
+from uniner.train.loop import LoopSettings
 
 CPU = torch.device("cpu")
 
@@ -21,37 +22,35 @@ pytestmark = pytest.mark.usefixtures("group")
 
 @pytest.fixture
 def plain(base):
-    """The base model as transformers loads it, with what it would do by default."""
+    """The base model as transformers loads it, with its defaults."""
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
 
 
-def load(base, dtype=torch.float32, checkpointing=False, lora=None, device=CPU, **how):
+def load(base, dtype=torch.float32, checkpointing=False, lora=None, device=CPU, **settings):
     config = AutoConfig.from_pretrained(base)
-    return model.load(config, model.read(str(base), lora), dtype, device, checkpointing, lora, **how)
+    base_model = model.read_base(str(base), lora)
+    return model.load_sharded(config, base_model, dtype, device, checkpointing, lora, **settings)
 
 
-def make_plan(samples, epochs=1, batch=8):
+def make_schedule(samples, epochs=1, batch=8):
     lengths = [len(sample) for sample in samples]
-    return packing.plan(lengths, [1] * len(samples), seed=0, epochs=epochs, batch=batch, row_tokens=1024)
+    return packing.schedule(lengths, [1] * len(samples), seed=0, epochs=epochs, batch=batch, row_tokens=1024)
 
 
-def steps_of(net, optimizer, samples, plan, steps_done=0):
-    settings = {"peak_rate": 1e-2, "warmup_share": 0.2, "clip_norm": 1.0}
-    return loop.train(net, optimizer, samples, plan, steps_done=steps_done, device=CPU, **settings)
+def run(net, samples, schedule):
+    settings = LoopSettings(peak_rate=1e-2, warmup_share=0.2, max_grad_norm=1.0)
+    optimizer = loop.make_optimizer(net, 0.0)
+    return list(loop.train(net, optimizer, samples, schedule, settings, device=CPU))
 
 
-def run(net, samples, plan):
-    return list(steps_of(net, loop.make_optimizer(net, 0.0), samples, plan))
-
-
-def alone(net, samples):
+def unpacked_logits(net, samples):
     return torch.cat([loop.logits(net, packing.collate([sample]), CPU)[0] for sample in samples])
 
 
 def test_packed_logits_and_gradients_equal_unpacked(plain, samples):
     row = samples[:5]
     packed = loop.logits(plain, packing.collate(row), CPU)[0]
-    torch.testing.assert_close(packed, alone(plain, row), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, unpacked_logits(plain, row), atol=1e-5, rtol=0)
     loop.token_losses(plain, packing.collate(row), CPU).backward()
     gradients = [parameter.grad.clone() for parameter in plain.parameters()]
     plain.zero_grad()
@@ -63,7 +62,7 @@ def test_packed_logits_and_gradients_equal_unpacked(plain, samples):
 
 @pytest.mark.parametrize("leak", [{"use_cache": True}, {"attention_mask": "ones"}])
 def test_a_cache_or_a_mask_would_leak(plain, samples, leak, monkeypatch):
-    """What the loop passes is needed: with either default changed, the equality above breaks."""
+    """The loop's arguments are needed: with either default changed, the equality above breaks."""
     forward = plain.forward
 
     def leaking(**inputs):
@@ -73,17 +72,17 @@ def test_a_cache_or_a_mask_would_leak(plain, samples, leak, monkeypatch):
         return forward(**inputs)
 
     row = samples[:5]
-    separate = alone(plain, row)
+    separate = unpacked_logits(plain, row)
     monkeypatch.setattr(plain, "forward", leaking)
     assert (loop.logits(plain, packing.collate(row), CPU)[0] - separate).abs().max() > 1e-2
 
 
 def test_flex_attention_packs_without_a_leak_too(base, plain, samples):
-    """On a CPU it goes forward only, and is not compiled here: its gradients are tested where a GPU is."""
+    """Only the forward pass, not compiled: its gradients need a GPU and are tested there."""
     net, row = load(base, attention="flex_attention"), samples[:4]
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         packed = loop.logits(net, packing.collate(row), CPU)[0]
-        torch.testing.assert_close(packed, alone(plain, row), atol=1e-5, rtol=0)
+        torch.testing.assert_close(packed, unpacked_logits(plain, row), atol=1e-5, rtol=0)
 
 
 @pytest.mark.gpu
@@ -108,17 +107,17 @@ def test_packed_equals_unpacked_on_a_gpu_by_every_attention(base, samples, atten
         torch.testing.assert_close(packed, unpacked, atol=tolerance, rtol=tolerance)
 
 
-def test_where_samples_end_is_told_to_flash_attention(samples):
+def test_flash_attention_gets_the_samples_bounds(samples):
     batch = packing.collate(samples[:3])
-    told, lengths = loop._bounds(batch, CPU), [len(sample) for sample in samples[:3]]
-    assert told["cu_seq_lens_q"].tolist() == [0, lengths[0], sum(lengths[:2]), sum(lengths)]
-    assert told["cu_seq_lens_q"].dtype == torch.int32 and told["max_length_k"] == max(lengths)
+    bounds, lengths = loop._sequence_bounds(batch, CPU), [len(sample) for sample in samples[:3]]
+    assert bounds["cu_seq_lens_q"].tolist() == [0, lengths[0], sum(lengths[:2]), sum(lengths)]
+    assert bounds["cu_seq_lens_q"].dtype == torch.int32 and bounds["max_length_k"] == max(lengths)
 
 
 def test_attention_is_chosen_by_the_machine_or_named(base):
-    assert model.attention("auto", CPU, torch.bfloat16) is None
+    assert model.choose_attention("auto", CPU, torch.bfloat16) is None
     assert load(base).config._attn_implementation == "sdpa"
-    assert model.attention("flex_attention", CPU, torch.float32) == "flex_attention"
+    assert model.choose_attention("flex_attention", CPU, torch.float32) == "flex_attention"
     if not is_flash_attn_3_available():
         with pytest.raises(UserError, match=r"train.attention = flash_attention_3: "):
             load(base, attention="flash_attention_3")
@@ -127,7 +126,7 @@ def test_attention_is_chosen_by_the_machine_or_named(base):
 
 
 def test_compiled_layers_give_the_same_loss_and_gradients(base, samples, monkeypatch):
-    """Traced as for any compiler; machine code, which takes minutes, is left out."""
+    """Traced by torch.compile, without the minutes of generating machine code."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     compiled, expected = load(base, compiled=True), load(base)
     for row in (samples[:2], samples[2:5]):
@@ -136,11 +135,11 @@ def test_compiled_layers_give_the_same_loss_and_gradients(base, samples, monkeyp
         for loss in losses:
             loss.backward()
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # not one for each row
-    for (name, one), (same, other) in zip(
+    for (name, weight), (same, other) in zip(
         compiled.named_parameters(), expected.named_parameters(), strict=True
     ):
         assert name == same
-        torch.testing.assert_close(one.grad.full_tensor(), other.grad.full_tensor(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weight.grad.full_tensor(), other.grad.full_tensor(), atol=1e-5, rtol=1e-5)
 
 
 def test_sharded_model_is_the_model(base, plain, samples):
@@ -152,22 +151,22 @@ def test_sharded_model_is_the_model(base, plain, samples):
 
 
 def test_step_loss_is_the_mean_over_answer_tokens(plain, base, samples):
-    plan = make_plan(samples)
-    chosen = [samples[number] for row in plan.steps[0] for number in row]
+    schedule = make_schedule(samples)
+    chosen = [samples[number] for row in schedule.steps[0] for number in row]
     losses = [loop.token_losses(plain, packing.collate([sample]), CPU).item() for sample in chosen]
-    step = run(load(base), samples, plan)[0]
+    step = run(load(base), samples, schedule)[0]
     answer_tokens = sum(sample.answer_tokens for sample in chosen)
     assert (step.tokens, step.answer_tokens) == (sum(map(len, chosen)), answer_tokens)
     assert step.loss == pytest.approx(sum(losses) / answer_tokens, abs=1e-5)
 
 
 def test_packing_and_activation_checkpointing_do_not_change_the_curve(base, samples):
-    plan = make_plan(samples, epochs=2)
+    schedule = make_schedule(samples, epochs=2)
     single = dataclasses.replace(
-        plan, steps=[[[number] for row in rows for number in row] for rows in plan.steps]
+        schedule, steps=[[[number] for row in rows for number in row] for rows in schedule.steps]
     )
-    curve = run(load(base), samples, plan)
-    for other in (run(load(base), samples, single), run(load(base, checkpointing=True), samples, plan)):
+    curve = run(load(base), samples, schedule)
+    for other in (run(load(base), samples, single), run(load(base, checkpointing=True), samples, schedule)):
         assert [step.loss for step in other] == pytest.approx([step.loss for step in curve], abs=1e-5)
         assert [step.grad_norm for step in other] == pytest.approx(
             [step.grad_norm for step in curve], rel=1e-3
@@ -177,13 +176,13 @@ def test_packing_and_activation_checkpointing_do_not_change_the_curve(base, samp
 
 def test_master_weights_stay_float32_under_bfloat16(base, samples):
     net = load(base, torch.bfloat16)
-    steps = run(net, samples, make_plan(samples, epochs=2))
+    steps = run(net, samples, make_schedule(samples, epochs=2))
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     assert loop.logits(net, packing.collate(samples[:1]), CPU).dtype == torch.bfloat16
     assert steps[-1].loss < steps[0].loss - 1
 
 
-def test_schedule_warms_up_and_decays():
+def test_the_learning_rate_warms_up_and_decays():
     rates = [loop.learning_rate(step, 10, 1.0, 0.2) for step in range(1, 11)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[2:] == sorted(rates[2:], reverse=True) and 0 < rates[-1] < 0.1
@@ -195,14 +194,14 @@ def test_a_loss_that_is_not_finite_names_its_passages(base, samples):
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match=r"step 1 has loss nan .* p\d+, .*learning_rate"):
-        run(net, samples, make_plan(samples))
+        run(net, samples, make_schedule(samples))
 
 
-def test_a_spike_stops_and_names_the_row_it_came_from(base, samples, monkeypatch):
+def test_a_spike_stops_the_run_and_names_its_row(base, samples, monkeypatch):
     """The loss of one sample jumps at step 15, as a broken passage's would."""
-    plan = make_plan(samples, epochs=6)
+    schedule = make_schedule(samples, epochs=6)
     single = dataclasses.replace(
-        plan, steps=[[[number] for row in rows for number in row] for rows in plan.steps]
+        schedule, steps=[[[number] for row in rows for number in row] for rows in schedule.steps]
     )
     culprit = single.steps[14][2][0]
     net, before = load(base), 0
@@ -211,19 +210,21 @@ def test_a_spike_stops_and_names_the_row_it_came_from(base, samples, monkeypatch
 
     def jumping(model, batch, device):
         calls.append(batch)
-        spoilt = len(calls) == sum(map(len, single.steps[:14])) + 3
-        return losses(model, batch, device) * (1000 if spoilt else 1)
+        jumps = len(calls) == sum(map(len, single.steps[:14])) + 3
+        return losses(model, batch, device) * (1000 if jumps else 1)
 
     monkeypatch.setattr(loop, "token_losses", jumping)
-    settings = {"peak_rate": 1e-3, "warmup_share": 0.2, "clip_norm": 1.0, "device": CPU, "steps_done": 0}
-    steps = loop.train(net, loop.make_optimizer(net, 0.0), samples, single, spike_factor=5, **settings)
-    with pytest.raises(UserError, match=rf"step 15 .* first at {samples[culprit].passage_id} .*spike_factor"):
+    settings = LoopSettings(peak_rate=1e-3, warmup_share=0.2, max_grad_norm=1.0, loss_spike_factor=5)
+    steps = loop.train(net, loop.make_optimizer(net, 0.0), samples, single, settings, device=CPU)
+    with pytest.raises(
+        UserError, match=rf"step 15 .* first {samples[culprit].passage_id} .*loss_spike_factor"
+    ):
         for step in steps:
             before = step.step
     assert before == 14
 
 
-def test_a_worker_without_a_row_works_on_an_empty_one(base, samples):
+def test_a_worker_without_a_row_gets_an_empty_one(base, samples):
     net = load(base)
     loss = loop.token_losses(net, packing.empty_batch(), CPU)
     loss.backward()
@@ -248,11 +249,10 @@ def test_mean_loss_leaves_the_model_as_it_was(base, plain, samples):
 def test_the_exported_student_is_the_trained_model(which, request, samples, tokenizer, tmp_path):
     base = request.getfixturevalue(which)
     net = load(base)
-    run(net, samples, make_plan(samples))
+    run(net, samples, make_schedule(samples))
     facts = {"template": "type", "max_tokens": 512, "base": "base", "types": []}
-    export.write(
-        tmp_path, AutoConfig.from_pretrained(base), export.gather(net, torch.float32), tokenizer, facts
-    )
+    weights = export.gather_weights(net, torch.float32)
+    export.write_student(tmp_path, AutoConfig.from_pretrained(base), weights, tokenizer, facts)
     student = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert student.dtype == torch.float32 and student.config.use_cache
     batch = packing.collate(samples[:2])
@@ -262,4 +262,4 @@ def test_the_exported_student_is_the_trained_model(which, request, samples, toke
 
 
 def test_frequent_types_come_first():
-    assert export.frequent_types([("b", "a"), ("b",), ("c", "a", "b")], most=2) == ["b", "a"]
+    assert prepare.frequent_types([("b", "a"), ("b",), ("c", "a", "b")], most=2) == ["b", "a"]

@@ -1,11 +1,11 @@
-"""The real stage on a real local Ray: any number of workers, killed ones, broken checkpoints, another start.
+"""The real stage on a real local Ray: several workers, killed ones, damaged checkpoints, resuming.
 
-Whatever happens, the 20 steps are those of one worker that nothing disturbs, to 1e-5:
+In every case the 20 steps equal those of one undisturbed worker, to 1e-5:
 
     two workers on S3, one of them killed (SIGKILL) while a checkpoint's upload hangs, started again by Ray
     two workers on disk, one killed at a random step, the newest checkpoint's bytes flipped, one goes on
-    one worker on S3, as there is room for no other, killed at a random step with the newest checkpoint's
-    manifest lost; meanwhile there is room, and Ray starts two
+    one worker on S3, as there is no room for two, killed at a random step with the newest checkpoint's
+    state.json lost; then there is room, and Ray starts two
 """
 
 import random
@@ -22,7 +22,7 @@ from uniner.inference.engine import EngineSettings
 from uniner.storage.model_folders import student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import SINGLE_TYPE, Renderer
-from uniner.train import export_check, stage
+from uniner.train import export_check, stage, worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 STEPS, EPOCH_ENDS = 20, [4, 8, 12, 16, 20]
@@ -70,7 +70,7 @@ def prepare(root, base, conversations, write_build):
 
 @pytest.fixture(scope="module")
 def alone(ray_session, prepare):
-    """The manifest and the history of one worker that nothing disturbs."""
+    """The manifest and the history of one undisturbed worker."""
     config = prepare("alone", check_export=True)
     return stage.run(config), history_of(config)
 
@@ -84,24 +84,24 @@ def require_same_curve(history, expected):
     for name in ("loss", "grad_norm", "learning_rate", "tokens", "answer_tokens"):
         figures = [step[name] for step in history["steps"]]
         assert figures == pytest.approx([step[name] for step in expected["steps"]], abs=1e-5, rel=1e-5)
-    for measured, right in zip(history["validation"], expected["validation"], strict=True):
-        assert measured == pytest.approx(right, abs=1e-5)  # the answers to the quiz too
+    for measured, reference in zip(history["validation"], expected["validation"], strict=True):
+        assert measured == pytest.approx(reference, abs=1e-5)  # the generation eval too
 
 
 def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except psutil.Error:  # it ended meanwhile
+    except psutil.Error:  # the process has ended
         return ""
 
 
 def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
-    """Return what a training process runs; that of this rank kills itself, once, after the step and an act.
+    """Return a training function: after the step, the worker of this rank runs last_act and dies, once.
 
-    Each checkpoint is waited for before the next one is due, so that it is known which stand.
+    It waits for each checkpoint before the next one is due, so that the test knows which are finished.
     """
 
-    def run_worker(settings):
+    def train(job, session):
         import os
         import signal
         import time
@@ -110,16 +110,17 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
 
         from uniner.storage.stage_folder import StageFolder
         from uniner.train import CHECKPOINTS, worker
-        from uniner.train.stage import _RaySession
 
-        checkpoints = StageFolder(settings["order"].folder_url) / CHECKPOINTS
+        checkpoints = StageFolder(job.folder_url) / CHECKPOINTS
 
         def finished(number):
             return any(f"{number:08d}" in name and "state.json" in name for name in checkpoints.tree())
 
-        class Killed(_RaySession):
-            def tell(self, done, steps, note):
-                super().tell(done, steps, note)
+        class KilledSession:
+            preempted, say = session.preempted, session.say
+
+            def report(self, done, steps, note):
+                session.report(done, steps, note)
                 while done > 2 and done % 2 and not mark.exists() and not finished(done - 1):
                     time.sleep(0.01)
                 if done == step and dist.get_rank() == rank and not mark.exists():
@@ -127,13 +128,13 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
                     last_act(checkpoints)
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        return worker.work(settings["order"], Killed(settings["board"]))
+        return worker.train(job, KilledSession())
 
-    return run_worker
+    return train
 
 
 def newest_checkpoint(folder: StageFolder) -> tuple[StageFolder, int]:
-    """Return the newest checkpoint that was finished, and its step."""
+    """Return the newest finished checkpoint, and its step."""
     checkpoints = folder / "checkpoints"
     name = max(name.split("/")[0] for name in checkpoints.tree() if "state.json" in name)
     return checkpoints / name, int(name.split("-")[1])
@@ -141,9 +142,9 @@ def newest_checkpoint(folder: StageFolder) -> tuple[StageFolder, int]:
 
 @pytest.fixture
 def kill_in_upload(s3_server, monkeypatch):
-    """Return a function that has a worker killed while the upload of a run's second checkpoint hangs.
+    """Return a function that kills a worker during the upload of a run's second checkpoint.
 
-    The server answers that upload only once the worker is gone.
+    The server answers that upload only once the worker has ended.
     """
     answer = s3_server._server.app
     lock, seen = threading.Lock(), []
@@ -173,7 +174,7 @@ def train_workers() -> list[psutil.Process]:
     return [child for child in children if "RayTrainWorker" in command_of(child)]
 
 
-def test_one_worker_learns_and_says_so(alone, prepare):
+def test_one_worker_learns_and_reports_it(alone, prepare):
     manifest, history = alone
     figures = manifest["figures"]
     assert manifest["parents"] == {"build": (StageFolder(prepare("alone").run.root) / "alone/build").digest()}
@@ -197,10 +198,10 @@ def test_the_student_loads_and_names_its_template(alone, prepare, tokenizer):
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
 
 
-def test_vllm_was_asked_a_validation_question_about_the_student(alone, conversations):
+def test_the_student_answered_a_validation_question_in_vllm(alone, conversations):
     manifest, _ = alone
     (reply,) = manifest["check"]["replies"]
-    first = next(one for one in conversations if one.split == "validation").conversations
+    first = next(row for row in conversations if row.split == "validation").conversations
     assert f"Text: {manifest['check']['passage']}" == first[0]["value"]
     assert SINGLE_TYPE.question([reply["type"]]) == first[2]["value"]
     assert reply["outcome"] in ("ok", "unparseable", "too_long") and reply["text"]
@@ -212,7 +213,7 @@ def test_a_student_that_does_not_load_is_one_line(tmp_path):
         export_check.ask(str(tmp_path), SINGLE_TYPE, "a", ("b",), EngineSettings(max_prompt_tokens=64))
 
 
-def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):
+def test_the_card_has_the_figures_and_the_prompt(alone, prepare, tokenizer):
     manifest, _ = alone
     card = StageFolder(f"{prepare('alone').run.root}/alone/train/student").read("README.md").decode()
     assert "run\nalone," in card and "| conversations to train on | 21 |" in card
@@ -227,7 +228,7 @@ def test_the_card_says_what_was_done_and_how_to_ask(alone, prepare, tokenizer):
     ]
 
 
-def test_the_curves_stand_for_tensorboard(alone, prepare):
+def test_tensorboard_reads_the_curves(alone, prepare):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, history = alone
@@ -245,10 +246,10 @@ def test_a_second_run_is_a_no_op(alone, prepare, capsys):
     assert "train: already done, 21 conversations" in capsys.readouterr().err
 
 
-def test_two_workers_on_s3_give_the_curve_of_one_though_one_is_killed_in_an_upload(
+def test_two_workers_on_s3_give_the_same_curve_when_one_is_killed_in_an_upload(
     alone, base, bucket, conversations, write_build, kill_in_upload, capsys
 ):
-    """All of it on S3: the base model, the conversations, the checkpoints, the student. Each has a copy."""
+    """Base model, conversations, checkpoints and student are on S3. Each worker has a whole copy."""
     root = StageFolder(bucket) / "train"
     (root / "base").upload(base)
     write_build(root / "two" / "build", conversations)
@@ -260,20 +261,20 @@ def test_two_workers_on_s3_give_the_curve_of_one_though_one_is_killed_in_an_uplo
     history = history_of(config)
     require_same_curve(history, alone[1])
     assert uploaded[0] == "00000002" and history["resumed"] == [2]
-    assert f"checkpoint step-{uploaded[1]}-" in (said := capsys.readouterr().err)
-    assert "was never finished; it is left out" in said
-    assert "train: going on after step 2 with 2 workers" in said
+    assert f"checkpoint step-{uploaded[1]}-" in (output := capsys.readouterr().err)
+    assert "was never finished; it is skipped" in output
+    assert "train: resuming after step 2 with 2 workers" in output
     assert student_facts((root / "two/train/student").url)["base"] == (root / "base").url
     assert (root / "two/train/checkpoints").tree() == []
 
 
-def test_two_workers_stop_at_a_random_step_and_one_goes_on(alone, prepare, monkeypatch, tmp_path, capsys):
-    """The newest checkpoint has other bytes than were written: the one before is taken."""
+def test_two_workers_stop_at_a_random_step_and_one_resumes(alone, prepare, monkeypatch, tmp_path, capsys):
+    """The newest checkpoint has other bytes than were written: the run resumes from the one before."""
     step, rank = CHANCE.randrange(6, STEPS - 1), CHANCE.randrange(2)
     print(f"worker {rank} is killed after step {step}")
     config = prepare("stopped", workers=2)
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_run_worker", killed_at(step, rank, tmp_path / "killed"))
+        patch.setattr(worker, "train", killed_at(step, rank, tmp_path / "killed"))
         with pytest.raises(Exception, match="Training failed due to worker errors"):
             stage.run(config)
     newest, kept = newest_checkpoint(StageFolder(config.run.root) / "stopped/train")
@@ -290,10 +291,10 @@ def test_two_workers_stop_at_a_random_step_and_one_goes_on(alone, prepare, monke
     assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in capsys.readouterr().err
 
 
-def test_one_worker_stops_at_a_random_step_and_as_there_is_room_two_go_on(
+def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
     alone, base, bucket, conversations, write_build, monkeypatch, tmp_path, capsys
 ):
-    """On S3; the newest checkpoint lacks its manifest, as of a cut upload: the one before is taken."""
+    """On S3; the newest checkpoint lacks state.json, as after a cut upload: the one before is taken."""
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as room
 
     step = CHANCE.randrange(6, STEPS - 1)
@@ -304,11 +305,11 @@ def test_one_worker_stops_at_a_random_step_and_as_there_is_room_two_go_on(
     ray.get(coordinator.request_resources.remote("others", taken, expire_after_s=3600, priority=most))
 
     def last_act(checkpoints):
-        manifest = max(name for name in checkpoints.tree() if "state.json" in name)
-        checkpoints.remove([manifest])
+        state = max(name for name in checkpoints.tree() if "state.json" in name)
+        checkpoints.remove([state])
         ray.get(room.get_or_create_autoscaling_coordinator().cancel_request.remote("others"))
 
-    monkeypatch.setattr(stage, "_run_worker", killed_at(step, 0, tmp_path / "killed", last_act))
+    monkeypatch.setattr(worker, "train", killed_at(step, 0, tmp_path / "killed", last_act))
     root = StageFolder(bucket) / "grown"
     write_build(root / "r" / "build", conversations)
     config = make_config(root.url, base, "r", workers=[1, 2], failures=1)
@@ -317,12 +318,12 @@ def test_one_worker_stops_at_a_random_step_and_as_there_is_room_two_go_on(
     require_same_curve(history, alone[1])
     (resumed,) = history["resumed"]
     assert resumed == (step - 1) // 2 * 2 - 2
-    said = capsys.readouterr().err
-    assert f"step-{resumed + 2:08d}-" in said and "was never finished; it is left out" in said
-    assert f"train: going on after step {resumed} with 2 workers" in said
+    output = capsys.readouterr().err
+    assert f"step-{resumed + 2:08d}-" in output and "was never finished; it is skipped" in output
+    assert f"train: resuming after step {resumed} with 2 workers" in output
 
 
-def test_an_error_that_no_retry_mends_ends_the_run_at_once(prepare, root):
+def test_an_error_on_all_workers_ends_the_run_at_once(prepare, root):
     config = prepare("far", learning_rate=1e30, failures=3)
     with pytest.raises(UserError, match=r"train: step \d has loss .* p\d+ .*learning_rate"):
         stage.run(config)
@@ -334,12 +335,12 @@ def test_check_names_what_is_wrong(alone, prepare, root, base):
         stage.check(prepare("alone", epochs=3))
     with pytest.raises(UserError, match=r"pack_tokens = 100 is below student.max_tokens = 256"):
         stage.check(prepare("alone", pack_tokens=100))
-    for changes, said in (
+    for changes, message in (
         ({"workers": 3, "shard_workers": 2}, "shard_workers = 2 must divide train.workers = 3"),
-        ({"attention": "flex_attention"}, "flex_attention trains on GPUs alone"),
+        ({"attention": "flex_attention"}, "flex_attention trains only on GPUs"),
         ({"lora_bits": 4}, "set train.lora_rank too"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             stage.check(make_config(root, base, "new", **changes))
     with pytest.raises(UserError, match="nowhere"):
         stage.check(make_config(root, root / "nowhere", "new"))
