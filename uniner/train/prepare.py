@@ -10,8 +10,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
-from uniner.storage.stage_folder import StageFolder
 from uniner.storage.model_folders import load_tokenizer, loading, local_model
+from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer, make_template
 from uniner.train import estimate as formulas
 from uniner.train import generation_eval, loop, model, packing
