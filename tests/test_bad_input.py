@@ -98,7 +98,7 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
     words = [config, f'ingest.shards=["{shard}"]']
     assert cli.run(["ingest"], words) == 1
     message = error_line(capsys)
-    assert "2.50% of 40 rows were rejected (1 not_json: the line is no JSON), the limit is 1.00%" in message
+    assert "2.50% of 40 rows were rejected (1 not_json: the line is not JSON), the limit is 1.00%" in message
     rejects = tmp_path / "runs/bad/ingest/rejects-00000-0000000.jsonl"
     assert str(rejects) in message
     assert json.loads(rejects.read_text()) == {"shard": "line.jsonl.zst", "line": 8, "reason": "not_json"}

@@ -16,9 +16,10 @@ from uniner.build.conversations import (
     annotation_conversations,
     count_types,
     frequency_bands,
+    gold_conversations,
+    sample_passages,
 )
 from uniner.build.filters import MentionFilters, plural_types
-from uniner.build.supervised import gold_conversations, sample_passages
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import label_renamer
