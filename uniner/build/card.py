@@ -14,7 +14,7 @@ from uniner.build.conversations import TEACHER, bands
 from uniner.config.schema import Config
 from uniner.records import Conversation, from_table
 from uniner.storage.stage_folder import Folder, Summary, merge
-from uniner.teacher.prompts import PASSAGE, chosen
+from uniner.teacher.prompts import PASSAGE, annotation_prompt
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MOST_TYPES = 25
@@ -54,7 +54,7 @@ def render(config: Config, counts: dict[str, Any], mentions: Counter[str], negat
     from_teacher = counts["conversations"] - sum(supervised.values())
     by_teacher = {TEACHER: from_teacher} if config.build.teacher_weight else {}
     annotate = config.annotate
-    prompt = chosen(annotate.prompt, config.student.template, annotate.reply_format)
+    prompt = annotation_prompt(annotate.prompt, config.student.template, annotate.reply_format)
     text = resources.files("uniner.build").joinpath("card.md").read_text(encoding="utf-8")
     return (
         Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

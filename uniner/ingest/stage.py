@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from uniner.config.schema import Config, Ingest
 from uniner.errors import UserError
-from uniner.generate.briefs import source_of
 from uniner.ingest.chunk_reader import DIGEST, Position, Recipe, chunk_key, read_chunks
 from uniner.ingest.contamination import Benchmarks, collect
 from uniner.ingest.dedup_sample import repeated, smallest
@@ -25,7 +24,7 @@ from uniner.ingest.passage_filters import Hygiene, languages
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
 from uniner.progress import Progress, say
-from uniner.records import PASSAGE
+from uniner.records import PASSAGE, generated_source
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import expand, explained, is_remote
 from uniner.storage.model_folders import load_tokenizer, model_fingerprint, require_model
@@ -113,7 +112,7 @@ def run(config: Config) -> dict[str, Any]:
 def _recipe(config: Config, digests: bool) -> Recipe:
     settings = config.ingest
     # What was paid for is not left out because the corpus is large.
-    shares = {source_of(domain): 1.0 for domain in config.generate.domains} | settings.sample_of_source
+    shares = {generated_source(domain): 1.0 for domain in config.generate.domains} | settings.sample_of_source
     return Recipe(
         settings.max_tokens,
         settings.overlap_tokens,

@@ -1,10 +1,11 @@
 """Connect to Ray, and find the user's error inside what Ray raises."""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -12,6 +13,7 @@ import ray
 from uniner.errors import UserError
 
 Ending = TypeVar("Ending", bound=Exception)
+Shared = TypeVar("Shared")
 _LOGICAL_CPUS = 8  # pipelines of several operators hang where Ray believes in one or two CPUs
 
 
@@ -60,3 +62,8 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
             if isinstance(cause, BaseException) and id(cause) not in seen
         ]
     return None
+
+
+def share(value: Shared) -> Callable[[], Shared]:
+    """Put a value into Ray's object store, once. Return a function that gets it in any actor."""
+    return functools.partial(ray.get, ray.put(value))
