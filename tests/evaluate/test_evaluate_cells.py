@@ -9,7 +9,7 @@ from aiohttp import web
 
 from uniner.evaluate import stage
 from uniner.storage.stage_folder import MANIFEST
-from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.replay_server import ReplayServer
 
 pytestmark = pytest.mark.ray
 NAMES = ("Bo", "Cy", "Di", "Ed")
@@ -28,7 +28,7 @@ def make_gold(path, city):
     return str(path)
 
 
-class Server(RecordedTeacher):
+class Server(ReplayServer):
     """A chat model that knows one person; the server ends the run with an error after so many answers."""
 
     def __init__(self, most):

@@ -15,7 +15,7 @@ from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import lay_out
 from uniner.records import Prediction, from_table
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.replay_server import ReplayServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 TEXTS = [f"Ann Lee of Velmora met {name}." for name in ("Bo", "Cy", "Di")]
@@ -80,7 +80,7 @@ def test_all_others_answer_all_questions(evaluated, base, tiny_t5, tmp_path):
     ]
     gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
     replies = {INSTRUCTIONS["published"].text(text, TYPES): "city: None | person: Ann Lee" for text in TEXTS}
-    with RecordedTeacher(replies) as server:
+    with ReplayServer(replies) as server:
         systems = (
             f'[evaluate.system.chatty]\nkind = "chat"\nmodel = "m"\nbase_url = "{server.base_url}"\n'
             f'[evaluate.system.vicuna]\nkind = "vicuna"\nmodel = "{base}"\ninstruction = "json"\n'

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from dataclasses import replace
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -15,11 +15,12 @@ from uniner.evaluate.systems.instructed import FORMS, Instructed
 from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
 from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
 from uniner.gold.records import GoldEntity
-from uniner.inference.engine import EngineAnswer
+from uniner.inference.engine import Answer
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.replay_server import RecordedTeacher
-from uniner.teacher.replies import Replies
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.completion import Teacher
+from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
+from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache
 
 PUBLISHED, JSON = INSTRUCTIONS["published"], INSTRUCTIONS["json"]
@@ -123,7 +124,7 @@ def test_what_is_located_has_each_mention_once_and_each_place():
     assert (city.outcome, city.mentions) == ("ok", ())
 
 
-class Server(RecordedTeacher):
+class Server(ReplayServer):
     """Answers a question by what its passage is."""
 
     async def _complete(self, request):
@@ -140,7 +141,8 @@ class Server(RecordedTeacher):
 def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
     questions = [("Ann is here.", ["person", "city"]), ("Who?", ["person"]), ("Refused.", ["city"])]
     with Server({}) as server:
-        teacher = Teacher("m", server.base_url, PROMPT, "tuples", 0.0, 50, 8, 5.0, 0, 1.0, 1.0)
+        teacher = Teacher(model="m", prompt=PROMPT, max_reply_tokens=50, usd_per_million_in=1.0)
+        connection = OpenAIServer(base_url=server.base_url, api_key="key", retries=0)
 
         async def ask():
             scope = teacher.request("")
@@ -149,11 +151,11 @@ def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
                 scope,
                 ReplyCache(StageFolder(str(tmp_path)), scope).read_index("r"),
             )
-            replies = Replies(replace(teacher), "key", cache=cache, run="r")
+            cached = CachedTeacher(teacher, partial(OpenAIClient, teacher, connection), cache=cache, run="r")
             try:
-                return await Chat(replies, PUBLISHED).ask_all(questions)
+                return await Chat(cached, PUBLISHED).ask_all(questions)
             finally:
-                await replies.close()
+                await cached.close()
 
         first, second, third = asyncio.run(ask())
         assert [(one.type, one.outcome, one.mentions) for one in first.answers] == [

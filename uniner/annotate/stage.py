@@ -11,14 +11,16 @@ from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import run_folder
-from uniner.teacher import estimate, prompts, replay_server
-from uniner.teacher import settings as asking
-from uniner.teacher.batch import submission
-from uniner.teacher.batch.pending_requests import Questions
-from uniner.teacher.batch.records import Records, rejections
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.pools import pool
-from uniner.teacher.reply_cache import ReplyCache
+from uniner.teacher import prompts
+from uniner.teacher import settings as teacher_settings
+from uniner.teacher.batch.pending_requests import PendingRequests
+from uniner.teacher.batch.records import BatchRecords, rejections_in
+from uniner.teacher.batch.runner import answer_in_batches
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import estimate_requests
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.replay_server import ReplayServer, load_recording
+from uniner.teacher.reply_cache import ReplyCache, run_id, unpaid_texts
 
 # A plan reads so many chunks at the most, and scales up.
 _PLAN_CHUNKS = 100
@@ -31,10 +33,12 @@ def check(config: Config) -> None:
         Planned: where only the plan is asked for and the passages are there.
     """
     settings = config.annotate
-    asking.check(settings)
+    teacher_settings.check(settings)
     if settings.recording:
-        replay_server.load(settings.recording)
-        if not asking.prompt_of(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
+        load_recording(settings.recording)
+        if not teacher_settings.prompt_of(settings, config.student.template).user.endswith(
+            prompts.PASSAGE_MARK + prompts.PASSAGE
+        ):
             raise UserError(
                 f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
                 f"empty line and 'Passage: {prompts.PASSAGE}'"
@@ -42,7 +46,7 @@ def check(config: Config) -> None:
     chunk_pipeline.check_plan(_folder(config), _plan(config))
     if not settings.batch and not settings.plan:
         with explained(_folder(config).url):
-            Records(_folder(config)).require_none_under_way()
+            BatchRecords(_folder(config)).require_none_in_progress()
     if settings.plan and _parent(config).manifest() is not None:
         _tell_plan(config)
 
@@ -58,60 +62,81 @@ def run(config: Config) -> dict[str, Any]:
     if settings.plan:
         _tell_plan(config)
     with contextlib.ExitStack() as open_servers:
-        base_url, key = settings.base_url, asking.api_key(settings)
+        recording_url = None
         if settings.recording:
-            server = replay_server.RecordedTeacher(replay_server.load(settings.recording))
-            base_url, key = open_servers.enter_context(server).base_url, "recorded"
-        begun_with, teacher = _plan(config, parent.digest()), asking.teacher_of(config, base_url)
+            server = ReplayServer(load_recording(settings.recording))
+            recording_url = open_servers.enter_context(server).base_url
+        begun_with, teacher = _plan(config, parent.digest()), _teacher(config)
         if settings.batch and folder.manifest() is None:
             folder.begin(begun_with)  # what it was begun with is compared before anything is paid
-            _ask_in_batches(config, teacher, key)
+            _ask_in_batches(config, teacher)
         make = functools.partial(Annotator, every_occurrence=settings.located == "all")
-        rejected = rejections(Records(folder).read())
-        spent = asking.spent_on_generating(config)
+        chunks = chunk_pipeline.chunks_of(parent)
+        actors = teacher_settings.actors_of(settings, config.teacher, teacher, chunks, recording_url)
         return chunk_pipeline.run_stage(
             "annotate",
             folder,
             begun_with,
             parent,
-            pool=pool(config, folder, teacher, key, make, chunk_pipeline.chunks_of(parent), rejected, spent),
+            pool=teacher_pool(
+                folder,
+                teacher,
+                actors,
+                make,
+                limits=teacher_settings.limits_of(settings),
+                cache=teacher_settings.annotation_cache(settings, config.run.root),
+                spent_usd=_spent_on_generating(config),
+                rejected=rejections_in(BatchRecords(folder).read()),
+            ),
             max_bad_share=settings.max_bad_share,
         )
 
 
-def _ask_in_batches(config: Config, teacher: Teacher, key: str | None) -> None:
-    """Have what the chunks lack answered by batches: what comes then finds it in the cache."""
-    settings, parent, folder, kept = (
-        config.annotate,
-        _parent(config),
-        _folder(config),
-        asking.cache_of(config),
+def _ask_in_batches(config: Config, teacher: Teacher) -> None:
+    """Have the chunks' requests answered by batches: the stage then finds the replies in the cache."""
+    settings, parent, folder = config.annotate, _parent(config), _folder(config)
+    cache, run = teacher_settings.cache_folder(settings.cache, config.run.root), run_id(folder)
+    index = ReplyCache(cache, teacher.request("")).read_index(run)
+    pending = PendingRequests(
+        teacher=teacher, parent=parent, cache=ReplyCache(cache, teacher.request(""), index), run=run
     )
-    assert kept, "only a recording goes without a cache"
-    paid_by = asking.run_id(folder)
-    index = asking.index_of(kept, teacher, paid_by)
-    questions = Questions(teacher, parent, ReplyCache(kept, teacher.request(""), index), paid_by)
-    spent = asking.spent_on_generating(config) + teacher.usd(*index.tokens_paid)
+    spent = _spent_on_generating(config) + teacher.usd(*index.paid)
+    server = teacher_settings.server_of(settings)
     with explained(folder.url):
         todo = sorted(chunk_pipeline.chunks_of(parent).keys() - folder.chunk_keys())
-        submission.ask(questions, key, Records(folder), todo, settings.budget_usd, spent)
+        answer_in_batches(pending, server, BatchRecords(folder), todo, settings.budget_usd, spent)
+
+
+def _spent_on_generating(config: Config) -> float:
+    manifest = (run_folder(config.run) / "generate").manifest()
+    return manifest["figures"]["cost_usd"] if manifest else 0.0
 
 
 def _tell_plan(config: Config) -> None:
     """Print the plan, from a sample of the chunks where there are many, and end the job."""
     settings, parent, folder = config.annotate, _parent(config), _folder(config)
-    teacher, chunks = asking.teacher_of(config, settings.base_url), chunk_pipeline.chunks_of(parent)
+    teacher, chunks = _teacher(config), chunk_pipeline.chunks_of(parent)
     with explained(folder.url):
         todo = sorted(chunks.keys() - folder.chunk_keys())
     left = sum(chunks[key] for key in todo)
     some = todo[:: -(-len(todo) // _PLAN_CHUNKS)] if todo else []
     texts = [text for key in some for text in parent.read_chunk(key).column("text").to_pylist()]
-    unknown = asking.unpaid(config, teacher, texts)
-    asked = estimate.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
+    cache = teacher_settings.annotation_cache(settings, config.run.root)
+    requests = estimate_requests(teacher, unpaid_texts(cache, teacher, texts))
     total = sum(chunks.values())
+    requests = requests.scaled(left / len(texts) if texts else 0)
     sample = texts[0] if texts else prompts.PASSAGE
-    told = asking.told_plan(config, teacher, asked, total, total - left, sample, settings.batch)
-    print(told, flush=True)
+    estimate = teacher_settings.estimate_of(
+        settings,
+        config.teacher,
+        teacher,
+        requests,
+        total=total,
+        done=total - left,
+        sample=sample,
+        batch=settings.batch,
+    )
+    print(estimate.text(), flush=True)
     raise Planned
 
 
@@ -123,14 +148,20 @@ def _folder(config: Config) -> Folder:
     return run_folder(config.run) / "annotate"
 
 
+def _teacher(config: Config) -> Teacher:
+    return teacher_settings.annotation_teacher(config.annotate, config.student.template)
+
+
 def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
     settings = config.annotate
     return {
         "stage": "annotate",
         "config": {
             "template": config.student.template,
-            "prompt": asking.prompt_of(config).digest() if settings.prompt else None,
-            "annotate": settings.identity() | {"model": asking.model_name(settings)},
+            "prompt": teacher_settings.prompt_of(settings, config.student.template).digest()
+            if settings.prompt
+            else None,
+            "annotate": settings.identity() | {"model": teacher_settings.model_name(settings)},
             **({"teacher": config.teacher.identity()} if settings.served else {}),
         },
         "parents": {"ingest": parent},

@@ -25,19 +25,22 @@ from uniner.evaluate.systems.chat import PROMPT, Chat
 from uniner.evaluate.systems.gliner import Gliner
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIE
-from uniner.evaluate.systems_registry import line_of, model_of, template_of
-from uniner.gold.reader import gold_digest
-from uniner.inference.engine import EngineSettings, engine_pool
-from uniner.inference.questions import start_asker
+from uniner.evaluate.systems_registry import model_of, template_of
+from uniner.gold.reader import digest
+from uniner.inference import questions
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.trainer import RAY_FOLDER, TrainerSession, run_training
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_fingerprint
-from uniner.teacher import settings as asking
-from uniner.teacher.pools import pool as asking_pool
-from uniner.teacher.replies import Replies
+from uniner.storage.folder import Folder
+from uniner.tag.stage import engine_settings
+from uniner.tag.stage import pool as engines
+from uniner.teacher import settings as teacher_settings
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.completion import Teacher
+from uniner.teacher.pools import server_actors, teacher_pool
 from uniner.templates import Template
 
 _MODELS, _FAILURES = 2, 3
@@ -56,7 +59,7 @@ def pool(
     one a data set.
     """
     if isinstance(system, ChatSystem):
-        return _asking(config, folder, system, chunks)
+        return _asking(config.run.root, folder, system, chunks)
     model = model_of(config, system)
     if isinstance(system, TemplateSystem):
         make = partial(make_predictor, model, template_of(config, system))
@@ -156,16 +159,26 @@ def _predictor(start: Callable[[], System]) -> Predictor:
     return Predictor.of(start())
 
 
-def _asking(
-    config: Config, folder: Folder, system: ChatSystem, chunks: dict[str, int]
-) -> chunk_pipeline.Pool:
+def _asking(root: str, folder: Folder, system: ChatSystem, chunks: dict[str, int]) -> chunk_pipeline.Pool:
     """Return the pool that asks a server: no reply is paid for twice, whatever run paid."""
-    config = config.model_copy(update={"annotate": line_of(system)})
     section = f"evaluate.system.{folder.url.rsplit('/', 1)[-1]}"
-    teacher = replace(asking.teacher_of(config, system.base_url), prompt=PROMPT, section=section)
-    make = partial(_chat, system.instruction)
-    return asking_pool(config, folder, teacher, asking.api_key(config.annotate), make, chunks)
+    teacher = Teacher(
+        model=system.model,
+        prompt=PROMPT,
+        temperature=system.temperature,
+        max_reply_tokens=system.max_reply_tokens,
+        usd_per_million_in=system.usd_per_million_in,
+        usd_per_million_out=system.usd_per_million_out,
+    )
+    return teacher_pool(
+        folder,
+        teacher,
+        server_actors(teacher, teacher_settings.server_of(system, section), system.actors, chunks),
+        partial(_chat, system.instruction),
+        limits=teacher_settings.limits_of(system, section),
+        cache=teacher_settings.cache_folder(system.cache, root),
+    )
 
 
-def _chat(instruction: str, replies: Replies) -> Predictor:
-    return Predictor.of(Chat(replies, INSTRUCTIONS[instruction]))
+def _chat(instruction: str, teacher: CachedTeacher) -> Predictor:
+    return Predictor.of(Chat(teacher, INSTRUCTIONS[instruction]))

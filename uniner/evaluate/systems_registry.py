@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from uniner.config.schema import Annotate, Config
+from uniner.config.schema import Config
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
 from uniner.gold.reader import verify_gold
@@ -79,7 +79,7 @@ def check(config: Config, name: str, system: AnySystem) -> None:
 
     if isinstance(system, ChatSystem):
         where = f"evaluate.system.{name}"
-        if not api_key(line_of(system)):
+        if not api_key(system.base_url):
             raise UserError(f"{where}: OPENAI_API_KEY is not set; export the server's key")
         if system.budget_usd is not None and not system.usd_per_million_in + system.usd_per_million_out:
             raise UserError(f"{where}.budget_usd: no price is set; set usd_per_million_in and _out")
@@ -96,11 +96,6 @@ def check(config: Config, name: str, system: AnySystem) -> None:
         verify_gold(url)  # of the types that say nothing it learns none
     described_by = "gliner_config.json" if isinstance(system, GlinerSystem) else "config.json"
     require_model(model_of(config, system), described_by)
-
-
-def line_of(system: ChatSystem) -> Annotate:
-    """Return the teacher's settings of a chat model: it is asked through the same line."""
-    return Annotate(**system.model_dump(exclude={"kind", "instruction"}))
 
 
 def facts_of(config: Config, system: AnySystem) -> dict[str, Any] | None:

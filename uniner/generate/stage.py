@@ -11,16 +11,17 @@ from typing import Any
 
 from uniner.config.schema import Config
 from uniner.errors import Planned, UserError
-from uniner.generate.briefs import ASPECTS, Briefs, chosen
+from uniner.generate.briefs import ASPECTS, Briefs, generation_prompt
 from uniner.generate.generator import Generator
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import Summary, merge, run_folder
-from uniner.teacher import estimate
-from uniner.teacher import settings as asking
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.pools import pool
+from uniner.teacher import settings as teacher_settings
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import estimate_requests
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.reply_cache import unpaid_texts
 
 # OpenAI's rule of thumb for English.
 _TOKENS_A_WORD = 4 / 3
@@ -36,7 +37,7 @@ def check(config: Config) -> None:
         return
     if config.annotate.recording:
         raise UserError("generate: annotate.recording has no passages to give; name a server or no domains")
-    asking.check(config.annotate)
+    teacher_settings.check(config.annotate)
     chunk_pipeline.check_plan(_folder(config), _plan(config))
     if config.annotate.plan and _folder(config).manifest() is None:
         _tell_plan(config)
@@ -52,7 +53,8 @@ def run(config: Config) -> dict[str, Any] | None:
     if not config.generate.domains:
         say("generate: skipped, generate.domains names no domain")
         return None
-    briefs, folder, teacher = _briefs(config), _folder(config), _teacher(config)
+    briefs, folder, teacher, settings = _briefs(config), _folder(config), _teacher(config), config.annotate
+    actors = teacher_settings.actors_of(settings, config.teacher, teacher, briefs.chunks())
     return chunk_pipeline.run_stage(
         "generate",
         folder,
@@ -60,7 +62,14 @@ def run(config: Config) -> dict[str, Any] | None:
         None,
         read=briefs.read,
         others=briefs.chunks(),
-        pool=pool(config, folder, teacher, asking.api_key(config.annotate), Generator, briefs.chunks()),
+        pool=teacher_pool(
+            folder,
+            teacher,
+            actors,
+            Generator,
+            limits=teacher_settings.limits_of(settings),
+            cache=teacher_settings.annotation_cache(settings, config.run.root),
+        ),
         max_bad_share=config.generate.max_bad_share,
         close=partial(_by_domain, briefs, folder),
     )
@@ -86,12 +95,17 @@ def _tell_plan(config: Config) -> None:
     folder, briefs, teacher = _folder(config), _briefs(config), _teacher(config)
     chunks, done = briefs.chunks(), folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
-    asked = estimate.estimate(teacher, asking.unpaid(config, teacher, texts))
+    settings = config.annotate
+    cache = teacher_settings.annotation_cache(settings, config.run.root)
+    requests = estimate_requests(teacher, unpaid_texts(cache, teacher, texts))
     a_passage = min(teacher.max_reply_tokens, config.generate.words * _TOKENS_A_WORD)
-    asked = replace(asked, tokens_out=asked.passages * a_passage)
-    total, sample = sum(chunks.values()), briefs.of(min(chunks))[0].text
-    told = asking.told_plan(config, teacher, asked, total, total - len(texts), sample)
-    print(f"generate, before which no later stage can be planned:\n{told}", flush=True)
+    total = sum(chunks.values())
+    requests = replace(requests, tokens_out=requests.passages * a_passage)
+    sample = briefs.of(min(chunks))[0].text
+    estimate = teacher_settings.estimate_of(
+        settings, config.teacher, teacher, requests, total=total, done=total - len(texts), sample=sample
+    )
+    print(f"generate, before which no later stage can be planned:\n{estimate.text()}", flush=True)
 
 
 def _folder(config: Config) -> Folder:
@@ -101,14 +115,20 @@ def _folder(config: Config) -> Folder:
 def _briefs(config: Config) -> Briefs:
     settings = config.generate
     aspects = settings.aspects or ASPECTS
-    return Briefs(settings.domains, config.run.seed, settings.words, aspects, settings.chunk_passages)
+    return Briefs(
+        domains=settings.domains,
+        seed=config.run.seed,
+        words=settings.words,
+        aspects=aspects,
+        chunk_passages=settings.chunk_passages,
+    )
 
 
 def _teacher(config: Config) -> Teacher:
     settings = config.generate
     return replace(
-        asking.teacher_of(config, config.annotate.base_url),
-        prompt=chosen(settings.prompt),
+        teacher_settings.annotation_teacher(config.annotate, config.student.template),
+        prompt=generation_prompt(settings.prompt),
         reply_format="tuples",
         temperature=settings.temperature,
         max_reply_tokens=settings.max_reply_tokens,
@@ -121,8 +141,8 @@ def _plan(config: Config) -> dict[str, Any]:
         "stage": "generate",
         "config": {
             "seed": config.run.seed,
-            "model": asking.model_name(config.annotate),
-            "prompt": chosen(settings.prompt).digest() if settings.prompt else None,
+            "model": teacher_settings.model_name(config.annotate),
+            "prompt": generation_prompt(settings.prompt).digest() if settings.prompt else None,
             "generate": settings.identity(),
             **({"teacher": config.teacher.identity()} if config.annotate.served else {}),
         },

@@ -1,128 +1,142 @@
-"""The annotate section as what asking the teacher takes: the teacher, its key, limits, and who keeps replies.
+"""The values that config sections hold for a teacher: its name, server, actors, limits and reply cache."""
 
-generate asks the same teacher, so both stages come here.
-"""
-
+import functools
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from uniner.config.schema import Annotate, Config
+from uniner.config.schema import Annotate
+from uniner.config.schema import Teacher as EngineSection
+from uniner.config.systems import ChatSystem
 from uniner.errors import UserError
-from uniner.runtime.rate_limits import Limits
-from uniner.storage.filesystem import explained
-from uniner.storage.folder import Folder
+from uniner.runtime.rate_limits import RateLimits
 from uniner.storage.model_folders import model_address, model_fingerprint, require_model
-from uniner.storage.stage_folder import run_folder
-from uniner.teacher.estimate import Work, describe
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.prompts import Prompt, chosen
-from uniner.teacher.reply_cache import Index, ReplyCache, key_of
+from uniner.storage.folder import Folder
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import RequestEstimate, TeacherEstimate
+from uniner.teacher.openai_client import OpenAIServer
+from uniner.teacher.pools import TeacherActors, make_vllm_client, server_actors
+from uniner.teacher.prompts import Prompt, annotation_prompt
 
-_CACHE, _RUN = "reply-cache", "run.json"
+_CACHE = "reply-cache"
 
 
 def check(settings: Annotate) -> None:
-    """Find, before Ray starts, the model or the key, and the prices where there is a budget."""
+    """Check, before Ray starts, that the model or the key exists, and prices where there is a budget."""
     if settings.served and (settings.base_url or settings.recording):
         raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
     if settings.batch and (settings.served or settings.recording):
         raise UserError("annotate.batch: only a server has a Batch API; unset annotate.served and recording")
     if settings.served:
         require_model(settings.model)
-    elif not settings.recording and not api_key(settings) and not settings.plan:
+    elif not settings.recording and not api_key(settings.base_url) and not settings.plan:
         raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
     if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
-        raise UserError("annotate.budget_usd: no price is set; set annotate.usd_per_million_in and _out")
+        raise UserError(
+            "annotate.budget_usd: no price is set; set annotate.usd_per_million_in=0.15, for example, and "
+            "annotate.usd_per_million_out"
+        )
 
 
-def teacher_of(config: Config, base_url: str | None) -> Teacher:
-    """Return the teacher of the annotate section."""
-    settings = config.annotate
+def annotation_teacher(settings: Annotate, template: str) -> Teacher:
+    """Return the teacher that annotates for a student template."""
     return Teacher(
-        model_name(settings),
-        base_url,
-        prompt_of(config),
-        settings.reply_format,
-        settings.temperature,
-        settings.max_reply_tokens,
-        settings.in_flight,
-        settings.timeout_s,
-        settings.retries,
-        settings.usd_per_million_in,
-        settings.usd_per_million_out,
+        model=model_name(settings),
+        prompt=prompt_of(settings, template),
+        reply_format=settings.reply_format,
+        temperature=settings.temperature,
+        max_reply_tokens=settings.max_reply_tokens,
+        usd_per_million_in=settings.usd_per_million_in,
+        usd_per_million_out=settings.usd_per_million_out,
     )
 
 
 def model_name(settings: Annotate) -> str:
-    """Return the teacher's name: a folder's is its own and its content's, for that may change or move."""
-    fingerprint = model_fingerprint(settings.model) if settings.served else settings.model
-    if fingerprint == settings.model:
+    """Return the teacher's name; a folder's has the digest of its content, as folders change and move."""
+    digest = model_fingerprint(settings.model) if settings.served else settings.model
+    if digest == settings.model:
         return settings.model
-    return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{fingerprint}"
+    return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{digest}"
 
 
-def prompt_of(config: Config) -> Prompt:
-    """Return the prompt that annotates."""
-    return chosen(config.annotate.prompt, config.student.template, config.annotate.reply_format)
+def prompt_of(settings: Annotate, template: str) -> Prompt:
+    """Return the prompt that annotates for a student template."""
+    return annotation_prompt(settings.prompt, template, settings.reply_format)
 
 
-def api_key(settings: Annotate) -> str | None:
-    """Return the teacher's key from the environment."""
-    # A server of one's own behind base_url often asks for no key, but the client wants one.
-    return os.environ.get("OPENAI_API_KEY") or ("none" if settings.base_url else None)
+def api_key(base_url: str | None) -> str | None:
+    """Return the server's key from the environment."""
+    # The user's own server behind a base_url often needs no key, but the openai client requires one.
+    return os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
 
 
-def limits_of(settings: Annotate) -> Limits:
+def server_of(
+    settings: Annotate | ChatSystem, section: str = "annotate", recording_url: str | None = None
+) -> OpenAIServer:
+    """Return the server of a section; `recording_url` is the address of a `ReplayServer` in its place."""
+    return OpenAIServer(
+        base_url=recording_url or settings.base_url,
+        api_key="recorded" if recording_url else api_key(settings.base_url),
+        in_flight=settings.in_flight,
+        timeout_s=settings.timeout_s,
+        retries=settings.retries,
+        section=section,
+    )
+
+
+def actors_of(
+    settings: Annotate,
+    engine: EngineSection,
+    teacher: Teacher,
+    chunks: Mapping[str, int],
+    recording_url: str | None = None,
+) -> TeacherActors:
+    """Return the actors that ask a teacher about a stage's chunks, as the annotate section says."""
+    if not settings.served:
+        server = server_of(settings, recording_url=recording_url)
+        return server_actors(teacher, server, settings.actors, chunks)
+    arguments = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens", "poison_tries"})
+    arguments["max_tokens"] = engine.max_prompt_tokens
+    return TeacherActors(
+        make_client=functools.partial(make_vllm_client, teacher, model_address(settings.model), arguments),
+        actors=settings.actors,
+        cpus=engine.cpus,
+        gpus=engine.gpus,
+        chunks_in_flight=engine.chunks_in_flight,
+        poison_tries=engine.poison_tries,
+        timeout_s=settings.timeout_s,
+    )
+
+
+def limits_of(settings: Annotate | ChatSystem, section: str = "annotate") -> RateLimits:
     """Return the limits of all actors together."""
-    return Limits(settings.requests_per_minute, settings.tokens_per_minute, settings.budget_usd)
+    return RateLimits(
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        budget_usd=settings.budget_usd,
+        budget_setting=f"{section}.budget_usd",
+    )
 
 
-def told_plan(
-    config: Config, teacher: Teacher, asked: Work, total: int, done: int, sample: str, batch: bool = False
-) -> str:
-    """Return as text what is planned (see `plan.describe`), within the section's limits."""
-    settings = config.annotate
-    engines = f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
-    in_flight = settings.in_flight * settings.actors
-    return describe(teacher, limits_of(settings), in_flight, asked, total, done, sample, engines, batch)
+def estimate_of(
+    settings: Annotate, engine: EngineSection, teacher: Teacher, requests: RequestEstimate, **passages: Any
+) -> TeacherEstimate:
+    """Return an estimate within the section's limits; `passages`: the other fields of `TeacherEstimate`."""
+    return TeacherEstimate(
+        teacher=teacher,
+        requests=requests,
+        limits=limits_of(settings),
+        in_flight=settings.in_flight * settings.actors,
+        engines=f"{settings.actors} of {engine.gpus:g} GPUs each" if settings.served else None,
+        **passages,
+    )
 
 
-def cache_of(config: Config) -> Folder | None:
-    """Return the folder of the kept replies; None where none are kept."""
-    settings = config.annotate
-    if settings.recording and not settings.cache:
-        return None
-    return Folder(settings.cache) if settings.cache else Folder(config.run.root) / _CACHE
+def cache_folder(cache: str | None, root: str) -> Folder:
+    """Return the reply cache: a folder of its own, or the one under run.root."""
+    return Folder(cache) if cache else Folder(root) / _CACHE
 
 
-def index_of(cache: Folder, teacher: Teacher, paid_by: str = "") -> Index:
-    """Read what stands of this teacher's replies, and what a run paid for them."""
-    with explained(cache.url):
-        return ReplyCache(cache, teacher.request("")).read_index(paid_by)
-
-
-def unpaid(config: Config, teacher: Teacher, texts: Sequence[str]) -> list[str]:
-    """Return the texts to which no run has a reply yet."""
-    cache = cache_of(config)
-    if cache is None:
-        return list(texts)
-    index = index_of(cache, teacher)
-    return [text for text in texts if not index.groups_of([key_of(teacher.request(text))])]
-
-
-def run_id(folder: Folder) -> str:
-    """Return the id under which this run pays: it goes with the stage's folder."""
-    with explained(folder.url):
-        standing = folder.read_json(_RUN)
-        if standing is None:
-            standing = {"id": uuid.uuid4().hex}
-            folder.write_json(_RUN, standing)
-    return str(standing["id"])
-
-
-def spent_on_generating(config: Config) -> float:
-    """Return the US dollars that the run paid for its generated passages."""
-    # Nothing while generate itself is at work: it then counts what it paid for by its replies.
-    manifest = (run_folder(config.run) / "generate").manifest()
-    return manifest["figures"]["cost_usd"] if manifest else 0.0
+def annotation_cache(settings: Annotate, root: str) -> Folder | None:
+    """Return the teacher's reply cache; None for a recording without one, whose replies cost nothing."""
+    return None if settings.recording and not settings.cache else cache_folder(settings.cache, root)

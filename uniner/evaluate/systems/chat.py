@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from uniner.evaluate.systems import judged
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.inference.questions import Asked, Questions, Reply
+from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt
-from uniner.teacher.replies import Replies
-from uniner.teacher.reply_cache import Kept
+from uniner.teacher.reply_cache import CachedReply
 
 _QUESTION = "{question}"
 PROMPT = Prompt("", _QUESTION, _QUESTION)
@@ -19,8 +19,8 @@ PROMPT = Prompt("", _QUESTION, _QUESTION)
 class Chat:
     """A chat model behind the replies of a line."""
 
-    def __init__(self, replies: Replies, instruction: Instruction):
-        self._replies, self._instruction = replies, instruction
+    def __init__(self, teacher: CachedTeacher, instruction: Instruction):
+        self._teacher, self._instruction = teacher, instruction
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
         """Ask about all passages together. The first passage has the counts of all."""
@@ -30,8 +30,8 @@ class Chat:
             for group in self._instruction.groups(types)
         ]
         texts = [self._instruction.text(questions[place][0], group) for place, group in groups]
-        replies, took = await self._replies.to(texts)
-        of_passage: list[list[TypeAnswer]] = [[] for _ in questions]
+        replies, took = await self._teacher.ask(texts)
+        of_passage: list[list[Reply]] = [[] for _ in questions]
         for (place, group), reply in zip(groups, replies, strict=True):
             of_passage[place] += _judge(self._instruction, group, reply)
         figures: Counter[str] = Counter({"questions": len(groups), **took})
@@ -40,10 +40,10 @@ class Chat:
         ]
 
 
-def _judge(instruction: Instruction, types: Sequence[str], reply: Kept | Rejection) -> list[TypeAnswer]:
+def _judge(instruction: Instruction, types: Sequence[str], reply: CachedReply | Rejection) -> list[Reply]:
     """Say what a reply is worth; the outcomes are an annotation's, of a reply cut at the limit too_long."""
     if isinstance(reply, Rejection):
-        return [TypeAnswer(name, reply.outcome, {}, reply.said) for name in types]
+        return [Reply(name, reply.outcome, {}, reply.reason) for name in types]
     if reply.finish_reason == "length":
         failed = "too_long"
     elif reply.finish_reason == "content_filter":

@@ -1,4 +1,4 @@
-"""The teacher through the Batch API: a server that speaks it, checks it, and has bad days."""
+"""Batches at a server that speaks the Batch API, checks its files, and fails at times."""
 
 import asyncio
 import json
@@ -12,18 +12,15 @@ from aiohttp import web
 
 from uniner import cli
 from uniner.errors import Stopped, UserError
-from uniner.records import PASSAGE, Passage, to_table
-from uniner.runtime.rate_limits import Limits
-from uniner.storage.stage_folder import Chunk, StageFolder
-from uniner.teacher.batch import submission
-from uniner.teacher.batch.files import Room
-from uniner.teacher.batch.pending_requests import Questions
-from uniner.teacher.batch.records import Records, rejections
-from uniner.teacher.batch.server import BatchServer
-from uniner.teacher.batch.submission import Batches
-from uniner.teacher.estimate import Work, batches, describe
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.batch import runner
+from uniner.teacher.batch.client import BatchClient
+from uniner.teacher.batch.files import BatchFileLimits
+from uniner.teacher.batch.pending_requests import PendingRequests
+from uniner.teacher.batch.records import BatchRecords, rejections_in
+from uniner.teacher.batch.runner import BatchRunner
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache
 
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 5) for n in range(40)]
@@ -31,12 +28,12 @@ REPLIES = {text: f'[("{text[:5]}", "person"), ("Bonn", "city")]' for text in TEX
 SLOW_DOWN = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "line": None}
 
 
-class BatchApi(RecordedTeacher):
-    """Answers a batch as it answers online; `script` tells of passages the tries (status, body) before that.
+class BatchApi(ReplayServer):
+    """Answers a batch as it answers online. `script`: a passage's first answers (status, body).
 
-    A batch goes a step on whenever it is looked at, and is worked on for `looks`. `fates`: how batches end,
-    in the order of their creation: completed; expired or cancelled halfway; silent (expired at once); or
-    failed with an error. At most so many requests are in a file, and in all batches under way (`queue`).
+    A batch advances a step at each status query, and is in progress for `looks` of them. `fates`: how batches
+    end, in the order of their creation: completed; expired or cancelled halfway; silent (expired at once); or
+    failed with an error. most: requests in a file. queue: requests in all batches in progress.
     """
 
     def __init__(self, script=None, fates=(), most=50_000, queue=10**9, looks=1):
@@ -57,18 +54,20 @@ class BatchApi(RecordedTeacher):
 
     def submitted(self):
         """How often each passage was in a batch that the server took."""
-        taken = [one for one in self.batches.values() if one["errors"] is None]
-        return Counter(passage_in(body["messages"][-1]["content"]) for one in taken
-                       for body in self.bodies(one["input_file_id"]).values())  # fmt: skip
+        accepted = [batch for batch in self.batches.values() if batch["errors"] is None]
+        return Counter(passage_in(body["messages"][-1]["content"]) for batch in accepted
+                       for body in self.bodies(batch["input_file_id"]).values())  # fmt: skip
 
     def bodies(self, file):
         return {row["custom_id"]: row["body"] for row in map(json.loads, self.files[file].splitlines())}
 
     def spent(self):
-        lines = [json.loads(line) for one in self.batches.values() if one["output_file_id"]
-                 for line in self.files[one["output_file_id"]].splitlines()]  # fmt: skip
+        lines = [json.loads(line) for batch in self.batches.values() if batch["output_file_id"]
+                 for line in self.files[batch["output_file_id"]].splitlines()]  # fmt: skip
         usages = [line["response"]["body"].get("usage", {}) for line in lines]
-        return sum(one.get("prompt_tokens", 0) + one.get("completion_tokens", 0) for one in usages) / 1e6
+        return (
+            sum(batch.get("prompt_tokens", 0) + batch.get("completion_tokens", 0) for batch in usages) / 1e6
+        )
 
     def _disturbed(self, handle):
         async def handler(request):
@@ -116,8 +115,8 @@ class BatchApi(RecordedTeacher):
         ):
             if wrong:
                 return web.json_response({"error": {"message": "no batch file"}}, status=400)
-        waiting = sum(one["request_counts"]["total"] for one in self.batches.values()
-                      if one["status"] in ("validating", "in_progress"))  # fmt: skip
+        waiting = sum(batch["request_counts"]["total"] for batch in self.batches.values()
+                      if batch["status"] in ("validating", "in_progress"))  # fmt: skip
         fate = self.fates.pop(0) if self.fates else "completed"
         fate = SLOW_DOWN if waiting + len(requests) > self.queue else fate
         name = f"batch_{len(self.batches)}"
@@ -132,89 +131,68 @@ class BatchApi(RecordedTeacher):
         return web.json_response(self.batches[name])
 
     async def _list(self, request):
-        found = list(self.batches.values())[::-1]
+        batches = list(self.batches.values())[::-1]
         after = request.query.get("after")
-        start = 1 + [one["id"] for one in found].index(after) if after else 0
-        page = found[start : start + 2]  # pages are short, so that they must be turned
-        return web.json_response({"object": "list", "data": page, "has_more": start + 2 < len(found)})
+        start = 1 + [batch["id"] for batch in batches].index(after) if after else 0
+        page = batches[start : start + 2]  # pages are short, so that they must be turned
+        return web.json_response({"object": "list", "data": page, "has_more": start + 2 < len(batches)})
 
     async def _look(self, request):
-        one = self.batches.get(request.match_info["id"])
-        if one is None:
+        batch = self.batches.get(request.match_info["id"])
+        if batch is None:
             return web.json_response({"error": {"message": "no such batch"}}, status=404)
-        if one["status"] == "validating":
-            one["status"] = "failed" if one["errors"] else "in_progress"
-        elif one["status"] == "in_progress":
-            self.looks[one["id"]] += 1
-            if self.looks[one["id"]] >= self.looks[None]:
-                self._finish(one)
-        return web.json_response(one)
+        if batch["status"] == "validating":
+            batch["status"] = "failed" if batch["errors"] else "in_progress"
+        elif batch["status"] == "in_progress":
+            self.looks[batch["id"]] += 1
+            if self.looks[batch["id"]] >= self.looks[None]:
+                self._finish(batch)
+        return web.json_response(batch)
 
-    def _finish(self, one):
-        bodies = list(self.bodies(one["input_file_id"]).items())
-        asked = bodies[: {"completed": len(bodies), "silent": 0}.get(one["fate"], len(bodies) // 2)]
+    def _finish(self, batch):
+        bodies = list(self.bodies(batch["input_file_id"]).items())
+        asked = bodies[: {"completed": len(bodies), "silent": 0}.get(batch["fate"], len(bodies) // 2)]
         output, error = [], []
         for key, body in asked:
-            status, said = self._answer(body)
-            line = {"custom_id": key, "response": {"status_code": status, "body": said}, "error": None}
+            status, answer = self._answer(body)
+            line = {"custom_id": key, "response": {"status_code": status, "body": answer}, "error": None}
             (output if status == 200 else error).append(line)
         why = {"code": "batch_expired", "message": "This request could not be executed in time."}
         error += [{"custom_id": key, "response": None, "error": why} for key, _ in bodies[len(asked) :]]
         for name, lines in (("output_file_id", output), ("error_file_id", error)):
             if lines:
-                one[name] = f"file-{len(self.files)}"
-                self.files[one[name]] = "\n".join(map(json.dumps, lines)).encode() + b"\n"
-        one["request_counts"] |= {"completed": len(output), "failed": len(error)}
-        one["status"] = {"silent": "expired"}.get(one["fate"], one["fate"])
-
-
-def write_passages(folder, texts, rows=10):
-    """Passages as ingest leaves them. Returns the chunks' keys."""
-    summaries = []
-    for start in range(0, len(texts), rows):
-        some = enumerate(texts[start : start + rows], start)
-        passages = [
-            Passage(
-                passage_id=f"p{n}",
-                doc_id=f"d{n}",
-                passage_index=0,
-                char_start=0,
-                char_end=len(text),
-                text=text,
-                n_tokens=9,
-                source="",
-            )
-            for n, text in some
-        ]
-        summaries.append(folder.write_chunk(Chunk(f"{start:05d}", to_table(passages, PASSAGE))))
-    folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
-    return [summary.key for summary in summaries]
+                batch[name] = f"file-{len(self.files)}"
+                self.files[batch[name]] = "\n".join(map(json.dumps, lines)).encode() + b"\n"
+        batch["request_counts"] |= {"completed": len(output), "failed": len(error)}
+        batch["status"] = {"silent": "expired"}.get(batch["fate"], batch["fate"])
 
 
 @pytest.fixture
-def ask(teacher, tmp_path):
-    """Return a function that has passages answered in batches; again, it goes on where it was."""
+def ask(teacher_at, write_passages, tmp_path):
+    """Return a function that has passages answered in batches; the next call resumes."""
 
-    async def answer(server, texts=TEXTS, rows=10, budget=None, room=None, **changes):
-        settings = teacher(server, **{"timeout_s": 60.0, "retries": 1, **changes})
+    async def answer(server, texts=TEXTS, rows=10, budget=None, limits=None, **changes):
+        served = teacher_at(server, **{"timeout_s": 60.0, "retries": 1, **changes})
+        teacher = served.teacher
         root = StageFolder(str(tmp_path))
         chunks = write_passages(root / "ingest", texts, rows)
-        index = ReplyCache(root / "cache", settings.request("")).read_index("run")
-        cache = ReplyCache(root / "cache", settings.request(""), index)
-        questions = Questions(settings, root / "ingest", cache, "run")
-        line = BatchServer(settings, "key")
-        spent = settings.usd(*index.tokens_paid)
+        index = ReplyCache(root / "cache", teacher.request("")).read_index("run")
+        cache = ReplyCache(root / "cache", teacher.request(""), index)
+        pending = PendingRequests(teacher=teacher, parent=root / "ingest", cache=cache, run="run")
+        client = BatchClient("m", served.server)
+        spent = teacher.usd(*index.paid)
         try:
-            asking = Batches(questions, line, Records(root / "annotate"), budget, spent, room, poll_s=0)
-            return await asking.answer(chunks)
+            records = BatchRecords(root / "annotate")
+            batches = BatchRunner(pending, client, records, budget, spent, limits, poll_s=0)
+            return await batches.answer(chunks)
         finally:
-            await line.aclose()
+            await client.aclose()
 
     def run(*words, **changes):
         return asyncio.run(answer(*words, **changes))
 
     run.answer = answer
-    run.records = Records(StageFolder(str(tmp_path)) / "annotate")
+    run.records = BatchRecords(StageFolder(str(tmp_path)) / "annotate")
     run.cache = StageFolder(str(tmp_path)) / "cache"
     return run
 
@@ -223,7 +201,7 @@ def error(status, message, **more):
     return status, {"error": {"message": message, "type": "some_error", **more}}
 
 
-def test_a_run_in_batches_equals_the_run_online(ask, teacher, annotate):
+def test_a_run_in_batches_equals_the_run_online(ask, teacher_at, annotate):
     refused = [error(400, "too\nlong"), *[error(400, "asked again")] * 9]
     script = {
         TEXTS[1]: refused,
@@ -235,15 +213,15 @@ def test_a_run_in_batches_equals_the_run_online(ask, teacher, annotate):
     }
     texts = [*TEXTS[:15], TEXTS[0], TEXTS[7], *TEXTS[15:]]
     with BatchApi(script) as server:
-        online, figures = annotate(teacher(server, retries=2), texts, chunk_rows=10)
+        online, figures = annotate(teacher_at(server, retries=2), texts, chunk_rows=10)
         paid_online = sum(figure["cost_usd"] for figure in figures)
     with BatchApi(script, ["expired", "cancelled"]) as server:
-        spent = ask(server, texts, room=Room(requests=25))
+        spent = ask(server, texts, limits=BatchFileLimits(requests=25))
         fields = ("text", "outcome", "reply", "entities", "tokens_in", "tokens_out", "cost_usd")
-        rejected = rejections(ask.records.read())
-        rows, figures = annotate(teacher(server), texts, chunk_rows=10, cache=ask.cache, rejected=rejected)
+        rejected = rejections_in(ask.records.read())
+        rows, figures = annotate(teacher_at(server), texts, chunk_rows=10, cache=ask.cache, rejected=rejected)
         assert server.asked == 0, "nothing is left to ask online"
-    # What the server said of a passage that failed comes with its address online.
+    # Online, the reason of a failed passage also has the server's address.
     same = [{name: getattr(row, name) for name in fields} for row in rows if row.outcome != "failed"]
     assert same == [
         {name: getattr(row, name) for name in fields} for row in online if row.outcome != "failed"
@@ -251,16 +229,16 @@ def test_a_run_in_batches_equals_the_run_online(ask, teacher, annotate):
     assert [row.outcome for row in rows] == [row.outcome for row in online]
     assert Counter(row.outcome for row in rows) == {"ok": 39, "rejected": 1, "filtered": 1, "failed": 1}
     assert "out of memory" in rows[4].reply
-    tries = Counter(server.submitted())
-    assert (tries[TEXTS[1]], tries[TEXTS[3]], tries[TEXTS[4]]) == (1, 2, 3)
-    assert tries[TEXTS[0]] == 1, "a passage that comes twice in a file is asked once"
+    submitted = server.submitted()
+    assert (submitted[TEXTS[1]], submitted[TEXTS[3]], submitted[TEXTS[4]]) == (1, 2, 3)
+    assert submitted[TEXTS[0]] == 1, "a passage that repeats in a file is asked once"
     cost, saved = (sum(figure[name] for figure in figures) for name in ("cost_usd", "saved_usd"))
     assert cost == pytest.approx(spent) == pytest.approx(server.spent())
     assert cost + saved == pytest.approx(paid_online)
 
 
 class Killed:
-    """Ends the client at the server's n-th request: before the server takes it, or before it answers."""
+    """Cancels the client at the server's n-th request: before the server handles it, or before it answers."""
 
     def __init__(self, server, number, taken):
         self.left, self.taken, self.task, self.loop = number, taken, None, None
@@ -273,7 +251,7 @@ class Killed:
         if self.taken:
             await handle()
         self.loop.call_soon_threadsafe(self.task.cancel)
-        return web.json_response({}, status=503)  # to nobody: the client is gone
+        return web.json_response({}, status=503)  # the client is gone
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["before", "after"])
@@ -281,7 +259,9 @@ def test_killed_at_any_request_nothing_is_submitted_twice(ask, taken, tmp_path):
     def kill(server, killed):
         async def run():
             killed.loop = asyncio.get_running_loop()
-            killed.task = asyncio.create_task(ask.answer(server, texts, rows=4, room=Room(requests=4)))
+            killed.task = asyncio.create_task(
+                ask.answer(server, texts, rows=4, limits=BatchFileLimits(requests=4))
+            )
             await killed.task
 
         with pytest.raises(asyncio.CancelledError):
@@ -294,10 +274,10 @@ def test_killed_at_any_request_nothing_is_submitted_twice(ask, taken, tmp_path):
             try:
                 kill(server, killed)
             except pytest.fail.Exception:
-                break  # it came to its end before
+                break  # the run ended before that request
             seen.add(server.log[-1])
             server.disturb = lambda path, handle: handle()
-            ask(server, texts, rows=4, room=Room(requests=4))
+            ask(server, texts, rows=4, limits=BatchFileLimits(requests=4))
             assert server.submitted() == Counter(texts), f"killed at {server.log[number - 1]}"
             assert {record.ended for record in ask.records.read()} <= {"completed", "never created"}
         for folder in ("annotate", "cache", "ingest"):
@@ -316,12 +296,12 @@ def test_a_batch_whose_creation_was_not_confirmed_is_not_created_twice(ask):
     lost = []
     with BatchApi() as server:
         server.disturb = once
-        ask(server, room=Room(requests=10))
+        ask(server, limits=BatchFileLimits(requests=10))
         assert lost
         assert server.submitted() == Counter(TEXTS)
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(ask):
+def test_the_client_waits_for_a_server_that_is_away_for_a_while(ask):
     async def away(path, handle):
         if len(server.log) in range(4, 6):
             return web.json_response({}, status=503)
@@ -334,41 +314,41 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(ask):
 
 
 @pytest.mark.parametrize(
-    ("room", "sizes"),
+    ("limits", "sizes"),
     [
-        (Room(requests=40), [40]),
-        (Room(requests=25), [20, 20]),
-        (Room(requests=4), [4] * 10),
-        (Room(bytes=9_000), None),
+        (BatchFileLimits(requests=40), [40]),
+        (BatchFileLimits(requests=25), [20, 20]),
+        (BatchFileLimits(requests=4), [4] * 10),
+        (BatchFileLimits(bytes=9_000), None),
     ],
 )
-def test_files_are_cut_at_the_limits(ask, room, sizes):
-    with BatchApi(most=room.requests) as server:
-        ask(server, room=room)
+def test_files_are_cut_at_the_limits(ask, limits, sizes):
+    with BatchApi(most=limits.requests) as server:
+        ask(server, limits=limits)
         assert server.submitted() == Counter(TEXTS)
-        inputs = [server.files[one["input_file_id"]] for one in server.batches.values()]
-    assert all(len(data) <= room.bytes for data in inputs)
+        inputs = [server.files[batch["input_file_id"]] for batch in server.batches.values()]
+    assert all(len(data) <= limits.bytes for data in inputs)
     assert len(inputs) > 1 or sizes
     if sizes:
         assert sorted((data.count(b"\n") for data in inputs), reverse=True) == sizes
 
 
-def test_where_the_accounts_queue_is_full_files_wait_or_become_smaller(ask):
+def test_where_the_accounts_queue_is_full_files_wait_or_shrink(ask):
     with BatchApi(queue=20, looks=12) as server:
-        ask(server, rows=5, room=Room(requests=10))
+        ask(server, rows=5, limits=BatchFileLimits(requests=10))
         assert server.submitted() == Counter(TEXTS)
-        refused = [one for one in server.batches.values() if one["errors"]]
+        refused = [batch for batch in server.batches.values() if batch["errors"]]
         assert 0 < len(refused) <= 2, "a file waits for another to end"
-        assert {one["request_counts"]["total"] for one in server.batches.values()} == {10}
+        assert {batch["request_counts"]["total"] for batch in server.batches.values()} == {10}
     ask.cache.remove_all()
     with BatchApi(queue=12) as server:
         ask(server)
         assert server.submitted() == Counter(TEXTS)
-        refused = [one["request_counts"]["total"] for one in server.batches.values() if one["errors"]]
+        refused = [batch["request_counts"]["total"] for batch in server.batches.values() if batch["errors"]]
         assert refused[:2] == [40, 20]
 
 
-def test_the_budget_holds_by_what_requests_can_cost(ask):
+def test_the_budget_holds_by_the_highest_price_of_requests(ask):
     settings = {"max_reply_tokens": 50, "usd_per_million_in": 1.0, "usd_per_million_out": 1.0}
     with BatchApi() as server:
         whole = ask(server, **settings)
@@ -379,19 +359,19 @@ def test_the_budget_holds_by_what_requests_can_cost(ask):
     async def add_up(path, handle):
         response = await handle()
         if path == "POST batches":
-            under_way = [one["input_file_id"] for one in server.batches.values()
-                         if one["status"] in ("validating", "in_progress")]  # fmt: skip
-            data = b"".join(server.files[file] for file in under_way)
+            in_progress = [batch["input_file_id"] for batch in server.batches.values()
+                         if batch["status"] in ("validating", "in_progress")]  # fmt: skip
+            data = b"".join(server.files[file] for file in in_progress)
             at_most.append(server.spent() + (len(data) + 50 * data.count(b"\n")) / 1e6)
         return response
 
     with BatchApi(looks=3) as server:
         server.disturb = add_up
-        for _ in range(2):  # the second time there is nothing left to spend, and nothing is
+        for _ in range(2):  # the second time nothing is left, and nothing is spent
             with pytest.raises(Stopped, match=r"annotate\.budget_usd, which is .*: raise it"):
                 ask(server, budget=budget, **settings)
             assert budget - 2 * (line + 50) / 1e6 <= server.spent() <= budget
-        assert len(at_most) > 1, "what is left of the budget is used"
+        assert len(at_most) > 1, "the rest of the budget is used"
         assert max(at_most) <= budget
         assert ask(server, budget=whole * 8, **settings) == pytest.approx(whole)
         assert server.submitted() == Counter(TEXTS)
@@ -404,7 +384,7 @@ def test_the_budget_holds_by_what_requests_can_cost(ask):
         ({"code": "no_model", "message": "no\nm", "line": 1}, r"is failed .*: no_model: no m \(line 1\)"),
     ],
 )
-def test_a_batch_that_brings_nothing_ends_the_run_in_one_line(ask, fate, message):
+def test_a_batch_without_any_reply_ends_the_run_in_one_line(ask, fate, message):
     with BatchApi(fates=[fate]) as server:
         with pytest.raises(UserError, match=f"batch batch_0 of 40 requests {message}") as caught:
             ask(server)
@@ -414,12 +394,12 @@ def test_a_batch_that_brings_nothing_ends_the_run_in_one_line(ask, fate, message
         assert {record.ended for record in ask.records.read()} >= {"completed"}
 
 
-def test_a_server_that_answers_nothing_is_no_passage_that_failed(ask):
+def test_a_server_that_answers_nothing_does_not_fail_passages(ask):
     with BatchApi({text: [error(500, "down")] * 99 for text in TEXTS}) as server:
         for _ in range(4):
             with pytest.raises(UserError, match=r"brought no reply: Error code: 500 .*down"):
                 ask(server)
-    assert rejections(ask.records.read()) == {}
+    assert rejections_in(ask.records.read()) == {}
 
 
 @pytest.mark.parametrize(
@@ -428,11 +408,11 @@ def test_a_server_that_answers_nothing_is_no_passage_that_failed(ask):
         ("POST files", 404, r"no Batch API; set annotate\.batch=false"),
         ("POST files", 401, "refuses the key .*check OPENAI_API_KEY"),
         ("POST batches", 400, "teacher m at .*billing"),
-        ("GET batches", 404, r"batch batch_0 or its files are not there .*delete .*00001\.json"),
-        ("GET files", 404, r"batch batch_0 or its files are not there"),
+        ("GET batches", 404, r"batch batch_0 or its files do not exist there .*delete .*00001\.json"),
+        ("GET files", 404, r"batch batch_0 or its files do not exist there"),
     ],
 )
-def test_what_is_wrong_with_the_server_is_one_line(ask, path, status, message):
+def test_an_error_of_the_server_is_one_line(ask, path, status, message):
     async def refuse(asked, handle):
         if asked == path:
             return web.json_response({"error": {"message": "billing"}}, status=status)
@@ -444,19 +424,21 @@ def test_what_is_wrong_with_the_server_is_one_line(ask, path, status, message):
             ask(server)
     assert "\n" not in str(caught.value)
     if path == "POST batches":
-        ask.records.require_none_under_way()  # there is none
+        ask.records.require_none_in_progress()  # none was created
     if path == "GET files":
-        with pytest.raises(UserError, match=r"batch_0 is under way and paid for; go on with annotate\.batch"):
-            ask.records.require_none_under_way()
+        with pytest.raises(UserError, match=r"batch_0 is in progress and paid for; set annotate\.batch=true"):
+            ask.records.require_none_in_progress()
 
 
-def test_an_answer_that_is_none_is_named(ask):
+def test_an_unreadable_answer_is_named(ask):
     async def garble(path, handle):
         return web.Response(body=b'{"custom_id": "a"}\n{"custom') if path == "GET files" else await handle()
 
     with BatchApi() as server:
         server.disturb = garble
-        with pytest.raises(UserError, match=r"batch batch_0, file file-1, line 2: is no answer of a batch"):
+        with pytest.raises(
+            UserError, match=r"batch batch_0, file file-1, line 2: is not an answer of the Batch API"
+        ):
             ask(server)
         server.disturb = lambda path, handle: handle()
         ask(server)
@@ -464,16 +446,16 @@ def test_an_answer_that_is_none_is_named(ask):
 
 
 @pytest.fixture
-def run(tmp_path, base, monkeypatch):
-    """Return a function that runs the annotate job in batches on passages as ingest leaves them."""
-    monkeypatch.setattr(submission, "POLL_S", 0.01)
+def run(tmp_path, base, write_passages, monkeypatch):
+    """Return a function that runs the annotate job in batches on a finished ingest stage."""
+    monkeypatch.setattr(runner, "POLL_S", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
         "[annotate]\nbatch = true\nusd_per_million_in = 500\nusd_per_million_out = 1500\n"
     )
-    write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), TEXTS)
+    write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), TEXTS, 10)
 
     def annotate(*words):
         return cli.run(["annotate"], [str(config), *words])
@@ -498,7 +480,7 @@ def test_the_stage_in_batches(run, ray_session, capsys):
         server.disturb = terminate
         assert run(url) == 3, "a stop leaves the batch at the server"
         assert run(url, "annotate.batch=false") == 2
-        assert "is under way and paid for; go on with annotate.batch=true" in capsys.readouterr().err
+        assert "is in progress and paid for; set annotate.batch=true" in capsys.readouterr().err
         server.looks[None] = 1
         assert run(url) == 0
         assert server.submitted() == Counter(TEXTS)
@@ -510,17 +492,11 @@ def test_the_stage_in_batches(run, ray_session, capsys):
     assert run("annotate.base_url=http://127.0.0.1:9/v1") == 0, "done is done"
 
 
-def test_a_plan_and_a_recording_in_batches(run, capsys, monkeypatch, teacher):
+def test_the_estimate_and_a_recording_in_batches(run, capsys, monkeypatch):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run("annotate.plan=true", "annotate.base_url=http://127.0.0.1:9/v1") == 0
-    told = capsys.readouterr().out
-    assert "time      up to 24 h a batch (annotate.batch)" in told
-    assert "batches   1, all at once with a budget of about" in told
+    text = capsys.readouterr().out
+    assert "time      up to 24 h a batch (annotate.batch)" in text
+    assert "batches   1, all at once with a budget of about" in text
     assert run("annotate.recording=x.jsonl") == 2
     assert "annotate.batch: only a server has a Batch API" in capsys.readouterr().err
-    assert batches(teacher("http://x"), Work(120_000, 1e6, 1e6))[0] == 3
-    assert batches(teacher("http://x"), Work(100_000, 90e6, 1e6))[0] == 4
-    assert "all at once" not in describe(
-        teacher("http://x", usd_per_million_in=0.0, usd_per_million_out=0.0),
-        Limits(), 64, Work(10, 10, 10), 10, 0, "Ann", batch=True,
-    )  # fmt: skip

@@ -1,9 +1,10 @@
-"""A teacher that the annotate actors serve themselves: the real vLLM on CPU, started once for this file."""
+"""The client of a teacher in the actor's own engine: the real vLLM on CPU, started once for this file."""
 
 import asyncio
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,16 @@ import pytest
 from uniner import cli
 from uniner.annotate.annotator import Annotator
 from uniner.errors import Stopped, UserError
-from uniner.inference.engine import Engine, EngineSettings
-from uniner.records import PASSAGE, Annotation, Passage, from_table, to_table
-from uniner.runtime.rate_limits import Limits, Meter, local
+from uniner.inference.engine import Engine
+from uniner.records import Annotation, from_table
+from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
 from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Chunk, StageFolder
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.prompts import SYSTEM, published
-from uniner.teacher.replies import Replies
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.completion import Teacher
+from uniner.teacher.prompts import SYSTEM, published_prompt
 from uniner.teacher.reply_cache import ReplyCache
-from uniner.teacher.vllm_client import engine_of
+from uniner.teacher.vllm_client import VllmClient, teacher_engine
 
 TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"
@@ -39,7 +40,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
     """A folder with a tiny random Llama whose tokenizer has a chat template."""
     import torch
 
-    texts = [SYSTEM, published("type").user, *TEXTS]
+    texts = [SYSTEM, published_prompt("type").user, *TEXTS]
     tokenizer = make_tokenizer(texts, 500, ("<|start|>", "<|end|>"), pad_token="<|end|>")
     tokenizer.chat_template = TEMPLATE
     # initializer_range: far apart enough that no two tokens are as good as equal
@@ -58,34 +59,18 @@ def named(model):
 
 def teacher_of(model, **changes):
     settings = {
-        "model": named(model), "base_url": None, "prompt": published("type"), "reply_format": "tuples",
-        "temperature": 0.0, "max_reply_tokens": REPLY_TOKENS, "in_flight": 1, "timeout_s": 1.0, "retries": 0,
+        "model": named(model), "prompt": published_prompt("type"), "max_reply_tokens": REPLY_TOKENS,
         "usd_per_million_in": 1.0, "usd_per_million_out": 2.0,
     }  # fmt: skip
     return Teacher(**{**settings, **changes})
 
 
 def serve(model, max_tokens=400, **changes):
-    return engine_of(
-        teacher_of(model, **changes), str(model), EngineSettings(**ENGINE, max_prompt_tokens=max_tokens)
-    )
+    return teacher_engine(teacher_of(model, **changes), str(model), {**ENGINE, "max_tokens": max_tokens})
 
 
-def chunk_of(texts):
-    passages = [
-        Passage(
-            passage_id=f"p{n}",
-            doc_id=f"d{n}",
-            passage_index=0,
-            char_start=0,
-            char_end=len(text),
-            text=text,
-            n_tokens=9,
-            source="",
-        )
-        for n, text in enumerate(texts)
-    ]
-    return Chunk("00000", to_table(passages, PASSAGE))
+def annotator_of(teacher, engine, **options):
+    return Annotator(CachedTeacher(teacher, partial(VllmClient, teacher, engine), **options))
 
 
 @pytest.fixture(scope="module")
@@ -111,21 +96,21 @@ def expected(model):
 
     llama = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    found = []
+    generated = []
     for text in TEXTS:
-        messages = published("type").messages(text)
+        messages = published_prompt("type").messages(text)
         asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
         ids = asked.input_ids
         with torch.no_grad():
             out = llama.generate(ids, max_new_tokens=REPLY_TOKENS, do_sample=False)[0, ids.shape[1] :]
-        said = tokenizer.decode(out, skip_special_tokens=True)
-        found.append((said.strip(), ids.shape[1], len(out)))
-    return found
+        reply = tokenizer.decode(out, skip_special_tokens=True)
+        generated.append((reply.strip(), ids.shape[1], len(out)))
+    return generated
 
 
 @pytest.fixture(scope="module")
-def kept(model, engine, loop, tmp_path_factory):
-    """A cache that holds the replies to all passages, with the rows, figures and the engine's answers."""
+def cached(model, engine, loop, passage_chunks, tmp_path_factory):
+    """A cache of the replies to all passages, with the rows, figures and the engine's answers."""
     folder, teacher, seen = tmp_path_factory.mktemp("cache"), teacher_of(model), []
     ask = engine.ask
 
@@ -137,13 +122,13 @@ def kept(model, engine, loop, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "ask", watched)
         cache = ReplyCache(StageFolder(str(folder)), teacher.request(""))
-        annotator = Annotator(Replies(teacher, cache=cache, run="first", engine=engine))
-        done = loop.run_until_complete(annotator(chunk_of(ALL)))
+        annotator = annotator_of(teacher, engine, cache=cache, run="first")
+        done = loop.run_until_complete(annotator(*passage_chunks(ALL)))
     return folder, from_table(done.table, Annotation), done.figures, seen
 
 
-def test_replies_and_counts_are_those_of_greedy_generation_and_every_passage_has_an_outcome(kept, expected):
-    _, rows, figures, seen = kept
+def test_replies_and_counts_equal_greedy_generation_and_every_passage_has_an_outcome(cached, expected):
+    _, rows, figures, seen = cached
     assert [row.text for row in rows] == ALL
     served = [row for row in rows if row.text != TOO_LONG]
     assert [(row.reply, row.tokens_in, row.tokens_out) for row in served] == [*expected, expected[0]]
@@ -153,47 +138,47 @@ def test_replies_and_counts_are_those_of_greedy_generation_and_every_passage_has
     assert [row.outcome == "too_long" for row in served] == cut
     overlong = rows[len(TEXTS)]
     assert (overlong.outcome, overlong.attempts, overlong.tokens_in) == ("rejected", 0, 0)
-    assert "tokens, and 400 are allowed; it was not sent" in overlong.reply
-    assert figures["requests"] == len(TEXTS) == len(seen), "what comes twice is asked once"
+    assert re.search(r"not sent: the prompt has \d+ tokens, the limit is 400", overlong.reply)
+    assert figures["requests"] == len(TEXTS) == len(seen), "a repeated passage is asked once"
     tokens_in, tokens_out = (sum(counts) for counts in list(zip(*expected, strict=True))[1:])
     assert (figures["tokens_in"], figures["tokens_out"]) == (tokens_in, tokens_out)
     assert figures["cost_usd"] == pytest.approx((tokens_in + 2 * tokens_out) / 1e6)
     assert sum(answer.cached >= 32 for answer in seen) >= len(TEXTS) - 1, "the prompt's beginning is shared"
 
 
-def test_a_json_schema_binds_the_reply(model, engine, loop):
-    annotator = Annotator(Replies(teacher_of(model, reply_format="json_schema"), engine=engine))
-    rows = from_table(loop.run_until_complete(annotator(chunk_of(TEXTS))).table, Annotation)
+def test_a_json_schema_binds_the_reply(model, engine, loop, passage_chunks):
+    annotator = annotator_of(teacher_of(model, reply_format="json_schema"), engine)
+    done = loop.run_until_complete(annotator(*passage_chunks(TEXTS)))
+    rows = from_table(done.table, Annotation)
     assert {row.outcome for row in rows} <= {"ok", "too_long"}
     whole = [json.loads(row.reply) for row in rows if row.outcome == "ok"]
     assert whole
-    assert all(list(said) == ["entities"] for said in whole)
+    assert all(list(reply) == ["entities"] for reply in whole)
     assert all(row.reply.startswith("{") for row in rows)
 
 
 @pytest.fixture
-def run(model, kept, tmp_path, base):
-    """Return a function that runs the job on passages that stand as ingest leaves them."""
+def run(model, cached, write_passages, tmp_path, base):
+    """Return a function that runs the annotate job on a finished ingest stage."""
     config = tmp_path / "config.toml"
     engine = "".join(f"{name} = {json.dumps(value)}\n" for name, value in ENGINE.items())
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        f'[annotate]\nserved = true\nmodel = "{model}"\ncache = "{kept[0]}"\nmax_bad_share = 1.0\n'
+        f'[annotate]\nserved = true\nmodel = "{model}"\ncache = "{cached[0]}"\nmax_bad_share = 1.0\n'
         f"max_reply_tokens = {REPLY_TOKENS}\n[teacher]\nmax_prompt_tokens = 400\n{engine}"
     )
-    folder = StageFolder(f"{tmp_path}/runs/a/ingest")
-    folder.finish({"stage": "ingest", "config": {}, "parents": {}}, [folder.write_chunk(chunk_of(ALL))])
+    write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), ALL)
     return lambda *words: cli.run(["annotate"], [str(config), *words])
 
 
 @pytest.mark.ray
-def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_kept(
-    run, kept, model, ray_session, tmp_path
+def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_cached(
+    run, cached, model, ray_session, tmp_path
 ):
     # No engine starts with such blocks.
     assert run("teacher.block_size=7") == 0
     folder = StageFolder(f"{tmp_path}/runs/a/annotate")
-    rows, before = from_table(folder.read_rows(), Annotation), kept[1]
+    rows, before = from_table(folder.read_rows(), Annotation), cached[1]
     assert [(row.text, row.outcome, row.reply) for row in rows] == [
         (row.text, row.outcome, row.reply) for row in before
     ]
@@ -204,25 +189,25 @@ def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_kep
     assert folder.require_manifest()["config"]["teacher"] == {"dtype": "float32", "max_prompt_tokens": 400}
 
 
-def test_the_plan_knows_the_teacher_by_its_content_and_starts_nothing(
+def test_the_estimate_identifies_the_teacher_by_content_and_starts_nothing(
     run, model, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run("annotate.plan=true", "teacher.gpus=4", "annotate.actors=2") == 0
-    told = capsys.readouterr().out
-    assert f"teacher   {named(model)}" in told
-    assert "1 to ask of 7 (0 done, 6 in the cache)" in told
-    assert "price     that of the machines" in told
-    assert "engines   2 of 4 GPUs each" in told
+    text = capsys.readouterr().out
+    assert f"teacher   {named(model)}" in text
+    assert "1 to ask of 7 (0 done, 6 in the cache)" in text
+    assert "price     that of the machines" in text
+    assert "engines   2 of 4 GPUs each" in text
     other = shutil.copytree(model, tmp_path / model.name)
     assert run("annotate.plan=true", f"annotate.model={other}") == 0
     assert f"teacher   {named(model)}" in capsys.readouterr().out, "a folder may move"
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert run("annotate.plan=true", f"annotate.model={other}") == 0
-    told = capsys.readouterr().out
-    assert f"teacher   {named(other)}" in told
-    assert "7 to ask of 7" in told, "another model's replies are its own"
+    text = capsys.readouterr().out
+    assert f"teacher   {named(other)}" in text
+    assert "7 to ask of 7" in text, "another model's replies are its own"
 
 
 @pytest.mark.parametrize(
@@ -233,13 +218,15 @@ def test_the_plan_knows_the_teacher_by_its_content_and_starts_nothing(
         (["teacher.gpus=2.5"], "teacher.gpus = 2.5: .*whole number"),
     ],
 )
-def test_what_cannot_be_served_is_refused_before_ray_starts(run, words, message, capsys, monkeypatch):
+def test_a_teacher_that_cannot_be_served_is_refused_before_ray_starts(
+    run, words, message, capsys, monkeypatch
+):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
     assert run(*words) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_model_that_cannot_be_asked_so_is_refused_before_it_is_loaded(model, base, tmp_path):
+def test_a_model_that_cannot_take_the_prompt_is_refused_before_it_is_loaded(model, base, tmp_path):
     with pytest.raises(UserError, match=r"no chat template; name a model that follows instructions"):
         serve(Path(base))
     picky = shutil.copytree(model, tmp_path / "picky")
@@ -248,7 +235,9 @@ def test_a_model_that_cannot_be_asked_so_is_refused_before_it_is_loaded(model, b
     )
     with pytest.raises(UserError, match=r"refuses the prompt \(no system role\); .*annotate\.prompt"):
         serve(picky)
-    with pytest.raises(UserError, match=r"prompt alone has \d+ tokens, 50 are .*raise teacher\.max_prompt"):
+    with pytest.raises(
+        UserError, match=r"prompt alone has \d+ tokens, the limit is 50; raise teacher\.max_prompt"
+    ):
         serve(model, max_tokens=50)
     with pytest.raises(UserError, match=r"takes 512 tokens, .*lower .*annotate\.max_reply_tokens"):
         serve(model, max_reply_tokens=512)
@@ -256,7 +245,9 @@ def test_a_model_that_cannot_be_asked_so_is_refused_before_it_is_loaded(model, b
         Engine(str(model), EngineSettings(max_prompt_tokens=400, gpus=3))
 
 
-def test_an_engine_that_does_not_start_is_tried_once_and_without_money_not_at_all(model, monkeypatch):
+def test_an_engine_that_fails_to_start_is_tried_once_and_not_at_all_without_money(
+    model, monkeypatch, passage_chunks
+):
     started = []
 
     def start(engine):
@@ -264,11 +255,12 @@ def test_an_engine_that_does_not_start_is_tried_once_and_without_money_not_at_al
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Engine, "_start", start)
-    poor = local(Meter(Limits(budget_usd=1e-9)))
+    poor = local_meter(Meter(RateLimits(budget_usd=1e-9)))
+    teacher, (chunk,) = teacher_of(model), passage_chunks(TEXTS)
     with pytest.RaisesGroup(pytest.RaisesExc(Stopped), flatten_subgroups=True):
-        asyncio.run(Annotator(Replies(teacher_of(model), ask=poor, engine=serve(model)))(chunk_of(TEXTS[:1])))
+        asyncio.run(annotator_of(teacher, serve(model), ask_meter=poor)(chunk))
     assert started == []
     with pytest.raises(ExceptionGroup) as caught:
-        asyncio.run(Annotator(Replies(teacher_of(model), engine=serve(model)))(chunk_of(TEXTS)))
+        asyncio.run(annotator_of(teacher, serve(model))(chunk))
     assert "out of memory" in str(caught.value.exceptions[0])
     assert len(started) == 1

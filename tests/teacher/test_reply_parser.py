@@ -1,4 +1,4 @@
-"""The teacher's replies: what parses, what is unparseable, and that the two never look alike."""
+"""The parser of replies: which ones it reads, which are unparseable, and that the two never look alike."""
 
 import re
 import sys
@@ -7,9 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uniner.annotate.annotator import entities_of
-from uniner.records import Entity
-from uniner.teacher.reply_parser import Parsed, judge, parse_reply
+from uniner.teacher.reply_parser import ParsedReply, judge_reply, parse_reply
 
 ANN, BONN = ("Ann", "person"), ("Bonn", "city")
 
@@ -148,21 +146,21 @@ UNPARSEABLE = {
 
 @pytest.mark.parametrize(("reply", "pairs"), WHOLE.values(), ids=WHOLE)
 def test_a_list_in_any_shape_is_read(reply, pairs):
-    assert parse_reply(reply) == Parsed(tuple(pairs))
+    assert parse_reply(reply) == ParsedReply(tuple(pairs))
 
 
 @pytest.mark.parametrize("reply", EMPTY.values(), ids=EMPTY)
-def test_an_empty_list_is_no_entities(reply):
-    assert parse_reply(reply) == Parsed(())
+def test_an_empty_list_means_no_entities(reply):
+    assert parse_reply(reply) == ParsedReply(())
 
 
 @pytest.mark.parametrize(("reply", "pairs"), CUT.values(), ids=CUT)
-def test_the_whole_part_of_a_list_that_breaks_off_counts(reply, pairs):
-    assert parse_reply(reply) == Parsed(tuple(pairs), cut=True)
+def test_the_complete_part_of_a_list_that_breaks_off_counts(reply, pairs):
+    assert parse_reply(reply) == ParsedReply(tuple(pairs), cut=True)
 
 
 @pytest.mark.parametrize("reply", UNPARSEABLE.values(), ids=UNPARSEABLE)
-def test_what_is_no_list_of_pairs_is_unparseable(reply):
+def test_a_reply_without_a_list_of_pairs_is_unparseable(reply):
     assert parse_reply(reply) is None
 
 
@@ -186,17 +184,17 @@ def test_what_is_no_list_of_pairs_is_unparseable(reply):
     ],
 )
 def test_every_reply_has_an_outcome_and_only_a_list_has_pairs(reply, finish, refusal, outcome, pairs):
-    assert judge(reply, finish, refusal) == (outcome, pairs)
+    assert judge_reply(reply, finish, refusal) == (outcome, pairs)
 
 
 def plain(reply):
     """The reply with its escapes undone, by another way than the parser's."""
     return re.sub(
         r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\\'\"/bfnrt\n])",
-        lambda found: (
-            chr(int(found[1][1:], 16) % 0x110000)
-            if len(found[1]) > 1
-            else dict(zip("bfnrt\n", ["\b", "\f", "\n", "\r", "\t", ""], strict=True)).get(found[1], found[1])
+        lambda match: (
+            chr(int(match[1][1:], 16) % 0x110000)
+            if len(match[1]) > 1
+            else dict(zip("bfnrt\n", ["\b", "\f", "\n", "\r", "\t", ""], strict=True)).get(match[1], match[1])
         ),
         reply,
     )
@@ -250,15 +248,15 @@ PIECES = st.lists(
 @example('[("a\\ud800", "b")]')
 def test_no_reply_raises_and_nothing_is_invented(reply):
     parsed = parse_reply(reply)
-    for text in (text for pair in (parsed.pairs if parsed else ()) for text in pair):
-        assert any(text in said for said in (reply, plain(reply), plain(plain(reply))))
+    for text in (text for pair in (parsed.mentions if parsed else ()) for text in pair):
+        assert any(text in source for source in (reply, plain(reply), plain(plain(reply))))
         text.encode()  # no half of a surrogate pair: it could not be stored
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text())))
-def test_what_python_writes_comes_back(pairs):
-    assert parse_reply(repr(pairs)) == Parsed(tuple(pairs))
+def test_a_list_that_python_writes_is_read_back(pairs):
+    assert parse_reply(repr(pairs)) == ParsedReply(tuple(pairs))
 
 
 @settings(deadline=None)
@@ -266,7 +264,7 @@ def test_what_python_writes_comes_back(pairs):
 def test_a_list_cut_anywhere_gives_its_first_pairs_or_nothing(pairs, data):
     whole = repr(pairs)
     parsed = parse_reply(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert parsed is None or (parsed.cut and parsed.pairs == tuple(pairs[: len(parsed.pairs)]))
+    assert parsed is None or (parsed.cut and parsed.mentions == tuple(pairs[: len(parsed.mentions)]))
 
 
 JUNK = [
@@ -294,38 +292,3 @@ def test_junk_takes_linear_time(junk):
         return run
 
     assert lines_run(20_000) < 6 * max(lines_run(4_000), 100)
-
-
-def test_entities_are_located_or_marked_as_absent():
-    text = "Ann met ann in Bonn. Anna left."
-    assert entities_of(text, [("Ann", "person"), ("BONN", "city"), ("Rome", "city")]) == (
-        Entity(text="Ann", type="person", start=0, end=3),
-        Entity(text="Bonn", type="city", start=15, end=19),
-        Entity(text="Rome", type="city", start=-1, end=-1),
-    )
-
-
-def test_the_most_likely_occurrence_alone_is_a_choice():
-    found = entities_of("Ann met Ann.", (("Ann", "person"),), every_occurrence=False)
-    assert found == (Entity(text="Ann", type="person", start=0, end=3),)
-    pairs = (("Paris", "city"), ("Paris Hilton", "person"))
-    found = entities_of("Paris Hilton left Paris.", pairs, every_occurrence=False)
-    assert found == (
-        Entity(text="Paris", type="city", start=18, end=23),
-        Entity(text="Paris Hilton", type="person", start=0, end=12),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "mention"),
-    [
-        ("at O\u2019Hare today", "O'Hare"),
-        ("at O'Hare today", "O\u2019HARE"),
-        ("the \u201cRitz\u201d burns", '"ritz"'),
-        ("rock `n\u00b4 roll", "rock 'n' roll"),
-    ],
-)
-def test_kinds_of_quotation_marks_are_folded(text, mention):
-    (entity,) = entities_of(text, ((mention, "thing"),))
-    assert entity.start >= 0 and entity.text == text[entity.start : entity.end]
-    assert len(entity.text) == len(mention)
