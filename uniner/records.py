@@ -79,11 +79,6 @@ def generated_source(domain: str) -> str:
     return f"generated:{domain}"
 
 
-def generated_source(domain: str) -> str:
-    """Return the source of a domain's generated passages."""
-    return f"generated:{domain}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Passage:
     """A piece of a document: `document[char_start:char_end] == text`.

@@ -15,9 +15,9 @@ from uniner.teacher.reply_parser import TypedMention, judge_reply
 class Annotator:
     """Turns a chunk of passages into the same passages, in order, with the teacher's entities."""
 
-    def __init__(self, teacher: CachedTeacher, every_occurrence: bool = True):
-        """`every_occurrence` of a mention becomes an entity, else the most likely one."""
-        self._teacher, self._every_occurrence = teacher, every_occurrence
+    def __init__(self, teacher: CachedTeacher, occurrences: str = "all"):
+        """occurrences: `all` of a mention become entities, or the `best` one."""
+        self._teacher, self._occurrences = teacher, occurrences
 
     async def close(self) -> None:
         """Close the connections to the teacher. An actor's end with its process."""
@@ -54,7 +54,7 @@ class Annotator:
             text=passage.text,
             outcome=outcome,
             reply=reply,
-            entities=locate_entities(passage.text, mentions, self._every_occurrence),
+            entities=locate_entities(passage.text, mentions, self._occurrences),
             model=self._teacher.teacher.model,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
@@ -64,7 +64,7 @@ class Annotator:
 
 
 def locate_entities(
-    text: str, mentions: Sequence[TypedMention], every_occurrence: bool = True
+    text: str, mentions: Sequence[TypedMention], occurrences: str = "all"
 ) -> tuple[Entity, ...]:
     """Locate the teacher's mentions in a passage, at every occurrence or the most likely one.
 
@@ -76,7 +76,7 @@ def locate_entities(
         spans = spans_of[mention]
         if not spans:
             entities.append(Entity(text=mention, type=type_name, start=-1, end=-1))
-        elif not every_occurrence:
+        elif occurrences == "best":
             spans = [most_likely(spans, chain.from_iterable(spans_of.values()))]
         entities += [
             Entity(text=text[start:end], type=type_name, start=start, end=end) for start, end in spans

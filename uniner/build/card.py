@@ -12,9 +12,7 @@ from jinja2 import Environment
 from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
 from uniner.records import Conversation, from_table
-from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import Summary, merge
-from uniner.teacher.prompts import PASSAGE, annotation_prompt
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MAX_TYPES = 25
@@ -80,9 +78,6 @@ def render(
     counts = Counter({name: int(count) for name, count in figures.items()})
     supervised = {name: counts[f"from_{name}"] for name in facts.supervised}
     from_teacher = counts["conversations"] - sum(supervised.values())
-    by_teacher = {TEACHER: from_teacher} if config.build.teacher_weight else {}
-    annotate = config.annotate
-    prompt = annotation_prompt(annotate.prompt, config.student.template, annotate.reply_format)
     text = resources.files("uniner.build").joinpath("card.md").read_text(encoding="utf-8")
     return (
         Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

@@ -9,7 +9,7 @@ leave the existing briefs unchanged, so that their replies are found in the cach
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from uniner.records import BRIEF, Brief, generated_source, to_table
@@ -88,9 +88,9 @@ class Briefs:
         last = min(first + self.chunk_passages, self.domains[domain])
         return [self._brief(domain, number + 1) for number in range(first, last)]
 
-    def read(self, key: str) -> Iterator[Chunk]:
-        """Yield a key's chunk, in place of a parent's chunk."""
-        yield Chunk(key, to_table(self.of(key), BRIEF))
+    def read_chunk(self, key: str) -> Chunk:
+        """Return a key's chunk, as if it were read from a parent stage."""
+        return Chunk(key, to_table(self.of(key), BRIEF))
 
     def _brief(self, domain: str, number: int) -> Brief:
         draw = f"{self.seed}/{domain}/{number}"

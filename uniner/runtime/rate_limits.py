@@ -31,7 +31,7 @@ class RateLimits:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     budget_usd: float | None = None
-    budget_setting: str = "annotate.budget_usd"
+    budget_setting: str = "run.budget_usd"
 
     @property
     def unlimited(self) -> bool:

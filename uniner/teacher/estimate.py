@@ -41,12 +41,12 @@ def estimate_requests(teacher: Teacher, passages: Sequence[str]) -> RequestEstim
 
 def estimate_seconds(requests: RequestEstimate, limits: RateLimits, in_flight: int) -> tuple[float, str]:
     """Return the shortest time that requests take online, and the setting that decides it."""
-    seconds = {"annotate.in_flight and actors": requests.passages * _REPLY_SECONDS / in_flight}
+    seconds = {"teacher.in_flight and actors": requests.passages * _REPLY_SECONDS / in_flight}
     if limits.requests_per_minute:
-        seconds["annotate.requests_per_minute"] = requests.passages * 60 / limits.requests_per_minute
+        seconds["teacher.requests_per_minute"] = requests.passages * 60 / limits.requests_per_minute
     if limits.tokens_per_minute:
         tokens = requests.tokens_in + requests.tokens_out
-        seconds["annotate.tokens_per_minute"] = tokens * 60 / limits.tokens_per_minute
+        seconds["teacher.tokens_per_minute"] = tokens * 60 / limits.tokens_per_minute
     setting = max(seconds, key=lambda name: seconds[name])
     return seconds[setting], setting
 
@@ -108,11 +108,11 @@ class TeacherEstimate:
             return f"about {usd:,.2f} USD at {usd_in:g} and {usd_out:g} USD a million tokens"
         if self.engines:
             return "that of the machines"
-        return "unknown; set annotate.usd_per_million_in and annotate.usd_per_million_out"
+        return "unknown; set teacher.usd_per_million_in and teacher.usd_per_million_out"
 
     def _time(self) -> str:
         if self.batch:
-            return "time      up to 24 h a batch (annotate.batch)"
+            return "time      up to 24 h a batch (teacher.kind = batch)"
         seconds, setting = estimate_seconds(self.requests, self.limits, self.in_flight)
         return f"time      {_duration(seconds)} or more ({setting} decides)"
 

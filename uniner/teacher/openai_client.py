@@ -48,7 +48,7 @@ class OpenAIServer:
     in_flight: int = 64
     timeout_s: float = 60.0
     retries: int = 6
-    section: str = "annotate"
+    section: str = "teacher"
 
 
 class OpenAIClient:

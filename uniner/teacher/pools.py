@@ -4,13 +4,14 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from uniner.inference.engine import EngineSettings
 from uniner.runtime.chunk_actor import Worker
 from uniner.runtime.chunk_pipeline import Pool
 from uniner.runtime.connection import share
 from uniner.runtime.rate_limits import AskMeter, Gate, RateLimits, cluster_meter
 from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher, MakeClient
 from uniner.teacher.completion import Rejection, Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
@@ -28,8 +29,8 @@ _SILENCE_S = 60.0
 class TeacherActors:
     """The actors of a pool and how each reaches the teacher.
 
-    actors: how many at most. cpus, gpus, chunks_in_flight: of each. poison_tries: see `Pool`. timeout_s: the
-    longest time that a request may take.
+    actors: how many at most. cpus, gpus, chunks_in_flight: of each. max_chunk_crashes: see `Pool`. timeout_s:
+    the longest time that a request may take.
     """
 
     make_client: MakeClient
@@ -37,7 +38,7 @@ class TeacherActors:
     cpus: float = _SERVER_ACTOR_CPUS
     gpus: float = 0
     chunks_in_flight: int
-    poison_tries: int | None = None
+    max_chunk_crashes: int | None = None
     timeout_s: float
 
 
@@ -60,13 +61,13 @@ def chunks_in_hand(chunks: Mapping[str, int], in_flight: int) -> int:
     return 1 + math.ceil(2 * in_flight / max(1.0, mean_rows))
 
 
-def make_vllm_client(teacher: Teacher, model: str, engine: dict[str, Any], gate: Gate) -> VllmClient:
-    """Make the client of an engine in this process; `engine`: the settings of `Engine`."""
+def make_vllm_client(teacher: Teacher, model: str, engine: EngineSettings, gate: Gate) -> VllmClient:
+    """Make the client of an engine in this process."""
     return VllmClient(teacher, teacher_engine(teacher, model, engine), gate)
 
 
 def teacher_pool(
-    stage: Folder,
+    stage: StageFolder,
     teacher: Teacher,
     actors: TeacherActors,
     make_worker: Callable[[CachedTeacher], Worker],
@@ -93,7 +94,14 @@ def teacher_pool(
     make = functools.partial(
         _make_worker, make_worker, teacher, actors.make_client, ask_meter, shared_cache, rejected
     )
-    return Pool(make, actors.actors, actors.cpus, actors.gpus, actors.chunks_in_flight, actors.poison_tries)
+    return Pool(
+        make_worker=make,
+        actors=actors.actors,
+        cpus=actors.cpus,
+        gpus=actors.gpus,
+        chunks_in_flight=actors.chunks_in_flight,
+        max_chunk_crashes=actors.max_chunk_crashes,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

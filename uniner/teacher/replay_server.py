@@ -1,7 +1,7 @@
 """A real OpenAI-compatible HTTP server on loopback that answers from recorded replies.
 
 python -m uniner.teacher.replay_server RECORDING [PORT] serves by itself and prints its address. The annotate
-stage starts one where annotate.recording is set. GET /stats returns the number of completion requests.
+stage starts one for teacher.kind = recording. GET /stats returns the number of completion requests.
 """
 
 import asyncio

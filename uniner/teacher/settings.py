@@ -1,142 +1,195 @@
-"""The values that config sections hold for a teacher: its name, server, actors, limits and reply cache."""
+"""From a teacher's config section to the values that ask it: its name, server, actors, limits and cache.
 
+name: what error messages call the section, such as "teacher" or "evaluate.system.chatgpt.teacher".
+"""
+
+import contextlib
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from uniner.config.schema import Annotate
-from uniner.config.schema import Teacher as EngineSection
-from uniner.config.systems import ChatSystem
+from uniner.config.teachers import AnyTeacher, HttpTeacher, RecordingTeacher, ServerTeacher, VllmTeacher
 from uniner.errors import UserError
+from uniner.inference.engine import EngineSettings
 from uniner.runtime.rate_limits import RateLimits
-from uniner.storage.model_folders import model_address, model_fingerprint, require_model
 from uniner.storage.folder import Folder
+from uniner.storage.model_folders import model_address, model_digest, require_model
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import RequestEstimate, TeacherEstimate
 from uniner.teacher.openai_client import OpenAIServer
 from uniner.teacher.pools import TeacherActors, make_vllm_client, server_actors
-from uniner.teacher.prompts import Prompt, annotation_prompt
+from uniner.teacher.prompts import Prompt
+from uniner.teacher.replay_server import ReplayServer, load_recording
 
 _CACHE = "reply-cache"
 
 
-def check(settings: Annotate) -> None:
-    """Check, before Ray starts, that the model or the key exists, and prices where there is a budget."""
-    if settings.served and (settings.base_url or settings.recording):
-        raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
-    if settings.batch and (settings.served or settings.recording):
-        raise UserError("annotate.batch: only a server has a Batch API; unset annotate.served and recording")
-    if settings.served:
-        require_model(settings.model)
-    elif not settings.recording and not api_key(settings.base_url) and not settings.plan:
-        raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
-    if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
+def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
+    """Check that the model, the recording or the server's key exists.
+
+    Raises:
+        UserError: where it does not.
+    """
+    if isinstance(section, VllmTeacher):
+        require_model(section.model)
+    elif isinstance(section, RecordingTeacher):
+        load_recording(section.path)
+    elif not api_key(section):
         raise UserError(
-            "annotate.budget_usd: no price is set; set annotate.usd_per_million_in=0.15, for example, and "
-            "annotate.usd_per_million_out"
+            f"{name}: the environment variable {section.api_key_env} is not set; export the server's key in "
+            f"it, or name the variable that has it, such as {name}.api_key_env=MY_KEY"
         )
 
 
-def annotation_teacher(settings: Annotate, template: str) -> Teacher:
-    """Return the teacher that annotates for a student template."""
+def check_budget(
+    section: AnyTeacher, budget_usd: float | None, budget_setting: str, name: str = "teacher"
+) -> None:
+    """Check that a budget comes with prices.
+
+    Raises:
+        UserError: where it does not.
+    """
+    priced = isinstance(section, HttpTeacher) and section.usd_per_million_in + section.usd_per_million_out
+    if budget_usd is not None and not priced and not isinstance(section, VllmTeacher):
+        raise UserError(
+            f"{budget_setting}: no price is set; set {name}.usd_per_million_in=0.15, for example, and "
+            f"{name}.usd_per_million_out"
+        )
+
+
+def make_teacher(
+    section: AnyTeacher,
+    *,
+    prompt: Prompt,
+    temperature: float,
+    max_reply_tokens: int,
+    reply_format: str = "tuples",
+) -> Teacher:
+    """Return the teacher of a section, asked with a stage's prompt."""
     return Teacher(
-        model=model_name(settings),
-        prompt=prompt_of(settings, template),
-        reply_format=settings.reply_format,
-        temperature=settings.temperature,
-        max_reply_tokens=settings.max_reply_tokens,
-        usd_per_million_in=settings.usd_per_million_in,
-        usd_per_million_out=settings.usd_per_million_out,
+        model=model_name(section),
+        prompt=prompt,
+        reply_format=reply_format,
+        temperature=temperature,
+        max_reply_tokens=max_reply_tokens,
+        usd_per_million_in=section.usd_per_million_in if isinstance(section, HttpTeacher) else 0.0,
+        usd_per_million_out=section.usd_per_million_out if isinstance(section, HttpTeacher) else 0.0,
     )
 
 
-def model_name(settings: Annotate) -> str:
+def model_name(section: AnyTeacher) -> str:
     """Return the teacher's name; a folder's has the digest of its content, as folders change and move."""
-    digest = model_fingerprint(settings.model) if settings.served else settings.model
-    if digest == settings.model:
-        return settings.model
-    return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{digest}"
+    if not isinstance(section, VllmTeacher):
+        return section.model
+    digest = model_digest(section.model)
+    if digest == section.model:
+        return section.model
+    return f"{model_address(section.model).rstrip('/').rsplit('/', 1)[-1]}@{digest}"
 
 
-def prompt_of(settings: Annotate, template: str) -> Prompt:
-    """Return the prompt that annotates for a student template."""
-    return annotation_prompt(settings.prompt, template, settings.reply_format)
+def teacher_identity(section: AnyTeacher) -> dict[str, Any]:
+    """Return what of a section decides the replies: the model, and for an engine its number format."""
+    return section.identity() | {"model": model_name(section)}
 
 
-def api_key(base_url: str | None) -> str | None:
+def api_key(section: ServerTeacher) -> str | None:
     """Return the server's key from the environment."""
     # The user's own server behind a base_url often needs no key, but the openai client requires one.
-    return os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
+    return os.environ.get(section.api_key_env) or ("none" if section.base_url else None)
 
 
-def server_of(
-    settings: Annotate | ChatSystem, section: str = "annotate", recording_url: str | None = None
+@contextlib.contextmanager
+def replay(section: AnyTeacher) -> Iterator[str | None]:
+    """Serve a recording on 127.0.0.1 meanwhile. Yields its address; None for another kind of teacher."""
+    if not isinstance(section, RecordingTeacher):
+        yield None
+        return
+    with ReplayServer(load_recording(section.path)) as server:
+        yield server.base_url
+
+
+def make_server(
+    section: HttpTeacher, name: str = "teacher", recording_url: str | None = None
 ) -> OpenAIServer:
-    """Return the server of a section; `recording_url` is the address of a `ReplayServer` in its place."""
+    """Return the server of a section. recording_url: of the `ReplayServer` in its place."""
+    real = isinstance(section, ServerTeacher) and not recording_url
     return OpenAIServer(
-        base_url=recording_url or settings.base_url,
-        api_key="recorded" if recording_url else api_key(settings.base_url),
-        in_flight=settings.in_flight,
-        timeout_s=settings.timeout_s,
-        retries=settings.retries,
-        section=section,
+        base_url=section.base_url if isinstance(section, ServerTeacher) and real else recording_url,
+        api_key=api_key(section) if isinstance(section, ServerTeacher) and real else "recorded",
+        in_flight=section.in_flight,
+        timeout_s=section.timeout_s,
+        retries=section.retries,
+        section=name,
     )
 
 
-def actors_of(
-    settings: Annotate,
-    engine: EngineSection,
+def teacher_actors(
+    section: AnyTeacher,
     teacher: Teacher,
     chunks: Mapping[str, int],
+    *,
+    name: str = "teacher",
     recording_url: str | None = None,
 ) -> TeacherActors:
-    """Return the actors that ask a teacher about a stage's chunks, as the annotate section says."""
-    if not settings.served:
-        server = server_of(settings, recording_url=recording_url)
-        return server_actors(teacher, server, settings.actors, chunks)
-    arguments = engine.model_dump(exclude={"chunks_in_flight", "max_prompt_tokens", "poison_tries"})
-    arguments["max_tokens"] = engine.max_prompt_tokens
+    """Return the actors that ask a teacher about a stage's chunks (key to rows)."""
+    if isinstance(section, HttpTeacher):
+        return server_actors(teacher, make_server(section, name, recording_url), section.actors, chunks)
+    engine = EngineSettings.of(section, max_prompt_tokens=section.max_prompt_tokens)
     return TeacherActors(
-        make_client=functools.partial(make_vllm_client, teacher, model_address(settings.model), arguments),
-        actors=settings.actors,
-        cpus=engine.cpus,
-        gpus=engine.gpus,
-        chunks_in_flight=engine.chunks_in_flight,
-        poison_tries=engine.poison_tries,
-        timeout_s=settings.timeout_s,
+        make_client=functools.partial(make_vllm_client, teacher, model_address(section.model), engine),
+        actors=section.actors,
+        cpus=section.cpus,
+        gpus=section.gpus,
+        chunks_in_flight=section.chunks_in_flight,
+        max_chunk_crashes=section.max_chunk_crashes,
+        timeout_s=section.hang_timeout_s,
     )
 
 
-def limits_of(settings: Annotate | ChatSystem, section: str = "annotate") -> RateLimits:
+def rate_limits(
+    section: AnyTeacher, budget_usd: float | None, budget_setting: str = "run.budget_usd"
+) -> RateLimits:
     """Return the limits of all actors together."""
     return RateLimits(
-        requests_per_minute=settings.requests_per_minute,
-        tokens_per_minute=settings.tokens_per_minute,
-        budget_usd=settings.budget_usd,
-        budget_setting=f"{section}.budget_usd",
+        requests_per_minute=section.requests_per_minute if isinstance(section, HttpTeacher) else None,
+        tokens_per_minute=section.tokens_per_minute if isinstance(section, HttpTeacher) else None,
+        budget_usd=budget_usd,
+        budget_setting=budget_setting,
     )
 
 
-def estimate_of(
-    settings: Annotate, engine: EngineSection, teacher: Teacher, requests: RequestEstimate, **passages: Any
+def make_estimate(
+    section: AnyTeacher,
+    teacher: Teacher,
+    requests: RequestEstimate,
+    budget_usd: float | None,
+    *,
+    total: int,
+    done: int,
+    sample: str,
+    batch: bool = False,
 ) -> TeacherEstimate:
-    """Return an estimate within the section's limits; `passages`: the other fields of `TeacherEstimate`."""
+    """Return a stage's estimate (see `TeacherEstimate`) within the section's limits and the budget."""
+    engines = f"{section.actors} of {section.gpus:g} GPUs each" if isinstance(section, VllmTeacher) else None
     return TeacherEstimate(
         teacher=teacher,
         requests=requests,
-        limits=limits_of(settings),
-        in_flight=settings.in_flight * settings.actors,
-        engines=f"{settings.actors} of {engine.gpus:g} GPUs each" if settings.served else None,
-        **passages,
+        total=total,
+        done=done,
+        sample=sample,
+        limits=rate_limits(section, budget_usd),
+        in_flight=1 if isinstance(section, VllmTeacher) else section.in_flight * section.actors,
+        engines=engines,
+        batch=batch,
     )
 
 
-def cache_folder(cache: str | None, root: str) -> Folder:
-    """Return the reply cache: a folder of its own, or the one under run.root."""
-    return Folder(cache) if cache else Folder(root) / _CACHE
+def reply_cache_folder(section: AnyTeacher, root: str) -> Folder | None:
+    """Return the folder of the reply cache; None for a recording without one, whose replies cost nothing.
 
-
-def annotation_cache(settings: Annotate, root: str) -> Folder | None:
-    """Return the teacher's reply cache; None for a recording without one, whose replies cost nothing."""
-    return None if settings.recording and not settings.cache else cache_folder(settings.cache, root)
+    root: run.root, for the default folder.
+    """
+    if section.cache:
+        return Folder(section.cache)
+    return None if isinstance(section, RecordingTeacher) else Folder(root) / _CACHE

@@ -6,19 +6,18 @@ passage without a cached reply loads the model: a run whose replies are all cach
 """
 
 from dataclasses import replace
-from typing import Any
 
 from jinja2 import TemplateError
 
 from uniner.errors import UserError
-from uniner.inference.engine import Engine
+from uniner.inference.engine import Engine, EngineSettings
 from uniner.runtime.rate_limits import Gate, Reservation
 from uniner.storage.model_folders import local_model
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
 
 
-def teacher_engine(teacher: Teacher, model: str, settings: dict[str, Any]) -> Engine:
-    """Return the engine of a model (folder, s3:// address or hub name) with `Engine`'s settings.
+def teacher_engine(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
+    """Return the engine of a model (folder, s3:// address or hub name).
 
     Raises:
         UserError: where the model cannot take the teacher's prompt.

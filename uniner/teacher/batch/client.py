@@ -49,7 +49,7 @@ class BatchClient:
         """Upload a file of requests. Returns its id. This costs nothing yet."""
         file = await self._call(
             lambda _: self._client.files.create(file=(name, data), purpose="batch"),
-            hint="this server has no Batch API; set annotate.batch=false",
+            hint="this server has no Batch API; set teacher.kind=openai",
         )
         return file.id
 

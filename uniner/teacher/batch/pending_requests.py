@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
 
@@ -25,7 +25,7 @@ class PendingRequests:
     """The requests about the passages in a parent stage's chunks. Its methods block on storage."""
 
     teacher: Teacher
-    parent: Folder
+    parent: StageFolder
     cache: ReplyCache
     run: str
 

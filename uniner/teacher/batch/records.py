@@ -64,7 +64,7 @@ class BatchRecords:
             if record.ended is None:
                 batch = f"batch {record.batch} is" if record.batch else "a batch may be"
                 raise UserError(
-                    f"{self.address(record)}: {batch} in progress and paid for; set annotate.batch=true to "
+                    f"{self.address(record)}: {batch} in progress and paid for; set teacher.kind=batch to "
                     "fetch its replies"
                 )
 

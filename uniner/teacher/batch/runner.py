@@ -164,7 +164,7 @@ class BatchRunner:
             return
         raise Stopped(
             f"teacher: {self._spent:.6g} USD are spent, and the next request may cost more than is left of "
-            f"annotate.budget_usd, which is {self._budget:g}: raise it"
+            f"run.budget_usd, which is {self._budget:g}: raise it"
         )
 
     async def _status(self, record: BatchRecord) -> str:
