@@ -23,9 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.table import Measured, last_line, say, show
-from uniner.evaluate.scoring import Scores
+from uniner.evaluate.scoring import SystemScorer
 from uniner.grounding import locate
-from uniner.metrics.significance import compare, said
+from uniner.metrics.significance import compare_systems, describe_comparison
 from uniner.records import PREDICTION, Prediction, Span, from_table, to_table
 from uniner.storage.stage_folder import Chunk, Folder
 
@@ -117,12 +117,12 @@ def measure(url: str) -> dict[str, float]:
     """Score a folder's predictions; seconds of CPU, questions, and peak memory over the start's in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    scores = Scores(read(Folder(url)))
-    found = scores.figures()["made-up"]
-    table = scores.passages()
+    scorer = SystemScorer(read(Folder(url)))
+    scores = scorer.scores()["made-up"]
+    table = scorer.passages()
     seconds = time.process_time() - started
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "questions": found["questions"], "peak": peak, "passages": table.num_rows}
+    return {"seconds": seconds, "questions": scores.questions, "peak": peak, "passages": table.num_rows}
 
 
 def main() -> None:
@@ -164,11 +164,12 @@ def main() -> None:
         )
         other = Folder(str(Path(folder) / "other"))
         write(other, questions, seed=3)
-        one, two = Scores(read(Folder(str(Path(folder) / "1")))), Scores(read(other))
+        one, two = SystemScorer(read(Folder(str(Path(folder) / "1")))), SystemScorer(read(other))
         started = time.process_time()
-        comparison = compare(one.passages(), two.passages())
+        comparison = compare_systems(one.passages(), two.passages())
         seconds = time.process_time() - started
-        say(f"paired test: {said('one', 'other', comparison['made-up'])} in {seconds:.2f} s of CPU")
+        line = describe_comparison("one", "other", comparison["made-up"])
+        say(f"paired test: {line} in {seconds:.2f} s of CPU")
 
 
 if __name__ == "__main__":

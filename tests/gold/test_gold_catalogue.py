@@ -8,8 +8,8 @@ from rich.console import Console
 
 from uniner.config.schema import Config
 from uniner.errors import UserError
-from uniner.evaluate.dataset_listing import show
-from uniner.evaluate.gold_questions import cut
+from uniner.evaluate.dataset_listing import list_datasets
+from uniner.evaluate.gold_questions import cut_questions
 from uniner.gold.catalogue import DOMAINS, catalogue, look, members, read, with_group, words_of
 from uniner.gold.reader import read_gold
 
@@ -89,13 +89,13 @@ def test_data_sets_are_found_by_name_in_any_layout_and_read_raw(tmp_path):
         "mit_movie": "Mit-Movie.jsonl",
         "findvehicle": "FindVehicle_test.txt",
     }
-    (chunk,) = cut("conll03", str(tmp_path / "conll03" / "test.txt"), 9, None)
+    (chunk,) = cut_questions("conll03", str(tmp_path / "conll03" / "test.txt"), 9, None)
     asked = [(row["type"], row["gold"]) for row in chunk.table.to_pylist()]
     assert asked == [("organization", ["UN"]), ("person", ["Ann"]), ("organization", []), ("person", [])]
     assert chunk.figures["left_out_else_type"] == 1
 
     console = Console(width=150, file=io.StringIO())
-    show(str(tmp_path), console)
+    list_datasets(str(tmp_path), console)
     text = console.file.getvalue()
     assert "5 of 50 data sets found" in text
     assert "2 (3,453)" in text and "2 (3)" in text  # conll03 here and in the paper
@@ -117,7 +117,7 @@ def test_a_file_that_asks_its_own_questions_keeps_their_words(tmp_path):
     }
     (tmp_path / "CrossNER_AI.json").write_text(json.dumps([row]))
     address = look(str(tmp_path))["crossner_ai"]
-    (chunk,) = cut("crossner_ai", address, 9, None)
+    (chunk,) = cut_questions("crossner_ai", address, 9, None)
     assert chunk.table.column("type").to_pylist() == ["programlang"]
     assert (read("crossner_ai", address).passages, read("crossner_ai", address).types) == (1, 1)
 

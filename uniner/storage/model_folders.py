@@ -103,7 +103,7 @@ def student_facts(url: str) -> dict[str, Any]:
 
 
 def calibrations(url: str) -> dict[str, dict[str, Any]]:
-    """Return what evaluate found of a student's scores, a gold data set each (`tag.calibration.assess`)."""
+    """Return what evaluate found of a student's scores, a gold data set each (`CalibrationReport`)."""
     with explained(url):
         return Folder(url).read_json(CALIBRATION) or {}
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from uniner.metrics.calibration import calibrated
+from uniner.metrics.calibration import calibrate
 from uniner.passages import own_span
 from uniner.records import Passage, TaggedEntity, TaggedPassage
 
@@ -14,7 +14,7 @@ from uniner.records import Passage, TaggedEntity, TaggedPassage
 class Rules:
     """What is kept. min_score: of a lower score nothing. flat: no two entities of a document overlap.
 
-    calibration: slope and intercept (`tag.calibration.fit`'s) by which scores are calibrated before all else.
+    calibration: slope and intercept (`fit_platt`'s) by which scores are calibrated before all else.
     """
 
     min_score: float = 0.0
@@ -80,7 +80,7 @@ def flat(run: Sequence[Passage], entities: Sequence[TaggedEntity]) -> list[Tagge
 def _calibrated(entities: Sequence[TaggedEntity], rules: Rules) -> Sequence[TaggedEntity]:
     if rules.calibration is None:
         return entities
-    return [replace(entity, score=calibrated(entity.score, *rules.calibration)) for entity in entities]
+    return [replace(entity, score=calibrate(entity.score, *rules.calibration)) for entity in entities]
 
 
 def _passing(entities: Sequence[TaggedEntity], rules: Rules, counts: Counter[str]) -> list[TaggedEntity]:

@@ -1,4 +1,4 @@
-"""Students are scored with 8 bits beside a plain engine, and tag asks how far F1 falls. No engine."""
+"""Students are scored with an 8-bit engine beside a plain one, and tag checks the loss of F1. No engine."""
 
 import asyncio
 import json
@@ -7,9 +7,8 @@ import pytest
 
 from uniner.config.schema import Engine
 from uniner.errors import UserError
-from uniner.evaluate import stage
-from uniner.evaluate import system_pools as evaluate_work
-from uniner.evaluate.predictor import Predictor
+from uniner.evaluate import stage, system_pools
+from uniner.evaluate.system_pools import Predictor
 from uniner.inference.fp8_gate import answering, require_f1
 from uniner.inference.questions import Asked, Reply
 from uniner.storage.model_folders import model_fingerprint
@@ -19,25 +18,25 @@ from uniner.tag import stage as tag
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
 
 
-class Worse:
-    """Finds the person, and of 8 bits not in every tenth passage."""
+class DegradedSystem:
+    """Finds the person, with 8 bits not in every tenth passage."""
 
     def __init__(self, settings):
         self.broken = "quantization" in settings
 
     async def ask_all(self, questions):
         return [
-            Asked(tuple(Reply(name, "ok", self.found(text), "") for name in types), {})
+            Asked(tuple(Reply(name, "ok", self.mentions(text), "") for name in types), {})
             for text, types in questions
         ]
 
-    def found(self, text):
+    def mentions(self, text):
         return {} if self.broken and text.endswith("7") else {"Ann": 0.5}
 
 
 @pytest.fixture
 def run(tmp_path, base, make_engine_config, monkeypatch):
-    """Return a function that evaluates this run's student, its engines stand-ins, and the run's config."""
+    """Return a function that evaluates this run's student with stand-ins for the engines."""
     student = Folder(str(tmp_path)) / "r" / "train" / "student"
     facts = {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["person"]}
     student.write_json("uniner.json", facts)
@@ -52,7 +51,7 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
 
     def make(model, template, settings):
         made.append(settings)
-        return Predictor.of(Worse(settings))
+        return Predictor.of(DegradedSystem(settings))
 
     def run_stage(name, folder, plan, parent, *, read, others, pool, unit):
         if folder.begin(plan):
@@ -61,7 +60,7 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
         chunks = [chunk for key in others for chunk in read(key)]
         folder.finish(plan, [folder.write_chunk(asyncio.run(worker(chunk))) for chunk in chunks], seconds=0.0)
 
-    monkeypatch.setattr(evaluate_work, "make_predictor", make)
+    monkeypatch.setattr(system_pools, "make_predictor", make)
     monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
     monkeypatch.setattr(stage.chunk_pipeline, "run_stage", run_stage)
 
@@ -76,24 +75,26 @@ def run(tmp_path, base, make_engine_config, monkeypatch):
     return evaluate
 
 
-def test_a_student_is_scored_both_ways_beside_what_stands_and_held_against_itself(run, capsys):
+def test_a_student_is_scored_both_ways_and_compared_with_itself(run, capsys):
     _, manifest = run()
     assert list(manifest["scores"]) == ["student"]
     assert " - student" not in capsys.readouterr().err
     _, manifest = run(**FP8)
-    assert {name: found["toy"]["f1"] for name, found in manifest["scores"].items()} == {
+    assert {name: scores["toy"]["f1"] for name, scores in manifest["scores"].items()} == {
         "student": 1.0, "student-fp8-fp8kv": pytest.approx(18 / 19, abs=1e-6),
     }  # fmt: skip
     errors = manifest["scores"]["student-fp8-fp8kv"]["toy"]["errors"]
-    assert errors["missed"] == {"overlooked": 1} and "examples" not in errors, "manifests are read often"
-    said = capsys.readouterr().err
-    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in said and "], p = 1.000 on toy" in said
+    assert errors["missed"] == {"overlooked": 1} and errors["examples"] == {}, "manifests are read often"
+    log = capsys.readouterr().err
+    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in log and "], p = 1.000 on toy" in log
     settings = [(made.get("quantization"), made.get("kv_cache_dtype")) for made in run.made]
-    assert settings == [(None, None), ("fp8", "fp8")], "the plain scores stood, and were not made again"
-    assert all(made["retry_answer_tokens"] == 0 for made in run.made), "the published protocol has none"
+    assert settings == [(None, None), ("fp8", "fp8")], "the plain scores existed and were not made again"
+    assert all(made["retry_answer_tokens"] == 0 for made in run.made), (
+        "the published protocol has no second try"
+    )
 
 
-def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how_much(run):
+def test_tag_refuses_an_8_bit_engine_whose_loss_is_too_high_or_unknown(run):
     def require(**settings):
         require_f1(run.folder, run.student, Engine(**{**plain, **settings}))
 
@@ -106,7 +107,7 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how
     with pytest.raises(UserError, match=r"falls from 1\.0000 to 0\.9474, .*max_f1_loss \(0\.01"):
         require(**FP8)
     require(**FP8, max_f1_loss=0.06)
-    require(**FP8, max_f1_loss=0.06, retry_answer_tokens=0)  # which evaluate's answers have nothing of
+    require(**FP8, max_f1_loss=0.06, retry_answer_tokens=0)  # a setting that evaluate does not use
     for other in ({"quantization": "fp8"}, {**FP8, "dtype": "bfloat16"}):
         with pytest.raises(UserError, match=r"needs the student's F1"):
             require(**other, max_f1_loss=1.0)
@@ -114,7 +115,7 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_or_nobody_knows_how
         require_f1(run.folder, "another student", Engine(**plain).model_copy(update=FP8))
 
 
-def test_f1_is_held_against_that_on_the_same_data_sets(tmp_path):
+def test_f1_is_compared_on_the_same_data_sets(tmp_path):
     engine = Engine(dtype="float32", gpus=0)
     fp8 = engine.model_copy(update={"quantization": "fp8"})
     evaluate = Folder(str(tmp_path))
@@ -130,16 +131,18 @@ def test_f1_is_held_against_that_on_the_same_data_sets(tmp_path):
         require_f1(evaluate, "s", fp8)
 
 
-def test_tag_says_so_before_ray_starts_where_no_evaluation_can_come(run, make_engine_config, tmp_path, base):
+def test_tag_refuses_before_ray_starts_unless_evaluate_is_part_of_the_run(
+    run, make_engine_config, tmp_path, base
+):
     config, _ = run(**FP8)
     bare = make_engine_config(tmp_path, base, FP8)
     with pytest.raises(UserError, match=r"falls from 1\.0000 to 0\.9474"):
         tag.check(bare)
-    tag.check(config)  # evaluate may be about to score it anew
+    tag.check(config)  # evaluate may score it again first
     tag.check(make_engine_config(tmp_path, base, {**FP8, "max_f1_loss": 0.06}))
 
 
-def test_a_group_s_gold_data_may_still_come_before_tag(run, make_engine_config, tmp_path, base):
+def test_the_gold_data_of_a_group_count_as_an_evaluation_to_come(run, make_engine_config, tmp_path, base):
     run()
     with pytest.raises(UserError, match="has not both"):
         tag.check(make_engine_config(tmp_path, base, FP8))
