@@ -85,6 +85,7 @@ def test_a_student_is_scored_both_ways_and_compared_with_itself(run, capsys):
     }  # fmt: skip
     errors = manifest["scores"]["student-fp8-fp8kv"]["toy"]["errors"]
     assert errors["missed"] == {"overlooked": 1} and errors["examples"] == {}, "manifests are read often"
+    assert run.folder.manifest() == manifest, "a rerun compares with what the file holds"
     log = capsys.readouterr().err
     assert "evaluate: student-fp8-fp8kv - student -0.053 [" in log and "], p = 1.000 on toy" in log
     settings = [(made.get("quantization"), made.get("kv_cache_dtype")) for made in run.made]

@@ -63,7 +63,9 @@ def test_scores_survive_json():
     rows = [prediction("1", "city", ["Paris", "Rome"], ["paris"], scores=(0.9, 0.5))]
     scores = score([*rows, prediction("2", "person", ["Ann"], ["Eve"], scores=(0.1,))])["d"]
     assert scores.errors.examples and scores.calibration
-    assert DatasetScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
+    value = scores.to_json()
+    assert json.loads(json.dumps(value)) == value
+    assert DatasetScores.from_json(value) == scores
 
 
 def test_every_protocol_counts_the_same_answers_by_its_own_rule():

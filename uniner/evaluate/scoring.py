@@ -75,8 +75,8 @@ class DatasetScores(ProtocolScore):
         return msgspec.convert(value, cls)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain JSON values."""
-        return msgspec.to_builtins(self)
+        """Return the scores as JSON reads them back: lists in place of tuples."""
+        return msgspec.json.decode(msgspec.json.encode(self))
 
     def without_examples(self) -> "DatasetScores":
         """Return the scores without examples of mistakes, which are most of their bytes."""
