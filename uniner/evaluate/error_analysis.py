@@ -27,6 +27,7 @@ EXAMPLES = 3
 """Examples kept of each kind and type: the first ones."""
 _EXCERPT = 240
 _CONTEXT = 80
+TypesOfMention = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,7 @@ class MistakeCounter:
         self._wrong: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._missed: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._confusions: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._examples: defaultdict[str, defaultdict[str, list[Mistake]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
+        self._examples: dict[str, dict[str, list[Mistake]]] = {}
 
     def add(self, answers: Sequence[ScoredAnswer]) -> None:
         """Count the mistakes in the answers of one passage."""
@@ -94,9 +93,7 @@ class MistakeCounter:
             for mention in sorted(missed_mentions):
                 self._count_missed(answer, mention, wrong_mentions, wrong_types)
 
-    def _count_wrong(
-        self, answer: ScoredAnswer, mention: str, gold_types: Mapping[str, Sequence[str]]
-    ) -> None:
+    def _count_wrong(self, answer: ScoredAnswer, mention: str, gold_types: TypesOfMention) -> None:
         type_name = answer.prediction.type
         written = next(written for written in answer.predicted if normalise(written) == mention)
         overlapping = sorted(gold for gold in answer.gold_set if share_word(gold, mention))
@@ -113,18 +110,14 @@ class MistakeCounter:
         self._keep(kind, answer, written, gold)
 
     def _count_missed(
-        self,
-        answer: ScoredAnswer,
-        mention: str,
-        wrong_mentions: frozenset[str],
-        wrong_types: Mapping[str, Sequence[str]],
+        self, answer: ScoredAnswer, mention: str, wrong: frozenset[str], wrong_types: TypesOfMention
     ) -> None:
         prediction = answer.prediction
         if prediction.outcome != "ok":
             kind = "broken"
         elif mention in wrong_types:
             kind = "confused"
-        elif any(share_word(wrong, mention) for wrong in wrong_mentions):
+        elif any(share_word(predicted, mention) for predicted in wrong):
             kind = "boundary"
         else:
             kind = "overlooked"
@@ -135,12 +128,11 @@ class MistakeCounter:
 
     def _keep(self, kind: str, answer: ScoredAnswer, predicted: str, gold: str) -> None:
         prediction = answer.prediction
-        examples = self._examples[kind][prediction.type]
+        examples = self._examples.setdefault(kind, {}).setdefault(prediction.type, [])
         if len(examples) < EXAMPLES:
             text = _excerpt(prediction.text, predicted or gold)
-            examples.append(
-                Mistake(passage_id=prediction.passage_id, text=text, predicted=predicted, gold=gold)
-            )
+            mistake = Mistake(passage_id=prediction.passage_id, text=text, predicted=predicted, gold=gold)
+            examples.append(mistake)
 
     def analysis(self) -> ErrorAnalysis:
         """Return all counts and examples."""

@@ -180,7 +180,9 @@ def _our_cell(scores: DatasetScores, protocol: str) -> LeaderboardCell:
 
 def _domain_table(scores: ScoresBySystem) -> LeaderboardTable:
     """Return averages by domain: the headline as published, and the means of Figure 9's and our data sets."""
-    datasets = {domain: [one.name for one in members("all") if one.domain == domain] for domain in DOMAINS}
+    datasets = {
+        domain: [dataset.name for dataset in members("all") if dataset.domain == domain] for domain in DOMAINS
+    }
     rows = [_headline_row(row) for row in published_rows() if row.domains]
     for row in _group_table("all", scores).rows:
         means = {
@@ -232,7 +234,7 @@ def _size_notes(scores: ScoresBySystem, columns: Mapping[str, str]) -> list[str]
     known = catalogue()
     sizes: dict[str, int] = {}
     for by_dataset in scores.values():
-        sizes.update({name: found.passages for name, found in by_dataset.items() if name in columns})
+        sizes.update({name: by_dataset[name].passages for name in columns if name in by_dataset})
     differing = [
         f"{columns[name]} {sizes[name]:,} passages ({known[name].sizes[2]:,})"
         for name in columns

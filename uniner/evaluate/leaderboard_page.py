@@ -41,19 +41,6 @@ class MistakeExample:
     gold: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SystemErrors:
-    """A system's section of the page. mistakes: the worst types, by kind such as `wrong: made up`."""
-
-    name: str
-    by_type: Markup
-    confusions: ConfusionTable
-    examples: dict[str, list[MistakeExample]]
-    mistakes: list[tuple[str, dict[str, int]]]
-    broken: int
-    questions: int
-
-
 def strict_rows(table: LeaderboardTable) -> list[LeaderboardRow]:
     """Return the rows that compare by protocol strict, of ours only `strict`: all that a wide table shows."""
     return [row for row in table.rows if row.compares_with == "strict" and row.protocol != "released"]
@@ -78,29 +65,31 @@ def render(tables: Sequence[LeaderboardTable], scores: ScoresBySystem, statement
         by_length=Markup(plots.plot_lengths(scores, colours)),
         wrong=Markup(plots.plot_mistakes(scores, "wrong")),
         missed=Markup(plots.plot_mistakes(scores, "missed")),
-        systems=[_system_errors(system, by_dataset) for system, by_dataset in scores.items()],
+        systems=[_system_section(system, by_dataset) for system, by_dataset in scores.items()],
         min_gold=plots.MIN_GOLD,
     )
 
 
-def _system_errors(system: str, scores: Mapping[str, DatasetScores]) -> SystemErrors:
+def _system_section(system: str, scores: Mapping[str, DatasetScores]) -> dict[str, object]:
+    """Return the template's values for a system's section."""
     types = {
         f"{name} ({dataset})": score
         for dataset, dataset_scores in scores.items()
         for name, score in dataset_scores.types.items()
     }
-    return SystemErrors(
-        name=system,
-        by_type=Markup(plots.plot_types(types)),
-        confusions=_confusions(scores),
-        examples=_examples(scores),
-        mistakes=_mistakes(scores),
-        broken=sum(found.broken for found in scores.values()),
-        questions=sum(found.questions for found in scores.values()),
-    )
+    return {
+        "name": system,
+        "by_type": Markup(plots.plot_types(types)),
+        "confusions": _confusions(scores),
+        "examples": _examples(scores),
+        "mistakes": _mistakes(scores),
+        "broken": sum(dataset_scores.broken for dataset_scores in scores.values()),
+        "questions": sum(dataset_scores.questions for dataset_scores in scores.values()),
+    }
 
 
 def _mistakes(scores: Mapping[str, DatasetScores]) -> list[tuple[str, dict[str, int]]]:
+    """Return the types with the most mistakes, counted by kind, such as `wrong: made up`."""
     types: dict[str, Counter[str]] = {}
     for dataset, dataset_scores in scores.items():
         for name, counts in dataset_scores.errors.types.items():

@@ -149,7 +149,7 @@ class DatasetScorer:
             counted = total if name == HEADLINE else sum(map(count, answers), _ZERO)
             self._protocols[name].add(counted, len(asked), broken)
         self._add_present(answers, strict)
-        others = [one for one in predictions if is_else(one.type)] if len(asked) < len(predictions) else []
+        others = [prediction for prediction in predictions if is_else(prediction.type)]
         self._add_with_else(others, total, len(asked), broken)
         self._mistakes.add(answers)
         words = len(predictions[0].text.split())

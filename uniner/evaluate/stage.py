@@ -23,7 +23,7 @@ from uniner.evaluate.leaderboard_writer import write_leaderboard
 from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
 from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
 from uniner.evaluate.system_pools import chat_pool, model_pool
-from uniner.evaluate.systems.bert_training import BertHyperparameters, BertTrainingJob, train_model
+from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import with_group
 from uniner.gold.reader import digest, verify
@@ -152,22 +152,18 @@ def _train_models(
     settings = system.settings
     if not isinstance(settings, BertSystem):
         return {}
-    names = {"epochs", "learning_rate", "batch_passages", "max_tokens", "max_passages"}
-    hyperparameters = BertHyperparameters(**settings.model_dump(include=names), seed=system.seed)
     models = {}
     for dataset in gold:
         if dataset in settings.train:
-            train_split = settings.train[dataset]
             job = BertTrainingJob(
+                settings=settings,
                 base=system.model,
                 dataset=dataset,
-                gold=train_split,
                 labels=config.build.labels,
-                output=(folder / "models" / f"{dataset}-{digest(train_split)[:8]}").url,
-                hyperparameters=hyperparameters,
-                use_gpu=settings.use_gpu,
+                output=(folder / "models" / f"{dataset}-{digest(settings.train[dataset])[:8]}").url,
+                seed=system.seed,
             )
-            models[dataset] = train_model(job, settings.workers)
+            models[dataset] = train_model(job)
     return models
 
 

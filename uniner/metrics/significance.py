@@ -100,8 +100,8 @@ def compare_with_first(passages: Mapping[str, pa.Table]) -> dict[str, dict[str, 
     for name, table in list(passages.items())[1:]:
         first = next(iter(passages.values()))
         shared = [
-            one.filter(pc.is_in(one.column("dataset"), other.column("dataset").unique()))
-            for one, other in ((table, first), (first, table))
+            kept.filter(pc.is_in(kept.column("dataset"), other.column("dataset").unique()))
+            for kept, other in ((table, first), (first, table))
         ]
         comparisons[name] = compare_systems(*shared)
     return comparisons

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from uniner.config.systems import BertSystem
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.systems.bert import encode_pieces
-from uniner.evaluate.systems.bert_training import BertHyperparameters, BertTrainingJob, train_worker
+from uniner.evaluate.systems.bert_training import BertTrainingJob, train_worker
 from uniner.records import Question, from_table
 from uniner.storage.model_folders import load_tokenizer
 
@@ -21,17 +22,23 @@ def test_a_long_passage_is_read_in_pieces_and_no_word_is_lost(tiny_bert):
 
 
 def make_job(tmp_path, base, gold, dataset="d", labels=None):
-    hyperparameters = BertHyperparameters(
-        epochs=1, learning_rate=1e-3, batch_passages=1, max_tokens=128, max_passages=None, seed=0
+    settings = BertSystem(
+        kind="bert",
+        model=base,
+        train={dataset: str(gold)},
+        epochs=1,
+        learning_rate=1e-3,
+        batch_passages=1,
+        max_tokens=128,
+        use_gpu=False,
     )
     return BertTrainingJob(
+        settings=settings,
         base=base,
         dataset=dataset,
-        gold=str(gold),
         labels=labels or {},
         output=f"{tmp_path}/model",
-        hyperparameters=hyperparameters,
-        use_gpu=False,
+        seed=0,
     )
 
 

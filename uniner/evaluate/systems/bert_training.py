@@ -8,11 +8,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from uniner.config.systems import BertSystem
 from uniner.errors import UserError
 from uniner.evaluate.systems.bert import EncodedPiece, bio_labels, encode_pieces, label_words
 from uniner.gold.catalogue import words_of
@@ -25,35 +26,23 @@ from uniner.storage.stage_folder import Folder
 _NO_LABEL = -100
 _WARM_UP, _WEIGHT_DECAY, _MAX_NORM = 0.1, 0.01, 1.0
 _MAX_FAILURES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class BertHyperparameters:
-    """The training settings of evaluate.system.NAME; batch_passages over all processes."""
-
-    epochs: int
-    learning_rate: float
-    batch_passages: int
-    max_tokens: int
-    max_passages: int | None
-    seed: int
+_HYPERPARAMETERS = {"epochs", "learning_rate", "batch_passages", "max_tokens", "max_passages"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertTrainingJob:
-    """A model to train.
+    """A model to train on the train split of a data set.
 
-    base: folder, s3:// address or hub name. gold: the data set's train split. labels: as build.labels.
-    output: address of the folder for the model.
+    settings: the system's section. base: folder, s3:// address or hub name. labels: as build.labels. output:
+    address of the folder for the model.
     """
 
+    settings: BertSystem
     base: str
     dataset: str
-    gold: str
     labels: Mapping[str, str]
     output: str
-    hyperparameters: BertHyperparameters
-    use_gpu: bool
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -64,22 +53,26 @@ class LabelledPiece:
     labels: list[int]
 
 
-def train_model(job: BertTrainingJob, workers: int) -> Folder:
+def train_model(job: BertTrainingJob) -> Folder:
     """Train a model on Ray Train, unless its folder is complete. Returns the folder."""
     from uniner.train.stage import RAY
 
     folder = Folder(job.output)
+    settings = job.settings.model_dump(include=_HYPERPARAMETERS)
     identity = {
         "stage": "evaluate train",
-        "config": {**asdict(job.hyperparameters), "dataset": job.dataset, "labels": dict(job.labels)},
-        "parents": {"model": model_fingerprint(job.base), "train": digest(job.gold)},
+        "config": {**settings, "seed": job.seed, "dataset": job.dataset, "labels": dict(job.labels)},
+        "parents": {
+            "model": model_fingerprint(job.base),
+            "train": digest(job.settings.train[job.dataset]),
+        },
     }
     if folder.begin(identity):
         return folder
-    say(f"evaluate: training {job.base} on {job.dataset}")
+    say(f"evaluate: training {job.settings.model} on {job.dataset}")
     started = time.monotonic()
     with ThreadPoolExecutor(1) as thread:  # in the main thread Ray Train would replace signal handlers
-        result = thread.submit(lambda: _trainer(job, workers, folder).fit().return_value).result()
+        result = thread.submit(lambda: _trainer(job, folder).fit().return_value).result()
     if "error" in result:
         raise UserError(result["error"])
     with explained(folder.url):
@@ -89,7 +82,7 @@ def train_model(job: BertTrainingJob, workers: int) -> Folder:
     return folder
 
 
-def _trainer(job: BertTrainingJob, workers: int, folder: Folder) -> Any:
+def _trainer(job: BertTrainingJob, folder: Folder) -> Any:
     from ray.train.torch import TorchTrainer
 
     from uniner.train.stage import ray_settings
@@ -97,7 +90,7 @@ def _trainer(job: BertTrainingJob, workers: int, folder: Folder) -> Any:
     return TorchTrainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's annotation lacks the return value
         train_loop_config={"job": job},
-        **ray_settings(folder, workers, job.use_gpu, _MAX_FAILURES),
+        **ray_settings(folder, job.settings.workers, job.settings.use_gpu, _MAX_FAILURES),
     )
 
 
@@ -121,8 +114,8 @@ def _train(job: BertTrainingJob) -> dict[str, Any]:
     import torch.distributed as dist
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    settings = job.hyperparameters
-    torch.manual_seed(settings.seed)
+    settings = job.settings
+    torch.manual_seed(job.seed)
     workers = dist.get_world_size() if dist.is_initialized() else 1
     with loading(job.base, "evaluate.system.*.model"):
         base = local_model(job.base)
@@ -132,10 +125,10 @@ def _train(job: BertTrainingJob) -> dict[str, Any]:
         model: Any = AutoModelForTokenClassification.from_pretrained(
             base, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)}
         )
-    device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if settings.use_gpu else torch.device("cpu")
     model = model.to(device).train()
     steps = -(-len(examples) // settings.batch_passages) * settings.epochs
-    last_loss = _optimise(model, tokenizer, examples, settings, steps, device)
+    last_loss = _optimise(job, model, tokenizer, examples, steps, device)
     if workers > 1:
         total = torch.tensor([last_loss], device=device)
         dist.all_reduce(total)
@@ -150,10 +143,10 @@ def _train(job: BertTrainingJob) -> dict[str, Any]:
 
 
 def _optimise(
+    job: BertTrainingJob,
     model: Any,
     tokenizer: Any,
     examples: Sequence[LabelledPiece],
-    settings: BertHyperparameters,
     steps: int,
     device: Any,
 ) -> float:
@@ -161,6 +154,7 @@ def _optimise(
     import torch
     import torch.distributed as dist
 
+    settings = job.settings
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     net = torch.nn.parallel.DistributedDataParallel(model) if workers > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=_WEIGHT_DECAY)
@@ -168,7 +162,7 @@ def _optimise(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
     )
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(job.seed)
     last_loss = 0.0
     for _ in range(settings.epochs):
         shuffled = [examples[n] for n in torch.randperm(len(examples), generator=generator).tolist()]
@@ -189,13 +183,14 @@ def _optimise(
 
 def _examples(job: BertTrainingJob, tokenizer: Any) -> tuple[list[str], list[LabelledPiece]]:
     """Return the label names and the examples."""
-    rename = words_of(job.dataset, job.labels)
-    passages = list(islice(read_gold(job.gold, rename=rename), job.hyperparameters.max_passages))
+    settings, rename = job.settings, words_of(job.dataset, job.labels)
+    gold = read_gold(settings.train[job.dataset], rename=rename)
+    passages = list(islice(gold, settings.max_passages))
     names = bio_labels(sorted({entity.type for passage in passages for entity in passage.entities}))
     numbers = {name: number for number, name in enumerate(names)}
     examples = []
     for passage in passages:
-        for piece in encode_pieces(tokenizer, passage.text, job.hyperparameters.max_tokens):
+        for piece in encode_pieces(tokenizer, passage.text, settings.max_tokens):
             if piece.words:
                 labels = [numbers[label] for label in label_words(piece.words, passage.entities)]
                 examples.append(LabelledPiece(piece, labels))
