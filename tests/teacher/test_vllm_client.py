@@ -15,7 +15,7 @@ from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine
 from uniner.records import Annotation, from_table
 from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
-from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.model_folders import model_digest
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
@@ -54,7 +54,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
 
 
 def named(model):
-    return f"{model.name}@{model_fingerprint(str(model))}"
+    return f"{model.name}@{model_digest(str(model))}"
 
 
 def teacher_of(model, **changes):

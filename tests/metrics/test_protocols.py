@@ -1,7 +1,7 @@
-"""Protocol `released` gives the published definition's values, on the published test files themselves.
+"""Protocol `released` reproduces the published scorer, on the published test files.
 
-The published definition is counted here by itself: from the files' JSON, by walking through the letters of a
-reply, with lists in place of sets, and with the published epsilons.
+The published definition is implemented here once more: from the files' JSON, letter by letter through a
+reply, with lists instead of sets, and with the published epsilons.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import string
 
 import pytest
 
-from uniner.evaluate.gold_questions import cut
+from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.scoring import score
 from uniner.records import Prediction, Question, from_table
 from uniner.templates import SINGLE_TYPE
@@ -21,7 +21,7 @@ EPSILON = 1e-10
 
 def words(mention):
     kept = "".join(letter for letter in mention.lower() if letter not in string.punctuation)
-    # An article is one that stands between what are no letters, digits or underscores.
+    # An article has no letter, digit or underscore on either side.
     pieces, piece = [], ""
     for letter in kept + " ":
         if letter.isalnum() or letter == "_":
@@ -50,47 +50,47 @@ def listed(reply, breaks):
         elif letter == '"':
             inside = not inside
     try:
-        found = json.loads(reply[: end + 1]) if end is not None else []
+        mentions = json.loads(reply[: end + 1]) if end is not None else []
     except json.JSONDecodeError:
         return []
-    if [each for each in found if not isinstance(each, str)]:
+    if [mention for mention in mentions if not isinstance(mention, str)]:
         return []
     kept = []
-    for each in map(words, found):
-        if each not in kept:
-            kept.append(each)
+    for mention in map(words, mentions):
+        if mention not in kept:
+            kept.append(mention)
     return kept
 
 
 def published(replies, answers, breaks=True):
     correct = predicted = gold = 0
     for reply, answer in zip(replies, answers, strict=True):
-        said, true = listed(reply, breaks), listed(answer, breaks)
-        correct += len([each for each in said if each in true])
-        predicted += len(said)
-        gold += len(true)
+        predicted_list, gold_list = listed(reply, breaks), listed(answer, breaks)
+        correct += len([mention for mention in predicted_list if mention in gold_list])
+        predicted += len(predicted_list)
+        gold += len(gold_list)
     precision, recall = correct / (predicted + EPSILON), correct / (gold + EPSILON)
     return precision, recall, 2 * precision * recall / (precision + recall + EPSILON)
 
 
 def answered(question, reply):
-    found = SINGLE_TYPE.parse([question.type], reply)
+    parsed = TYPE.parse([question.type], reply)
     return Prediction(
         dataset=question.dataset,
         passage_id=question.passage_id,
         text=question.text,
         type=question.type,
         reply=reply,
-        predicted=() if found is None else found[question.type],
+        predicted=() if parsed is None else parsed[question.type],
         gold=question.gold,
         gold_spans=question.gold_spans,
-        outcome="unparseable" if found is None else "ok",
+        outcome="unparseable" if parsed is None else "ok",
     )
 
 
 def noisy(answer, text, chance):
-    mentions = [each for each in json.loads(answer) if chance.random() < 0.8]
-    mentions = [f"The {each.upper()}!" if chance.random() < 0.2 else each for each in mentions]
+    mentions = [mention for mention in json.loads(answer) if chance.random() < 0.8]
+    mentions = [f"The {mention.upper()}!" if chance.random() < 0.2 else mention for mention in mentions]
     if chance.random() < 0.3:
         mentions += chance.choices(text.split(), k=2)
     return json.dumps(mentions, ensure_ascii=chance.random() < 0.5)
@@ -124,35 +124,35 @@ WAYS = {
 
 
 def check(name, path, rows):
-    """Hold both counts against each other for all kinds of predictions."""
+    """Compare both counts for all kinds of predictions."""
     asked = [
         question
-        for chunk in cut(name, str(path), 100, None)
+        for chunk in cut_questions(name, str(path), 100, None)
         for question in from_table(chunk.table, Question)
     ]
     answers = [row["conversations"][3]["value"] for row in rows]
     texts = [row["conversations"][0]["value"].split("Text: ", 1)[1] for row in rows]
-    assert [one.text for one in asked] == texts
+    assert [question.text for question in asked] == texts
     for way, reply_to in WAYS.items():
         chance = random.Random(f"{name} {way}")
         replies = [reply_to(answer, text, chance) for answer, text in zip(answers, texts, strict=True)]
-        found = score(map(answered, asked, replies))[name]
+        scores = score(map(answered, asked, replies))[name]
         for protocol, breaks in (("released", True), ("released_unbroken", False)):
-            figures = found["protocols"][protocol]
-            counted = (figures["precision"], figures["recall"], figures["f1"])
+            found = scores.protocols[protocol]
+            counted = (found.precision, found.recall, found.f1)
             expected = published(replies, answers, breaks)
             assert counted == pytest.approx(expected, abs=1e-9, rel=0), (way, protocol)
         if way == "perfect":
-            assert found["f1"] == found["protocols"]["partial"]["f1"] == 1
-            assert found["protocols"]["released"]["broken"] == 0
+            assert scores.f1 == scores.protocols["partial"].f1 == 1
+            assert scores.protocols["released"].broken == 0
         if way == "empty":
-            assert found["protocols"]["released"]["f1"] == 0 == found["broken"]
+            assert scores.protocols["released"].f1 == 0 == scores.broken
         if way == "noisy":
-            assert 0.3 < found["f1"] == found["protocols"]["released"]["f1"] < 0.9
-        if way == "malformed":  # the released count takes what comes before a break, ours shows the broken
-            assert found["broken"] > len(rows) / 4
-            assert found["protocols"]["released"]["broken"] == found["broken"]
-            values = {found["protocols"][each]["f1"] for each in ("strict", "released", "released_unbroken")}
+            assert 0.3 < scores.f1 == scores.protocols["released"].f1 < 0.9
+        if way == "malformed":  # the released scorer reads up to the break, ours reports broken answers
+            assert scores.broken > len(rows) / 4
+            assert scores.protocols["released"].broken == scores.broken
+            values = {scores.protocols[name].f1 for name in ("strict", "released", "released_unbroken")}
             assert len(values) == 3
 
 
@@ -177,16 +177,18 @@ def test_on_a_file_whose_gold_has_brackets(tmp_path):
             rows.append({"conversations": [{"from": who, "value": turn} for who, turn in turned]})
     path = tmp_path / "test.json"
     path.write_text(json.dumps(rows))
-    asked = [one for chunk in cut("b", str(path), 9, None) for one in from_table(chunk.table, Question)]
+    asked = [
+        one for chunk in cut_questions("b", str(path), 9, None) for one in from_table(chunk.table, Question)
+    ]
     answers = [row["conversations"][3]["value"] for row in rows]
-    found = score(map(answered, asked, answers))["b"]["protocols"]
-    # Perfect answers: the broken lists of both sides are as good as none, the rest is right.
-    assert (found["released"]["tp"], found["released_unbroken"]["tp"], found["strict"]["tp"]) == (
+    protocols = score(map(answered, asked, answers))["b"].protocols
+    # Perfect answers: the released scorer ignores lists with a bracket on both sides, the rest is right.
+    assert (protocols["released"].tp, protocols["released_unbroken"].tp, protocols["strict"].tp) == (
         80,
         160,
         160,
     )
-    assert published(answers, answers)[2] == pytest.approx(found["released"]["f1"], abs=1e-9)
+    assert published(answers, answers)[2] == pytest.approx(protocols["released"].f1, abs=1e-9)
 
 
 def test_a_reply_over_several_types_counts_as_a_list_for_each():
@@ -205,5 +207,5 @@ def test_a_reply_over_several_types_counts_as_a_list_for_each():
         )
         for name, gold in (("person", "Ann"), ("city", "Rome"))
     ]
-    found = score(rows)["d"]["protocols"]
-    assert found["released"]["f1"] == found["strict"]["f1"] == 1
+    protocols = score(rows)["d"].protocols
+    assert protocols["released"].f1 == protocols["strict"].f1 == 1

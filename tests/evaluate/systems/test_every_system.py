@@ -1,7 +1,7 @@
-"""Every system through the command that a user types, with tiny models in place of the real ones.
+"""Every system through the command line, with tiny models instead of the real ones.
 
 A real checkpoint is another name in the same config: see jobs/configs/benchmark.toml. GLiNER needs an
-environment of its own: see test_evaluate_gliner.py.
+environment of its own: see test_gliner.py.
 """
 
 import json
@@ -38,14 +38,17 @@ def evaluated(tmp_path, base, run_job):
         code, output = run_job("evaluate", path)
         assert code == 0, output
         folder = StageFolder(f"{tmp_path}/r/evaluate")
-        return folder, {name: found["ones"] for name, found in folder.require_manifest()["scores"].items()}
+        return folder, {
+            name: by_dataset["ones"] for name, by_dataset in folder.require_manifest()["scores"].items()
+        }
 
     return evaluate
 
 
 def make_gold(folder, split, count):
-    found = (one for one in documents(DOMAINS, 2 * count, 0, split, (2, 4)) if len(one.text) <= 500)
-    lay_out(StageFolder(str(folder)), [], islice(found, count), 256, seed=0)
+    made = documents(DOMAINS, 2 * count, 0, split, (2, 4))
+    short = (document for document in made if len(document.text) <= 500)
+    lay_out(StageFolder(str(folder)), [], islice(short, count), 256, seed=0)
     return str(folder / "heldout.jsonl")
 
 
@@ -59,21 +62,26 @@ def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_
         "epochs = 6\nlearning_rate = 2e-3\nbatch_passages = 6\nmax_tokens = 128\nuse_gpu = false\n"
     )
     folder, scores = evaluated(held_out, ["bert"], system)
-    assert scores["bert"]["f1"] >= 0.6, "no name of the held-out passages was seen"
+    assert scores["bert"]["f1"] >= 0.6, "no name of the held-out passages is in the train split"
     assert scores["bert"]["protocols"]["span"]["f1"] >= 0.6
     rows = from_table((folder / "bert").read_rows(), Prediction)
     assert all(row.text[span.start : span.end] in row.predicted for row in rows for span in row.spans)
 
 
-def test_all_others_answer_all_questions(evaluated, base, tiny_t5, tmp_path):
+def test_all_other_systems_answer_all_questions(evaluated, base, tiny_t5, tmp_path):
     gold = tmp_path / "gold.jsonl"
     entities = [("Ann Lee", "person"), ("Velmora", "city")]
     rows = [
         {
             "text": text,
             "entities": [
-                {"start": text.index(said), "end": text.index(said) + len(said), "text": said, "type": name}
-                for said, name in entities
+                {
+                    "start": text.index(mention),
+                    "end": text.index(mention) + len(mention),
+                    "text": mention,
+                    "type": name,
+                }
+                for mention, name in entities
             ],
         }
         for text in TEXTS
@@ -88,7 +96,7 @@ def test_all_others_answer_all_questions(evaluated, base, tiny_t5, tmp_path):
             f'[evaluate.system.uie]\nkind = "instructuie"\nmodel = "{tiny_t5}"\n'
         )
         folder, scores = evaluated(gold, ["base", "chatty", "vicuna", "alpaca", "uie"], systems)
-    assert {name: found["questions"] for name, found in scores.items()} == dict.fromkeys(scores, 6)
+    assert {name: system["questions"] for name, system in scores.items()} == dict.fromkeys(scores, 6)
     assert [scores["chatty"][name] for name in ("tp", "fp", "fn")] == [3, 0, 3]
     for name in scores:
         rows = from_table((folder / name).read_rows(), Prediction)

@@ -1,10 +1,10 @@
-"""GLiNER's own library with tiny random weights; skipped where it is not installed (it is no requirement)."""
+"""GLiNER's own library with tiny random weights; skipped where it is not installed."""
 
 import asyncio
 
 import pytest
 
-from uniner.evaluate.systems.gliner import Gliner
+from uniner.evaluate.systems.gliner import GlinerTagger
 
 TEXT = "Ann Lee of Velmora met Bo in Tarn. "
 
@@ -35,16 +35,20 @@ def model(word_pieces, tmp_path):
     return str(tmp_path / "model")
 
 
-def test_it_labels_all_of_a_passage_in_pieces_and_tells_places_and_scores(model):
+def test_it_tags_a_whole_passage_in_pieces_with_spans_and_scores(model):
     passage = TEXT * 3  # 27 words, and it reads 12
-    system = Gliner(model, threshold=0.4, batch_passages=2, on_gpu=False)
+    system = GlinerTagger(model, threshold=0.4, batch_passages=2, on_gpu=False)
     questions = [(passage, ["person", "city"]), ("Bo.", ["city"]), ("", ["city"])]
-    asked = asyncio.run(system.ask_all(questions))
-    assert [[one.type for one in each.answers] for each in asked] == [["person", "city"], ["city"], ["city"]]
-    said = [reply for each in asked for reply in each.answers]
-    for (text, _), each in zip(questions, asked, strict=True):
-        for reply in each.answers:
+    answers = asyncio.run(system.ask_all(questions))
+    assert [[reply.type for reply in answer.replies] for answer in answers] == [
+        ["person", "city"],
+        ["city"],
+        ["city"],
+    ]
+    replies = [reply for answer in answers for reply in answer.replies]
+    for (text, _), answer in zip(questions, answers, strict=True):
+        for reply in answer.replies:
             assert {text[start:end] for start, end in reply.spans} == set(reply.scores)
-    assert max(end for reply in said[:2] for _, end in reply.spans) > len(passage) - len(TEXT)
-    assert all(0.4 <= score <= 1 for reply in said for score in reply.scores.values())
-    assert said[3].mentions == ()
+    assert max(end for reply in replies[:2] for _, end in reply.spans) > len(passage) - len(TEXT)
+    assert all(0.4 <= score <= 1 for reply in replies for score in reply.scores.values())
+    assert replies[3].mentions == ()

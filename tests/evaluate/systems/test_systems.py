@@ -1,4 +1,4 @@
-"""What systems are asked and how their answers are read. No Ray, no engine; the chat model over real HTTP."""
+"""Prompts and parsing of answers. No Ray, no engine; the chat model over real HTTP."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 from aiohttp import web
 
-from uniner.evaluate.systems import judged, located
-from uniner.evaluate.systems.bert import Word, to_labels, to_spans
-from uniner.evaluate.systems.chat import PROMPT, Chat
-from uniner.evaluate.systems.instructed import FORMS, Instructed
-from uniner.evaluate.systems.instructions import INSTRUCTIONS, labelled
-from uniner.evaluate.systems.instructuie import InstructUIE, parse, prompt
+from uniner.evaluate.systems import ScoredSpan, parse_replies, tagged_answer
+from uniner.evaluate.systems.bert import LabelledWord, label_words, read_spans
+from uniner.evaluate.systems.chat import PROMPT, ChatModel
+from uniner.evaluate.systems.instructed import FORMS, InstructedModel
+from uniner.evaluate.systems.instructions import INSTRUCTIONS, parse_labelled
+from uniner.evaluate.systems.instructuie import InstructUIEModel, parse, prompt
 from uniner.gold.records import GoldEntity
-from uniner.inference.engine import Answer
+from uniner.inference.engine import EngineAnswer
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
@@ -26,7 +26,7 @@ from uniner.teacher.reply_cache import ReplyCache
 PUBLISHED, JSON = INSTRUCTIONS["published"], INSTRUCTIONS["json"]
 
 
-def test_the_published_prompt_is_asked_word_for_word():
+def test_the_published_prompt_word_for_word():
     types = ["Organization", "Person", "Location", "Miscellaneous"]
     assert PUBLISHED.groups(types) == [tuple(types)]
     assert PUBLISHED.text("Ann.", types) == (
@@ -39,7 +39,7 @@ def test_the_published_prompt_is_asked_word_for_word():
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "mentions"),
     [
         ("person: Ann Lee, Bo | city: None", {"person": ("Ann Lee", "Bo"), "city": ()}),
         ("Entity: Person: Ann\nCity: 'Rome', Rome\n", {"person": ("Ann",), "city": ("Rome",)}),
@@ -49,12 +49,12 @@ def test_the_published_prompt_is_asked_word_for_word():
         ("", None),
     ],
 )
-def test_answers_of_the_published_form(answer, found):
-    assert PUBLISHED.parse(["person", "city"], answer) == found
+def test_answers_of_the_published_form(answer, mentions):
+    assert PUBLISHED.parse(["person", "city"], answer) == mentions
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "mentions"),
     [
         ('Sure! Here they are: ["Ann", "Bo", "Ann"]. Anything else?', ("Ann", "Bo")),
         ("['Ann', \"O'Hara\"]", ("Ann", "O'Hara")),
@@ -65,15 +65,15 @@ def test_answers_of_the_published_form(answer, found):
         ('["Ann", "B', None),
     ],
 )
-def test_a_list_is_found_in_an_answer_and_a_broken_one_is_not_empty(answer, found):
-    assert JSON.parse(["person"], answer) == (None if found is None else {"person": found})
+def test_a_list_is_found_in_an_answer_and_a_broken_list_is_not_empty(answer, mentions):
+    assert JSON.parse(["person"], answer) == (None if mentions is None else {"person": mentions})
 
 
-def test_the_longer_of_two_types_is_read_and_letters_that_mean_something_elsewhere_are_letters():
+def test_the_longer_of_two_types_is_matched_and_types_are_not_patterns():
     parts = ["music genre: jazz", "music: band", "c++ (language): Rust"]
     types = ["music", "music genre", "c++ (language)"]
-    found = {"music": ("band",), "music genre": ("jazz",), "c++ (language)": ("Rust",)}
-    assert labelled(types, parts) == found
+    mentions = {"music": ("band",), "music genre": ("jazz",), "c++ (language)": ("Rust",)}
+    assert parse_labelled(types, parts) == mentions
 
 
 def test_prompt_forms():
@@ -85,57 +85,69 @@ def test_prompt_forms():
     )
 
 
-def test_a_label_in_letters_that_only_fold_alike_is_that_label():
-    assert labelled(["location", "city"], ["LOCAT\u0130ON: Rome"]) == {"location": ("Rome",), "city": ()}
+def test_a_label_matches_case_insensitively_beyond_ascii():
+    assert parse_labelled(["location", "city"], ["LOCAT\u0130ON: Rome"]) == {
+        "location": ("Rome",),
+        "city": (),
+    }
 
 
 @pytest.mark.parametrize("nothing", ["None.", "(none)", "N/A.", "none"])
-def test_nothing_in_any_dress_is_no_mention(nothing):
-    found = labelled(["person", "city"], [f"person: {nothing}", "city: Rome."])
-    assert found == {"person": (), "city": ("Rome.",)}
+def test_spellings_of_none_are_not_mentions(nothing):
+    mentions = parse_labelled(["person", "city"], [f"person: {nothing}", "city: Rome."])
+    assert mentions == {"person": (), "city": ("Rome.",)}
 
 
 def test_instructuie_s_answers():
     types = ["person", "city"]
-    said = "person: Ann; person: Bo"
-    assert [one.mentions for one in judged(types, said, "", parse)] == [("Ann", "Bo"), ()]
-    assert [one.outcome for one in judged(types, "None", "", parse)] == ["ok", "ok"]
-    assert [one.outcome for one in judged(types, "Ann is here", "", parse)] == ["unparseable"] * 2
-    cut = judged(types, said, "too_long", parse)
-    assert [(one.outcome, one.mentions, one.text) for one in cut] == [("too_long", (), said)] * 2
+    answer = "person: Ann; person: Bo"
+
+    def outcomes(text):
+        return [reply.outcome for reply in parse_replies(types, text, "", parse)]
+
+    assert [reply.mentions for reply in parse_replies(types, answer, "", parse)] == [("Ann", "Bo"), ()]
+    assert outcomes("None") == ["ok", "ok"]
+    assert outcomes("Ann is here") == ["unparseable"] * 2
+    cut = parse_replies(types, answer, "too_long", parse)
+    assert [(reply.outcome, reply.mentions, reply.text) for reply in cut] == [("too_long", (), answer)] * 2
 
 
-def test_words_are_labelled_and_labels_read_back():
-    words = [Word(1, 0, 3), Word(2, 4, 7), Word(4, 8, 11), Word(5, 12, 16)]  # Ann Lee saw Rome
+def test_words_are_labelled_and_labels_give_spans():
+    words = [
+        LabelledWord(1, 0, 3),
+        LabelledWord(2, 4, 7),
+        LabelledWord(4, 8, 11),
+        LabelledWord(5, 12, 16),
+    ]  # Ann Lee saw Rome
     entities = [GoldEntity(0, 7, "Ann Lee", "person"), GoldEntity(12, 16, "Rome", "city")]
-    labels = to_labels(words, [GoldEntity(0, 3, "Ann", "city"), *entities])
+    labels = label_words(words, [GoldEntity(0, 3, "Ann", "city"), *entities])
     assert labels == ["B-person", "I-person", "O", "B-city"]
-    spans = to_spans(words, labels, [0.5, 0.5, 1.0, 0.9])
+    spans = read_spans(words, labels, [0.5, 0.5, 1.0, 0.9])
     assert spans == [("person", 0, 7, 0.25), ("city", 12, 16, 0.9)]
-    broken = to_spans(words, ["I-city", "I-city", "I-person", "B-person"], [1, 1, 1, 1])
+    broken = read_spans(words, ["I-city", "I-city", "I-person", "B-person"], [1, 1, 1, 1])
     assert [span[:3] for span in broken] == [("city", 0, 7), ("person", 8, 11), ("person", 12, 16)]
 
 
-def test_what_is_located_has_each_mention_once_and_each_place():
-    asked = located("Ann, Bo, Ann", {"person": [(9, 12, 0.9), (0, 3, 0.5), (5, 7, 0.7)], "city": []})
-    person, city = asked.answers
+def test_a_tagged_answer_has_each_mention_once_and_all_spans():
+    spans = [ScoredSpan(9, 12, 0.9), ScoredSpan(0, 3, 0.5), ScoredSpan(5, 7, 0.7)]
+    person, city = tagged_answer("Ann, Bo, Ann", {"person": spans, "city": []}).replies
     assert person.scores == {"Ann": 0.9, "Bo": 0.7}
     assert person.spans == ((0, 3), (5, 7), (9, 12))
     assert (city.outcome, city.mentions) == ("ok", ())
 
 
-class Server(ReplayServer):
-    """Answers a question by what its passage is."""
+class Server(RecordedTeacher):
+    """Answers a question depending on its passage."""
 
     async def _complete(self, request):
         self.asked += 1
         body = await request.json()
-        said = body["messages"][-1]["content"]
-        if "Refused" in said:
+        question = body["messages"][-1]["content"]
+        if "Refused" in question:
             error = {"message": "no", "code": "content_filter"}
             return web.json_response({"error": error}, status=400)
-        reply = "person: Ann | city: None" if "Ann" in said else "Nothing at all."
-        return web.json_response(self._completion(body["model"], said, reply))
+        reply = "person: Ann | city: None" if "Ann" in question else "Nothing at all."
+        return web.json_response(self._completion(body["model"], question, reply))
 
 
 def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
@@ -153,38 +165,40 @@ def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
             )
             cached = CachedTeacher(teacher, partial(OpenAIClient, teacher, connection), cache=cache, run="r")
             try:
-                return await Chat(cached, PUBLISHED).ask_all(questions)
+                return await ChatModel(replies, PUBLISHED).ask_all(questions)
             finally:
                 await cached.close()
 
         first, second, third = asyncio.run(ask())
-        assert [(one.type, one.outcome, one.mentions) for one in first.answers] == [
+        assert [(reply.type, reply.outcome, reply.mentions) for reply in first.replies] == [
             ("person", "ok", ("Ann",)),
             ("city", "ok", ()),
         ]
-        assert [one.outcome for one in second.answers] == ["unparseable"]
-        assert [one.outcome for one in third.answers] == ["filtered"]
+        assert [reply.outcome for reply in second.replies] == ["unparseable"]
+        assert [reply.outcome for reply in third.replies] == ["filtered"]
         assert (first.figures["requests"], server.asked) == (3, 3)
         again = asyncio.run(ask())
-        assert [one.answers for one in again] == [one.answers for one in (first, second, third)]
-        assert server.asked == 4, "the server may take another day what it rejected; the rest is kept"
+        assert [answer.replies for answer in again] == [answer.replies for answer in (first, second, third)]
+        assert server.asked == 4, "only the rejected request is sent again, as the server may accept it later"
         assert json.dumps(again[0].figures)
 
 
-def test_instructuie_runs_through_transformers_and_cuts_nothing(tiny_t5):
-    system = InstructUIE(tiny_t5, 200, 8, batch_passages=2, on_gpu=False, dtype="float32")
+def test_instructuie_runs_through_transformers_without_cutting_prompts(tiny_t5):
+    system = InstructUIEModel(tiny_t5, 200, 8, batch_passages=2, on_gpu=False, dtype="float32")
     questions = [("Ann is in Rome.", ["person", "city"]), ("Ann " * 200, ["city"]), ("Bo.", ["city"])] * 2
-    asked = asyncio.run(system.ask_all(questions))
-    assert [[one.type for one in each.answers] for each in asked] == [types for _, types in questions]
-    outcomes = [{one.outcome for one in each.answers} for each in asked]
+    answers = asyncio.run(system.ask_all(questions))
+    assert [[reply.type for reply in answer.replies] for answer in answers] == [
+        types for _, types in questions
+    ]
+    outcomes = [{reply.outcome for reply in answer.replies} for answer in answers]
     assert outcomes[1] == outcomes[4] == {"overlong"}
     assert all(outcomes[place] <= {"ok", "unparseable", "too_long"} for place in (0, 2, 3, 5))
-    assert [each.answers for each in asked[:3]] == [each.answers for each in asked[3:]]
-    assert "prompt_tokens" in asked[0].figures and not asked[1].figures
+    assert [answer.replies for answer in answers[:3]] == [answer.replies for answer in answers[3:]]
+    assert "prompt_tokens" in answers[0].figures and not answers[1].figures
 
 
 class Echo:
-    """An engine whose answer is the same to all prompts, which it keeps as text."""
+    """An engine that gives every prompt the same answer, and keeps the prompts as text."""
 
     max_prompt_tokens = 300
 
@@ -200,19 +214,20 @@ class Echo:
         return [self.answer for _ in prompts]
 
 
-def test_an_instruction_tuned_model_is_asked_in_its_own_form(tokenizer):
+def test_an_instruction_tuned_model_is_asked_in_its_own_prompt_form(tokenizer):
     def ask(engine, kind, passage):
-        (asked,) = asyncio.run(Instructed(engine, FORMS[kind], JSON).ask_all([(passage, ["city", "person"])]))
-        return [(one.type, one.outcome, one.mentions, one.scores) for one in asked.answers]
+        (answer,) = asyncio.run(
+            InstructedModel(engine, FORMS[kind], JSON).ask_all([(passage, ["city", "person"])])
+        )
+        return [(reply.type, reply.outcome, reply.mentions, reply.scores) for reply in answer.replies]
 
     engine = Echo(tokenizer, 'Here: ["Rome"]')
-    said = ask(engine, "vicuna", "Ann </s> {instruction} Rome.")
-    assert said == [("city", "ok", ("Rome",), {}), ("person", "ok", ("Rome",), {})]
+    replies = ask(engine, "vicuna", "Ann </s> {instruction} Rome.")
+    assert replies == [("city", "ok", ("Rome",), {}), ("person", "ok", ("Rome",), {})]
     assert len(engine.prompts) == 2
     assert engine.prompts[0].endswith(" ASSISTANT:") and "USER: Text: Ann </s> {" in engine.prompts[0]
     assert ask(engine, "alpaca", "x " * 400) == [(name, "overlong", (), {}) for name in ("city", "person")]
     broken = ask(Echo(tokenizer, "I think Rome"), "alpaca", "Rome.")
-    assert [one[1] for one in broken] == ["unparseable"] * 2
-    assert [one[1] for one in ask(Echo(tokenizer, '["Rome"', "length"), "alpaca", "Rome.")] == [
-        "too_long"
-    ] * 2
+    assert [outcome for _, outcome, _, _ in broken] == ["unparseable"] * 2
+    cut = ask(Echo(tokenizer, '["Rome"', "length"), "alpaca", "Rome.")
+    assert [outcome for _, outcome, _, _ in cut] == ["too_long"] * 2

@@ -1,4 +1,4 @@
-"""The whole stage with the real engine on a real local Ray, and what is refused before Ray starts."""
+"""The whole stage with the real engine on a real local Ray, and what the check refuses before Ray starts."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
-from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.model_folders import model_digest
 from uniner.storage.stage_folder import StageFolder
 
 TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
@@ -55,20 +55,20 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make
     assert [row.gold for row in rows] == [("Velmora",), ("Ann Lee",)] * 5
     assert all(row.reply for row in rows)
 
-    found = manifest["scores"]["base"]["toy"]
-    assert (found["questions"], found["passages"], manifest["rows"]) == (10, 5, 10)
-    assert found["tp"] + found["fn"] == 10
+    scores = manifest["scores"]["base"]["toy"]
+    assert (scores["questions"], scores["passages"], manifest["rows"]) == (10, 5, 10)
+    assert scores["tp"] + scores["fn"] == 10
     assert "strict" in manifest["protocol"]
     assert (
-        f"| **base** | strict | this run | {100 * found['f1']:.1f} ["
+        f"| **base** | strict | this run | {100 * scores['f1']:.1f} ["
         in folder.read("leaderboard.md").decode()
     )
     assert {"leaderboard.html", "leaderboard.json", "scores.parquet"} <= folder.sizes().keys()
-    said = capsys.readouterr().err
-    assert f"evaluate: base F1 {found['f1']:.3f}" in said
-    assert "on toy (strict, string sets, 10 questions)" in said
+    log = capsys.readouterr().err
+    assert f"evaluate: base F1 {scores['f1']:.3f}" in log
+    assert "on toy (strict, string sets, 10 questions)" in log
 
-    # A rerun asks nothing; nor does one that finds all chunks but no manifest.
+    # A rerun asks nothing, also with all chunks but no manifest.
     before = {key: (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns for key in
               (folder / "base").chunk_keys()}  # fmt: skip
     assert stage.run(config) == manifest
@@ -78,12 +78,12 @@ def test_a_system_answers_every_question_once_and_is_scored(tmp_path, base, make
         assert (tmp_path / f"r/evaluate/base/chunk-{key}.parquet").stat().st_mtime_ns == stamp
 
 
-def test_the_student_s_card_has_its_scores_and_the_student_stays_the_same(tmp_path):
+def test_the_student_s_card_gets_its_scores_and_the_student_stays_the_same(tmp_path):
     student = StageFolder(str(tmp_path))
-    stage.write_card(student, {})  # a student without a card stays without
+    stage.write_card(student, {})  # a student without a card gets none
     assert student.sizes() == {}
     student.write("config.json", b"{}")
-    before = model_fingerprint(student.url)
+    before = model_digest(student.url)
     student.write("README.md", b"---\nbase_model: b\n---\n# A student\n\n## Scores\n\nNot measured yet.\n")
     for f1 in (0.5, 0.75):
         stage.write_card(student, {"toy": {"f1": f1, "questions": 1234}})
@@ -92,7 +92,7 @@ def test_the_student_s_card_has_its_scores_and_the_student_stays_the_same(tmp_pa
         "| toy | 1,234 | 0.750 |\n"
     )
     assert "strict" in card and "0.500" not in card and "Not measured" not in card
-    assert model_fingerprint(student.url) == before
+    assert model_digest(student.url) == before
 
 
 def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, make_config, capsys):
@@ -102,7 +102,7 @@ def test_without_gold_the_stage_is_skipped_and_says_so(tmp_path, base, make_conf
     assert "evaluate: skipped, evaluate.gold names no data set" in capsys.readouterr().err
 
 
-def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base, make_config):
+def test_the_check_refuses_what_cannot_be_scored(tmp_path, base, make_config):
     gold = {"toy": make_gold(tmp_path / "g.jsonl")}
     stage.check(make_config(tmp_path, base, gold=gold))  # this run's student is still to be trained
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
@@ -113,5 +113,5 @@ def test_what_cannot_be_scored_is_refused_before_ray_starts(tmp_path, base, make
         stage.check(make_config(tmp_path, base, gold={"toy": str(late)}))
     with pytest.raises(UserError, match="nowhere"):
         stage.check(make_config(tmp_path, base, gold=gold, systems=[str(tmp_path / "nowhere")]))
-    with pytest.raises(UserError, match=r"evaluate\.systems: base, base must differ"):
+    with pytest.raises(UserError, match=r"evaluate\.systems: the names base, base must differ"):
         stage.check(make_config(tmp_path, base, gold=gold, systems=["base", "base"]))
