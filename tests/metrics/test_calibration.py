@@ -5,12 +5,7 @@ import random
 
 import pytest
 
-from uniner.metrics.calibration import (
-    calibrate,
-    expected_calibration_error,
-    fit_platt,
-    report_calibration,
-)
+from uniner.metrics.calibration import calibrate, expected_calibration_error, fit_platt, report_calibration
 
 
 def draw_mentions(slope: float, intercept: float, size: int, seed: int = 3):

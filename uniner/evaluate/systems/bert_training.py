@@ -74,10 +74,7 @@ def train_model(job: BertTrainingJob) -> StageFolder:
     identity = Identity(
         stage="evaluate train",
         settings={"run": {"seed": job.seed}, "system": {**settings, "dataset": job.dataset}},
-        parents={
-            "model": model_digest(job.base),
-            "train": gold_digest(job.settings.train[job.dataset]),
-        },
+        parents={"model": model_digest(job.base), "train": gold_digest(job.settings.train[job.dataset])},
     )
     if folder.begin(identity):
         return folder
