@@ -1,8 +1,8 @@
 """Drain this Ray node when AWS takes its spot instance back.
 
-It runs beside Ray on every worker, and ends at once if the instance is not a spot instance. AWS gives two minutes'
-notice through the instance metadata (IMDSv2). A drained node gets no new tasks, and a training worker saves a
-checkpoint, told by `ray.train.get_preemption_info()`.
+It runs beside Ray on every worker, and ends at once if the instance is not a spot instance. AWS gives two
+minutes' notice through the instance metadata (IMDSv2). A drained node gets no new tasks, and training workers,
+which ask `ray.train.get_preemption_info()`, save a checkpoint.
 """
 
 import json
