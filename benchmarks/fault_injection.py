@@ -30,14 +30,13 @@ from typing import Any
 
 import psutil
 
-from uniner.inference.questions import Asked, Reply
+from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, Folder
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tagger import Tagger
-from uniner.tag.types import Types
+from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection
 
-TYPES = Types(("person", "city", "river"))
+TYPES = TypeSelection(("person", "city", "river"))
 CHUNK_PASSAGES = 20
 KINDS = ("actor", "worker", "node", "driver", "server")
 SECRETS = ("benchmark-access-key", "benchmark-secret-key")
@@ -49,25 +48,25 @@ class SlowAnswerer:
     def __init__(self, seconds: float):
         self._seconds = seconds
 
-    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[Asked]:
-        """Answer each passage's questions."""
+    async def ask_all(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[PassageAnswers]:
+        """Answer the types' questions of each passage."""
         await asyncio.sleep(self._seconds)
         return [
-            Asked(tuple(self._reply(text, name) for name in types), {"questions": len(types)})
+            PassageAnswers(tuple(self._reply(text, name) for name in types), {"questions": len(types)})
             for text, types in questions
         ]
 
-    def _reply(self, text: str, type_name: str) -> Reply:
+    def _reply(self, text: str, type_name: str) -> TypeAnswer:
         word = text.split()[zlib.crc32(f"{type_name} {text}".encode()) % 7]
-        return Reply(type_name, "ok", {word: 0.5})
+        return TypeAnswer(type_name, "ok", {word: 0.5})
 
 
 def make_tagger(seconds: float = 0.0) -> Tagger:
-    """Return the tag stage's worker with a SlowAnswerer."""
-    return Tagger(SlowAnswerer(seconds), TYPES, True, Rules())  # type: ignore[arg-type]
+    """Return the tag stage's worker with the stand-in in it."""
+    return Tagger(SlowAnswerer(seconds), TYPES, EntityRules())  # type: ignore[arg-type]
 
 
-def make_passages(folder: Folder, chunks: int) -> None:
+def make_passages(folder: StageFolder, chunks: int) -> None:
     """Write the passages as ingest does."""
     summaries = []
     for number in range(chunks):
@@ -98,7 +97,7 @@ def drive(root: str, seconds: float) -> None:
     pool = chunk_pipeline.Pool(partial(make_tagger, seconds), actors=3, cpus=1, poison_tries=3)
     with connection.connected():
         chunk_pipeline.run_stage(
-            "tag", Folder(root) / "tag", {"stage": "tag"}, Folder(root) / "ingest", pool=pool
+            "tag", StageFolder(root) / "tag", {"stage": "tag"}, StageFolder(root) / "ingest", pool=pool
         )
 
 
@@ -233,7 +232,7 @@ def inject_faults(
 
 def compare(root: str, chunks: int) -> None:
     """Check that each chunk exists and equals an undisturbed worker's chunk."""
-    parent, folder = Folder(root) / "ingest", Folder(root) / "tag"
+    parent, folder = StageFolder(root) / "ingest", StageFolder(root) / "tag"
     manifest = folder.require_manifest()
     assert manifest["outcomes"] == {"ok": chunks * CHUNK_PASSAGES}, manifest["outcomes"]
     assert len(manifest["chunks"]) == len(folder.chunk_keys()) == chunks
@@ -257,7 +256,7 @@ def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         bed = Testbed(Path(name), disk, seconds, chance)
         try:
-            make_passages(Folder(bed.root) / "ingest", chunks)
+            make_passages(StageFolder(bed.root) / "ingest", chunks)
             folder, started = Path(name) / "bucket" / "run" / "tag", time.monotonic()
             counts = inject_faults(bed, order, lambda: len(list(folder.glob("chunk-*"))), chunks, chance)
             took = time.monotonic() - started

@@ -33,10 +33,10 @@ import psutil
 import zstandard
 
 from benchmarks.table import Measured, last_line, python_with, say, show
-from uniner.ingest.chunk_reader import Position, Recipe, read_chunks
-from uniner.ingest.document_reader import Document, Fields, read_rows
+from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, read_chunks
+from uniner.ingest.document_reader import CorpusDocument, RowFields, read_rows
 from uniner.ingest.sampling import Sampling
-from uniner.ingest.shards import Part, parts_of
+from uniner.ingest.shards import ShardPart, split_shards
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import connection
 from uniner.storage.line_reader import read_lines
@@ -45,7 +45,7 @@ from uniner.storage.model_folders import load_tokenizer
 SCAN_SHARE = 1 / 25_000
 TAKEN_MB = 4  # tokenizing is a hundred times slower than reading
 TURNS = 3
-FIELDS = Fields("text", "meta.pile_set_name")
+FIELDS = RowFields("text", "meta.pile_set_name")
 LONGEST = 64_000_000
 MEMORY_LIMIT_MB = 700
 
@@ -83,23 +83,23 @@ def repeat_shard(path: Path, shard: Path, times: int) -> None:
             file.write(frames)
 
 
-def read_and_decode(part: Part) -> int:
-    """Return the number of characters of all lines' texts."""
+def read_and_decode(part: ShardPart) -> int:
+    """Return the characters of all lines' texts."""
     decode = msgspec.json.Decoder(Text).decode
     return sum(len(decode(line.data).text) for line in read_lines(part.urls[0]) if line.data is not None)
 
 
-def read_documents(part: Part) -> Iterator[str]:
+def read_documents(part: ShardPart) -> Iterator[str]:
     """Yield the text of each row's document."""
     for row in read_rows(part, FIELDS, LONGEST):
-        if isinstance(row.found, Document):
-            yield row.found.text
+        if isinstance(row.content, CorpusDocument):
+            yield row.content.text
 
 
-def take(part: Part, share: float, tokenizer: Any) -> int:
-    """Ingest a share of the passages. Returns the number of passages."""
-    recipe = Recipe(256, 0, 128, Sampling(0, share), FIELDS, LONGEST)
-    return sum(chunk.table.num_rows for chunk in read_chunks(part, Position(), recipe, tokenizer))
+def take(part: ShardPart, share: float, tokenizer: Any) -> int:
+    """Ingest a share of the passages. Returns their number."""
+    settings = IngestSettings(256, 0, 128, Sampling(0, share), FIELDS, LONGEST)
+    return sum(chunk.table.num_rows for chunk in read_chunks(part, ShardPosition(), settings, tokenizer))
 
 
 def fastest(tasks: dict[str, Callable[[], Any]]) -> dict[str, float]:
@@ -114,8 +114,8 @@ def fastest(tasks: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def measure_ours(path: str) -> dict[str, float]:
-    """Return MB of text a CPU second of reading, scanning and taking all, and of their limits."""
-    (part,) = parts_of([path], [Path(path).stat().st_size], "text")
+    """Return the MB of text a CPU second of reading, scanning and taking all, and of the limits beneath."""
+    (part,) = split_shards([path], [Path(path).stat().st_size], "text")
     tokenizer = load_tokenizer(BASE)
     excerpt = replace(part, limit=TAKEN_MB * 1_000_000)
     texts = list(read_documents(excerpt))

@@ -33,13 +33,13 @@ from benchmarks.table import say
 from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
-from uniner.metrics.protocols import Answer
-from uniner.quickstart.corpus import MadeUpDocument, documents
+from uniner.metrics.protocols import ScoredAnswer
+from uniner.quickstart.corpus import Document, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
 from uniner.runtime.connection import connected
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 STRATEGIES = ("none", "uniform", "frequency")
@@ -84,9 +84,9 @@ def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
     """Return the columns' values of the predictions in a folder."""
     of_all, of_present, of_rare = Counts(), Counts(), Counts()
     absent, answered = 0, 0
-    for prediction in from_table(Folder(str(folder)).read_rows(), Prediction):
-        answer = Answer(prediction)
-        counts = strict(answer.said, answer.true)
+    for prediction in from_table(StageFolder(str(folder)).read_rows(), Prediction):
+        answer = ScoredAnswer(prediction)
+        counts = strict(answer.predicted_set, answer.gold_set)
         of_all += counts
         if prediction.type in rare:
             of_rare += counts
@@ -94,7 +94,7 @@ def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
             of_present += counts
         else:
             absent += 1
-            answered += bool(answer.said)
+            answered += bool(answer.predicted_set)
     figures = (of_all.f1, of_present.f1, of_rare.f1, answered / absent)
     return {name: round(figure, 4) for name, figure in zip(COLUMNS, figures, strict=True)}
 
@@ -142,7 +142,7 @@ def _zipf(count: int) -> list[int]:
 
 def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> list[str]:
     """Write the corpus. Returns the command-line words of all runs."""
-    folder = Folder(str(root / "corpus"))
+    folder = StageFolder(str(root / "corpus"))
     held_out = _documents([-(-held_out_count // len(DOMAINS))] * len(DOMAINS), "heldout")
     lay_out(folder, random.Random(0).sample(corpus, len(corpus)), held_out, MAX_TOKENS, seed=0)
     return [

@@ -37,8 +37,8 @@ import ray
 from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
-from uniner.storage.model_folders import model_fingerprint
-from uniner.storage.stage_folder import Chunk, Folder, Summary
+from uniner.storage.model_folders import model_digest
+from uniner.storage.stage_folder import Chunk, StageFolder, Summary
 
 ROWS = 100
 """Mean rows a chunk."""
@@ -117,7 +117,7 @@ def run(actors: int, chunks: int, seconds: float) -> None:
             memory.append(memory_mb())
 
     with tempfile.TemporaryDirectory() as root:
-        folder = Folder(root) / "stage"
+        folder = StageFolder(root) / "stage"
         pool = chunk_pipeline.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
         watcher = threading.Thread(target=watch)
         started = time.time()
@@ -154,10 +154,10 @@ def again(chunks: int) -> None:
             f'[ingest]\nshards = ["none.jsonl"]\n[tag]\nstudent = "{student}"\n'
         )
         config = load([str(path)])
-        run, keys = Folder(f"{root}/runs/done"), [f"{n:06d}-00000" for n in range(chunks)]
+        run, keys = StageFolder(f"{root}/runs/done"), [f"{n:06d}-00000" for n in range(chunks)]
         summaries = [Summary(key, 4000, 1_000_000, 60.0, {"ok": 4000}) for key in keys]
         (run / "ingest").finish({"stage": "ingest"}, summaries, seconds=1.0)
-        parents = {"ingest": (run / "ingest").digest(), "student": model_fingerprint(str(student))}
+        parents = {"ingest": (run / "ingest").digest(), "student": model_digest(str(student))}
         plan = stage._plan(config, facts, stage._types(config, facts), parents)
         (run / "tag").begin(plan)
         tables = config.tag.model_dump(include=stage._TABLE_SETTINGS)

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from uniner.quickstart.prepare import BASE
-from uniner.templates import TYPE, Renderer
+from uniner.templates import SINGLE_TYPE, Renderer
 
 TYPES = [
     "person",
@@ -100,7 +100,7 @@ def make_passages(turn: int, count: int, tokenizer: Any) -> list[str]:
 
 def prompts_of(passages: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Return the questions' token ids, in passage order."""
-    renderer, questions = Renderer(tokenizer), [TYPE.question([name]) for name in TYPES]
+    renderer, questions = Renderer(tokenizer), [SINGLE_TYPE.question([name]) for name in TYPES]
     return [list(prompt) for passage in passages for prompt in renderer.prompts(passage, questions)]
 
 
@@ -122,26 +122,25 @@ Ask = Callable[[Sequence[str]], dict[str, float]]
 
 def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
-    from uniner.inference.engine import Engine
-    from uniner.inference.questions import Asker
+    from uniner.inference.engine import Engine, EngineSettings
+    from uniner.inference.questions import QuestionAsker
     from uniner.storage.stage_folder import merge
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
-    engine = Engine(
-        folder,
-        max_tokens=ENGINE["max_model_len"] - ANSWER_TOKENS,
+    settings = EngineSettings(
+        max_prompt_tokens=ENGINE["max_model_len"] - ANSWER_TOKENS,
         max_answer_tokens=ANSWER_TOKENS,
         dtype="bfloat16" if gpu else ENGINE["dtype"],
         max_num_seqs=seqs,
         max_num_batched_tokens=batched,
         gpus=1 if gpu else 0,
         block_size=None if gpu else BLOCK,
-        lazy=True,
     )
+    engine = Engine(folder, settings, lazy=True)
     engine._arguments["load_format"] = "dummy"
     if not gpu:
         engine._arguments["num_gpu_blocks_override"] = ENGINE["num_gpu_blocks_override"]
-    asker, loop = Asker(engine, TYPE), asyncio.new_event_loop()
+    asker, loop = QuestionAsker(engine, SINGLE_TYPE), asyncio.new_event_loop()
 
     def ask(passages: Sequence[str]) -> dict[str, float]:
         started = time.monotonic()

@@ -1,8 +1,8 @@
 """Drain this Ray node when AWS takes its spot instance back.
 
 It runs beside Ray on every worker, and ends at once if the instance is not a spot instance. AWS gives two
-minutes' notice through the instance metadata (IMDSv2). A drained node gets no new tasks, and training workers,
-which ask `ray.train.get_preemption_info()`, save a checkpoint.
+minutes' notice through the instance metadata (IMDSv2). A drained node gets no new tasks. Training workers
+see it in `ray.train.get_preemption_info()` and save a checkpoint.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Run the annotate stage: python -m jobs.annotate CONFIG [section.key=value ...]."""
+"""Run the annotate stage: python -m jobs.annotate CONFIG [SETTING]...; the same as `uniner annotate`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the build stage: python -m jobs.build CONFIG [section.key=value ...]."""
+"""Run the build stage: python -m jobs.build CONFIG [SETTING]...; the same as `uniner build`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the evaluate stage: python -m jobs.evaluate CONFIG [section.key=value ...]."""
+"""Run the evaluate stage: python -m jobs.evaluate CONFIG [SETTING]...; the same as `uniner evaluate`."""
 
 from uniner.cli import main
 

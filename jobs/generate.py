@@ -1,4 +1,4 @@
-"""Run the generate stage: python -m jobs.generate CONFIG [section.key=value ...]."""
+"""Run the generate stage: python -m jobs.generate CONFIG [SETTING]...; the same as `uniner generate`."""
 
 from uniner.cli import main
 

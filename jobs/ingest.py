@@ -1,4 +1,4 @@
-"""Run the ingest stage: python -m jobs.ingest CONFIG [section.key=value ...]."""
+"""Run the ingest stage: python -m jobs.ingest CONFIG [SETTING]...; the same as `uniner ingest`."""
 
 from uniner.cli import main
 

@@ -1,6 +1,6 @@
-"""Run all stages in order: python -m jobs.pipeline CONFIG [section.key=value ...]."""
+"""Run all stages in order: python -m jobs.pipeline CONFIG [SETTING]...; the same as `uniner pipeline`."""
 
 from uniner.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("pipeline")

@@ -1,13 +1,6 @@
-"""Run all stages on the corpus that ships: python -m jobs.quickstart [section.key=value ...]."""
-
-import sys
-from pathlib import Path
+"""Run all stages on the corpus that ships: python -m jobs.quickstart; the same as `uniner quickstart`."""
 
 from uniner.cli import main
-from uniner.quickstart.prepare import prepare
-
-CONFIG = Path(__file__).parent / "configs" / "quickstart.toml"
 
 if __name__ == "__main__":
-    sys.argv.insert(1, str(CONFIG))
-    main(prepare=prepare)
+    main("quickstart")

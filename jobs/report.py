@@ -1,4 +1,4 @@
-"""Write the report of a run: python -m jobs.report CONFIG [section.key=value ...]."""
+"""Run the report stage: python -m jobs.report CONFIG [SETTING]...; the same as `uniner report`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the tag stage: python -m jobs.tag CONFIG [section.key=value ...]."""
+"""Run the tag stage: python -m jobs.tag CONFIG [SETTING]...; the same as `uniner tag`."""
 
 from uniner.cli import main
 

@@ -1,4 +1,4 @@
-"""Run the train stage: python -m jobs.train CONFIG [section.key=value ...]."""
+"""Run the train stage: python -m jobs.train CONFIG [SETTING]...; the same as `uniner train`."""
 
 from uniner.cli import main
 

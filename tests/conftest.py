@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -12,6 +13,9 @@ import pytest
 import zstandard
 
 from uniner.config.schema import Config
+from uniner.progress import set_up_logging
+from uniner.records import PASSAGE, Passage, to_table
+from uniner.storage.stage_folder import Chunk, Identity, Manifest
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -32,6 +36,7 @@ def environment():
         patch.delenv("OPENAI_API_KEY", raising=False)
         for name, value in _VARIABLES.items():
             patch.setenv(name, value)
+        set_up_logging()
         yield patch
 
 
@@ -134,6 +139,30 @@ def make_llama():
     return make
 
 
+@pytest.fixture(scope="session")
+def stage_context():
+    """Return a function that makes the context of a stage's module for a config, as the command line does."""
+    from uniner.runtime.stage_context import StageContext
+
+    def make(stage, config):
+        return StageContext.of(config, stage.__name__.split(".")[1], stage.SECTIONS)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def complete_stage():
+    """Return a function that writes a stage's chunks and manifest, as if the stage had run."""
+
+    def write(folder, chunks=(), **manifest):
+        identity = Identity(stage=folder.name, settings={})
+        folder.begin(identity)
+        summaries = [folder.write_chunk(chunk) for chunk in chunks]
+        return folder.write_manifest(replace(Manifest.of(identity, summaries, 1.0), **manifest))
+
+    return write
+
+
 @pytest.fixture
 def shared_data():
     """Return a function that returns a folder of real data, where they are at hand."""
@@ -222,5 +251,41 @@ def write_shard():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(zstandard.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
         return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def passage_chunks():
+    """Return a function that makes chunks of passages of these texts, with so many rows each."""
+
+    def chunks(texts, rows=10**6):
+        passages = [
+            Passage(
+                passage_id=f"p{number}",
+                doc_id=f"d{number}",
+                passage_index=0,
+                char_start=0,
+                char_end=len(text),
+                text=text,
+                n_tokens=9,
+                source="",
+            )
+            for number, text in enumerate(texts)
+        ]
+        starts = range(0, len(texts), rows)
+        return [Chunk(f"{n:05d}", to_table(passages[n : n + rows], PASSAGE)) for n in starts]
+
+    return chunks
+
+
+@pytest.fixture(scope="session")
+def write_passages(passage_chunks):
+    """Return a function that writes passages into a folder as a finished ingest stage. Returns the keys."""
+
+    def write(folder, texts, rows=10**6):
+        summaries = [folder.write_chunk(chunk) for chunk in passage_chunks(texts, rows)]
+        folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
+        return [summary.key for summary in summaries]
 
     return write

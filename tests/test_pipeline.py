@@ -8,9 +8,9 @@ import zstandard
 
 from uniner.quickstart.prepare import write
 from uniner.report.collect import collect
-from uniner.report.page import render
-from uniner.storage.model_folders import calibrations
-from uniner.storage.stage_folder import Folder
+from uniner.report.render import render_html
+from uniner.storage.model_folders import read_calibrations
+from uniner.storage.stage_folder import StageFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, base):
     folder = tmp_path_factory.mktemp("pipeline")
-    corpus = Folder(str(folder / "corpus"))
+    corpus = StageFolder(str(folder / "corpus"))
     write(corpus, 240, 24, max_tokens=256)
     path = folder / "config.toml"
     path.write_text(
@@ -41,7 +41,7 @@ def first(config, run_job):
 
 @pytest.fixture(scope="module")
 def run(config, first):
-    return Folder(str(config.parent / "runs" / "small"))
+    return StageFolder(str(config.parent / "runs" / "small"))
 
 
 def test_one_command_runs_every_stage_and_says_what_it_did(first, run):
@@ -84,7 +84,7 @@ def test_every_grounded_entity_is_the_documents_text_and_nothing_is_cut(config, 
 
 def test_the_student_carries_what_was_measured_of_its_scores(run):
     found = (run / "evaluate").require_manifest()["scores"]["student"]["held-out"]["calibration"]
-    assert calibrations(f"{run.url}/train/student") == ({"held-out": found} if found else {})
+    assert read_calibrations(f"{run.url}/train/student") == ({"held-out": found} if found else {})
 
 
 def test_the_teachers_flaws_are_counted(run):
@@ -109,7 +109,7 @@ def test_names_of_the_gold_data_stand_in_no_shard(config, run):
 def test_the_page_shows_the_same_as_the_terminal(first, run):
     page = run.read("report.html").decode()
     report = collect(run, "small")
-    assert page == render(report) or page.count("<svg") == 1
+    assert page == render_html(report) or page.count("<svg") == 1
     assert [row.stage for row in report.stages] == ["ingest", "annotate", "build", "train", "evaluate", "tag"]
     assert len(report.examples) == 5
     for row in report.stages:
@@ -143,4 +143,4 @@ def test_sigterm_ends_with_code_3_and_the_same_command_goes_on(config, first, jo
     assert "the same command goes on from here" in output
     code, output = run_job("ingest", *words)
     assert code == 0, output
-    assert (Folder(str(chunks)).require_manifest())["rows"] >= 240
+    assert (StageFolder(str(chunks)).require_manifest())["rows"] >= 240

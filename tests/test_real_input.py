@@ -12,8 +12,8 @@ import zstandard
 from uniner import cli
 from uniner.config.schema import Build
 from uniner.storage.filesystem import expand
-from uniner.storage.stage_folder import Folder
-from uniner.teacher.replay_server import RecordedTeacher, load
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.replay_server import ReplayServer, load_recording
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]
@@ -21,7 +21,7 @@ TYPES = ["person", "location"]
 
 @pytest.fixture
 def config(shared_pile, bucket, base, tmp_path):
-    shards = Folder(f"{bucket}/real/pile")
+    shards = StageFolder(f"{bucket}/real/pile")
     for shard in sorted(shared_pile.glob("*.jsonl.zst")):
         shards.write(shard.name, shard.read_bytes())
     path = tmp_path / "real.toml"
@@ -44,27 +44,27 @@ def documents(url):
     found = {}
     for number, shard in enumerate(expand([f"{url}/*.jsonl.zst"])):
         data = zstandard.ZstdDecompressor().stream_reader(
-            Folder(url).read(shard.rsplit("/", 1)[-1]), read_across_frames=True
+            StageFolder(url).read(shard.rsplit("/", 1)[-1]), read_across_frames=True
         )
         for line_number, line in enumerate(data.read().splitlines()):
             found[f"{number:05d}-{line_number:09d}"] = json.loads(line)["text"]
     return found
 
 
-def folded(text):
-    """Fold what a located mention may differ in: case, white space, kinds of quotation marks."""
+def normalized(text):
+    """Remove what a located mention may differ in: case, white space, kind of quotation mark."""
     return " ".join(re.sub("[‘’‚ʼ`´]", "'", re.sub("[“”„«»]", '"', text)).casefold().split())
 
 
 def counted(replies, drop_types):
-    """Count by itself what is to be kept of the replies: mentions by type, and by passage."""
+    """Count independently which mentions of the replies must be kept, by type and by passage."""
     types, kept = Counter(), Counter()
     for passage, reply in replies.items():
         pairs = {(mention, " ".join(name.lower().split())) for mention, name in ast.literal_eval(reply)}
         for mention, name in pairs:
             letters = [letter for letter in mention if letter.isalpha()]
             latin = sum("LATIN" in unicodedata.name(letter, "") for letter in letters)
-            held = folded(mention) in folded(passage) and len(mention.split()) <= 20
+            held = normalized(mention) in normalized(passage) and len(mention.split()) <= 20
             if name not in drop_types and held and 2 * latin >= len(letters):
                 types[name] += 1
                 kept[passage] += 1
@@ -72,8 +72,8 @@ def counted(replies, drop_types):
 
 
 def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session, capsys):
-    replies = load(str(shared_pile / "teacher_replies.jsonl.gz"))
-    with RecordedTeacher(replies) as teacher:
+    replies = load_recording(str(shared_pile / "teacher_replies.jsonl.gz"))
+    with ReplayServer(replies) as teacher:
         words = [config, f"annotate.base_url={teacher.base_url}"]
         assert cli.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
         assert teacher.asked == 700, "each passage is asked for once"
@@ -81,7 +81,7 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
         assert cli.run(["ingest", "annotate", "build", "report"], again) == 0
         assert teacher.asked == 700, "another run takes all replies from the cache"
     texts = documents(f"{bucket}/real/pile")
-    run = Folder(f"{bucket}/real/runs/pile")
+    run = StageFolder(f"{bucket}/real/runs/pile")
     passages = (run / "ingest").read_rows().to_pylist()
     assert {row["doc_id"]: row["text"] for row in passages} == {name: t.strip() for name, t in texts.items()}
     annotations = (run / "annotate").read_rows().to_pylist()
@@ -92,7 +92,7 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     assert all(text[e["start"] : e["end"]] == e["text"] for text, e in located)
     types, kept = counted(replies, Build().drop_types)
     for name in ("pile", "again"):
-        run = Folder(f"{bucket}/real/runs/{name}")
+        run = StageFolder(f"{bucket}/real/runs/{name}")
         asked, built = ((run / stage).require_manifest() for stage in ("annotate", "build"))
         assert asked["figures"]["entities"] == sum(len(row["entities"]) for row in annotations)
         assert (built["types"], built["figures"]["conversations"]) == (len(types), len(kept))
@@ -103,7 +103,7 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     assert f"passages annotated 700, dropped: no entities -{700 - len(kept)}" in printed
     assert f"conversations {len(kept)}" in printed and f"{len(types)} types" in printed
     assert f"mentions kept {types.total():,}" in printed
-    run = Folder(f"{bucket}/real/runs/pile")
+    run = StageFolder(f"{bucket}/real/runs/pile")
     tagged = (run / "tag").read_rows().to_pylist()
     assert sorted(row["passage_id"] for row in tagged) == sorted(row["passage_id"] for row in passages)
     found = [(texts[row["doc_id"]], e) for row in tagged for e in row["entities"]]

@@ -1,76 +1,263 @@
-"""What every job does around its stages: read the words, check, start Ray, run, and end with an exit code.
+"""The command line: a subcommand per stage, and pipeline, quickstart, status and settings.
 
-0 done, or the plan that was asked for is told; 1 failed; 2 bad config or input before Ray starts; 3 stopped
-on purpose (the same command goes on).
+`python -m jobs.STAGE` is the same command for `ray job submit`. Exit codes: 0 done; 1 failed; 2 bad config or
+input, before Ray starts; 3 stopped on purpose, and the same command goes on.
 """
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import resources
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
-from uniner.config.loader import describe, load
+import typer
+from tqdm import tqdm
+
+from uniner.config.loader import load
+from uniner.config.reference import brief, describe
 from uniner.config.schema import Config
-from uniner.errors import Planned, Stopped, UserError
-from uniner.progress import say
+from uniner.errors import Stopped, UserError
+from uniner.progress import VERBOSE, set_up_logging
+from uniner.runtime.stage_context import Stage, StageContext
+from uniner.storage.stage_folder import run_folder
 
 STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
 
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Distil the open named-entity recognition of a large language model, and tag a corpus with it.",
+)
 
-def run(stages: Sequence[str], words: list[str], prepare: Callable[[Config], Config] | None = None) -> int:
-    """Run stages in order on the config that the words name. Returns the exit code.
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="TOML file, such as my-run.toml.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings over the file's.", show_default=False),
+]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Only say what the stage would take and cost.")]
 
-    `prepare`, where given, makes what the stages read and returns the config that names it.
+
+def _verbose(wanted: bool) -> None:
+    if wanted:
+        os.environ[VERBOSE] = "1"
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", callback=_verbose, help="Show the logs of Ray and vLLM too (UNINER_VERBOSE=1)."
+    ),
+]
+
+
+def _command(text: str, *sections: str, name: str | None = None) -> Callable[[Any], Any]:
+    """Register a command, with its sections' settings below its options (\\b: click keeps the lines)."""
+    paragraphs = ["\b\n" + "\n".join(brief(section, width=106)) for section in sections]
+    more = [f"`uniner settings {section}` has all of [{section}]." for section in sections]
+    return app.command(name, help=text, epilog="\n\n".join([*paragraphs, *more]))
+
+
+@_command("Have the teacher write passages of domains.", "generate")
+def generate(
+    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+) -> None:
+    _run_or_estimate("generate", config, settings, estimate)
+
+
+@_command("Cut corpus shards into passages.", "ingest")
+def ingest(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(run(["ingest"], _words(config, settings)))
+
+
+@_command("Have the teacher annotate the passages.", "annotate", "teacher")
+def annotate(
+    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+) -> None:
+    _run_or_estimate("annotate", config, settings, estimate)
+
+
+@_command("Make conversations of the annotations and gold data.", "build")
+def build(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(run(["build"], _words(config, settings)))
+
+
+@_command("Train the student on the conversations.", "train")
+def train(
+    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+) -> None:
+    _run_or_estimate("train", config, settings, estimate)
+
+
+@_command("Score systems on gold data.", "evaluate")
+def evaluate(
+    config: ConfigFile,
+    settings: Settings = None,
+    datasets: Annotated[
+        bool, typer.Option("--datasets", help="Only list the benchmark's data sets, and which are at hand.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    if datasets:
+        _exit(
+            _mode("evaluate", _words(config, settings), lambda stage, context: stage.list_datasets(context))
+        )
+    _exit(run(["evaluate"], _words(config, settings)))
+
+
+@_command("Tag the passages with the student.", "tag", "engine")
+def tag(
+    config: ConfigFile,
+    settings: Settings = None,
+    estimate: Estimate = False,
+    text: Annotated[
+        str | None, typer.Option(help="Only tag this text (`-`: standard input) and print it in colour.")
+    ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=1, max=65535, help="Serve a page that tags what is typed."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    if text is not None:
+        _exit(_mode("tag", _words(config, settings), lambda stage, context: stage.tag_text(context, text)))
+    if serve is not None:
+        _exit(_mode("tag", _words(config, settings), lambda stage, context: stage.serve_page(context, serve)))
+    _run_or_estimate("tag", config, settings, estimate)
+
+
+@_command("Write the run's HTML page, report.html, and print it in short.")
+def report(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(run(["report"], _words(config, settings)))
+
+
+@_command("Run all stages in order; complete ones are skipped.")
+def pipeline(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(run(STAGES, _words(config, settings)))
+
+
+@_command("Run all stages on the corpus that ships: no key, GPU or network.")
+def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
+    from uniner.quickstart.prepare import prepare
+
+    config = resources.files("jobs").joinpath("configs/quickstart.toml")
+    _exit(run(STAGES, _words(str(config), settings), prepare))
+
+
+@_command("Say what of a run is complete, begun or missing, and what it has cost.")
+def status(config: ConfigFile, settings: Settings = None) -> None:
+    from uniner.report.status import describe_status
+
+    def show(words: Sequence[str]) -> None:
+        section = load(words).run
+        print(describe_status(run_folder(section.root, section.name), STAGES[:-1]))
+
+    _exit(_exit_code(lambda: show(_words(config, settings))))
+
+
+@_command("List all settings, or those of a section, with types and defaults.", name="settings")
+def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTION]")] = None) -> None:
+    _exit(_exit_code(lambda: print(describe(section))))
+
+
+def run(
+    stages: Sequence[str], words: Sequence[str], prepare: Callable[[Config], Config] | None = None
+) -> int:
+    """Check stages, start Ray and run them in order, on the words' config. Returns the exit code.
+
+    prepare: makes what the stages read, and returns the config that names it.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: python -m jobs.STAGE CONFIG.toml [section.key=value ...]\n{describe()}")
-        return 0 if words else 2
-    _stop_on_signals()
-    try:
+
+    def check() -> list[tuple[Stage, StageContext]]:
         config = load(words)
-        if prepare:
-            config = prepare(config)
-        modules = [_module(stage) for stage in stages]
-        for module in modules:
-            module.check(config)
-        return _run(modules, config)
-    except UserError as error:
-        return _fail(error, 2)
-    except Planned:
-        return 0
-    except Stopped as stopped:
-        say(f"{stopped}; the same command goes on from here")
-        return 3
+        config = prepare(config) if prepare else config
+        checked = [(module, _context(config, module)) for module in map(_module, stages)]
+        for module, context in checked:
+            module.check(context)
+        return checked
+
+    return _exit_code(lambda: _run_checked(check()))
 
 
-def _run(modules: Sequence[Any], config: Config) -> int:
-    """Run checked stages. Returns the exit code: a user's error from here on is 1."""
+def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
     from uniner.runtime import connection  # Ray takes seconds to import: only once the config is right
 
-    try:
-        with connection.connected():
-            _stop_on_signals()  # again: Ray sets a SIGTERM handler of its own
-            for module in modules:
-                module.run(config)
-    except (Planned, Stopped):
-        raise
-    except Exception as error:
-        user_error = connection.user_error_in(error)
-        if user_error is None:
+    with connection.connected():
+        _stop_on_signals()  # again, as Ray sets a SIGTERM handler of its own
+        try:
+            for module, context in stages:
+                module.run(context)
+        except Stopped:
             raise
-        return _fail(user_error, 1)
+        except Exception as error:
+            user_error = connection.user_error_in(error)
+            if user_error is None:
+                raise
+            raise _FailedError(str(user_error)) from None
+
+
+class _FailedError(Exception):
+    """A user's error after Ray started."""
+
+
+def _mode(stage: str, words: Sequence[str], act: Callable[[Any, StageContext], object]) -> int:
+    """Do something else with a stage than run it, such as an estimate. Returns the exit code."""
+
+    def act_on_stage() -> None:
+        module = _module(stage)
+        act(module, _context(load(words), module))
+
+    return _exit_code(act_on_stage)
+
+
+def _run_or_estimate(stage: str, config: str, settings: list[str] | None, estimate: bool) -> NoReturn:
+    words = _words(config, settings)
+    if estimate:
+        _exit(_mode(stage, words, lambda module, context: print(module.estimate(context), flush=True)))
+    _exit(run([stage], words))
+
+
+def _exit_code(act: Callable[[], object]) -> int:
+    """Do something, and log the error that a user can cause. Returns the exit code."""
+    set_up_logging()
+    _stop_on_signals()
+    try:
+        act()
+    except UserError as error:
+        return _print_error(str(error), 2)
+    except _FailedError as error:
+        return _print_error(str(error), 1)
+    except Stopped as stopped:
+        tqdm.write(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        return 3
     return 0
 
 
-def _module(stage: str) -> Any:
-    return importlib.import_module(f"uniner.{stage}.stage")
-
-
-def _fail(error: UserError, code: int) -> int:
-    say(f"error: {error}")
+def _print_error(message: str, code: int) -> int:
+    tqdm.write(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _module(stage: str) -> Stage:
+    return importlib.import_module(f"uniner.{stage}.stage")  # type: ignore[return-value]
+
+
+def _context(config: Config, module: Stage) -> StageContext:
+    stage = module.__name__.split(".")[1]  # type: ignore[attr-defined]
+    return StageContext.of(config, stage, module.SECTIONS)
+
+
+def _words(config: str, settings: list[str] | None) -> list[str]:
+    return [config, *(settings or [])]
+
+
+def _exit(code: int) -> NoReturn:
+    raise typer.Exit(code)
 
 
 def _stop_on_signals() -> None:
@@ -83,6 +270,6 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
-def main(*stages: str, prepare: Callable[[Config], Config] | None = None) -> None:
-    """Run as a command: the words come from the command line, the exit code goes to the shell."""
-    sys.exit(run(stages or STAGES, sys.argv[1:], prepare))
+def main(command: str | None = None) -> None:
+    """Run the command line, or one command of it with the words that follow."""
+    app(args=[command, *sys.argv[1:]] if command else None, prog_name="uniner")

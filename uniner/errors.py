@@ -10,7 +10,3 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """A stop on purpose (a signal, the budget). The same command resumes. Exit code 3."""
-
-
-class Planned(Exception):
-    """An estimate was printed and nothing else is to do. Exit code 0."""

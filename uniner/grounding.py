@@ -1,75 +1,51 @@
-"""Find where a mention that a model wrote stands in a text."""
+"""Locate a model's mention in a text."""
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-Grounding = Literal["exact", "folded", "ungrounded"]
-Span = tuple[int, int]
+Grounding = Literal["exact", "normalized", "ungrounded"]
+Offsets = tuple[int, int]
 
-
-# Models write the plain ones where a text has the typographic ones, and the other way round.
+# Models often write plain marks where the text has typographic ones, and the other way round.
 _QUOTATION_MARKS = ("'\u2018\u2019\u201a\u02bc`\u00b4", '"\u201c\u201d\u201e\u00ab\u00bb')
 
 
-def locate(text: str, mention: str) -> tuple[list[Span], Grounding]:
-    """Find all occurrences of a mention in a text, without overlap, in order.
+class Occurrences(NamedTuple):
+    """The occurrences of a mention in a text, and how they match it."""
 
-    As whole words, else inside of words; in either case as written (exact), else with case, white space and
-    the kinds of quotation marks folded (folded). An empty list comes with `ungrounded`.
+    spans: list[Offsets]
+    grounding: Grounding
+
+
+def locate(text: str, mention: str) -> Occurrences:
+    """Find all occurrences of a mention in a text, in order and without overlap.
+
+    Whole words come first, then matches inside words. Either match is `exact`, or `normalized`: case, white
+    space and the kind of quotation mark are ignored. Without a match the grounding is `ungrounded`.
     """
     words = mention.split()
     if not words:
-        return [], "ungrounded"
-    written = _as_written(text, mention)
-    whole = _apart(span for span in written if _is_whole(text, span))
+        return Occurrences([], "ungrounded")
+    exact = _exact_occurrences(text, mention)
+    whole = _without_overlap(span for span in exact if _is_whole_word(text, span))
     if whole:
-        return whole, "exact"
-    folded = r"\s+".join("".join(map(_folded, word)) for word in words)
-    anywhere = [match.span() for match in re.finditer(folded, text, re.IGNORECASE)]
+        return Occurrences(whole, "exact")
+    pattern = r"\s+".join("".join(map(_letter_pattern, word)) for word in words)
+    anywhere = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
     if not anywhere:
-        return [], "ungrounded"
-    whole = [match.span() for match in re.finditer(rf"(?<!\w){folded}(?!\w)", text, re.IGNORECASE)]
+        return Occurrences([], "ungrounded")
+    whole = [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
     if whole:
-        return whole, "folded"
-    return (_apart(written), "exact") if written else (anywhere, "folded")
+        return Occurrences(whole, "normalized")
+    return Occurrences(_without_overlap(exact), "exact") if exact else Occurrences(anywhere, "normalized")
 
 
-def _as_written(text: str, mention: str) -> list[Span]:
-    """Find all places of a mention, also those that overlap each other."""
-    # Without a regular expression: most mentions are found so, and compiling one takes longer than all else.
-    found = []
-    start = text.find(mention)
-    while start >= 0:
-        found.append((start, start + len(mention)))
-        start = text.find(mention, start + 1)
-    return found
+def most_likely(spans: Sequence[Offsets], others: Iterable[Offsets]) -> Offsets:
+    """Return the occurrence that a mention most likely means; models name no position.
 
-
-def _is_whole(text: str, span: Span) -> bool:
-    """Tell whether no letter, digit or underscore touches a span."""
-    start, end = span
-    return not (start and _in_word(text[start - 1])) and not (end < len(text) and _in_word(text[end]))
-
-
-def _in_word(letter: str) -> bool:
-    return letter.isalnum() or letter == "_"
-
-
-def _apart(spans: Iterable[Span]) -> list[Span]:
-    """Keep the spans that do not overlap the one kept before."""
-    kept: list[Span] = []
-    for start, end in spans:
-        if not kept or start >= kept[-1][1]:
-            kept.append((start, end))
-    return kept
-
-
-def most_likely(spans: Sequence[Span], others: Iterable[Span]) -> Span:
-    """Return which of a mention's occurrences is most likely meant by it, as a model names no place.
-
-    The first that is no part of a longer mention's, of which `others` are the occurrences (of all mentions of
-    the text): "Paris" is not meant in "Paris Hilton". Where each is such a part, the first.
+    The first occurrence that is not inside a longer one: "Paris" does not mean part of "Paris Hilton". If all
+    are inside longer ones, the first. others: occurrences of all mentions in the text.
     """
     longer = list(others)
     free = (
@@ -83,7 +59,37 @@ def most_likely(spans: Sequence[Span], others: Iterable[Span]) -> Span:
     return next(free, spans[0])
 
 
-def _folded(letter: str) -> str:
-    """Return the pattern of a letter: any mark of its kind for a quotation mark."""
-    kind = next((marks for marks in _QUOTATION_MARKS if letter in marks), None)
-    return f"[{kind}]" if kind else re.escape(letter)
+def _exact_occurrences(text: str, mention: str) -> list[Offsets]:
+    """Return all exact occurrences, overlapping ones included.
+
+    Without a regular expression: most mentions are exact, and compiling a pattern costs more than the search.
+    """
+    spans = []
+    start = text.find(mention)
+    while start >= 0:
+        spans.append((start, start + len(mention)))
+        start = text.find(mention, start + 1)
+    return spans
+
+
+def _is_whole_word(text: str, span: Offsets) -> bool:
+    start, end = span
+    return not (start and _in_word(text[start - 1])) and not (end < len(text) and _in_word(text[end]))
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
+
+
+def _without_overlap(spans: Iterable[Offsets]) -> list[Offsets]:
+    kept: list[Offsets] = []
+    for start, end in spans:
+        if not kept or start >= kept[-1][1]:
+            kept.append((start, end))
+    return kept
+
+
+def _letter_pattern(letter: str) -> str:
+    """Return the pattern of a letter; a quotation mark matches every mark of its kind."""
+    marks = next((marks for marks in _QUOTATION_MARKS if letter in marks), None)
+    return f"[{marks}]" if marks else re.escape(letter)

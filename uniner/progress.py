@@ -3,6 +3,7 @@
 Both show rows done, rate, time left and a note such as the cost.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -15,18 +16,36 @@ from tqdm import tqdm
 
 LOG_SECONDS = 10.0
 VERBOSE = "UNINER_VERBOSE"
-"""Environment variable: set to 1, Ray's and vLLM's own logs are shown."""
+"""Environment variable: with 1, Ray's and vLLM's own logs are shown."""
+log = logging.getLogger(__name__)
+
+
+class _LogHandler(logging.Handler):
+    """Writes log lines to standard error, above a live progress line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+        sys.stderr.flush()
+
+
+def set_up_logging() -> None:
+    """Log lines of this package to standard error, with time and level; with `UNINER_VERBOSE` all of them."""
+    logger = logging.getLogger("uniner")
+    logger.setLevel(logging.DEBUG if is_verbose() else logging.INFO)
+    if not any(isinstance(handler, _LogHandler) for handler in logger.handlers):
+        handler = _LogHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
 
 
 def is_verbose() -> bool:
-    """Tell whether Ray's and vLLM's own logs are shown."""
-    return os.environ.get(VERBOSE, "0") not in ("", "0")
+    """Tell whether the logs of Ray and vLLM are wanted too: `--verbose`, or `UNINER_VERBOSE=1`."""
+    return os.environ.get(VERBOSE, "") not in ("", "0")
 
 
 def say(line: str) -> None:
-    """Print a line to stderr without breaking a progress bar."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
+    """Log a line."""
+    log.info(line)
 
 
 class Progress:
@@ -91,7 +110,7 @@ class Progress:
 
     def _log_lines(self) -> None:
         while not self._ended.wait(LOG_SECONDS):
-            say(self.line())
+            log.info(self.line())
 
 
 class StageCost:

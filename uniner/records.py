@@ -1,12 +1,12 @@
 """The records that pass from stage to stage, each with its Arrow schema beside it.
 
-A schema is a contract: `to_table` and `from_table` raise on a missing field, a wrong type or a null where
-none may be. Offsets count characters (Unicode code points), end exclusive.
+A schema is a contract: `to_table` and `from_table` raise on a missing field, a wrong type or a null.
+Offsets count characters (Unicode code points), end exclusive.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import pyarrow as pa
@@ -14,16 +14,32 @@ import pyarrow as pa
 Record = TypeVar("Record")
 
 
-def _schema(**types: pa.DataType) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 
 
-_string, _int = pa.string(), pa.int64()
+def _schema(record: type, **types: pa.DataType) -> pa.Schema:
+    """Return the schema of a record's fields, without nulls. types: columns that differ from their field."""
+    return pa.schema(
+        [
+            pa.field(field.name, types.get(field.name) or _arrow_type(field.type), nullable=False)
+            for field in fields(record)
+        ]
+    )
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    if annotation in _ARROW_TYPES:
+        return _ARROW_TYPES[annotation]
+    if is_dataclass(annotation):
+        return pa.struct([(field.name, _arrow_type(field.type)) for field in fields(annotation)])
+    item, _ = get_args(annotation)  # tuple[item, ...]
+    return pa.list_(_arrow_type(item))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brief:
-    """What the teacher is asked to write: a passage of about so many words, `text` for the prompt."""
+    """A request for one generated passage: its target length in words, and the text for the prompt."""
 
     doc_id: str
     source: str
@@ -31,15 +47,15 @@ class Brief:
     text: str
 
 
-BRIEF = _schema(doc_id=_string, source=_string, words=_int, text=_string)
+BRIEF = _schema(Brief)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedPassage:
-    """What the teacher wrote by a brief: a document for ingest where it is ok, else its text is empty.
+    """The teacher's passage for a brief. ingest reads it if the outcome is ok; otherwise text is empty.
 
     outcome: ok; too_long (the reply ended at the token limit); empty; refused, filtered, rejected, failed
-    and poison as in Annotation. source is `generated:<domain>`.
+    and poison as in Annotation. source: see `generated_source`.
     """
 
     doc_id: str
@@ -55,28 +71,21 @@ class GeneratedPassage:
     attempts: int
 
 
-GENERATED_PASSAGE = _schema(
-    doc_id=_string,
-    source=_string,
-    text=_string,
-    outcome=_string,
-    reply=_string,
-    brief=_string,
-    model=_string,
-    tokens_in=_int,
-    tokens_out=_int,
-    cost_usd=pa.float64(),
-    attempts=_int,
-)
+GENERATED_PASSAGE = _schema(GeneratedPassage)
+
+
+def generated_source(domain: str) -> str:
+    """Return the source name of a domain's generated passages."""
+    return f"generated:{domain}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
     """A piece of a document: `document[char_start:char_end] == text`.
 
-    passage_index rises through the document; a long document's has gaps. The passage shares overlap_before
-    characters with the one before it and overlap_after with the next (`ingest.passages.owns` tells whose is
-    what stands there).
+    passage_index rises through the document, with gaps in a long document. The passage shares
+    overlap_before characters with the previous passage and overlap_after with the next one;
+    `passages.owns` decides which of the two owns an entity in the overlap.
     """
 
     passage_id: str
@@ -91,23 +100,12 @@ class Passage:
     overlap_after: int = 0
 
 
-PASSAGE = _schema(
-    passage_id=_string,
-    doc_id=_string,
-    passage_index=_int,
-    char_start=_int,
-    char_end=_int,
-    text=_string,
-    n_tokens=_int,
-    source=_string,
-    overlap_before=_int,
-    overlap_after=_int,
-)
+PASSAGE = _schema(Passage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entity:
-    """A mention as the teacher gave it. start and end are -1 where it does not occur in the passage."""
+    """A mention in the teacher's reply. start and end are -1 if it does not occur in the passage."""
 
     text: str
     type: str
@@ -115,18 +113,15 @@ class Entity:
     end: int
 
 
-_ENTITY = pa.struct([("text", _string), ("type", _string), ("start", _int), ("end", _int)])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """What the teacher said of a passage.
+    """The teacher's reply about a passage.
 
     outcome: ok; unparseable (no list in the reply); too_long (the reply ended at the token limit); cut (the
-    list breaks off though the reply is complete); refused; filtered (a content filter); rejected (a 4xx about
-    this passage, or the prompt is longer than the teacher takes); failed (no answer to this passage from a
-    server that answers others); poison (the engine of a served teacher dies of it). With too_long and cut the
-    entities before the break stand; else only ok has any.
+    reply is complete but its list breaks off); refused; filtered (a content filter); rejected (a 4xx about
+    this passage, or the prompt exceeds the teacher's context); failed (the server answers other passages but
+    not this one); poison (it crashes a served teacher's engine). too_long and cut keep the entities before
+    the break; of the other outcomes only ok has entities.
     """
 
     passage_id: str
@@ -142,26 +137,14 @@ class Annotation:
     attempts: int
 
 
-ANNOTATION = _schema(
-    passage_id=_string,
-    doc_id=_string,
-    text=_string,
-    outcome=_string,
-    reply=_string,
-    entities=pa.list_(_ENTITY),
-    model=_string,
-    tokens_in=_int,
-    tokens_out=_int,
-    cost_usd=pa.float64(),
-    attempts=_int,
-)
+ANNOTATION = _schema(Annotation)
 
 
-# The field names `from` and `value` are the published layout's; `from` is a Python keyword, so a
-# conversation's turns are plain dictionaries.
+# The published layout names the fields of a turn `from` and `value`. `from` is a Python keyword, so turns are
+# plain dictionaries.
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One passage's questions and answers in the published layout: turns of {"from", "value"}."""
+    """The questions and answers about one passage in the published layout: turns of {"from", "value"}."""
 
     id: str
     passage_id: str
@@ -172,24 +155,16 @@ class Conversation:
     split: str
 
 
-CONVERSATION = _schema(
-    id=_string,
-    passage_id=_string,
-    conversations=pa.list_(pa.struct([("from", _string), ("value", _string)])),
-    positive_types=pa.list_(_string),
-    negative_types=pa.list_(_string),
-    dataset=_string,
-    split=_string,
-)
+CONVERSATION = _schema(Conversation, conversations=_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedEntity:
     """A mention in its document.
 
-    grounding: exact, folded (found but for case, white space or kind of quotation mark), ungrounded (not in
-    the text; start and end are -1). score: the probability that the student gave to this mention, 0 to 1
-    (`tag.confidence`).
+    grounding: exact, normalized (found when case, white space and kind of quotation mark are ignored), or
+    ungrounded (not in the text; start and end are -1). score: the student's probability of this mention,
+    0 to 1 (`inference.mention_scores`).
     """
 
     text: str
@@ -204,9 +179,9 @@ class TaggedEntity:
 class TaggedPassage:
     """A passage's entities, with offsets into the document.
 
-    outcome: ok; unparseable (an answer is no JSON list of strings); too_long (an answer was cut at the token
-    limit); overlong (the passage leaves no room for a question); poison (the engine dies of it: it was set
-    aside). failed_types names the questions without a usable answer; the entities of the others stand.
+    outcome: ok; unparseable (an answer is not a JSON list of strings); too_long (an answer was cut at the
+    token limit); overlong (the passage leaves no room for a question); poison (it crashes the engine and was
+    set aside). failed_types: the types without a usable answer; entities of the other types are kept.
     """
 
     doc_id: str
@@ -217,15 +192,7 @@ class TaggedPassage:
     failed_types: tuple[str, ...]
 
 
-_TAGGED_ENTITY = pa.struct([*_ENTITY, ("score", pa.float64()), ("grounding", _string)])
-TAGGED_PASSAGE = _schema(
-    doc_id=_string,
-    passage_id=_string,
-    char_start=_int,
-    entities=pa.list_(_TAGGED_ENTITY),
-    outcome=_string,
-    failed_types=pa.list_(_string),
-)
+TAGGED_PASSAGE = _schema(TaggedPassage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,14 +203,11 @@ class Span:
     end: int
 
 
-_SPAN = pa.struct([("start", _int), ("end", _int)])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A gold passage of a data set and a type, with the gold mentions: the unit that is asked and scored.
+    """A gold passage and a type, with the gold mentions: the unit of evaluation.
 
-    gold: each string once; gold_spans: everywhere that they are annotated (none of one that the text lacks).
+    gold: each string once. gold_spans: every annotated occurrence; a string that the text lacks has none.
     """
 
     dataset: str
@@ -254,23 +218,16 @@ class Question:
     gold_spans: tuple[Span, ...] = ()
 
 
-QUESTION = _schema(
-    dataset=_string,
-    passage_id=_string,
-    text=_string,
-    type=_string,
-    gold=pa.list_(_string),
-    gold_spans=pa.list_(_SPAN),
-)
+QUESTION = _schema(Question)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A question of a gold passage, and a system's answer to it. outcome as in TaggedPassage.
+    """A question about a gold passage, and a system's answer. outcome: as in TaggedPassage.
 
-    A passage's questions stand one after the other. text: the passage, so that any protocol can be scored
-    without asking again. scores: of the predicted mentions, one each, from systems that tell them. spans:
-    where the predicted mentions stand, from systems that tell; without them they are looked for.
+    Questions about one passage are consecutive rows. text: the passage, so that any protocol can be scored
+    later. scores: one per predicted mention, if the system gives scores. spans: offsets of the predicted
+    mentions, if the system gives offsets; otherwise scoring locates the mentions in the text.
     """
 
     dataset: str
@@ -286,40 +243,28 @@ class Prediction:
     spans: tuple[Span, ...] = ()
 
 
-PREDICTION = _schema(
-    dataset=_string,
-    passage_id=_string,
-    text=_string,
-    type=_string,
-    reply=_string,
-    predicted=pa.list_(_string),
-    gold=pa.list_(_string),
-    gold_spans=pa.list_(_SPAN),
-    outcome=_string,
-    scores=pa.list_(pa.float64()),
-    spans=pa.list_(_SPAN),
-)
+PREDICTION = _schema(Prediction)
 
 
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
-    """Lay records out as the Arrow table of their schema.
+    """Convert records to an Arrow table with their schema.
 
     Raises:
-        ValueError, pa.ArrowInvalid, pa.ArrowTypeError: where a record breaks the schema.
+        ValueError, pa.ArrowInvalid, pa.ArrowTypeError: if a record breaks the schema.
     """
     rows = [msgspec.to_builtins(record) for record in records]
     table = pa.Table.from_pylist(rows, schema=schema)
     if rows and rows[0].keys() != set(schema.names):
-        raise ValueError(f"record fields {sorted(rows[0])} are not the schema's {sorted(schema.names)}")
+        raise ValueError(f"record fields {sorted(rows[0])} differ from schema fields {sorted(schema.names)}")
     _require_no_nulls(table)
     return table
 
 
 def from_table(table: pa.Table, record: type[Record]) -> Sequence[Record]:
-    """Read records back from a table; every field is checked against the record's type.
+    """Convert a table to records, checking every field against the record's type.
 
     Raises:
-        msgspec.ValidationError: where a column is missing or of another type.
+        msgspec.ValidationError: if a column is missing or has another type.
     """
     _require_no_nulls(table)
     return msgspec.convert(table.to_pylist(), list[record])  # type: ignore[valid-type]
@@ -328,4 +273,4 @@ def from_table(table: pa.Table, record: type[Record]) -> Sequence[Record]:
 def _require_no_nulls(table: pa.Table) -> None:
     for name in table.schema.names:
         if table.column(name).null_count:
-            raise ValueError(f"column {name} has a null")
+            raise ValueError(f"column {name} contains a null")

@@ -1,18 +1,18 @@
-"""How a passage and its types become a conversation, and an answer becomes mentions.
+"""Render a passage and its types as a conversation, and parse an answer into mentions.
 
-One rendering serves training, evaluation and tagging, so that they cannot drift apart. A conversation is
-made of blocks, each ended by the end token's id:
+Training, evaluation and tagging share this one rendering, so they always agree. A conversation consists of
+blocks, each ended by the end token's id:
 
     [bos] {system} USER: Text: {passage} ASSISTANT: I've read this text. [eos]
     USER: What describes {type} in the text? ASSISTANT: ["..."] [eos]
     USER: ...
 
-which is the released models' string (paper Fig. 2; apostrophe ASCII). A template says which questions ask for
-the types, and how their answers are written and read. Each block is tokenised by itself and
-special tokens in the text are split, so a passage cannot smuggle one in. Within a block, question and answer
-are tokenised apart at the blank before the answer: what the student sees when it is asked is the exact
-prefix of what it was trained on. Loss falls on the answer's ids and their end token only (paper §3.2; the
-released code also trains on "I've read this text.").
+This is the released models' string (paper Fig. 2; apostrophe ASCII). A template defines which questions ask
+for the types, and how their answers are written and parsed. Each block is tokenised by itself, and special
+tokens in the text are split, so a passage cannot inject one. Within a block, question and answer are
+tokenised separately at the blank before the answer: at inference the student sees the exact prefix it was
+trained on. Only the answer's ids and their end token carry loss (paper §3.2; the released code also trains on
+"I've read this text.").
 """
 
 import json
@@ -24,52 +24,46 @@ SYSTEM = "A virtual assistant answers questions from a user based on the provide
 READ = "I've read this text."
 
 Mentions = Mapping[str, Sequence[str]]
-"""A type's mentions, type by type."""
+"""Mentions by type."""
 
 
 class Template(Protocol):
-    """How a passage is asked for types, and how an answer reads."""
+    """The questions that ask a passage for types, and the form of their answers."""
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
-        """Divide types, in order, into those that one question asks for."""
-        ...
+        """Divide types, in order, into groups; one question asks for each group."""
 
     def question(self, types: Sequence[str]) -> str:
         """Return the question for a group of types."""
-        ...
 
-    def asked(self, question: str) -> tuple[str, ...] | None:
-        """Return the types that a question asks for; None where it is not one of `question`'s."""
-        ...
+    def types_of(self, question: str) -> tuple[str, ...] | None:
+        """Return the types that a question asks for; None if `question` did not make it."""
 
     def render(self, answers: Mentions) -> list[tuple[str, str]]:
-        """Return the questions and answers that ask for all types of `answers`, in its order."""
-        ...
+        """Return question-answer pairs for all types of `answers`, in its order."""
 
     def parse(self, types: Sequence[str], answer: str) -> dict[str, tuple[str, ...]] | None:
-        """Read the answer to the question for these types: each type's mentions, a repeated one once.
+        """Parse the answer to the question for these types: the distinct mentions of each type.
 
-        None is "broken", () is "no such mention": the two never look alike.
+        None means a broken answer, () means no mentions: the two are never confused.
         """
-        ...
 
-    def conflicts(self, found: Mentions) -> dict[str, tuple[str, ...]]:
-        """Return the mentions that more than one question gave a type, with those types: to be settled.
+    def conflicts(self, mentions: Mentions) -> dict[str, tuple[str, ...]]:
+        """Return mentions that got types from several questions, with these types; a question settles each.
 
-        found: all types that were asked for, in order.
+        mentions: all types that were asked for, in order.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class OneType:
-    """A question a type, answered by a JSON list of mentions: the paper's best.
+class SingleTypeTemplate:
+    """A question per type, answered by a JSON list of mentions: the best template in the paper.
 
-    The templates `type` and `definition`: with the latter a type is a sentence that defines it.
+    The templates `type` and `definition`; in the latter a type is a sentence that defines it.
     """
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
-        """Give each type a question of its own."""
+        """Return a group per type."""
         return [(type_name,) for type_name in types]
 
     def question(self, types: Sequence[str]) -> str:
@@ -77,184 +71,186 @@ class OneType:
         (type_name,) = types
         return f"What describes {type_name} in the text?"
 
-    def asked(self, question: str) -> tuple[str, ...] | None:
-        """Read its type."""
+    def types_of(self, question: str) -> tuple[str, ...] | None:
+        """Return the question's type."""
         type_name = question.removeprefix("What describes ").removesuffix(" in the text?")
         return (type_name,) if question == self.question([type_name]) else None
 
     def render(self, answers: Mentions) -> list[tuple[str, str]]:
-        """Return a pair a type."""
-        return [(self.question([type_name]), _json(list(found))) for type_name, found in answers.items()]
+        """Return a question-answer pair per type."""
+        return [(self.question([name]), _to_json(list(mentions))) for name, mentions in answers.items()]
 
     def parse(self, types: Sequence[str], answer: str) -> dict[str, tuple[str, ...]] | None:
-        """Read a JSON list of strings."""
+        """Parse a JSON list of strings."""
         (type_name,) = types
-        found = _strings(_read(answer))
-        return None if found is None else {type_name: found}
+        mentions = _strings(_from_json(answer))
+        return None if mentions is None else {type_name: mentions}
 
-    def conflicts(self, found: Mentions) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
-        """Find none: a mention may be of several types, each was asked for by itself."""
+    def conflicts(self, mentions: Mentions) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
+        """Return none: a mention may have several types, each from its own question."""
         return {}
 
 
 @dataclass(frozen=True)
-class ManyTypes:
-    """Several types a question, answered by a JSON object that names those that have mentions.
+class MultiTypeTemplate:
+    """Several types per question, answered by a JSON object of the types that have mentions.
 
-    `grouped`: `most` types a question; as questions do not know of each other, a mention that two of them
-    gave a type is settled by one more. `all_in_one`: all types in one question (most = None). The paper
-    compares with all types in one question but never released its wording (universal-ner#7): this one, and
-    that of the settling, is ours.
+    `grouped` asks for group_types types per question. Its questions are independent, so one more question
+    settles a mention that got types from several. `all_in_one` asks for all types at once (group_types =
+    None). The paper compares with all types in one question but never released the wording
+    (universal-ner#7): this wording, and that of the settling question, is ours.
     """
 
-    most: int | None = None
+    group_types: int | None = None
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
-        """Cut the types into groups of at most `most`."""
-        most = self.most or max(1, len(types))
-        return [tuple(types[start : start + most]) for start in range(0, len(types), most)]
+        """Return groups of at most group_types types."""
+        size = self.group_types or max(1, len(types))
+        return [tuple(types[start : start + size]) for start in range(0, len(types), size)]
 
     def question(self, types: Sequence[str]) -> str:
-        """Return the question, which names the types as a JSON list."""
-        return f"What describes each of these in the text? {_json(list(types))}"
+        """Return the question, with the types as a JSON list."""
+        return f"What describes each of these in the text? {_to_json(list(types))}"
 
-    def asked(self, question: str) -> tuple[str, ...] | None:
-        """Read its types."""
-        types = _strings(_read(question.removeprefix("What describes each of these in the text? ")))
+    def types_of(self, question: str) -> tuple[str, ...] | None:
+        """Return the question's types."""
+        types = _strings(_from_json(question.removeprefix("What describes each of these in the text? ")))
         return types if types and question == self.question(types) else None
 
     def render(self, answers: Mentions) -> list[tuple[str, str]]:
-        """Return a pair a group; with several groups also how one of the mentions is settled."""
+        """Return a pair per group; with several groups also a settling question about one mention."""
         groups = self.groups(list(answers))
         pairs = [
-            (self.question(group), _json({name: list(answers[name]) for name in group if answers[name]}))
+            (self.question(group), _to_json({name: list(answers[name]) for name in group if answers[name]}))
             for group in groups
         ]
-        if len(groups) > 1 and (learnt := _one_to_settle(groups, answers)):
-            mention, types = learnt
-            holding = [name for name in types if mention in answers[name]]
-            pairs.append((settling_question(mention, types), _json(holding)))
+        if len(groups) > 1 and (example := _settling_example(groups, answers)):
+            mention, types = example
+            true_types = [name for name in types if mention in answers[name]]
+            pairs.append((settling_question(mention, types), _to_json(true_types)))
         return pairs
 
     def parse(self, types: Sequence[str], answer: str) -> dict[str, tuple[str, ...]] | None:
-        """Read a JSON object of types to lists of strings; one that was not asked for breaks it."""
-        said = _read(answer)
-        if not isinstance(said, dict) or not said.keys() <= set(types):
+        """Parse a JSON object of types to lists of strings; a type that was not asked for breaks it."""
+        value = _from_json(answer)
+        if not isinstance(value, dict) or not value.keys() <= set(types):
             return None
-        found = {name: _strings(mentions) for name, mentions in said.items()}
-        broken = None in found.values()
-        return None if broken else {name: found.get(name) or () for name in types}
+        mentions = {name: _strings(texts) for name, texts in value.items()}
+        broken = None in mentions.values()
+        return None if broken else {name: mentions.get(name) or () for name in types}
 
-    def conflicts(self, found: Mentions) -> dict[str, tuple[str, ...]]:
-        """Find the mentions that have types from more than one question."""
-        question_of = {name: place for place, group in enumerate(self.groups(list(found))) for name in group}
+    def conflicts(self, mentions: Mentions) -> dict[str, tuple[str, ...]]:
+        """Return the mentions with types from several questions."""
+        groups = self.groups(list(mentions))
+        group_of = {name: number for number, group in enumerate(groups) for name in group}
         types_of: dict[str, list[str]] = {}
-        for name, mentions in found.items():
-            for mention in mentions:
+        for name, texts in mentions.items():
+            for mention in texts:
                 types_of.setdefault(mention, []).append(name)
         return {
             mention: tuple(types)
             for mention, types in types_of.items()
-            if len({question_of[name] for name in types}) > 1
+            if len({group_of[name] for name in types}) > 1
         }
 
 
 def settling_question(mention: str, types: Sequence[str]) -> str:
-    """Return the question which of these types a mention is of."""
-    return f"Which of these describe {_json(mention)} in the text? {_json(list(types))}"
+    """Return the question which of these types a mention has."""
+    return f"Which of these describe {_to_json(mention)} in the text? {_to_json(list(types))}"
 
 
-def parse_settled(types: Sequence[str], answer: str) -> tuple[str, ...] | None:
-    """Read the answer to it, a JSON list of the types that hold; None where it is broken."""
-    holding = _strings(_read(answer))
-    return holding if holding is not None and set(holding) <= set(types) else None
+def parse_settling_answer(types: Sequence[str], answer: str) -> tuple[str, ...] | None:
+    """Parse the answer to a settling question: a JSON list of the mention's types; None if it is broken."""
+    true_types = _strings(_from_json(answer))
+    return true_types if true_types is not None and set(true_types) <= set(types) else None
 
 
-def _one_to_settle(groups: Sequence[Sequence[str]], answers: Mentions) -> tuple[str, tuple[str, ...]] | None:
-    """Pick the first mention, and its types with the first of another question's that is not one."""
+def _settling_example(
+    groups: Sequence[Sequence[str]], answers: Mentions
+) -> tuple[str, tuple[str, ...]] | None:
+    """Return the first mention, with its types and the first type of another group that it does not have."""
     for group in groups:
         for name in group:
             for mention in answers[name]:
-                true = {each for each in answers if mention in answers[each]}
-                others = [
-                    each for other in groups if other is not group for each in other if each not in true
-                ]
-                return mention, tuple(each for each in answers if each in {*true, *others[:1]})
+                true_types = {other for other in answers if mention in answers[other]}
+                false_types = [other for other in answers if other not in group and other not in true_types]
+                kept = {*true_types, *false_types[:1]}
+                return mention, tuple(other for other in answers if other in kept)
     return None
 
 
 TEMPLATES = ("type", "definition", "grouped", "all_in_one")
-TYPE = OneType()
+SINGLE_TYPE = SingleTypeTemplate()
 
 
-def template(name: str, group_types: int) -> Template:
-    """Return a template by its name; group_types: types a question of `grouped`."""
+def make_template(name: str, group_types: int) -> Template:
+    """Return a template by its name; group_types: types per question of `grouped`."""
     if name in ("type", "definition"):
-        return TYPE
-    return ManyTypes(group_types if name == "grouped" else None)
+        return SINGLE_TYPE
+    return MultiTypeTemplate(group_types if name == "grouped" else None)
 
 
-def turns(
-    passage: str, answers: Mentions, dataset: str | None = None, template: Template = TYPE
+def render_conversation(
+    passage: str, answers: Mentions, dataset: str | None = None, template: Template = SINGLE_TYPE
 ) -> tuple[dict[str, str], ...]:
-    """Lay a passage and its types' mentions out as the published conversation.
+    """Return the published conversation about a passage and its types' mentions.
 
-    dataset: where given, the passage is announced as one of this data set's (paper §3.3; for supervised
-    data, and left out when a data set that was never seen is asked about).
+    dataset: names the data set before the passage (paper §3.3). Used for supervised data, and left out when
+    asking about a data set that the student was not trained on.
     """
-    announced = f"Dataset: {dataset}\n " if dataset else ""
-    conversation = [
-        {"from": "human", "value": f"{announced}Text: {passage}"},
+    dataset_line = f"Dataset: {dataset}\n " if dataset else ""
+    turns = [
+        {"from": "human", "value": f"{dataset_line}Text: {passage}"},
         {"from": "gpt", "value": READ},
     ]
     for question, answer in template.render(answers):
-        conversation.append({"from": "human", "value": question})
-        conversation.append({"from": "gpt", "value": answer})
-    return tuple(conversation)
+        turns.append({"from": "human", "value": question})
+        turns.append({"from": "gpt", "value": answer})
+    return tuple(turns)
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read(answer: str) -> Any:
-    """Read JSON; None where it is none, or names a key twice."""
+def _from_json(answer: str) -> Any:
+    """Parse JSON; None if it is invalid or repeats a key."""
     try:
-        return json.loads(answer, object_pairs_hook=_once)
+        return json.loads(answer, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError):
         return None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("repeated key")
     return dict(pairs)
 
 
 def _strings(value: Any) -> tuple[str, ...] | None:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return None
-    if any("\ud800" <= letter <= "\udfff" for each in value for letter in each):
-        return None  # half of a character, which JSON can escape and no file can hold
+    if any("\ud800" <= letter <= "\udfff" for text in value for letter in text):
+        return None  # a lone surrogate: JSON can escape it, but no file can store it
     return tuple(dict.fromkeys(value))
 
 
 @dataclass(frozen=True)
-class Rendered:
+class TokenBlock:
     """Token ids and, for each, whether it carries loss."""
 
     ids: tuple[int, ...]
     loss: tuple[bool, ...]
 
-    def __add__(self, other: "Rendered") -> "Rendered":
-        return Rendered(self.ids + other.ids, self.loss + other.loss)
+    def __add__(self, other: "TokenBlock") -> "TokenBlock":
+        return TokenBlock(self.ids + other.ids, self.loss + other.loss)
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Renderer:
-    """Turns conversations into token ids with one tokenizer (transformers, with an end token)."""
+    """Renders conversations as token ids with one tokenizer (transformers, with an end token)."""
 
     def __init__(self, tokenizer: Any):
         if tokenizer.eos_token_id is None:
@@ -268,32 +264,32 @@ class Renderer:
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
-    def head(self, passage_turn: str, read: str = READ) -> Rendered:
-        """Render the shared prefix of all questions: system line, passage turn, "I've read this text."."""
-        text = f"{SYSTEM} USER: {passage_turn} ASSISTANT: {read}"
+    def head(self, passage_turn: str, acknowledgement: str = READ) -> TokenBlock:
+        """Render the shared prefix of all questions: system line, passage turn, acknowledgement."""
+        text = f"{SYSTEM} USER: {passage_turn} ASSISTANT: {acknowledgement}"
         ids = (*self._bos, *self._encode(text), self.eos)
-        return Rendered(ids, (False,) * len(ids))
+        return TokenBlock(ids, (False,) * len(ids))
 
-    def ask(self, question_turn: str) -> Rendered:
-        """Render a question up to the point where the answer begins."""
+    def question(self, question_turn: str) -> TokenBlock:
+        """Render a question up to the start of its answer."""
         ids = tuple(self._encode(f"USER: {question_turn} ASSISTANT:"))
-        return Rendered(ids, (False,) * len(ids))
+        return TokenBlock(ids, (False,) * len(ids))
 
-    def answer(self, answer_turn: str) -> Rendered:
-        """Render an answer and its end token; all of it carries loss."""
+    def answer(self, answer_turn: str) -> TokenBlock:
+        """Render an answer and its end token; all ids carry loss."""
         ids = (*self._encode(f" {answer_turn}"), self.eos)
-        return Rendered(ids, (True,) * len(ids))
+        return TokenBlock(ids, (True,) * len(ids))
 
     def prompts(self, passage: str, questions: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the ids to send to the engine, one prompt a question, all with the same prefix."""
+        """Return the ids of a prompt per question, all with the same prefix, for the engine."""
         head = self.head(f"Text: {passage}").ids
-        return [head + self.ask(question).ids for question in questions]
+        return [head + self.question(question).ids for question in questions]
 
-    def blocks(self, conversation: Sequence[dict[str, str]]) -> tuple[Rendered, list[Rendered]]:
-        """Render a published conversation as its head and one block a question.
+    def blocks(self, conversation: Sequence[dict[str, str]]) -> tuple[TokenBlock, list[TokenBlock]]:
+        """Render a published conversation as its head and a block per question.
 
         Raises:
-            ValueError: where the turns do not alternate human, gpt from a passage on.
+            ValueError: if the turns are not a passage and then human and gpt alternating.
         """
         speakers = [turn["from"] for turn in conversation]
         if len(speakers) < 4 or len(speakers) % 2 or speakers != ["human", "gpt"] * (len(speakers) // 2):
@@ -301,4 +297,4 @@ class Renderer:
         values = [turn["value"] for turn in conversation]
         head = self.head(values[0], values[1])
         pairs = zip(values[2::2], values[3::2], strict=True)
-        return head, [self.ask(asked) + self.answer(answered) for asked, answered in pairs]
+        return head, [self.question(question) + self.answer(answer) for question, answer in pairs]

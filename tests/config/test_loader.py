@@ -1,12 +1,13 @@
 """The config tree: order, strictness, one line an error; every config that ships loads."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from uniner.config.loader import describe, load
-from uniner.config.schema import Annotate, Config
-from uniner.config.systems import SYSTEMS
+from uniner.config.loader import _MOVED, load
+from uniner.config.reference import describe, sections, type_name
+from uniner.config.schema import Annotate
 from uniner.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,8 +29,8 @@ def test_words_win_over_file_over_defaults(config_file):
 
 
 def test_a_word_takes_back_what_the_file_says(config_file):
-    config = load([config_file, "ingest.passages=5", "ingest.passages=default", "run.seed=default"])
-    assert (config.ingest.passages, config.run.seed) == (None, 0)
+    config = load([config_file, "ingest.max_passages=5", "ingest.max_passages=default", "run.seed=default"])
+    assert (config.ingest.max_passages, config.run.seed) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -37,19 +38,25 @@ def test_a_word_takes_back_what_the_file_says(config_file):
     [
         ("ingest.max_token=3", "unknown setting ingest.max_token (did you mean max_tokens?)"),
         ("ingestion.max_tokens=3", "unknown setting ingestion"),
-        ("ingest.max_tokens=many", "ingest.max_tokens = 'many': input should be a valid integer"),
-        ("ingest.sample=0", "ingest.sample = 0: input should be greater than 0"),
-        ("student.template=own", "student.template = 'own': input should be 'type', 'definition',"),
-        ("train.workers=[4, 2]", "train.workers = [4, 2]: value error, must be a number of workers, or [few"),
-        ("train.workers=0", "train.workers = 0: value error, must be a number of workers"),
-        ("run.name=../up", "run.name = '../up': string should match pattern"),
-        ('evaluate.gold={"a/b" = "x"}', "evaluate.gold.a/b = 'a/b': string should match pattern"),
-        ('build.supervised={"a/b" = "x"}', "build.supervised.a/b = 'a/b': string should match pattern"),
-        ("engine.min_actors=2", "engine.min_actors = 2: value error, must not be more than engine.actors"),
-        ('evaluate.system.x={kind="chat", modle="m"}', "unknown setting evaluate.system.x.modle (did you"),
-        ('evaluate.system.x={kind="bert", train={}, epochs=0}', "evaluate.system.x.epochs = 0: input should"),
+        ("ingest.max_tokens=many", "ingest.max_tokens = 'many': must be a whole number, such as 2"),
+        ("ingest.sample=0", "ingest.sample = 0: must be greater than 0"),
+        ("student.template=own", "student.template = 'own': must be 'type', 'definition',"),
+        ("train.workers=[4, 2]", "train.workers = [4, 2]: must be a number of workers, such as 4, or [few"),
+        ("train.workers=0", "train.workers = 0: must be a number of workers"),
+        ("run.name=../up", "run.name = '../up': must be letters, digits"),
+        ('evaluate.gold={"a/b" = "x"}', "evaluate.gold.a/b = 'a/b': must be letters, digits"),
+        ('build.supervised={"a/b" = "x"}', "build.supervised.a/b = 'a/b': must be letters, digits"),
+        ("engine.min_actors=2", "engine.min_actors = 2: must not be more than engine.actors"),
+        (
+            'evaluate.system.x={kind="chat", teacher={modle="m"}}',
+            "unknown setting evaluate.system.x.teacher.modle (did",
+        ),
+        (
+            'evaluate.system.x={kind="bert", train={}, epochs=0}',
+            "evaluate.system.x.epochs = 0: must be greater",
+        ),
         ('evaluate.system.x={kind="bard"}', "evaluate.system.x.kind must be one of template, chat, vicuna,"),
-        ('evaluate.system={"a/b"={kind="chat", model="m"}}', "evaluate.system.a/b = 'a/b': string should"),
+        ('evaluate.system={"a/b"={kind="chat", teacher={}}}', "evaluate.system.a/b = 'a/b': must be letters"),
         ("nonsense", "'nonsense' is not of the form section.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),
     ],
@@ -83,17 +90,80 @@ def test_a_file_says_only_what_differs_from_the_one_it_is_like(config_file, tmp_
         load([str(tmp_path / "more.toml")])
 
 
-def test_identity_leaves_out_how_and_keeps_what():
-    identity = Annotate(in_flight=3, base_url="http://x", model="m").identity()
-    assert identity["model"] == "m"
-    assert not {"in_flight", "base_url", "actors", "timeout_s"} & identity.keys()
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("tag.types=person,city", 'must be a list, such as tag.types=\'["person", "city"]\''),
+        ("train.use_gpu=maybe", "train.use_gpu = 'maybe': must be true or false"),
+        ("evaluate.gold=x", "must be a table, such as evaluate.gold.NAME=VALUE"),
+        ("teacher.kind=foo", "teacher.kind must be one of openai, batch, vllm, recording"),
+        ("teacher.in_flight=0", "teacher.in_flight = 0: must be greater than or equal to 1"),
+        ("teacher.gpus=2", "unknown setting teacher.gpus: only teacher.kind = 'vllm' has it"),
+    ],
+)
+def test_an_error_gives_an_example_of_a_right_value(config_file, word, message):
+    with pytest.raises(UserError) as caught:
+        load([config_file, word])
+    assert message in str(caught.value)
 
 
-def test_every_setting_is_described():
-    for section in [*(each.annotation for each in Config.model_fields.values()), *SYSTEMS.values()]:
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("annotate.model=x", "annotate.model moved: use teacher.model"),
+        ("annotate.budget_usd=1", "annotate.budget_usd moved: use run.budget_usd"),
+        ("tag.plan=true", "tag.plan moved: use the option --estimate: uniner tag CONFIG --estimate"),
+        ("tag.located=best", "tag.located moved: use tag.occurrences"),
+        ("train.failures=1", "train.failures moved: use train.max_failures"),
+        (
+            'evaluate.system.x={kind="chat", teacher={}, base_url="u"}',
+            "evaluate.system.x.base_url moved: use evaluate.system.x.teacher.base_url",
+        ),
+    ],
+)
+def test_a_setting_that_moved_is_answered_with_its_new_place(config_file, word, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load([config_file, word])
+
+
+def test_every_moved_setting_names_one_that_exists(config_file):
+    """The new place of a setting is a setting, or an option of the command line."""
+    tree = {
+        f"{name.split(',')[0]}.{key}" for name, section in sections().items() for key in section.model_fields
+    }
+    for place in _MOVED.values():
+        assert place.startswith("the option --") or place.split(" ")[0] in tree, place
+
+
+def test_the_kinds_of_teacher_differ_in_their_settings(config_file):
+    config = load([config_file, "teacher.model=m", "teacher.base_url=http://x"])
+    assert config.teacher.kind == "openai"
+    batch = load([config_file, "teacher.model=m", "teacher.kind=batch", "teacher.in_flight=3"])
+    assert config.teacher.identity() == batch.teacher.identity() == {"model": "m"}
+    vllm = load([config_file, "teacher.model=m", "teacher.kind=vllm", "teacher.gpus=2"])
+    assert vllm.teacher.identity() == {"model": "m", "dtype": "auto", "max_prompt_tokens": 2048}
+
+
+def test_identity_has_what_decides_the_output_alone():
+    identity = Annotate(temperature=0.5, max_bad_share=0.1, prompt="x.txt").identity()
+    assert identity["temperature"] == 0.5
+    assert not {"max_bad_share", "prompt"} & identity.keys()
+
+
+def test_every_setting_is_described_with_its_type():
+    for section in sections().values():
         for name, field in section.model_fields.items():
             assert field.description, name
+            assert type_name(field.annotation) != "section" or name in ("teacher", "system"), name
     assert "ingest" in describe()
+
+
+def test_a_section_is_described_in_a_screen():
+    text = describe("tag")
+    assert len(text.splitlines()) <= 70
+    assert 'overlaps  ("keep" | "flat", default "keep")' in text
+    with pytest.raises(UserError, match="there is no section tagg; the sections are run, student"):
+        describe("tagg")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A row that kills whoever works on it is found and set aside; chunks that were in hand beside it are not."""
+"""A row that crashes its worker is found and set aside; chunks worked on beside it are not."""
 
 import asyncio
 from dataclasses import replace
@@ -7,17 +7,17 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.runtime.chunk_actor import Actor
-from uniner.runtime.crash_log import Record, Tries, forget_tries
-from uniner.storage.stage_folder import Chunk, Folder
+from uniner.runtime.chunk_actor import ChunkActor
+from uniner.runtime.crash_log import CrashHistory, CrashLog, remove_crash_logs
+from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, StageFolder
 
 
 class Death(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
+    """The end of the process: nothing after it runs."""
 
 
 class Worker:
-    """Dies of the rows that it is told to die of; notes what it was given and what else was in hand."""
+    """Crashes on the given rows; records its calls and how many chunks were in hand."""
 
     def __init__(self, deadly, calls, seconds=0.01):
         self.deadly, self.calls, self.seconds, self.in_hand = deadly, calls, seconds, 0
@@ -40,13 +40,13 @@ class Worker:
         return Chunk(chunk.key, pa.table({"text": rows, "outcome": ["poison"] * len(rows)}), rejects=rejects)
 
 
-def run(folder, chunks, deadly, tries, driver="d", lives=50):
-    """Work on all chunks together, with a new actor after each death, as Ray does. Returns calls, deaths."""
+def run(folder, chunks, deadly, max_crashes, driver="d", lives=50):
+    """Work on all chunks, with a new actor after each crash, as Ray does. Returns calls and crashes."""
     calls = []
 
     async def live(left):
-        actor = Actor(lambda: Worker(deadly, calls), folder, driver, tries)
-        await asyncio.gather(*(actor(chunk) for chunk in left))
+        actor = make_actor(folder, Worker(deadly, calls), chunks, max_crashes, driver)
+        await asyncio.gather(*(actor(chunk.key) for chunk in left))
 
     for deaths in range(lives):
         left = [chunk for chunk in chunks if chunk.key not in folder.chunk_keys()]
@@ -54,14 +54,19 @@ def run(folder, chunks, deadly, tries, driver="d", lives=50):
             asyncio.run(live(left))
         except Death:
             continue
-        forget_tries(folder)
+        remove_crash_logs(folder)
         return calls, deaths
     raise AssertionError("the run does not end")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return Folder(str(tmp_path))
+    return StageFolder(str(tmp_path))
+
+
+def make_actor(folder, worker, chunks, max_crashes, driver="d"):
+    tables = {chunk.key: chunk for chunk in chunks}
+    return ChunkActor(lambda: worker, tables.__getitem__, folder, driver, max_crashes)
 
 
 def chunk(key, *rows):
@@ -69,13 +74,13 @@ def chunk(key, *rows):
 
 
 def outcomes(folder, key):
-    return [tuple(row.values()) for row in folder.read_chunk(key).to_pylist()]
+    return [tuple(row.values()) for row in folder.read_chunk(key).table.to_pylist()]
 
 
-@pytest.mark.parametrize("tries", [1, 3])
-def test_two_rows_that_kill_are_set_aside_and_all_others_are_worked_on(folder, tries):
+@pytest.mark.parametrize("max_crashes", [1, 3])
+def test_two_rows_that_kill_are_set_aside_and_all_others_are_worked_on(folder, max_crashes):
     chunks = [chunk("a", "a0", "a1"), chunk("b", "b0", "BAD1", "b2", "BAD3", "b4"), chunk("c", "c0")]
-    calls, deaths = run(folder, chunks, lambda rows: any("BAD" in row for row in rows), tries)
+    calls, deaths = run(folder, chunks, lambda rows: any("BAD" in row for row in rows), max_crashes)
     assert outcomes(folder, "a") == [("a0", "ok"), ("a1", "ok")]
     assert outcomes(folder, "b") == [
         ("b0", "ok"), ("BAD1", "poison"), ("b2", "ok"), ("BAD3", "poison"), ("b4", "ok"),
@@ -83,14 +88,14 @@ def test_two_rows_that_kill_are_set_aside_and_all_others_are_worked_on(folder, t
     assert [reject["row"] for reject in folder.read_rejects("b")] == ["BAD1", "BAD3"]
     assert "died 2 times" in folder.read_rejects("b")[0]["reason"]
     assert folder.read_summary("b").figures == {"n": 3}
-    assert not [name for name in folder.sizes() if name.startswith("try-")]
-    assert deaths == (5 if tries == 1 else tries + 2 + tries - 1 + 2)
+    assert not [name for name in folder.sizes() if name.startswith("crashes-")]
+    assert deaths == (5 if max_crashes == 1 else max_crashes + 2 + max_crashes - 1 + 2)
     assert {in_hand for rows, in_hand in calls if len(rows) == 1 and "c0" not in rows} == {1}
 
 
 def test_an_engine_that_dies_of_every_row_ends_the_run_and_is_not_the_rows_fault(folder):
     rows = chunk("a", *map(str, range(12)))
-    with pytest.raises(UserError, match=r"dies of each row of chunk a.*max_num_seqs"):
+    with pytest.raises(UserError, match=r"crashed on every row tried in chunk a.*max_num_seqs"):
         run(folder, [rows], lambda rows: True, 1)
     assert not folder.chunk_keys() and not folder.sizes(), "with other settings it is tried anew"
     run(folder, [rows], lambda rows: any(row in ("0", "1", "9") for row in rows), 1)
@@ -105,16 +110,18 @@ def test_a_machine_that_is_lost_again_and_again_makes_no_row_poison(folder):
 
 
 def test_a_chunk_that_waits_for_its_turn_is_not_blamed(folder):
-    Record(folder, "a").write(Tries("d"))  # an actor died of it: it is tried by itself
+    CrashLog(folder, "a").write(CrashHistory(driver="d"))  # an actor crashed on it: it is tried alone
     blamed = []
 
     async def both():
-        worker = Worker(lambda rows: rows == ["a0"] and blamed.append(folder.exists("try-b.json")), [], 0.3)
-        actor = Actor(lambda: worker, folder, "d", 3)
-        first = asyncio.create_task(actor(chunk("a", "a0")))
+        worker = Worker(
+            lambda rows: rows == ["a0"] and blamed.append(folder.exists("crashes-b.json")), [], 0.3
+        )
+        actor = make_actor(folder, worker, [chunk("a", "a0"), chunk("b", "b0")], 3)
+        first = asyncio.create_task(actor("a"))
         while not worker.in_hand:
             await asyncio.sleep(0.01)
-        await asyncio.gather(first, actor(chunk("b", "b0")))
+        await asyncio.gather(first, actor("b"))
 
     asyncio.run(both())
     assert blamed == [False] and folder.chunk_keys() == {"a", "b"}
@@ -123,19 +130,20 @@ def test_a_chunk_that_waits_for_its_turn_is_not_blamed(folder):
 def test_a_chunk_whose_actor_died_before_it_told_of_it_is_not_done_again(folder):
     worked = []
     worker = Worker(lambda rows: worked.append(rows), [])
-    first = asyncio.run(Actor(lambda: worker, folder, "d", 3)(chunk("a", "a0")))
-    Record(folder, "a").write(Tries("d"))
-    again = asyncio.run(Actor(lambda: worker, folder, "d", 3)(chunk("a", "a0")))
-    assert again == first and worked == [["a0"]] and not folder.exists("try-a.json")
+    chunks = [chunk("a", "a0")]
+    first = asyncio.run(make_actor(folder, worker, chunks, 3)("a"))
+    CrashLog(folder, "a").write(CrashHistory(driver="d"))
+    again = asyncio.run(make_actor(folder, worker, chunks, 3)("a"))
+    assert again == first and worked == [["a0"]] and not folder.exists("crashes-a.json")
 
 
 def test_what_the_driver_did_not_survive_does_not_count(folder):
-    record = Record(folder, "a")
-    record.write(Tries("first", deaths=2, row=1, suspects={"1": 1}))
-    assert record.read("second") == Tries("second", deaths=2, suspects={"1": 1})
-    assert record.read("first") == Tries("first", deaths=1, poison=(1,))
-    record.write(replace(record.read("second"), row=None))
-    assert record.read("second").deaths == 3
+    crash_log = CrashLog(folder, "a")
+    crash_log.write(CrashHistory(driver="first", crashes=2, row=1, suspects={"1": 1}))
+    assert crash_log.read("second") == CrashHistory(driver="second", crashes=2, suspects={"1": 1})
+    assert crash_log.read("first") == CrashHistory(driver="first", crashes=1, poison=(1,))
+    crash_log.write(replace(crash_log.read("second"), row=None))
+    assert crash_log.read("second").crashes == 3
 
 
 @pytest.mark.ray
@@ -161,12 +169,17 @@ def test_ray_starts_the_actor_again_only_until_the_row_is_found(folder, ray_sess
 
     parent = folder / "parent"
     chunks = [chunk("a", "a0", "BAD", "a2"), chunk("b", "b0"), chunk("c", "c0")]
-    parent.finish({}, [parent.write_chunk(each) for each in chunks])
-    pool = chunk_pipeline.Pool(make, actors=1, cpus=1, poison_tries=1)
-    manifest = chunk_pipeline.run_stage("stage", folder / "stage", {}, parent, pool=pool)
-    assert manifest["outcomes"] == {"ok": 4, "poison": 1}
+    sources = [ChunkEntry(key=part.key, rows=part.table.num_rows, bytes=1) for part in chunks]
+    for part in chunks:
+        parent.write_chunk(part)
+    pool = chunk_pipeline.Pool(make_worker=make, max_chunk_crashes=1)
+    identity = Identity(stage="stage", settings={})
+    manifest = chunk_pipeline.run_stage(
+        folder / "stage", identity, sources, read=parent.read_chunk, pool=pool
+    )
+    assert manifest.outcomes == {"ok": 4, "poison": 1}
     assert outcomes(folder / "stage", "a") == [("a0", "ok"), ("BAD", "poison"), ("a2", "ok")]
     # A process that dies while it writes leaves its unfinished file, which no reader takes for a file.
     assert {name for name in (folder / "stage").sizes() if not name.endswith(".tmp")} == {
-        "plan.json", "manifest.json", "rejects-a.jsonl", *(f"chunk-{key}.parquet" for key in "abc"),
+        "identity.json", "manifest.json", "rejects-a.jsonl", *(f"chunk-{key}.parquet" for key in "abc"),
     }  # fmt: skip

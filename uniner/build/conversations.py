@@ -1,24 +1,31 @@
-"""Turn annotations into conversations in the published layout, with negatives, split and counts."""
+"""Turn annotations and gold passages into conversations, with negative types, a split and counts."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from uniner.build.filters import Filters, Kept, filter_mentions
-from uniner.build.negatives import Sampler, generator
+import numpy as np
+
+from uniner.build.filters import FilteredMentions, MentionFilters, filter_mentions
+from uniner.gold.reader import count_left_out
+from uniner.gold.records import GoldPassage, GoldQuestion
+from uniner.labels import normalize_type
 from uniner.records import Annotation, Conversation
-from uniner.templates import TYPE, Template, turns
+from uniner.templates import SINGLE_TYPE, Template, render_conversation
 
 TEACHER = "teacher"
-"""The data set that a conversation of the teacher's belongs to."""
+"""The data set name of the teacher's conversations."""
+NegativeSampling = Literal["none", "uniform", "frequency"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides the conversations, but for the filters.
+class ConversationSettings:
+    """Settings of conversations, except for the filters.
 
-    negatives_per_passage, if it is not None, stands in place of negatives_per_positive. weight: how often
-    each conversation stands in the training set; its fraction is a chance.
+    negatives_per_passage replaces negatives_per_positive if set. weight: copies of each conversation in the
+    training set; the fraction is the chance of one more copy.
     """
 
     seed: int
@@ -26,11 +33,47 @@ class Recipe:
     negatives_per_passage: float | None = None
     validation_share: float = 0.02
     weight: float = 1.0
-    template: Template = TYPE
+    template: Template = SINGLE_TYPE
 
 
-def kept_mentions(annotations: Iterable[Annotation], filters: Filters) -> list[tuple[Annotation, Kept]]:
-    """Filter the annotations that are ok."""
+class NegativeSampler:
+    """Samples types that a passage does not have, to be answered with [].
+
+    Negatives teach the student to answer "none" (paper §3.2). Sampling is uniform, or proportional to the
+    types' mentions in the whole data set.
+    """
+
+    def __init__(self, mentions: Mapping[str, int], sampling: NegativeSampling):
+        self._sampling = sampling
+        self._types = sorted(mentions)
+        self._index = {name: index for index, name in enumerate(self._types)}
+        weights = [mentions[name] if sampling == "frequency" else 1 for name in self._types]
+        self._log_weights = np.log(np.array(weights, dtype=float))
+
+    def sample(self, present: Collection[str], count: float, random: np.random.Generator) -> list[str]:
+        """Return `count` distinct types that are not present; the fraction is the chance of one more.
+
+        Returns fewer if there are not enough types. Sampling without replacement, in proportion to the
+        weights, takes the largest sums of log weight and Gumbel noise.
+        """
+        if self._sampling == "none":
+            return []
+        wanted = int(count + random.random())
+        keys = self._log_weights + random.gumbel(size=len(self._types))
+        keys[[self._index[name] for name in present if name in self._index]] = -np.inf
+        best = np.argsort(-keys, kind="stable")[: min(wanted, int(np.isfinite(keys).sum()))]
+        return [self._types[index] for index in best]
+
+
+def passage_generator(seed: int, passage_id: str) -> np.random.Generator:
+    """Return a passage's own random generator, independent of the order of work."""
+    digest = hashlib.blake2b(f"{seed}/{passage_id}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest))
+
+
+def _filtered(
+    annotations: Iterable[Annotation], filters: MentionFilters
+) -> list[tuple[Annotation, FilteredMentions]]:
     return [
         (annotation, filter_mentions(annotation.entities, filters))
         for annotation in annotations
@@ -38,81 +81,154 @@ def kept_mentions(annotations: Iterable[Annotation], filters: Filters) -> list[t
     ]
 
 
-def count_types(annotations: Iterable[Annotation], filters: Filters) -> Counter[str]:
-    """Count the mentions of each type that the filters keep."""
+def count_types(annotations: Iterable[Annotation], filters: MentionFilters) -> Counter[str]:
+    """Count the mentions of each type after filtering."""
     counts: Counter[str] = Counter()
-    for _, kept in kept_mentions(annotations, filters):
-        for type_name, mentions in kept.mentions.items():
+    for _, filtered in _filtered(annotations, filters):
+        for type_name, mentions in filtered.mentions.items():
             counts[type_name] += len(mentions)
     return counts
 
 
-def converse(
-    annotations: Sequence[Annotation], sampler: Sampler, recipe: Recipe, filters: Filters
+def annotation_conversations(
+    annotations: Sequence[Annotation],
+    sampler: NegativeSampler,
+    settings: ConversationSettings,
+    filters: MentionFilters,
 ) -> tuple[list[Conversation], dict[str, int]]:
-    """Make the conversations of a chunk's annotations, and count the funnel.
+    """Return the conversations of a chunk's annotations, and counts of what was dropped.
 
-    Counts: passages; dropped_<outcome> (annotations that are not ok); dropped_no_entities (nothing left, as
-    in the paper); mentions_<filter> (mentions each filter dropped); and those of `count`.
+    Counts: passages; dropped_<outcome> (annotations that are not ok); dropped_no_entities (no mention left,
+    as in the paper); mentions_<filter> (mentions that each filter dropped); mentions; and `count_questions`.
     """
-    funnel: Counter[str] = Counter(passages=len(annotations))
-    funnel.update(f"dropped_{annotation.outcome}" for annotation in annotations if annotation.outcome != "ok")
+    counts: Counter[str] = Counter(passages=len(annotations))
+    counts.update(f"dropped_{annotation.outcome}" for annotation in annotations if annotation.outcome != "ok")
     conversations = []
-    for annotation, kept in kept_mentions(annotations, filters):
-        funnel.update({f"mentions_{name}": count for name, count in kept.dropped.items()})
-        if not kept.mentions:
-            funnel["dropped_no_entities"] += 1
+    for annotation, filtered in _filtered(annotations, filters):
+        counts.update({f"mentions_{name}": count for name, count in filtered.dropped.items()})
+        if not filtered.mentions:
+            counts["dropped_no_entities"] += 1
             continue
-        made = converse_about(annotation.passage_id, annotation.text, kept.mentions, sampler, recipe)
-        conversations += made
-        funnel.update(count(made))
-        if made:
-            funnel["mentions"] += sum(map(len, kept.mentions.values()))
-    return conversations, dict(funnel)
+        copies = passage_conversations(
+            annotation.passage_id, annotation.text, filtered.mentions, sampler, settings
+        )
+        conversations += copies
+        counts.update(count_questions(copies))
+        if copies:
+            counts["mentions"] += sum(map(len, filtered.mentions.values()))
+    return conversations, dict(counts)
 
 
-def converse_about(
+def sample_passages(
+    passages: Iterable[GoldPassage], dataset: str, max_passages: int, seed: int
+) -> list[GoldPassage]:
+    """Return at most max_passages passages in their order, sampled by the seed and their ids."""
+    candidates = list(passages)
+    # Not the generator of the passage's conversation: its first number decides the split.
+    keys = [passage_generator(seed, f"draw/{dataset}/{passage.id}").random() for passage in candidates]
+    sampled = sorted(range(len(candidates)), key=keys.__getitem__)[:max_passages]
+    return [candidates[index] for index in sorted(sampled)]
+
+
+def gold_conversations(
+    passages: Sequence[GoldPassage],
+    dataset: str,
+    negatives: NegativeSampling,
+    settings: ConversationSettings,
+    dataset_line: bool,
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Return a data set's conversations and their counts.
+
+    Negative types are the data set's own. A passage without entities is asked for negative types only: it has
+    none of the types that the data set annotates. If the file asks its own questions, only types that it
+    answers with "none" are negatives.
+    """
+    mentions = [_mentions(passage) for passage in passages]
+    totals: Counter[str] = Counter()
+    for by_type in mentions:
+        totals.update({name: len(texts) for name, texts in by_type.items()})
+    sampler = NegativeSampler(totals, negatives)
+    conversations = [
+        conversation
+        for passage, by_type in zip(passages, mentions, strict=True)
+        for conversation in passage_conversations(
+            f"{dataset}/{passage.id}",
+            passage.text,
+            by_type,
+            sampler
+            if passage.questions is None
+            else NegativeSampler(_absent_types(passage.questions, totals), negatives),
+            settings,
+            dataset,
+            dataset_line,
+        )
+        if by_type or conversation.negative_types
+    ]
+    counts = count_questions(conversations)
+    return conversations, {
+        **counts,
+        f"from_{dataset}": counts["conversations"],
+        **count_left_out(passages),
+    }
+
+
+def _absent_types(questions: Sequence[GoldQuestion], totals: Counter[str]) -> dict[str, int]:
+    """Return the types that a passage certainly lacks, with their mentions in the data set."""
+    absent = {normalize_type(question.type) for question in questions if not question.mentions}
+    return {name: max(1, totals[name]) for name in absent}
+
+
+def _mentions(passage: GoldPassage) -> dict[str, tuple[str, ...]]:
+    mentions: dict[str, dict[str, None]] = {}
+    for entity in sorted(passage.entities, key=lambda entity: entity.start):
+        mentions.setdefault(normalize_type(entity.type), {})[entity.text] = None
+    return {name: tuple(texts) for name, texts in mentions.items()}
+
+
+def passage_conversations(
     passage_id: str,
     text: str,
     mentions: Mapping[str, Sequence[str]],
-    sampler: Sampler,
-    recipe: Recipe,
+    sampler: NegativeSampler,
+    settings: ConversationSettings,
     dataset: str = TEACHER,
     dataset_line: bool = False,
 ) -> list[Conversation]:
-    """Ask a passage for the types it has (`mentions`) and for absent ones, in an order of the seed's.
+    """Return a passage's conversation: questions about its types and about negative ones, in random order.
 
-    Returns the conversation as often as the recipe's weight says; a passage of the validation set once.
+    mentions: type to mentions. There are as many copies as the weight says, and one of a validation passage.
     """
-    random = generator(recipe.seed, passage_id)
-    in_validation = random.random() < recipe.validation_share
+    random = passage_generator(settings.seed, passage_id)
+    in_validation = random.random() < settings.validation_share
     positives = sorted(mentions)
-    wanted = recipe.negatives_per_passage
-    if wanted is None:
-        wanted = recipe.negatives_per_positive * max(1, len(positives))
-    negatives = sampler.draw(positives, wanted, random)
-    asked = [*positives, *negatives]
-    shuffled = [asked[place] for place in random.permutation(len(asked))]
+    count = settings.negatives_per_passage
+    if count is None:
+        count = settings.negatives_per_positive * max(1, len(positives))
+    negatives = sampler.sample(positives, count, random)
+    types = [*positives, *negatives]
+    shuffled = [types[index] for index in random.permutation(len(types))]
     conversation = Conversation(
         id=passage_id,
         passage_id=passage_id,
-        conversations=turns(
+        conversations=render_conversation(
             text,
             {name: mentions.get(name, ()) for name in shuffled},
             dataset if dataset_line else None,
-            recipe.template,
+            settings.template,
         ),
         positive_types=tuple(positives),
         negative_types=tuple(negatives),
         dataset=dataset,
         split="validation" if in_validation else "train",
     )
-    times = 1 if in_validation else int(recipe.weight + random.random())
-    return [replace(conversation, id=f"{passage_id}#{time}" if time else passage_id) for time in range(times)]
+    copies = 1 if in_validation else int(settings.weight + random.random())
+    return [
+        replace(conversation, id=f"{passage_id}#{copy}" if copy else passage_id) for copy in range(copies)
+    ]
 
 
-def count(conversations: Iterable[Conversation]) -> Counter[str]:
-    """Count conversations, train, validation, positives and negatives (questions)."""
+def count_questions(conversations: Iterable[Conversation]) -> Counter[str]:
+    """Count conversations, those of train and validation, and positive and negative questions."""
     counts: Counter[str] = Counter()
     for conversation in conversations:
         counts["conversations"] += 1
@@ -122,10 +238,9 @@ def count(conversations: Iterable[Conversation]) -> Counter[str]:
     return counts
 
 
-def bands(mentions: Counter[str], counted: Counter[str]) -> dict[str, float]:
-    """Return how what is counted by type spreads: shares of the types with the most mentions (1 %), of those
-    from 1 to 10 %, and of the rest."""
-    counts = [counted[name] for name, _ in mentions.most_common()]
-    total, one, ten = sum(counts), -(-len(counts) // 100), -(-len(counts) // 10)
-    shares = {"top_1_percent": counts[:one], "1_to_10_percent": counts[one:ten], "rest": counts[ten:]}
-    return {name: round(sum(part) / total, 4) if total else 0.0 for name, part in shares.items()}
+def frequency_bands(mentions: Counter[str], counts: Counter[str]) -> dict[str, float]:
+    """Return the shares of `counts` in three bands of types, ordered by mentions: top 1 %, 1-10 %, rest."""
+    ordered = [counts[name] for name, _ in mentions.most_common()]
+    total, one, ten = sum(ordered), -(-len(ordered) // 100), -(-len(ordered) // 10)
+    bands = {"top_1_percent": ordered[:one], "1_to_10_percent": ordered[one:ten], "rest": ordered[ten:]}
+    return {name: round(sum(band) / total, 4) if total else 0.0 for name, band in bands.items()}

@@ -1,22 +1,25 @@
-"""Which of the teacher's mentions become answers: the paper's filters and the finer ones, each counted."""
+"""Filter the teacher's mentions: the paper's filters and finer ones, each with its own count."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from uniner.labels import normalize_type
 from uniner.records import Entity
 
-# The longest ending first: a later pair that fits as well wins, and "dishes" is "dish", not "dishe".
+# The last fitting pair wins, so the longest ending is last: "dishes" is "dish", not "dishe".
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"))
 
 
 @dataclass(frozen=True)
-class Filters:
-    """Which mentions are dropped, in this order, and which types are renamed before.
+class MentionFilters:
+    """Filters for mentions, in this order; types are renamed first.
 
-    drop_types: else_type, types that say nothing (paper §3.1). in_passage: not_in_passage, mentions that the
-    passage does not hold. latin: not_english, mentions mostly of other than Latin letters (paper §3.1).
-    max_words: long_mention. renamed: folded types, each with the type that it counts as.
+    drop_types drops types without meaning, counted as else_type (paper §3.1). in_passage drops mentions that
+    do not occur in the passage, as not_in_passage. latin drops mentions of mostly non-Latin letters, as
+    not_english (paper §3.1). max_words drops longer mentions, as long_mention. renamed: normalised types to
+    the types that they count as.
     """
 
     drop_types: Collection[str]
@@ -27,53 +30,47 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a passage's filters left: mentions by type in order of appearance, and how many each dropped."""
+class FilteredMentions:
+    """A passage's remaining mentions by type, in order of appearance, and each filter's drops."""
 
     mentions: dict[str, tuple[str, ...]]
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def fold_type(type_name: str) -> str:
-    """Fold a type's case and white space: 'Person ' and 'person' are one type."""
-    return " ".join(type_name.lower().split()).strip(" .:;,\"'")
+def plural_types(types: Collection[str]) -> dict[str, str]:
+    """Return the plurals among normalised types, each with its singular.
 
-
-def singulars(types: Collection[str]) -> dict[str, str]:
-    """Return the plurals among folded types, each with its singular.
-
-    A plural is what ends like one and whose singular is among the types as well: 'cities' where there is
-    'city', but never 'species'.
+    A plural ends like one, and its singular is one of the types: 'cities' if 'city' is, but never 'species'.
     """
     known = set(types)
-    found = {
+    singulars = {
         name: name.removesuffix(plural) + singular
         for name in known
         for plural, singular in _PLURALS
         if name.endswith(plural) and name.removesuffix(plural) + singular in known
     }
-    return {name: found.get(singular, singular) for name, singular in found.items()}
+    return {name: singulars.get(singular, singular) for name, singular in singulars.items()}
 
 
-def filter_mentions(entities: Iterable[Entity], filters: Filters) -> Kept:
+def filter_mentions(entities: Iterable[Entity], filters: MentionFilters) -> FilteredMentions:
     """Filter one passage's entities.
 
-    Equal (mention, type) pairs collapse without being counted: they are occurrences of one mention.
+    Equal (mention, type) pairs are occurrences of one mention: they collapse without being counted.
     """
     mentions: dict[str, dict[str, None]] = {}
-    dropped: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
     for entity in sorted(entities, key=lambda entity: entity.start):
-        type_name = fold_type(entity.type)
+        type_name = normalize_type(entity.type)
         type_name = filters.renamed.get(type_name, type_name)
-        reason = _reason(entity, type_name, filters)
+        reason = _drop_reason(entity, type_name, filters)
         if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
+            dropped[reason] += 1
         else:
             mentions.setdefault(type_name, {})[entity.text] = None
-    return Kept({name: tuple(found) for name, found in mentions.items()}, dropped)
+    return FilteredMentions({name: tuple(texts) for name, texts in mentions.items()}, dict(dropped))
 
 
-def _reason(entity: Entity, type_name: str, filters: Filters) -> str | None:
+def _drop_reason(entity: Entity, type_name: str, filters: MentionFilters) -> str | None:
     if not type_name or type_name in filters.drop_types:
         return "else_type"
     if filters.in_passage and entity.start < 0:

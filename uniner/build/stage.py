@@ -1,153 +1,205 @@
-"""The build stage: types are counted over all annotations, then each chunk becomes conversations.
+"""The build stage: count types over all annotations, then make conversations of each chunk.
 
 Each gold data set to train on is one more chunk, `gold-<name>`.
 """
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from uniner.build import card
-from uniner.build.conversations import Recipe, bands, converse, count_types
-from uniner.build.filters import Filters, fold_type, singulars
-from uniner.build.negatives import Sampler
-from uniner.build.supervised import converse_gold, draw
-from uniner.config.schema import Build, Config
+from uniner.build.conversations import (
+    ConversationSettings,
+    NegativeSampler,
+    annotation_conversations,
+    count_types,
+    frequency_bands,
+    gold_conversations,
+    sample_passages,
+)
+from uniner.build.filters import MentionFilters, plural_types
+from uniner.config.schema import Build
 from uniner.errors import UserError
-from uniner.gold.catalogue import words_of
-from uniner.gold.reader import digest, read_gold, verify
+from uniner.gold.catalogue import label_renamer
+from uniner.gold.reader import gold_digest, read_gold, verify_gold
+from uniner.labels import normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
-from uniner.storage.stage_folder import Chunk, Folder, Summary, run_folder
-from uniner.templates import template
+from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
+from uniner.teacher.prompts import PASSAGE, annotation_prompt
+from uniner.templates import make_template
 
+SECTIONS = ("run", "student", "generate", "teacher", "annotate", "build")
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
 _GOLD = "gold-"
 
 
-def check(config: Config) -> None:
-    """Read, before Ray starts, the gold data sets, and compare with what the run began with."""
-    settings = config.build
+@dataclass(frozen=True, kw_only=True)
+class BuildResults:
+    """What the manifest says of a build's types; the bands are by how frequent the types are."""
+
+    types: int
+    mentions_by_type_band: dict[str, float]
+    negatives_by_type_band: dict[str, float]
+
+
+def check(context: StageContext) -> None:
+    """Read the gold data sets, and compare the settings with those the stage began with."""
+    settings = context.sections.build
     if not settings.teacher_weight and not settings.supervised:
-        raise UserError("build: build.teacher_weight = 0 and no build.supervised leaves nothing to train on")
-    for url in settings.supervised.values():
-        verify(url)
-    chunk_pipeline.check_plan(_folder(config), _plan(config))
+        raise UserError(
+            "build.teacher_weight = 0 and an empty build.supervised leave nothing to train on; name a gold "
+            'data set, such as build.supervised.news="train.jsonl"'
+        )
+    for address in settings.supervised.values():
+        verify_gold(address)
+    context.folder.check_identity(_identity(context, parents={}))
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(context: StageContext) -> Manifest:
     """Build the run's conversations. Returns the manifest."""
-    settings, folder = config.build, _folder(config)
-    parent = run_folder(config.run) / "annotate" if settings.teacher_weight else None
-    plan = _plan(config, parent.digest() if parent else None)
-    if folder.begin(plan):
-        return chunk_pipeline.already_done("build", folder, "conversations")
-    filters, mentions = _count(parent, settings)
+    settings, folder = context.sections.build, context.folder
+    annotations = context.run_folder / "annotate" if settings.teacher_weight else None
+    identity = _identity(context, {"annotate": annotations.digest()} if annotations else {})
+    if manifest := folder.begin(identity):
+        return chunk_pipeline.log_complete("build", manifest, "conversations", folder)
+    filters, mentions = _count_mentions(annotations, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
-    recipe = Recipe(
-        config.run.seed,
-        settings.negatives_per_positive,
-        settings.negatives_per_passage,
-        settings.validation_share,
-        settings.teacher_weight,
-        template(config.student.template, config.student.group_types),
-    )
-    sampler = Sampler(mentions, settings.negatives)
-
-    # Workers run in other folders: paths are made absolute before they travel.
-    golds = {name: absolute(url) for name, url in settings.supervised.items()}
-    settings = settings.model_copy(update={"supervised": golds})
-
-    def close(summaries: Sequence[Summary]) -> dict[str, Any]:
-        negatives = card.write(folder, config, summaries, mentions)
-        return {
-            "types": len(mentions),
-            "mentions_by_type_band": bands(mentions, mentions),
-            "negatives_by_type_band": bands(mentions, negatives),
-        }
-
-    return chunk_pipeline.run_stage(
-        "build",
-        folder,
-        plan,
-        parent,
-        read=functools.partial(
-            _build, parent=parent, settings=settings, sampler=sampler, recipe=recipe, filters=filters
+    chunk_builder = _ChunkBuilder(
+        annotations=annotations,
+        settings=settings,
+        gold={name: absolute(address) for name, address in settings.supervised.items()},
+        sampler=NegativeSampler(mentions, settings.negatives),
+        conversation=ConversationSettings(
+            context.seed,
+            settings.negatives_per_positive,
+            settings.negatives_per_passage,
+            settings.validation_share,
+            settings.teacher_weight,
+            make_template(context.sections.student.template, context.sections.student.group_types),
         ),
+        filters=filters,
+    )
+    facts = _card_facts(context)
+
+    def results(summaries: Sequence[Summary]) -> dict[str, Any]:
+        negatives = card.write(folder, facts, summaries, mentions, settings.train_json)
+        return asdict(
+            BuildResults(
+                types=len(mentions),
+                mentions_by_type_band=frequency_bands(mentions, mentions),
+                negatives_by_type_band=frequency_bands(mentions, negatives),
+            )
+        )
+
+    gold = [ChunkEntry(key=f"{_GOLD}{name}", rows=0, bytes=0) for name in settings.supervised]
+    return chunk_pipeline.run_stage(
+        folder,
+        identity,
+        [*(annotations.require_manifest().chunks if annotations else ()), *gold],
+        read=chunk_builder,
         unit="conversations",
-        others=dict.fromkeys((f"{_GOLD}{name}" for name in settings.supervised), 0),
-        close=close,
+        results=results,
     )
 
 
-def _folder(config: Config) -> Folder:
-    return run_folder(config.run) / "build"
+def _card_facts(context: StageContext) -> card.CardFacts:
+    annotate, build = context.sections.annotate, context.sections.build
+    prompt = annotation_prompt(annotate.prompt, context.sections.student.template, annotate.reply_format)
+    teacher = card.TeacherFacts(
+        model=context.sections.teacher.model,
+        temperature=annotate.temperature,
+        prompt="\n".join(message["content"] for message in prompt.messages(PASSAGE)),
+    )
+    return card.CardFacts(
+        run=context.run_folder.name,
+        seed=context.seed,
+        negatives=build.negatives,
+        supervised=tuple(build.supervised),
+        domains=context.sections.generate.domains,
+        teacher=teacher if build.teacher_weight else None,
+    )
 
 
-def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
-    """Return what decides the conversations. Gold files stand by name and content: a folder may be moved."""
-    settings = config.build.identity()
-    golds = {name: digest(url) for name, url in config.build.supervised.items()}
-    return {
-        "stage": "build",
-        "config": {
-            "seed": config.run.seed,
-            "template": config.student.template,
-            "group_types": config.student.group_types,
-            "build": {**settings, "supervised": golds},
+def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
+    student, build = context.sections.student, context.sections.build
+    settings = build.identity()
+    del settings["supervised"]  # gold data count by name and content: a file may be moved
+    return Identity(
+        stage="build",
+        settings={
+            "run": {"seed": context.seed},
+            "student": {"template": student.template, "group_types": student.group_types},
+            "build": settings,
         },
-        "parents": {"annotate": parent},
-    }
+        inputs={
+            "build.supervised": {name: gold_digest(address) for name, address in build.supervised.items()}
+        },
+        parents=parents,
+    )
 
 
-def _count(parent: Folder | None, settings: Build) -> tuple[Filters, Counter[str]]:
-    """Count the mentions of each type over all annotations; return with it the filters that were used."""
-    filters = Filters(
-        frozenset(map(fold_type, settings.drop_types)),
+def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[MentionFilters, Counter[str]]:
+    """Count the mentions of each type over all annotations. Returns the filters used, and the counts."""
+    filters = MentionFilters(
+        frozenset(map(normalize_type, settings.drop_types)),
         settings.require_in_passage,
         settings.require_latin,
         settings.max_mention_words,
     )
     mentions: Counter[str] = Counter()
-    if not parent:
+    if not annotations:
         return filters, mentions
-    count = functools.partial(_count_types, parent=parent, filters=filters)
-    for counted in chunk_pipeline.gather(sorted(chunk_pipeline.chunks_of(parent)), count):
-        mentions.update(counted)
+    keys = [chunk.key for chunk in annotations.require_manifest().chunks]
+    count = functools.partial(_count_types, annotations=annotations, filters=filters)
+    for counts in chunk_pipeline.gather(keys, count):
+        mentions.update(counts)
     if not mentions:
         raise UserError(
-            f"build: no entity is left of {parent.url}; look at its outcomes and at build.drop_types"
+            f"build: the filters left no entity of {annotations.url}; look at the column outcome there, and "
+            "at build.drop_types"
         )
     if settings.singular_types:
-        filters = replace(filters, renamed=singulars(mentions))
+        filters = replace(filters, renamed=plural_types(mentions))
         for plural, singular in filters.renamed.items():
             mentions[singular] += mentions.pop(plural)
     return filters, mentions
 
 
-def _count_types(key: str, parent: Folder, filters: Filters) -> dict[str, int]:
-    return dict(count_types(from_table(parent.read_chunk(key), Annotation), filters))
+def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) -> dict[str, int]:
+    return dict(count_types(from_table(annotations.read_chunk(key).table, Annotation), filters))
 
 
-def _build(
-    key: str, parent: Folder | None, settings: Build, sampler: Sampler, recipe: Recipe, filters: Filters
-) -> Iterator[Chunk]:
-    if parent and not key.startswith(_GOLD):
-        annotations = from_table(parent.read_chunk(key), Annotation)
-        conversations, counts = converse(annotations, sampler, recipe, filters)
-    else:
-        name = key.removeprefix(_GOLD)
-        gold = read_gold(settings.supervised[name], rename=words_of(name, settings.labels))
-        passages = draw(gold, name, settings.supervised_examples, recipe.seed)
-        conversations, counts = converse_gold(
-            passages,
-            name,
-            settings.negatives,
-            replace(recipe, weight=settings.supervised_weight),
-            settings.dataset_line,
-        )
-    yield Chunk(key, to_table(conversations, CONVERSATION), figures={**counts})
+@dataclass(frozen=True, kw_only=True)
+class _ChunkBuilder:
+    """Makes the conversations of a chunk of annotations, or of a gold data set, by key."""
+
+    annotations: StageFolder | None
+    settings: Build
+    gold: dict[str, str]
+    sampler: NegativeSampler
+    conversation: ConversationSettings
+    filters: MentionFilters
+
+    def __call__(self, key: str) -> Chunk:
+        if self.annotations and not key.startswith(_GOLD):
+            annotations = from_table(self.annotations.read_chunk(key).table, Annotation)
+            conversations, counts = annotation_conversations(
+                annotations, self.sampler, self.conversation, self.filters
+            )
+        else:
+            name, settings = key.removeprefix(_GOLD), self.settings
+            passages = read_gold(self.gold[name], rename=label_renamer(name, settings.labels))
+            conversations, counts = gold_conversations(
+                sample_passages(passages, name, settings.supervised_examples, self.conversation.seed),
+                name,
+                settings.negatives,
+                replace(self.conversation, weight=settings.supervised_weight),
+                settings.dataset_line,
+            )
+        return Chunk(key, to_table(conversations, CONVERSATION), figures={**counts})

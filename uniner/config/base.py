@@ -1,48 +1,66 @@
-"""What the sections of the config tree are made of: a strict, frozen base, and types of settings."""
+"""The base of all config sections, the types of their fields, and the settings of a vLLM engine."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-HOW: JsonDict = {"identity": False}
+NOT_IDENTITY: JsonDict = {"identity": False}
+"""Marks a field that may change when a run resumes: it says where or how fast, not what comes out."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 TypeName = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""What becomes part of a file's or folder's name."""
+"""Part of a file's or folder's name."""
 
 
 class Section(BaseModel):
-    """A strict, frozen section of the tree."""
+    """A frozen section of the config; unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what comes out: all fields but those marked `HOW`."""
-        how = {
+        """Return the settings that decide the stage's output: all fields without the mark `NOT_IDENTITY`."""
+        unmarked = {
             name
             for name, field in type(self).model_fields.items()
-            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False
+            if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra.get("identity", True)
         }
-        return self.model_dump(mode="json", exclude=how)
+        return self.model_dump(mode="json", include=unmarked)
 
 
-class Requests(Section):
-    """How a chat model's server is asked: how much at once, how often again, at what price."""
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("more than one GPU must be a whole number, such as 2")
+    return gpus
 
-    in_flight: Count = Field(64, json_schema_extra=HOW)
-    """Requests in flight an actor."""
-    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, json_schema_extra=HOW)
-    """Seconds until a request is given up and tried again."""
-    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=HOW)
-    """Further tries, with back-off, after 408, 409, 429, 5xx, time-out, lost connection or garbage."""
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most requests a minute, tries included, of all actors together; unset: no limit."""
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = Field(None, json_schema_extra=HOW)
-    """Most tokens a minute, prompts and replies, of all actors together; unset: no limit."""
-    usd_per_million_in: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million prompt tokens, for the cost in the manifest."""
-    usd_per_million_out: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=HOW)
-    """Price of a million reply tokens."""
+
+class Serving(Section):
+    """A vLLM engine in each actor."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of weights and activations."""
+    gpus: Annotated[NotNegative, AfterValidator(_whole_above_one)] = Field(1, json_schema_extra=NOT_IDENTITY)
+    """GPUs per actor, all on one node. More than 1 splits the model over them (tensor parallel); 0 runs vLLM
+    on CPU."""
+    cpus: Positive = Field(2, json_schema_extra=NOT_IDENTITY)
+    """CPUs per actor (engine process, tokenizer, actor)."""
+    max_num_seqs: Count = Field(256, json_schema_extra=NOT_IDENTITY)
+    """Questions (for a teacher: passages) decoded together."""
+    max_num_batched_tokens: Count = Field(8192, json_schema_extra=NOT_IDENTITY)
+    """Tokens computed in one engine step."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(0.9, json_schema_extra=NOT_IDENTITY)
+    """Share of the GPU's memory for weights and KV cache."""
+    block_size: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """KV-cache block in tokens. On CPU set 32: with vLLM's default, short passages never share a prefix."""
+    chunks_in_flight: Count = Field(2, json_schema_extra=NOT_IDENTITY)
+    """Chunks an actor works on at once, so that the end of a chunk does not idle the engine."""
+    hang_timeout_s: Positive = Field(600, json_schema_extra=NOT_IDENTITY)
+    """An engine that has questions and produces no token for so many seconds is hung: its process ends, and
+    another actor redoes its chunks."""
+    max_chunk_crashes: Count = Field(3, json_schema_extra=NOT_IDENTITY)
+    """Crashes of actors on a chunk before its rows are tried one by one. A row that crashes the engine twice
+    when tried alone gets the outcome `poison`, and the run goes on."""

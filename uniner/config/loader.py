@@ -1,24 +1,74 @@
-"""Load the config: a TOML file, then `section.key=value` words."""
+"""Load the config: a TOML file, then `section.key=value` words; check it whole.
 
+Defaults < TOML file < words. A file that begins with `like = "other.toml"` says only what differs from that
+file of the same folder.
+"""
+
+import difflib
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from uniner.config.base import Section
 from uniner.config.schema import Config
 from uniner.config.systems import SYSTEMS
+from uniner.config.teachers import TEACHERS
 from uniner.errors import UserError
 
+_OF_TEACHER = (
+    "model", "base_url", "actors", "in_flight", "timeout_s", "retries", "requests_per_minute",
+    "tokens_per_minute", "usd_per_million_in", "usd_per_million_out", "cache",
+)  # fmt: skip
+_MOVED = {
+    **{f"annotate.{key}": f"teacher.{key}" for key in _OF_TEACHER},
+    "annotate.budget_usd": "run.budget_usd",
+    "annotate.served": 'teacher.kind = "vllm"',
+    "annotate.batch": 'teacher.kind = "batch"',
+    "annotate.recording": 'teacher.kind = "recording" and teacher.path',
+    "annotate.plan": "the option --estimate: uniner annotate CONFIG --estimate",
+    "train.plan": "the option --estimate: uniner train CONFIG --estimate",
+    "tag.plan": "the option --estimate: uniner tag CONFIG --estimate",
+    "tag.text": 'the option --text: uniner tag CONFIG --text "..."',
+    "tag.page": "the option --serve: uniner tag CONFIG --serve 7860",
+    "evaluate.catalogue": "the option --datasets: uniner evaluate CONFIG --datasets",
+    "annotate.located": "annotate.occurrences",
+    "tag.located": "tag.occurrences",
+    "ingest.passages": "ingest.max_passages",
+    "train.failures": "train.max_failures",
+    "train.clip_norm": "train.max_grad_norm",
+    "train.spike_factor": "train.loss_spike_factor",
+    "engine.hang_seconds": "engine.hang_timeout_s",
+    "engine.poison_tries": "engine.max_chunk_crashes",
+    "teacher.hang_seconds": "teacher.hang_timeout_s",
+    "teacher.poison_tries": "teacher.max_chunk_crashes",
+}
+"""Settings of earlier versions to what replaced them."""
+_EXPECTED = {
+    "int": "must be a whole number, such as 2",
+    "float": "must be a number, such as 0.5",
+    "bool": "must be true or false",
+    "string": 'must be text, such as "news"',
+    "list": 'must be a list, such as {name}=\'["person", "city"]\'',
+    "dict": "must be a table, such as {name}.NAME=VALUE",
+    "model": "must be a section, such as {name}.KEY=VALUE",
+}
+"""The first word of pydantic's error type to what the value must be."""
 
-def load(words: list[str]) -> Config:
-    """Build the tree from command-line words: a TOML file first, then any number of section.key=value.
+
+def load(words: Sequence[str]) -> Config:
+    """Build the config from command-line words: a TOML file, then any number of section.key=value.
 
     Raises:
-        UserError: naming the file, key or value that is wrong.
+        UserError: naming the file, key or value that is wrong, and what would be right.
     """
     if not words or "=" in words[0]:
-        raise UserError("the first word must be a TOML config file, then section.key=value words")
+        raise UserError(
+            "the first word must be a config file, such as my-run.toml; then section.key=value words, such "
+            "as ingest.sample=0.01"
+        )
     tree = _read(Path(words[0]))
     for word in words[1:]:
         _set(tree, word)
@@ -28,8 +78,8 @@ def load(words: list[str]) -> Config:
         raise UserError("; ".join(_describe(problem) for problem in error.errors())) from None
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a TOML file, over the one that it says it is like."""
+def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a TOML file, laid over the file that its `like` names."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -39,26 +89,25 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     like = tree.pop("like", None)
     if like is None:
         return tree
-    if not isinstance(like, str) or path.with_name(like) in (*above, path):
+    if not isinstance(like, str) or path.with_name(like) in (*children, path):
         raise UserError(f"config file {path}: like = {like!r} must name another file of its folder")
-    below = _read(path.with_name(like), (*above, path))
+    merged = _read(path.with_name(like), (*children, path))
     for section, values in tree.items():
-        known = below.get(section)
-        below[section] = (
-            {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
-        )
-    return below
+        inherited = merged.get(section)
+        both = isinstance(inherited, dict) and isinstance(values, dict)
+        merged[section] = {**inherited, **values} if both else values  # type: ignore[dict-item]
+    return merged
 
 
 def _set(tree: dict[str, Any], word: str) -> None:
-    """Set one `section.key=value` word in the tree; the value is read as TOML, else as plain text.
+    """Set one section.key=value word; the value is read as TOML, else as plain text.
 
     `section.key=default` takes back what the file says.
     """
     name, equals, value = word.partition("=")
     *sections, key = name.split(".")
     if not equals or not sections or not key:
-        raise UserError(f"'{word}' is not of the form section.key=value")
+        raise UserError(f"'{word}' is not of the form section.key=value, such as ingest.sample=0.01")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
@@ -73,42 +122,56 @@ def _set(tree: dict[str, Any], word: str) -> None:
 
 
 def _describe(problem: Any) -> str:
-    # A wrong key of a table is named by the key itself, which pydantic follows with a mark of its own; a
-    # system's settings by their kind, which is no key.
-    parts = [str(part) for part in problem["loc"] if part != "[key]"]
-    of_system = parts[:2] == ["evaluate", "system"]
-    name = ".".join(part for place, part in enumerate(parts) if place != 3 or not of_system)
+    """Say in one line which setting is wrong, and what would be right."""
+    section, keys = _resolve(problem["loc"])
+    name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name}{_nearest(problem['loc'])}"
+        return _unknown(name, keys[-1], section)
     if problem["type"] == "missing":
         return f"setting {name} is missing"
     if problem["type"].startswith("union_tag"):
-        return f"{name}.kind must be one of {', '.join(SYSTEMS)}"
-    return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _nearest(location: tuple[Any, ...]) -> str:
-    import difflib
-
-    model: Any = Config
-    if location[:2] == ("evaluate", "system"):
-        model = SYSTEMS[location[3]]
+        kinds: Mapping[str, Any] = TEACHERS if keys[-1] == "teacher" else SYSTEMS
+        return f"{name}.kind must be one of {', '.join(kinds)}"
+    if problem["type"] == "string_pattern_mismatch" and "A-Za-z0-9" in problem["ctx"]["pattern"]:
+        expected = "must be letters, digits, '.', '_' and '-', such as my-run"
     else:
-        for part in location[:-1]:
-            model = model.model_fields[part].annotation
-    near = difflib.get_close_matches(str(location[-1]), list(model.model_fields), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+        message = f"{message[0].lower()}{message[1:]}"
+        kind, _, detail = problem["type"].partition("_")
+        wrong_type = kind in _EXPECTED and detail in ("type", "parsing", "from_float", "attributes_type")
+        expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
+    return f"{name} = {problem['input']!r}: {expected}"
 
 
-def describe() -> str:
-    """Return every setting with its default and meaning, for --help."""
-    sections: dict[str, Any] = {name: field.annotation for name, field in Config.model_fields.items()}
-    for kind, system in SYSTEMS.items():
-        sections[f"evaluate.system.NAME, kind = {kind}"] = system
-    lines = []
-    for name, section in sections.items():
-        lines.append(f"\n[{name}]  {section.__doc__.strip()}")
-        for key, setting in section.model_fields.items():
-            default = "required" if setting.is_required() else repr(setting.default)
-            lines.append(f"  {key} ({default})\n      {' '.join((setting.description or '').split())}")
-    return "\n".join(lines)
+def _unknown(name: str, key: str, section: type[Section]) -> str:
+    chat = name.startswith("evaluate.system.") and section is SYSTEMS["chat"]
+    moved = f"{name.rsplit('.', 1)[0]}.teacher.{key}" if chat and key in _OF_TEACHER else _MOVED.get(name)
+    if moved:
+        return f"{name} moved: use {moved}"
+    if section in TEACHERS.values():
+        having = [kind for kind, teacher in TEACHERS.items() if key in teacher.model_fields]
+        if having:
+            return f"unknown setting {name}: only teacher.kind = {' or '.join(map(repr, having))} has it"
+    near = difflib.get_close_matches(key, list(section.model_fields), n=1)
+    return f"unknown setting {name}{f' (did you mean {near[0]}?)' if near else ''}"
+
+
+def _resolve(location: tuple[Any, ...]) -> tuple[type[Section], list[str]]:
+    """Return the section that a pydantic error is in, and the setting's keys without pydantic's own marks.
+
+    pydantic adds the `kind` of a teacher or system, and a mark after a wrong key of a table.
+    """
+    section: type[Section] = Config
+    keys: list[str] = []
+    steps = [str(step) for step in location if step != "[key]"]
+    while steps:
+        step = steps.pop(0)
+        keys.append(step)
+        if step == "teacher" and steps and steps[0] in TEACHERS:
+            section = TEACHERS[steps.pop(0)]
+        elif keys[:2] == ["evaluate", "system"] and len(keys) == 3 and steps and steps[0] in SYSTEMS:
+            section = SYSTEMS[steps.pop(0)]
+        elif step in section.model_fields and isinstance(section.model_fields[step].annotation, type):
+            annotation: Any = section.model_fields[step].annotation
+            section = annotation if issubclass(annotation, Section) else section
+    return section, keys

@@ -1,39 +1,40 @@
 """The evaluate stage: every system answers the questions of every gold data set, one system after another.
 
-Under the run's `evaluate` folder lie `gold` (a folder of questions a data set), a folder a system with its
-predictions, and `manifest.json` with the scores of the whole table. The cells of the table, a system and a
-data set, fill in over many runs (see `cells`): what is added later is asked beside what stands, and what is
-no longer named stays. Students that an engine of 8 bits is to ask are scored both ways: `student`,
-`student-fp8`.
+The run's `evaluate` folder holds `gold` (a folder of questions for each data set), a folder of predictions
+for each system, and `manifest.json` with the scores of the whole table. The cells of the table, a system and
+a data set each, are added over many runs (see `result_store`): a new run asks for the missing ones, and cells
+that it does not name stay. Under an 8-bit engine, students are evaluated both ways: `student`, `student-fp8`.
 """
 
 import time
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
 from uniner.config.schema import Config
-from uniner.config.systems import AnySystem, BertSystem
+from uniner.config.systems import BertSystem, ChatSystem
 from uniner.errors import Planned
-from uniner.evaluate import systems_registry
-from uniner.evaluate.dataset_listing import show
-from uniner.evaluate.gold_questions import cut
-from uniner.evaluate.leaderboard_writer import publish
-from uniner.evaluate.result_store import Cell, GoldOf, digest_of, predictions
-from uniner.evaluate.scoring import PASSAGE_COUNTS, Scores, without_examples
-from uniner.evaluate.system_pools import pool, train_on
-from uniner.gold.catalogue import with_group
-from uniner.gold.reader import digest, verify
+from uniner.evaluate.dataset_listing import list_datasets
+from uniner.evaluate.gold_questions import cut_questions
+from uniner.evaluate.leaderboard_writer import write_leaderboard
+from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
+from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
+from uniner.evaluate.system_pools import chat_pool, model_pool
+from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
+from uniner.evaluate.systems_registry import SystemSpec, choose_systems
+from uniner.gold.reader import gold_digest, verify_gold
 from uniner.metrics.protocols import PROTOCOL
-from uniner.metrics.significance import against_first, lines
+from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
 from uniner.progress import say
 from uniner.runtime import chunk_pipeline
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_card import with_scores
 from uniner.storage.model_folders import CARD, write_calibrations
-from uniner.storage.stage_folder import MANIFEST, Folder, merge, run_folder
+from uniner.storage.stage_folder import MANIFEST, merge, run_folder
 
 
 def check(config: Config) -> None:
@@ -43,44 +44,48 @@ def check(config: Config) -> None:
         Planned: where only the catalogue is asked for, and listed.
     """
     if config.evaluate.catalogue:
-        show(config.evaluate.data, Console())
+        list_datasets(config.evaluate.data, Console())
         raise Planned
-    config = with_group(config)
+    config = _with_group(config)
     if not config.evaluate.gold:
         return
     for url in config.evaluate.gold.values():
-        verify(url, else_types=config.evaluate.else_types)
-    for name, (system, its) in systems_registry.chosen(config).items():
-        if systems_registry.is_to_be_trained(config, system):
-            continue
-        systems_registry.check(config, name, system)
-        chunk_pipeline.check_plan(_folder(config) / name, systems_registry.plan_of(its, system))
+        verify_gold(url, else_types=config.evaluate.else_types)
+    for system in _systems(config).values():
+        if not system.awaits_training:
+            system.check(config.evaluate.gold.keys())
+            chunk_pipeline.check_plan(_folder(config) / system.name, system.identity())
 
 
 def run(config: Config) -> dict[str, Any] | None:
     """Score the systems. Returns the manifest; None where there is no gold data set."""
-    config = with_group(config, say)
+    config = _with_group(config, say)
     if not config.evaluate.gold:
         say("evaluate: skipped, evaluate.gold names no data set")
         return None
     gold = {dataset: _cut_gold(config, dataset) for dataset in sorted(config.evaluate.gold)}
-    systems = {
-        name: _ask(its, name, system, gold) for name, (system, its) in systems_registry.chosen(config).items()
-    }
-    scores, compared = _score(config, systems)
+    cells = {name: _ask(config, system, gold) for name, system in _systems(config).items()}
+    scores, comparisons = _score(config, cells)
     for line in _lines(scores):
         say(line)
-    for line in lines(next(iter(systems), ""), compared):
+    for line in comparison_lines(next(iter(cells), ""), comparisons):
         say(f"evaluate: {line}")
     asked = {dataset: folder.url.rsplit("-", 1)[-1] for dataset, folder in gold.items()}
-    brief = {name: without_examples(found) for name, found in scores.items()}
+    brief = {
+        name: {dataset: found.without_examples().to_json() for dataset, found in by_dataset.items()}
+        for name, by_dataset in scores.items()
+    }
     manifest = _publish(_folder(config), asked, brief)
-    # With what stands of other runs; the examples of mistakes are this run's alone.
-    shown = {name: {**found, **scores.get(name, {})} for name, found in manifest["scores"].items()}
-    publish(_folder(config), shown)
+    # Other runs' scores too; only this run has examples of mistakes.
+    table = {
+        name: {dataset: DatasetScores.from_json(found) for dataset, found in by_dataset.items()}
+        | scores.get(name, {})
+        for name, by_dataset in manifest["scores"].items()
+    }
+    write_leaderboard(_folder(config), table)
     if "student" in scores:
-        write_card(_train(config) / "student", shown["student"])
-        write_calibrations(_train(config) / "student", scores["student"])
+        write_card(_train(config) / "student", manifest["scores"]["student"])
+        write_calibrations(_train(config) / "student", brief["student"])
     return manifest
 
 
@@ -95,19 +100,24 @@ def write_card(student: Folder, scores: dict[str, Any]) -> None:
             student.write(CARD, card)
 
 
-def _ask(config: Config, name: str, system: AnySystem, gold: Mapping[str, Folder]) -> list[Cell]:
-    """Let a system answer the questions that it has not answered yet: all data sets' in one go, so that its
-    engines start once. Returns its cells."""
-    if systems_registry.is_own_student(system):
+def _systems(config: Config) -> dict[str, SystemSpec]:
+    run, seed = run_folder(config.run), config.run.seed
+    return choose_systems(config.evaluate, config.engine, config.student, run, seed)
+
+
+def _ask(config: Config, system: SystemSpec, gold: Mapping[str, Folder]) -> list[ResultCell]:
+    """Ask a system the questions that it has not answered yet, all data sets' in one go, so that its engines
+    start once. Returns its cells."""
+    if system.is_own_student:
         _train(config).require_manifest()
-    folder, plan = _folder(config) / name, systems_registry.plan_of(config, system)
-    models = _train_on(config, folder, system, gold)
+    folder, plan = _folder(config) / system.name, system.identity()
+    models = _train_models(config, folder, system, gold)
     cells = [
-        Cell(
-            dataset,
-            questions,
-            chunk_pipeline.chunks_of(questions),
-            models[dataset].digest() if models else "",
+        ResultCell(
+            dataset=dataset,
+            gold=questions,
+            rows=chunk_pipeline.chunks_of(questions),
+            trained=models[dataset].digest() if models else "",
         )
         for dataset, questions in gold.items()
         if not models or dataset in models
@@ -116,57 +126,67 @@ def _ask(config: Config, name: str, system: AnySystem, gold: Mapping[str, Folder
     if folder.begin(plan):
         listed = chunk_pipeline.chunks_of(folder)
         if wanted.keys() - listed.keys():
-            folder.remove([MANIFEST])  # it tells of fewer cells
+            folder.remove([MANIFEST])  # it lists fewer cells
         wanted = {**listed, **wanted}
+    if isinstance(system.settings, ChatSystem):
+        pool = chat_pool(config, folder, system.settings, wanted)
+    else:
+        pool = model_pool(system, {dataset: model.url for dataset, model in models.items()})
     chunk_pipeline.run_stage(
-        f"evaluate {name}",
+        f"evaluate {system.name}",
         folder,
         plan,
         None,
-        read=GoldOf.all(cells),
+        read=CellQuestions(cells),
         others=wanted,
-        pool=pool(config, folder, system, wanted, {dataset: model.url for dataset, model in models.items()}),
+        pool=pool,
         unit="questions",
     )
     return cells
 
 
-def _train_on(
-    config: Config, folder: Folder, system: AnySystem, gold: Mapping[str, Folder]
+def _train_models(
+    config: Config, folder: Folder, system: SystemSpec, gold: Mapping[str, Folder]
 ) -> dict[str, Folder]:
-    """Train a system that learns from each data set's train split. Returns its models; none of another."""
-    if not isinstance(system, BertSystem):
+    """Train a system that learns from each data set's train split. Returns its models, none of others."""
+    settings = system.settings
+    if not isinstance(settings, BertSystem):
         return {}
-    return {
-        dataset: train_on(
-            config, folder / "models" / f"{dataset}-{digest(system.train[dataset])[:8]}", system, dataset
-        )
-        for dataset in gold
-        if dataset in system.train
-    }
+    models = {}
+    for dataset in gold:
+        if dataset in settings.train:
+            job = BertTrainingJob(
+                settings=settings,
+                base=system.model,
+                dataset=dataset,
+                labels=config.build.labels,
+                output=(folder / "models" / f"{dataset}-{gold_digest(settings.train[dataset])[:8]}").url,
+                seed=system.seed,
+            )
+            models[dataset] = train_model(job)
+    return models
 
 
-def _score(config: Config, systems: Mapping[str, list[Cell]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score all cells, from what was answered, in tasks beside each other.
-
-    Returns the scores, and each system's comparison with the first.
-    """
+def _score(
+    config: Config, systems: Mapping[str, list[ResultCell]]
+) -> tuple[dict[str, dict[str, DatasetScores]], dict[str, dict[str, Comparison]]]:
+    """Score all cells in parallel tasks. Returns the scores, and each system's comparison with the first."""
     places = {(name, cell.dataset): cell for name, cells in systems.items() for cell in cells}
     folder = _folder(config)
 
     def score_cell(place: list[str]) -> list[Any]:
         name, dataset = place
-        scores = Scores(predictions(folder / name, places[name, dataset]))
-        return [name, dataset, scores.figures()[dataset], scores.passages().to_pydict()]
+        scorer = SystemScorer(places[name, dataset].predictions(folder / name))
+        return [name, dataset, scorer.scores()[dataset].to_json(), scorer.passages().to_pydict()]
 
     done = {(name, dataset): rest for name, dataset, *rest in chunk_pipeline.gather(list(places), score_cell)}
-    scores: dict[str, Any] = {}
+    scores: dict[str, dict[str, DatasetScores]] = {}
     passages: dict[str, pa.Table] = {}
     for name, cells in systems.items():
-        scores[name] = {cell.dataset: done[name, cell.dataset][0] for cell in cells}
+        scores[name] = {cell.dataset: DatasetScores.from_json(done[name, cell.dataset][0]) for cell in cells}
         counts = [pa.table(done[name, cell.dataset][1], schema=PASSAGE_COUNTS) for cell in cells]
         passages[name] = pa.concat_tables([PASSAGE_COUNTS.empty_table(), *counts])
-    return scores, against_first(passages)
+    return scores, compare_with_first(passages)
 
 
 def _cut_gold(config: Config, dataset: str) -> Folder:
@@ -181,10 +201,10 @@ def _cut_gold(config: Config, dataset: str) -> Folder:
         "labels": config.build.labels,
     }
     # A file stands by its content: it may be moved.
-    plan = {"stage": "evaluate gold", "config": cutting, "gold": {dataset: digest(url)}}
-    folder = _folder(config) / "gold" / f"{dataset}-{digest_of(plan)}"
+    plan = {"stage": "evaluate gold", "config": cutting, "gold": {dataset: gold_digest(url)}}
+    folder = _folder(config) / "gold" / f"{dataset}-{short_digest(plan)}"
     if not folder.begin(plan):
-        summaries = [folder.write_chunk(chunk) for chunk in cut(dataset, url, **cutting)]
+        summaries = [folder.write_chunk(chunk) for chunk in cut_questions(dataset, url, **cutting)]
         folder.finish(plan, summaries, seconds=round(time.monotonic() - started, 1))
     return folder
 
@@ -224,25 +244,31 @@ def _publish(folder: Folder, cells: dict[str, str], scores: dict[str, Any]) -> d
     )
 
 
-def _lines(scores: dict[str, Any]) -> Iterator[str]:
-    """Yield a line a data set: the systems' F1 beside each other, and the protocol in short."""
-    datasets = dict.fromkeys(dataset for found in scores.values() for dataset in found)
+def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:
+    """Yield a line for each data set: the F1 of all systems, and the protocol in short."""
+    datasets = dict.fromkeys(dataset for by_dataset in scores.values() for dataset in by_dataset)
     for dataset in datasets:
-        asked = {system: found[dataset] for system, found in scores.items() if dataset in found}
-        systems = ", ".join(_said(system, found) for system, found in asked.items())
-        questions = next(iter(asked.values()))["questions"]
+        answered = {name: found[dataset] for name, found in scores.items() if dataset in found}
+        systems = ", ".join(_f1_text(name, found) for name, found in answered.items())
+        questions = next(iter(answered.values())).questions
         yield f"evaluate: {systems} on {dataset} (strict, string sets, {questions:,} questions)"
     if len(datasets) > 1:
         means = (
-            f"{system} F1 {sum(one['f1'] for one in found.values()) / len(found):.3f} over {len(found)}"
-            for system, found in scores.items()
+            f"{name} F1 {fmean(found.f1 for found in by_dataset.values()):.3f} over {len(by_dataset)}"
+            for name, by_dataset in scores.items()
         )
         yield f"evaluate: on average {', '.join(means)} of {len(datasets)} data sets"
 
 
-def _said(system: str, found: dict[str, Any]) -> str:
-    broken = f" ({found['broken']:,} answers broken)" if found["broken"] else ""
-    return f"{system} F1 {found['f1']:.3f}{broken}"
+def _f1_text(system: str, scores: DatasetScores) -> str:
+    broken = f" ({scores.broken:,} answers broken)" if scores.broken else ""
+    return f"{system} F1 {scores.f1:.3f}{broken}"
+
+
+def _with_group(config: Config, say: Callable[[str], None] | None = None) -> Config:
+    settings = config.evaluate
+    gold = resolve_group(settings.group, settings.data, settings.gold, say)
+    return config.model_copy(update={"evaluate": settings.model_copy(update={"gold": gold})})
 
 
 def _folder(config: Config) -> Folder:

@@ -1,1 +1,1 @@
-"""Gold data sets in the formats that they come in: one reader for building and for evaluating."""
+"""Gold data sets: one reader for all formats, used for training and for evaluation."""

@@ -1,8 +1,8 @@
-"""The benchmark's data sets: what they are (catalogue.toml), and which of them lie under a data folder.
+"""The benchmark's data sets: their facts (catalogue.toml), and their test splits below a data folder.
 
-A data set is found there as a file of its name (`bc5cdr.txt`, `CrossNER_AI.json`, `FindVehicle_test.txt`) or
-in a folder of its name: a file `test.*`, Parquet files `test*.parquet`, a folder `test` of brat's files, or
-such files without one. Case and punctuation of names do not count.
+A test split is a file with the data set's name (`bc5cdr.txt`, `CrossNER_AI.json`, `FindVehicle_test.txt`), or
+lies in a folder with its name: a file `test.*`, Parquet files `test*.parquet`, a brat folder `test`, or brat
+files directly. Case and punctuation of names are ignored.
 """
 
 import functools
@@ -16,10 +16,9 @@ from typing import Literal
 
 import msgspec
 
-from uniner.build.filters import fold_type
-from uniner.config.schema import Config, Group
 from uniner.errors import UserError
 from uniner.gold.reader import read_gold
+from uniner.labels import plain_label
 from uniner.storage.filesystem import absolute, explained, files_below, filesystem
 
 DOMAINS = (
@@ -29,8 +28,8 @@ _SPLIT = re.compile(r"test(-\d+-of-\d+)?\.parquet")
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set of the benchmark; what the fields hold stands in catalogue.toml."""
+class BenchmarkDataset:
+    """A data set of the benchmark; catalogue.toml describes the fields."""
 
     name: str
     title: str
@@ -38,92 +37,83 @@ class DataSet:
     sizes: tuple[int, int, int]
     types: int
     source: str
-    format: Literal["columns", "brat", "pubtator", "hugging_face", "conversations", "own"]
+    format: Literal["conll", "brat", "pubtator", "hugging_face", "conversations", "own"]
     licence: str
-    groups: tuple[Group, ...] = ()
+    groups: tuple[str, ...] = ()
     benchmark: bool = True
     counted_as: str = ""
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A test split's address, and what was read there, or why it cannot be."""
+class SplitSummary:
+    """A test split's address and its size, or the error from reading it."""
 
     address: str
     passages: int = 0
     types: int = 0
-    problem: str = ""
+    error: str = ""
 
 
 @functools.cache
-def catalogue() -> dict[str, DataSet]:
+def catalogue() -> dict[str, BenchmarkDataset]:
     """Return the data sets by name, in the order of domains."""
     text = resources.files("uniner.gold").joinpath("catalogue.toml").read_text(encoding="utf-8")
     return {
-        name: msgspec.convert({"name": name, **facts}, DataSet) for name, facts in tomllib.loads(text).items()
+        name: msgspec.convert({"name": name, **facts}, BenchmarkDataset)
+        for name, facts in tomllib.loads(text).items()
     }
 
 
-def members(group: Group) -> tuple[DataSet, ...]:
-    """Return the data sets of a group; `all` are the benchmark's 49 splits."""
+def group_members(group: str) -> tuple[BenchmarkDataset, ...]:
+    """Return the data sets of a group; `all` is the benchmark's 49 splits."""
     return tuple(
-        one for one in catalogue().values() if (one.benchmark if group == "all" else group in one.groups)
+        dataset
+        for dataset in catalogue().values()
+        if (dataset.benchmark if group == "all" else group in dataset.groups)
     )
 
 
-def words_of(dataset: str, labels: Mapping[str, str]) -> Callable[[str], str]:
-    """Return what turns a data set's labels into the words that a student is trained on and asked for.
+def label_renamer(dataset: str, labels: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that turns a data set's labels into the words used in training and evaluation.
 
-    labels: of these (build.labels) first. Else it is a label's words in the catalogue, where that has a data
-    set of this name; of any other the label, folded as the teacher's types are.
+    labels: the user's words (build.labels), which come first. Then the catalogue's words, if it lists this
+    data set; a label of any other data set is normalised like the teacher's types.
     """
     known = catalogue().get(dataset)
-    return functools.cache(functools.partial(_words, labels, known.labels if known else None))
+    return functools.cache(functools.partial(plain_label, own=labels, known=known.labels if known else None))
 
 
-def _words(labels: Mapping[str, str], known: Mapping[str, str] | None, label: str) -> str:
-    if label in labels:
-        return fold_type(labels[label])
-    if known is None:
-        return fold_type(label) or label
-    if label in known:
-        return known[label]
-    # A capital within a word begins the next one (CellLine); pH and DNA are one.
-    spaced = re.sub(r"(?<=[a-z][a-z])(?=[A-Z])", " ", label)
-    return fold_type(re.sub(r"[_-]+", " ", spaced)) or label
-
-
-def look(data: str) -> dict[str, str]:
-    """Return the addresses of the test splits of the data sets that lie under a data folder, by name.
+def find_splits(data: str) -> dict[str, str]:
+    """Return the addresses of the test splits below a data folder, by data set name.
 
     Raises:
-        UserError: where there is no such folder, or a data set could be two things there.
+        UserError: if the folder does not exist, or two files could be the same data set.
     """
     folder = absolute(data).rstrip("/")
     system, path = filesystem(folder)
     with explained(folder):
         system.info(path)
-    below: dict[str, list[str]] = {}
+    entries: dict[str, list[str]] = {}
     for file in files_below(folder):
-        inside = file[len(folder) + 1 :]
-        below.setdefault(inside.split("/", 1)[0], []).append(inside)
-    found: dict[str, str] = {}
-    for entry, files in sorted(below.items()):
-        name = _names().get(_folded(entry if files != [entry] else entry.split(".", 1)[0]))
+        relative = file[len(folder) + 1 :]
+        entries.setdefault(relative.split("/", 1)[0], []).append(relative)
+    splits: dict[str, str] = {}
+    for entry, files in sorted(entries.items()):
+        name = _names().get(_letters(entry if files != [entry] else entry.split(".", 1)[0]))
         if name is None:
             continue
-        for address in _splits(entry, files):
-            if name in found:
-                raise UserError(f"{found[name]} and {folder}/{address} are both {name}; leave one of them")
-            found[name] = f"{folder}/{address}"
-    return {name: found[name] for name in catalogue() if name in found}
+        for address in _test_splits(entry, files):
+            if name in splits:
+                raise UserError(f"{splits[name]} and {folder}/{address} are both {name}; remove one of them")
+            splits[name] = f"{folder}/{address}"
+    return {name: splits[name] for name in catalogue() if name in splits}
 
 
-def _splits(entry: str, files: list[str]) -> list[str]:
-    """Return what, under an entry of the data folder, are test splits: one, if all is well."""
+def _test_splits(entry: str, files: list[str]) -> list[str]:
+    """Return the candidates for a test split in an entry of the data folder; a sound entry has one."""
     if files == [entry]:
         return [entry]
     names = [file.removeprefix(f"{entry}/") for file in files]
@@ -136,60 +126,64 @@ def _splits(entry: str, files: list[str]) -> list[str]:
     return [f"{entry}/{name}" for name in tests] or [entry] * any(name.endswith(".ann") for name in names)
 
 
-def read(dataset: str, address: str) -> Found:
-    """Read a data set whole: how many passages and types it has, or what is wrong with it."""
+def summarize_split(dataset: str, address: str) -> SplitSummary:
+    """Read a whole test split and count its passages and types, or return the error."""
     types: set[str] = set()
     passages = 0
     try:
-        for passage in read_gold(address, rename=words_of(dataset, {})):
+        for passage in read_gold(address, rename=label_renamer(dataset, {})):
             passages += 1
             types.update(entity.type for entity in passage.entities)
-            types.update(name for name, _ in passage.asked or ())
+            types.update(question.type for question in passage.questions or ())
     except UserError as error:
-        return Found(address, problem=str(error))
-    return Found(address, passages, len(types))
+        return SplitSummary(address, error=str(error))
+    return SplitSummary(address, passages, len(types))
 
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """Return data sets by every name, folded, that their file may have."""
+    """Return data set names by all names that a file may have, reduced to letters and digits."""
     return {
-        _folded(name) + split: one.name
-        for one in catalogue().values()
-        for name in (one.name, one.title, *one.also)
+        _letters(name) + split: dataset.name
+        for dataset in catalogue().values()
+        for name in (dataset.name, dataset.title, *dataset.aliases)
         for split in ("", "test")
     }
 
 
-def _folded(name: str) -> str:
+def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def with_group(config: Config, say: Callable[[str], None] | None = None) -> Config:
-    """Return the config with the group's data sets in evaluate.gold, as far as they lie under evaluate.data.
+def resolve_group(
+    group: str | None,
+    data: str | None,
+    gold: Mapping[str, str],
+    say: Callable[[str], None] | None = None,
+) -> dict[str, str]:
+    """Return the gold data sets to score, name to address: `gold`, and the group's splits below `data`.
 
-    A data set that evaluate.gold names itself stands as it is. say: is told which members are missing.
+    An address in `gold` takes precedence. say: receives a line that names the missing members.
 
     Raises:
-        UserError: where there is no data folder, or nothing of the group in it.
+        UserError: if there is no data folder, or it has no data set of the group.
     """
-    group, data, gold = config.evaluate.group, config.evaluate.data, config.evaluate.gold
     if group is None:
-        return config
+        return dict(gold)
     if not data:
         raise UserError(f"evaluate.group = {group!r} needs evaluate.data, the folder of the data sets")
-    lying = look(data)
-    wanted = [one.name for one in members(group)]
-    found = {name: lying[name] for name in wanted if name in lying} | gold
-    missing = [name for name in wanted if name not in found]
-    if len(missing) == len(wanted):
+    splits = find_splits(data)
+    members = [dataset.name for dataset in group_members(group)]
+    resolved = {name: splits[name] for name in members if name in splits} | dict(gold)
+    missing = [name for name in members if name not in resolved]
+    if len(missing) == len(members):
         raise UserError(
-            f"{data}: has no data set of the group {group} (such as {wanted[0]}); evaluate.catalogue=true "
-            "lists them, and where to get them"
+            f"{data}: has no data set of the group {group} (such as {members[0]}); `uniner evaluate CONFIG "
+            "--datasets` lists them and where to get them"
         )
     if missing and say:
         say(
-            f"evaluate: {len(wanted) - len(missing)} of the {len(wanted)} data sets of {group} are there; "
-            f"missing: {', '.join(missing)} (evaluate.catalogue=true says where to get them)"
+            f"evaluate: found {len(members) - len(missing)} of the {len(members)} data sets of {group}; "
+            f"missing: {', '.join(missing)} (`uniner evaluate CONFIG --datasets` says where to get them)"
         )
-    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"gold": found})})
+    return resolved

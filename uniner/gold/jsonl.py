@@ -1,38 +1,71 @@
-"""Our own format: JSON rows of {"text", "entities": [{"start", "end", "text", "type"}]}, "id" if wanted."""
+"""JSON rows, and our own format: {"text", "entities": [{"start", "end", "text", "type"}]}, "id" optional."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import Row
-from uniner.gold.records import Found, GoldEntity, GoldPassage, entity
+from uniner.gold.records import GoldEntity, GoldPassage, GoldRow, checked_entity
+from uniner.storage.line_reader import read_lines, read_whole
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class JsonRow(NamedTuple):
+    """A row's JSON, its number (from 1), and its place for an error message."""
+
+    number: int
+    place: str
+    data: bytes
 
 
 @dataclass(frozen=True)
-class _Passage:
+class _AnnotatedText:
     text: str
     entities: tuple[GoldEntity, ...]
     id: str | None = None
 
 
-def read(url: str, rows: Iterable[Row]) -> Iterator[Found]:
-    """Yield a passage a row; a row's other fields are ignored.
+def read_rows(url: str, is_list: bool) -> Iterator[JsonRow]:
+    """Yield the rows of a JSON file: streamed lines with an object each, or one list, which is read whole.
 
     Raises:
-        UserError: naming the row that is none, or whose offsets do not fit.
+        UserError: if is_list and the file is not a JSON list.
     """
-    decoder = msgspec.json.Decoder(_Passage)
+    if is_list:
+        data = read_whole(url).removeprefix(BYTE_ORDER_MARK)
+        try:
+            entries = msgspec.json.decode(data, type=list[msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{url}: not a JSON list ({error}); fetch or write the file again") from None
+        for number, raw in enumerate(entries, start=1):
+            yield JsonRow(number, f"entry {number}", bytes(raw))
+        return
+    for line in read_lines(url):
+        data = (line.data or b"").removeprefix(BYTE_ORDER_MARK if not line.number else b"")
+        if data and not data.isspace():
+            yield JsonRow(line.number + 1, f"line {line.number + 1}", data)
+
+
+def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
+    """Yield a passage per row; other fields of a row are ignored.
+
+    Raises:
+        UserError: naming the row whose fields are wrong or whose offsets do not match the text.
+    """
+    decoder = msgspec.json.Decoder(_AnnotatedText)
     for row in rows:
         where = f"{url}, {row.place}"
         try:
-            found = decoder.decode(row.data)
+            annotated = decoder.decode(row.data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(
                 f'{where}: {error}; a row is {{"text", "entities": [{{"start", "end", "text", "type"}}]}}'
             ) from None
         entities = tuple(
-            entity(where, found.text, one.start, one.end, one.text, one.type) for one in found.entities
+            checked_entity(where, annotated.text, entity.start, entity.end, entity.text, entity.type)
+            for entity in annotated.entities
         )
-        yield Found(row.number, row.place, GoldPassage(found.text, entities, found.id or ""))
+        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, annotated.id or ""))

@@ -1,12 +1,12 @@
-"""Read a gold data set, whatever its format: what an address names is recognised by what it is.
+"""Read a gold data set; its format is recognised from the address and the content.
 
     *.parquet, or a folder with such files     hugging_face: tokens and ner_tags
     a folder with *.ann                        brat
-    *.json, *.jsonl, *.ndjson, other JSON      conversations where a row has them, else uniform
+    *.json, *.jsonl, *.ndjson, other JSON      conversations if a row has them, otherwise jsonl
     a file that begins with ID|t|title         pubtator
-    any other file                             columns: CoNLL
+    any other file                             conll: CoNLL columns
 
-Files may be compressed (.gz, .zst) but for Parquet's and brat's; a glob names several that are one data set.
+Files may be compressed (.gz, .zst), except Parquet and brat. A glob names several files of one data set.
 """
 
 import functools
@@ -22,13 +22,11 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold import brat, conll, conversations, hugging_face, jsonl, pubtator
-from uniner.gold.json_rows import BYTE_ORDER_MARK, read_rows
-from uniner.gold.records import Found, GoldPassage, renamed
+from uniner.gold.records import GoldPassage, GoldRow, rename_types
+from uniner.labels import is_else_type
 from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
 from uniner.storage.line_reader import COMPRESSION, read_blocks
 
-ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
-"""Types that say nothing; the published benchmark leaves them out (recipe: ELSE-like labels)."""
 _JSON = {".json", ".jsonl", ".ndjson"}
 _BLOCK_BYTES = 4 << 20
 _READERS = 16
@@ -37,44 +35,42 @@ _READERS = 16
 def read_gold(
     address: str, else_types: bool = False, rename: Callable[[str], str] | None = None
 ) -> Iterator[GoldPassage]:
-    """Yield the passages of a gold data set, each with an id of its own.
+    """Yield the passages of a gold data set, each with a unique id.
 
-    ELSE-like types are left out unless `else_types` says to keep them. A passage whose format gives it no id
-    has the number of its line or row, after the file's where there are several. rename: what turns labels
-    into plain words, before any is left out; a file that asks questions itself keeps its own words.
+    A passage without an id gets its line or row number, after the file's number if there are several files.
+    rename: turns labels into plain words; it does not apply to a file with its own questions. else_types:
+    keep types without meaning (labels.ELSE_TYPES); they are left out after renaming by default.
 
     Raises:
-        UserError: naming the file, and the line that is wrong; and where there is no passage, or no entity.
+        UserError: naming the file and the wrong line, or if there is no passage or no entity.
     """
     ids: set[str] = set()
     entities = 0
     sources = _sources(absolute(address))
     for file, source in enumerate(sources):
         prefix = f"{file:03d}-" if len(sources) > 1 else ""
-        for number, place, found in _read(source):
-            found = renamed(found, rename) if rename else found
-            passage = replace(found, id=found.id or f"{prefix}{number:07d}")
-            passage = passage if else_types else _without_else(passage)
+        for row in _read_source(source):
+            passage = rename_types(row.passage, rename) if rename else row.passage
+            passage = replace(passage, id=passage.id or f"{prefix}{row.number:07d}")
+            passage = passage if else_types else _without_else_types(passage)
             if passage.id in ids:
-                raise UserError(
-                    f"{source}, {place}: the id {passage.id!r} was there before; give each passage its own"
-                )
+                raise UserError(f"{source}, {row.place}: the id {passage.id!r} occurs twice; make ids unique")
             if not passage.text.strip():
-                raise UserError(f"{source}, {place}: the text is blank; leave it out")
+                raise UserError(f"{source}, {row.place}: the text is blank; remove the passage")
             ids.add(passage.id)
             entities += len(passage.entities)
             yield passage
     if not ids:
-        raise UserError(f"{address}: has no passage; is it the right file?")
+        raise UserError(f"{address}: contains no passages; check that this is the right file")
     if not entities:
         raise UserError(
-            f"{address}: has no entity of a type that can be asked for in {len(ids):,} passages; is it the "
-            "right file?"
+            f"{address}: contains no entities of a type that can be asked for in {len(ids):,} passages; "
+            "check that this is the right file"
         )
 
 
-def verify(address: str, else_types: bool = False) -> None:
-    """Read a gold data set to its end: a wrong line is found now, not after days of training.
+def verify_gold(address: str, else_types: bool = False) -> None:
+    """Read a gold data set to its end, so that a wrong line fails now and not after days of training.
 
     Raises:
         UserError: as `read_gold` does.
@@ -83,46 +79,42 @@ def verify(address: str, else_types: bool = False) -> None:
         pass
 
 
-def left_out(passages: Iterable[GoldPassage]) -> dict[str, int]:
-    """Count the annotations that became no entity, `left_out_<reason>`."""
+def count_left_out(passages: Iterable[GoldPassage]) -> dict[str, int]:
+    """Count the annotations that became no entity, as `left_out_<reason>`."""
     counts: Counter[str] = Counter()
     for passage in passages:
         counts.update({f"left_out_{reason}": count for reason, count in passage.left_out.items()})
     return dict(counts)
 
 
-def digest(address: str) -> str:
-    """Return the digest of a gold data set's bytes: of one file its own, of several all names and digests.
+def gold_digest(address: str) -> str:
+    """Return the digest of a gold data set's bytes: of its file, or of the names and digests of its files.
 
-    A file that has not changed is read only once in a process.
+    An unchanged file is read only once per process.
     """
-    files = [file for source in _sources(absolute(address)) for file in _files(source)]
+    files = [file for source in _sources(absolute(address)) for file in _content_files(source)]
     with ThreadPoolExecutor(_READERS) as pool:
-        digests = list(pool.map(_digest, files))
+        digests = list(pool.map(_file_digest, files))
     if len(digests) == 1:
         return digests[0]
-    named = "".join(f"{PurePosixPath(file).name} {one}\n" for file, one in zip(files, digests, strict=True))
-    return hashlib.sha256(named.encode()).hexdigest()[:16]
+    listing = "".join(
+        f"{PurePosixPath(file).name} {digest}\n" for file, digest in zip(files, digests, strict=True)
+    )
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=1 << 14)
-def is_else(type_name: str) -> bool:
-    """Tell whether a type says nothing (ELSE_TYPES)."""
-    return type_name.strip().lower() in ELSE_TYPES
-
-
-def _without_else(found: GoldPassage) -> GoldPassage:
-    kept = tuple(entity for entity in found.entities if not is_else(entity.type))
-    asked = found.asked
-    if asked is not None:
-        asked = tuple((type_name, mentions) for type_name, mentions in asked if not is_else(type_name))
-    else_type = len(found.entities) - len(kept)
-    counted = {**found.left_out, "else_type": else_type} if else_type else found.left_out
-    return replace(found, entities=kept, asked=asked, left_out=counted)
+def _without_else_types(passage: GoldPassage) -> GoldPassage:
+    kept = tuple(entity for entity in passage.entities if not is_else_type(entity.type))
+    questions = passage.questions
+    if questions is not None:
+        questions = tuple(question for question in questions if not is_else_type(question.type))
+    dropped = len(passage.entities) - len(kept)
+    left_out = {**passage.left_out, "else_type": dropped} if dropped else passage.left_out
+    return replace(passage, entities=kept, questions=questions, left_out=left_out)
 
 
 def _sources(address: str) -> list[str]:
-    """Return what an address names: files, or folders of brat's."""
+    """Return the files of an address, or the address itself for a brat folder."""
     system, path = filesystem(address)
     with explained(address):
         if system.isfile(path):
@@ -136,57 +128,58 @@ def _sources(address: str) -> list[str]:
     if parquet:
         return hugging_face.split_files(address, parquet)
     raise UserError(
-        f"{address}: is a folder with neither .ann (brat) nor .parquet (Hugging Face) files; name a file"
+        f"{address}: this folder has neither .ann (brat) nor .parquet (Hugging Face) files; name a file"
     )
 
 
-def _files(source: str) -> list[str]:
-    """Return the files that decide what is read of a source."""
+def _content_files(source: str) -> list[str]:
+    """Return the files that decide a source's content."""
     system, path = filesystem(source)
     if system.isdir(path):
-        return [file for pair in brat.pairs(source) for file in pair]
+        return [file for pair in brat.document_files(source) for file in pair]
     if not source.endswith(".parquet"):
         return [source]
     with open_parquet(source) as file:
-        described = hugging_face.description(source, file.schema_arrow)
-    return [source, described] if described else [source]
+        description = hugging_face.description_file(source, file.schema_arrow)
+    return [source, description] if description else [source]
 
 
-def _read(source: str) -> Iterator[Found]:
+def _read_source(source: str) -> Iterator[GoldRow]:
     system, path = filesystem(source)
     if system.isdir(path):
         return brat.read(source)
     if source.endswith(".parquet"):
         return hugging_face.read(source)
     start, _ = next(read_blocks(source), (b"", 0))
-    first = (start or b"").removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
-    if _suffix(source) in _JSON or _is_json(first):
-        return _read_json(source, is_list=first.startswith(b"["))
-    if pubtator.is_first_line(first.decode(errors="replace")):
+    first_line = (start or b"").removeprefix(jsonl.BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
+    if _suffix(source) in _JSON or _is_json(first_line):
+        return _read_json(source, is_list=first_line.startswith(b"["))
+    if pubtator.is_first_line(first_line.decode(errors="replace")):
         return pubtator.read(source)
     return conll.read(source)
 
 
-def _read_json(source: str, is_list: bool) -> Iterator[Found]:
-    rows = read_rows(source, is_list)
+def _read_json(source: str, is_list: bool) -> Iterator[GoldRow]:
+    rows = jsonl.read_rows(source, is_list)
     first = next(rows, None)
     if first:
-        read = conversations.read if _holds(first.data, "conversations") else jsonl.read
+        read = conversations.read if _has_field(first.data, "conversations") else jsonl.read
         yield from read(source, chain([first], rows))
 
 
 def _is_json(line: bytes) -> bool:
-    """Tell whether a file that begins with this line is JSON; a token and its tag are none."""
-    return line == b"[" or line.startswith(b"[{") or _holds(line, "conversations") or _holds(line, "text")
+    """Tell whether a file with this first line is JSON. A CoNLL line may start with `[` or `{` as well."""
+    starts_list = line == b"[" or line.startswith(b"[{")
+    return starts_list or _has_field(line, "conversations") or _has_field(line, "text")
 
 
-def _holds(data: bytes, name: str) -> bool:
-    """Tell whether data are a JSON object with a field of this name."""
+def _has_field(data: bytes, name: str) -> bool:
+    """Tell whether data is a JSON object with this field."""
     try:
-        found = msgspec.json.decode(data)
+        value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
-    return isinstance(found, dict) and name in found
+    return isinstance(value, dict) and name in value
 
 
 def _suffix(source: str) -> str:
@@ -194,18 +187,18 @@ def _suffix(source: str) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSION else path).suffix
 
 
-def _digest(file: str) -> str:
+def _file_digest(file: str) -> str:
     system, path = filesystem(file)
     with explained(file):
-        return _digest_of(file, system.ukey(path))
+        return _digest_of_version(file, system.ukey(path))
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _digest_of(file: str, _version: str) -> str:
-    # The version changes with the file, so that a changed file is not taken for the one that was read.
+def _digest_of_version(file: str, _version: str) -> str:
+    # The version is part of the cache key: a changed file is read again.
     system, path = filesystem(file)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with system.open(path, "rb", block_size=_BLOCK_BYTES) as data:
         while block := data.read(_BLOCK_BYTES):
-            found.update(block)
-    return found.hexdigest()[:16]
+            digest.update(block)
+    return digest.hexdigest()[:16]

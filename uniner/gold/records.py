@@ -1,4 +1,4 @@
-"""What every gold format is read as: passages with entities, and what of the file became none."""
+"""The result of reading any gold format: passages with entities, and counts of skipped annotations."""
 
 import re
 from collections.abc import Callable
@@ -18,57 +18,67 @@ class GoldEntity:
     type: str
 
 
+class GoldQuestion(NamedTuple):
+    """A question that a gold file itself asks about a passage: a type and its gold strings."""
+
+    type: str
+    mentions: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class GoldPassage:
-    """A gold passage; its id is empty where the format gives it none.
+    """A gold passage; id is empty if the format has no ids.
 
-    asked: where the file itself asks questions (the published conversations), each type that it asks of this
-    passage with its gold strings; a type that is not among them is unknown, not absent. None: the passage is
-    annotated for all types of its data set. left_out: annotations that became no entity, counted by reason.
+    questions: the questions that the file itself asks (published conversations); whether the passage has any
+    other type is unknown. None: the passage is annotated for all types of its data set. left_out: number of
+    annotations that became no entity, by reason.
     """
 
     text: str
     entities: tuple[GoldEntity, ...]
     id: str
-    asked: tuple[tuple[str, tuple[str, ...]], ...] | None = None
+    questions: tuple[GoldQuestion, ...] | None = None
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def renamed(passage: GoldPassage, rename: Callable[[str], str]) -> GoldPassage:
-    """Return a passage with other names for its types; one that asks its own questions as it is."""
-    if passage.asked is not None:
-        return passage
-    return replace(passage, entities=tuple(replace(one, type=rename(one.type)) for one in passage.entities))
-
-
-class Found(NamedTuple):
-    """A passage, its number in the file (line, row), and its place in the words of an error ("line 12")."""
+class GoldRow(NamedTuple):
+    """A passage, its number in the file (line or row), and its place for an error message ("line 12")."""
 
     number: int
     place: str
     passage: GoldPassage
 
 
-def entity(where: str, text: str, start: int, end: int, said: str, type_name: str) -> GoldEntity:
-    """Return the entity that an annotation names, with the text that stands there.
+def rename_types(passage: GoldPassage, rename: Callable[[str], str]) -> GoldPassage:
+    """Rename the types of a passage; a passage with its own questions stays as it is."""
+    if passage.questions is not None:
+        return passage
+    return replace(
+        passage,
+        entities=tuple(replace(entity, type=rename(entity.type)) for entity in passage.entities),
+    )
 
-    where: file and line, for the error. said: the mention as the annotation has it; white space may differ,
-    as formats of one line an annotation cannot write a line end.
+
+def checked_entity(where: str, text: str, start: int, end: int, mention: str, type_name: str) -> GoldEntity:
+    """Return an annotation's entity, with the passage's own text between its offsets.
+
+    where: file and line, for the error. mention: the annotation's text; white space may differ, because
+    formats with one line per annotation cannot write a line end.
 
     Raises:
-        UserError: where the offsets name another text or none, or the type is blank.
+        UserError: if the text between the offsets is not the mention, or the type is blank.
     """
-    found = text[max(0, start) : end]
-    same = found == said or _folded(found) == _folded(said)
+    inside = text[max(0, start) : end]
+    same = inside == mention or _single_spaced(inside) == _single_spaced(mention)
     if not (same and 0 <= start < end <= len(text)):
         raise UserError(
-            f"{where}: the text from {start} to {end} is {found!r}, not {said!r}; offsets count characters "
-            "from 0, the end is exclusive"
+            f"{where}: the text from {start} to {end} is {inside!r}, not {mention!r}; offsets count "
+            "characters from 0, the end is exclusive"
         )
     if not type_name.strip():
-        raise UserError(f"{where}: {said!r} has no type; name one or leave the entity out")
-    return GoldEntity(start, end, found, type_name)
+        raise UserError(f"{where}: {mention!r} has a blank type; name a type or remove the entity")
+    return GoldEntity(start, end, inside, type_name)
 
 
-def _folded(text: str) -> str:
+def _single_spaced(text: str) -> str:
     return re.sub(r"\s+", " ", text)

@@ -1,1 +1,1 @@
-"""The models in process."""
+"""The models that run in this process, and the questions they are asked."""

@@ -1,7 +1,7 @@
-"""vLLM's asynchronous engine: token ids in, answers out. No Ray, no config.
+"""vLLM's asynchronous engine: token ids in, answers out.
 
-The questions of a passage are sent together: vLLM keeps the blocks of their common prefix from the step in
-which the first of them is scheduled, so that the passage is computed once, whatever the number of types.
+All questions of a passage are sent together. vLLM keeps the KV blocks of their common prefix from the step
+that schedules the first question, so the passage is computed once, whatever the number of types.
 """
 
 import asyncio
@@ -9,123 +9,136 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from uniner.errors import UserError
 from uniner.inference.engine_process import (
-    alone_on_gpu,
-    causes_noted,
+    StartupError,
     children_watched,
-    not_started,
+    gpu_start_lock,
     set_environment,
+    startup_errors_recorded,
+    startup_exception,
 )
-from uniner.inference.mention_scores import Piece, pieces
+from uniner.inference.mention_scores import AnswerPiece, split_answer
+
+if TYPE_CHECKING:
+    from uniner.config import base, schema
+    from uniner.runtime.chunk_actor import Worker
+    from uniner.runtime.chunk_pipeline import Pool
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to one question.
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Settings of one engine. Those not listed here are vLLM's, by its names.
 
-    finish: stop (the end token came) or length (cut at the limit). pieces: the text, not stripped, cut by
-    its tokens, with their log-probabilities. cached: prompt tokens that came from the prefix cache. retried:
-    it was cut at first, and then asked for with the larger limit.
+    max_prompt_tokens: longest prompt (for a student, the longest conversation in its training). The context
+    window is this and the longest answer, or the model's own limit where that is shorter.
+    retry_answer_tokens: an answer that is cut at max_answer_tokens continues up to this many tokens, as far
+    as the window allows; 0: it stays cut.
+    gpus: 0 runs on CPU; more than 1 splits the model over that many; less than 1 shares a GPU, and
+    gpu_memory_utilization applies to that share.
+    hang_timeout_s: the process ends when the engine returns no token for this long.
+    """
+
+    max_prompt_tokens: int
+    max_answer_tokens: int = 256
+    retry_answer_tokens: int = 0
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    cpus: float = 2
+    gpus: float = 1
+    gpu_memory_utilization: float = 0.9
+    block_size: int | None = None
+    hang_timeout_s: float = 600
+
+    @classmethod
+    def of(cls, section: "base.Serving", **settings: Any) -> "EngineSettings":
+        """Return the fields that the config section has too, by name; `settings` adds or overrides some."""
+        names = {field.name for field in fields(cls)} & type(section).model_fields.keys()
+        return cls(**{**{name: getattr(section, name) for name in names}, **settings})
+
+
+def engine_pool(section: "schema.EngineSection", make_worker: "Callable[[], Worker]") -> "Pool":
+    """Return the actor pool of a worker that holds an engine, as the config section describes it."""
+    from uniner.runtime.chunk_pipeline import Pool
+
+    return Pool(
+        make_worker=make_worker,
+        actors=section.actors,
+        min_actors=section.min_actors,
+        cpus=section.cpus,
+        gpus=section.gpus,
+        chunks_in_flight=section.chunks_in_flight,
+        max_chunk_crashes=section.max_chunk_crashes,
+    )
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """The model's answer to one question.
+
+    finish: stop (the end token came) or length (cut at the limit). pieces: the text, not stripped, split by
+    tokens, with log-probabilities. tokens: length of the answer. cached: prompt tokens from the prefix cache.
+    retried: the answer was cut and then continued to the larger limit.
     """
 
     text: str
     finish: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[AnswerPiece, ...]
     tokens: int
     cached: int = 0
     retried: bool = False
 
 
 class Engine:
-    """A model that answers questions given as token ids; where greedily, deterministic on CPU in float32.
+    """A model that answers questions given as token ids. Greedy answers on CPU in float32 are deterministic.
 
-    model: local folder or hub name. max_tokens: longest prompt (of a student, the longest conversation that
-    it was trained on); the window is that and an answer, or the model's own limit where that is shorter. An
-    answer cut at max_answer_tokens goes on to retry_answer_tokens, as far as the window lets it; 0: it is
-    cut. gpus: 0 runs on CPU, more than 1 splits the model over so many; where it is less than 1, so is what
-    gpu_memory_utilization is the share of. It, quantization, kv_cache_dtype, max_num_seqs, block_size and
-    max_num_batched_tokens are vLLM's. Where nothing comes of questions for hang_seconds, this process ends.
-    Takes half a minute to start, of a large model minutes: `lazy` leaves that to the first question.
-    with_schemas: answers may be made to follow a JSON schema.
+    model: local folder or hub name. with_schemas: allow answers that follow a JSON schema. lazy: start vLLM
+    at the first question. A start takes half a minute, minutes for a large model.
 
     Raises:
-        UserError: where the model cannot be asked: no end token, no room for a question and an answer, too
-            little memory, or vLLM refuses it (an architecture it does not know, attention heads that the GPUs
+        UserError: the model has no end token, the window has no room for a question and an answer, memory
+            is too small, or vLLM rejects the model (an unknown architecture, attention heads that the GPUs
             cannot share).
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        max_tokens: int,
-        max_answer_tokens: int = 256,
-        retry_answer_tokens: int = 0,
-        dtype: str = "auto",
-        quantization: str | None = None,
-        kv_cache_dtype: str = "auto",
-        max_num_seqs: int = 256,
-        max_num_batched_tokens: int = 8192,
-        cpus: float = 2,
-        gpus: float = 1,
-        gpu_memory_utilization: float = 0.9,
-        block_size: int | None = None,
-        hang_seconds: float = 600,
-        with_schemas: bool = False,
-        lazy: bool = False,
+        self, model: str, settings: EngineSettings, *, with_schemas: bool = False, lazy: bool = False
     ):
-        set_environment(cpus, on_cpu=gpus == 0)
+        set_environment(settings.cpus, on_cpu=settings.gpus == 0)
         from transformers import AutoConfig, AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         if self.tokenizer.eos_token_id is None:
-            raise UserError(f"{model}: its tokenizer has no end-of-sequence token, so no answer would end")
+            raise UserError(
+                f"{model}: the tokenizer has no end-of-sequence token, so no answer would end; "
+                'set eos_token in its tokenizer_config.json, such as "</s>"'
+            )
         limit = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
-        longest = max(max_answer_tokens, retry_answer_tokens)
-        self.window = min(max_tokens + longest, limit or sys.maxsize)
-        self.max_prompt_tokens = min(max_tokens, self.window - max_answer_tokens)
+        longest_answer = max(settings.max_answer_tokens, settings.retry_answer_tokens)
+        self.window = min(settings.max_prompt_tokens + longest_answer, limit or sys.maxsize)
+        self.max_prompt_tokens = min(settings.max_prompt_tokens, self.window - settings.max_answer_tokens)
         if self.max_prompt_tokens < 1:
             raise UserError(
-                f"{model} takes {limit} tokens, which leaves no room beside answers of {max_answer_tokens}; "
-                "lower engine.max_answer_tokens, or annotate.max_reply_tokens of a teacher"
+                f"{model} takes {limit} tokens, so answers of {settings.max_answer_tokens} leave no room for "
+                "a prompt; lower engine.max_answer_tokens, or for a teacher annotate.max_reply_tokens"
             )
-        devices = max(1, round(gpus))
-        self._max_answer_tokens, self._retry_answer_tokens = max_answer_tokens, retry_answer_tokens
-        self._hang_seconds, self._shares_gpu = hang_seconds, 0 < gpus < 1
-        self._arguments: dict[str, Any] = {
-            "model": model,
-            "dtype": dtype,
-            "quantization": quantization,
-            "kv_cache_dtype": kv_cache_dtype,
-            "max_model_len": self.window,
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max(max_num_batched_tokens, max_num_seqs),
-            "gpu_memory_utilization": gpu_memory_utilization * (gpus if 0 < gpus < 1 else 1),
-            "block_size": block_size,
-            "enable_prefix_caching": True,
-            "enforce_eager": gpus == 0,  # compiling for a CPU takes longer than it saves
-            "tensor_parallel_size": devices,
-            # Named, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
-            "distributed_executor_backend": "uni" if devices == 1 else "mp",
-            "skip_tokenizer_init": not with_schemas,  # ids in, ids out
-            "generation_config": "vllm",  # greedy, whatever the model's folder says
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            "seed": 0,
-        }
-        # A quarter more than the engine decodes at once: it never waits for us, and the passages at work are
-        # few enough that the cache still holds their prefixes when their last questions are scheduled.
-        self._places = max_num_seqs + max(1, max_num_seqs // 4)
-        self._free = asyncio.Semaphore(self._places)
-        self._door = asyncio.Lock()
-        self._asked = self._answered = 0
+        self._settings = settings
+        self._arguments = _vllm_arguments(model, settings, self.window, with_schemas)
+        # A quarter more than the engine decodes at once: the engine never waits for questions, and few enough
+        # passages are in progress that the cache still holds their prefixes when their last questions run.
+        self._slots = settings.max_num_seqs + max(1, settings.max_num_seqs // 4)
+        self._free_slots = asyncio.Semaphore(self._slots)
+        self._admission = asyncio.Lock()
+        self._requests = self._completed = 0
         self._llm: Any = None
         self._starting: asyncio.Task[None] | None = None
         if not lazy:
@@ -137,78 +150,79 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         model = self._arguments["model"]
-        causes: list[Any] = []
+        errors: list[StartupError] = []
         try:
             with (
-                alone_on_gpu(self._shares_gpu),
-                children_watched() as self._watch,
-                causes_noted() as (noting, causes),
+                gpu_start_lock(0 < self._settings.gpus < 1),
+                children_watched() as self._watcher,
+                startup_errors_recorded() as (recording, errors),
             ):
-                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **noting))
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **recording))
         except ValidationError as error:
-            said = " ".join(error.errors()[0]["msg"].split())
-            raise UserError(f"{model}: vLLM refuses it with these settings: {said}") from None
+            message = " ".join(error.errors()[0]["msg"].split())
+            raise UserError(f"{model}: vLLM rejects the model with these settings: {message}") from None
         except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
-            raise not_started(model, error, causes) from error
+            raise startup_exception(model, error, errors) from error
 
-    async def _started(self) -> None:
-        """Start it where it was left to the first question: once, whoever waits, also where it fails."""
+    async def _ensure_started(self) -> None:
+        """Start a lazy engine once, however many callers wait for it, and even if the start fails."""
         if self._llm is None:
             self._starting = self._starting or asyncio.create_task(asyncio.to_thread(self._start))
             await asyncio.shield(self._starting)
 
     @contextlib.asynccontextmanager
     async def admitted(self, questions: int) -> AsyncIterator[None]:
-        """Wait, first come first served, until the engine has room for so many questions."""
-        needed = min(questions, self._places)
-        async with self._door:  # one at a time, or two could wait for ever, each with half of its places
-            for _ in range(needed):
-                await self._free.acquire()
+        """Wait, first come first served, until the engine has room for this many questions."""
+        slots = min(questions, self._slots)
+        async with self._admission:  # one at a time: two callers with half their slots each would deadlock
+            for _ in range(slots):
+                await self._free_slots.acquire()
         try:
             yield
         finally:
-            for _ in range(needed):
-                self._free.release()
+            for _ in range(slots):
+                self._free_slots.release()
 
     async def ask(
         self,
         prompts: Sequence[Sequence[int]],
         temperature: float = 0.0,
         schema: dict[str, Any] | None = None,
-    ) -> list[Answer]:
+    ) -> list[EngineAnswer]:
         """Answer a passage's prompts, all sent at once. No prompt may be longer than `max_prompt_tokens`.
 
-        schema: the JSON schema that the answers must follow. Where the engine itself died, or hangs, this
-        process ends too: whoever runs it then starts another.
+        schema: a JSON schema that the answers must follow. If vLLM's engine dies or hangs, this process ends
+        too, and its supervisor starts another.
         """
-        await self._started()
+        await self._ensure_started()
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = self._sampling(temperature, schema)
         try:
-            async with asyncio.TaskGroup() as asking:
-                tasks = [asking.create_task(self._answer(prompt, sampling)) for prompt in prompts]
-                await self._watch_over(tasks)
-        except ExceptionGroup as group:
-            if group.subgroup(EngineDeadError):
-                _end("the vLLM engine died")
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._answer(prompt, sampling)) for prompt in prompts]
+                await self._wait_or_exit(tasks)
+        except ExceptionGroup as errors:
+            if errors.subgroup(EngineDeadError):
+                _exit_process("the vLLM engine died")
             raise
         return [task.result() for task in tasks]
 
-    async def _watch_over(self, tasks: Collection[asyncio.Task[Answer]]) -> None:
-        """Wait for answers, and end this process where nothing at all comes from the engine for too long."""
-        before = None  # looked at only once it takes long: to look costs as much as all that is in hand
+    async def _wait_or_exit(self, tasks: Collection[asyncio.Task[EngineAnswer]]) -> None:
+        """Wait for the answers; end this process if the engine makes no progress for hang_timeout_s."""
+        timeout, before = self._settings.hang_timeout_s, None
         while tasks:
-            _, tasks = await asyncio.wait(tasks, timeout=self._hang_seconds)
+            _, tasks = await asyncio.wait(tasks, timeout=timeout)
+            # Progress is read only after a time-out: reading it costs time in proportion to open requests.
             if tasks and (now := self._progress()) == before:
-                _end(f"the vLLM engine has given no token for {self._hang_seconds:g} s")
+                _exit_process(f"the vLLM engine returned no token for {timeout:g} s")
             elif tasks:
                 before = now
 
     def _progress(self) -> tuple[int, int]:
-        """Return what changes with each step of the engine: answers given, and tokens of those in hand."""
-        in_hand = self._llm.output_processor.request_states.values()
-        return self._answered, sum(state.detokenizer.num_output_tokens() for state in in_hand)
+        """Return numbers that change with each engine step: completed answers and tokens of open ones."""
+        states = self._llm.output_processor.request_states.values()
+        return self._completed, sum(state.detokenizer.num_output_tokens() for state in states)
 
     def _sampling(self, temperature: float, schema: dict[str, Any] | None) -> Any:
         from vllm import SamplingParams
@@ -216,50 +230,50 @@ class Engine:
 
         return SamplingParams(
             temperature=temperature,
-            max_tokens=self._max_answer_tokens,
+            max_tokens=self._settings.max_answer_tokens,
             stop_token_ids=[self.tokenizer.eos_token_id],
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
-            skip_clone=True,  # else vLLM makes a deep copy a question
+            skip_clone=True,  # else vLLM makes a deep copy for each question
         )
 
-    async def _answer(self, prompt: Sequence[int], sampling: Any) -> Answer:
-        """Answer a prompt; an answer that is cut goes on from there to the larger limit, once."""
+    async def _answer(self, prompt: Sequence[int], sampling: Any) -> EngineAnswer:
+        """Answer a prompt; continue an answer that is cut to the larger limit, once."""
         output = await self._generate(prompt, sampling)
         (completion,) = output.outputs
         ids, logprobs = [*completion.token_ids], [*completion.logprobs.logprobs]
-        more = min(self._retry_answer_tokens, self.window - len(prompt)) - len(ids)
-        retried = completion.finish_reason == "length" and more > 0
+        remaining = min(self._settings.retry_answer_tokens, self.window - len(prompt)) - len(ids)
+        retried = completion.finish_reason == "length" and remaining > 0
         if retried:
             sampling = sampling.clone()
-            sampling.max_tokens = more
-            # What it has said so far is in the prefix cache too: only what was cut off is computed.
+            sampling.max_tokens = remaining
+            # The answer so far is in the prefix cache too, so only the continuation is computed.
             (completion,) = (await self._generate([*prompt, *ids], sampling)).outputs
             ids += completion.token_ids
             logprobs += completion.logprobs.logprobs
-        cut = pieces(self.tokenizer, ids, logprobs)
-        text = "".join(piece.text for piece in cut).strip()
+        pieces = split_answer(self.tokenizer, ids, logprobs)
+        text = "".join(piece.text for piece in pieces).strip()
+        self._completed += 1
         cached = output.num_cached_tokens or 0
-        self._answered += 1
-        return Answer(text, completion.finish_reason, cut, len(ids), cached, retried)
+        return EngineAnswer(text, completion.finish_reason, pieces, len(ids), cached, retried)
 
     async def _generate(self, prompt: Sequence[int], sampling: Any) -> Any:
         """Return vLLM's output of one request, once it is finished."""
         from vllm.inputs import tokens_input
 
-        self._asked += 1
-        # Marked as ids: of what it takes for text, vLLM hands each prompt to a thread and back.
-        async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._asked)):
+        self._requests += 1
+        # Marked as token ids: vLLM sends a prompt that may be text through a thread.
+        async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._requests)):
             (completion,) = output.outputs
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
         return output
 
     async def close(self) -> None:
-        """End the engine's processes. A worker that is simply killed needs no close."""
+        """End the engine's processes. A worker process that is killed needs no close."""
         if self._llm is None:
             return
         handler = self._llm.output_handler
@@ -267,11 +281,37 @@ class Engine:
         if handler:
             await asyncio.wait([handler])
         del self._llm
-        if self._watch:
-            await asyncio.to_thread(self._watch.communicate)
+        if self._watcher:
+            await asyncio.to_thread(self._watcher.communicate)
 
 
-def _end(why: str) -> NoReturn:
-    """End this process at once, and with it what vLLM has started."""
-    log.critical("%s; this process ends", why)
+def _vllm_arguments(model: str, settings: EngineSettings, window: int, with_schemas: bool) -> dict[str, Any]:
+    gpus = settings.gpus
+    devices = max(1, round(gpus))
+    return {
+        "model": model,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype or "auto",
+        "max_model_len": window,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_num_seqs),
+        "gpu_memory_utilization": settings.gpu_memory_utilization * (gpus if 0 < gpus < 1 else 1),
+        "block_size": settings.block_size,
+        "enable_prefix_caching": True,
+        "enforce_eager": gpus == 0,  # compiling for a CPU takes longer than it saves
+        "tensor_parallel_size": devices,
+        # Set, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
+        "distributed_executor_backend": "uni" if devices == 1 else "mp",
+        "skip_tokenizer_init": not with_schemas,  # ids in, ids out
+        "generation_config": "vllm",  # greedy, whatever the model's folder sets
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "seed": 0,
+    }
+
+
+def _exit_process(reason: str) -> NoReturn:
+    """End this process at once, and with it the processes that vLLM started."""
+    log.critical("%s; this process ends", reason)
     os._exit(1)

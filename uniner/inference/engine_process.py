@@ -1,4 +1,4 @@
-"""The processes that vLLM starts: what they read, why they did not start, and that they end with this one."""
+"""The processes that vLLM starts: their environment, the causes of a failed start, and their end."""
 
 import contextlib
 import copy
@@ -20,35 +20,38 @@ from uniner.errors import UserError
 
 _MARK = "UNINER_ENGINE"
 _CPU_KV_CACHE_GIB = "1"
-_LOGGING = "VLLM_LOGGING_CONFIG_PATH"
+_LOGGING_CONFIG = "VLLM_LOGGING_CONFIG_PATH"
 
 
 def set_environment(cpus: float, on_cpu: bool) -> None:
-    """Set what vLLM reads from the environment, before it is imported; what the user has set of it stands."""
-    settings = {
+    """Set the variables that vLLM reads; call it before vLLM is imported. The user's own values are kept."""
+    variables = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
-        "SPT_NOENV": "1",  # a process that gives itself a title keeps the environment by which it is known
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked engine would hold the watch's pipe open
+        "SPT_NOENV": "1",  # setting a process title must not erase the environment, where the mark is read
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked engine would hold the watcher's pipe open
     }
     if on_cpu:
-        # nobind: else all engines of a machine bind to its same first cores. PASSIVE: threads that wait do
-        # not spin, which on a busy machine made an engine 6 times slower.
-        settings |= {
+        # nobind: else all engines of a machine bind to the same first cores. PASSIVE: waiting threads do not
+        # spin, which made an engine 6 times slower on a busy machine.
+        variables |= {
             "VLLM_CPU_KVCACHE_SPACE": _CPU_KV_CACHE_GIB,
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus) - 1))  # one is for the engine's own work
-    for name, value in settings.items():
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus) - 1))  # one core is for the engine's own work
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
-def alone_on_gpu(shared: bool) -> Iterator[None]:
-    """Let one engine at a time start on a GPU that several share: vLLM finds out what room there is for its
-    cache by the GPU's free memory before and after, so that nobody else may take or leave any meanwhile."""
+def gpu_start_lock(shared: bool) -> Iterator[None]:
+    """Let only one engine at a time start on a GPU that several engines share.
+
+    vLLM sizes its cache by the GPU's free memory before and after loading, so no other process may allocate
+    or free memory meanwhile.
+    """
     if not shared:
         yield
         return
@@ -59,70 +62,70 @@ def alone_on_gpu(shared: bool) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Cause:
-    """An exception that ended one of vLLM's processes: its class's name, what it said, its traceback."""
+@dataclass(frozen=True, kw_only=True)
+class StartupError:
+    """An exception that ended one of vLLM's processes: class name, message and traceback."""
 
     kind: str
-    said: str
+    message: str
     trace: str
 
 
-class CauseHandler(logging.Handler):
-    """Writes the exceptions that vLLM logs into a file, a JSON line each, from whichever process."""
+class StartupErrorHandler(logging.Handler):
+    """Appends the exceptions that vLLM logs, in any of its processes, to a file of JSON lines."""
 
     def __init__(self, file: str):
         super().__init__(logging.ERROR)
         self._file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record's exception, if it has one."""
+        """Write the record's exception, if it has one."""
         if not record.exc_info or not record.exc_info[1]:
             return
         error = record.exc_info[1]
         trace = "".join(traceback.format_exception(error))
-        line = json.dumps({"kind": type(error).__name__, "said": str(error), "trace": trace})
-        # Once the engine has started, the file is gone, and the log alone has it.
+        line = json.dumps({"kind": type(error).__name__, "message": str(error), "trace": trace})
+        # The file is deleted once the engine has started. Later exceptions are in the log only.
         with contextlib.suppress(FileNotFoundError), Path(self._file).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
 @contextlib.contextmanager
-def causes_noted() -> Iterator[tuple[dict[str, Any], list[Cause]]]:
-    """Note why a process of vLLM's that is started in this block ends: vLLM itself only says that one did.
+def startup_errors_recorded() -> Iterator[tuple[dict[str, Any], list[StartupError]]]:
+    """Record why a vLLM process that starts in this block ends: vLLM itself only reports that one ended.
 
-    Yields vLLM's arguments for that, and a list that holds the causes, the first to come first, once the
-    block is left. A user's own configuration of vLLM's log stands; there are no causes then.
+    Yields the arguments that vLLM needs for this, and a list that holds the errors, earliest first, after the
+    block. Where the user configures vLLM's log (VLLM_LOGGING_CONFIG_PATH), nothing is recorded.
     """
-    causes: list[Cause] = []
-    if os.environ.get(_LOGGING):
-        yield {}, causes
+    errors: list[StartupError] = []
+    if os.environ.get(_LOGGING_CONFIG):
+        yield {}, errors
         return
     from vllm.config.logging import LoggingConfig
     from vllm.logger import DEFAULT_LOGGING_CONFIG
 
     with tempfile.TemporaryDirectory(prefix="uniner-engine-") as folder:
-        noted, settings = Path(folder) / "causes.jsonl", Path(folder) / "logging.json"
-        noted.touch()
+        recorded, settings = Path(folder) / "errors.jsonl", Path(folder) / "logging.json"
+        recorded.touch()
         config = copy.deepcopy(DEFAULT_LOGGING_CONFIG)
-        handler = {"class": f"{__name__}.{CauseHandler.__name__}", "file": str(noted)}
-        config["handlers"]["causes"] = handler
-        config["loggers"]["vllm"]["handlers"].append("causes")
+        handler = {"class": f"{__name__}.{StartupErrorHandler.__name__}", "file": str(recorded)}
+        config["handlers"]["startup_errors"] = handler
+        config["loggers"]["vllm"]["handlers"].append("startup_errors")
         settings.write_text(json.dumps(config))
-        os.environ[_LOGGING] = str(settings)  # for processes that the engine's process starts
+        os.environ[_LOGGING_CONFIG] = str(settings)  # for the processes that the engine's process starts
         try:
-            yield {"logging_config": LoggingConfig(pylogging_config_file=str(settings))}, causes
+            yield {"logging_config": LoggingConfig(pylogging_config_file=str(settings))}, errors
         finally:
-            del os.environ[_LOGGING]
-            causes += [Cause(**json.loads(line)) for line in noted.read_text().splitlines()]
+            del os.environ[_LOGGING_CONFIG]
+            errors += [StartupError(**json.loads(line)) for line in recorded.read_text().splitlines()]
 
 
-_MEMORY = re.compile(
+_OUT_OF_MEMORY = re.compile(
     "out of memory|available memory|free memory|memory for the cache|kv cache is needed|can't allocate memory"
     "|cannot allocate memory|exceed the desired gpu memory",
     re.IGNORECASE,
 )
-_REFUSALS = {
+_USER_ERRORS = {
     "ValueError",
     "OSError",
     "FileNotFoundError",
@@ -130,37 +133,37 @@ _REFUSALS = {
     "RuntimeError",
     "SafetensorError",
 }
-"""What vLLM raises of a model or settings that it cannot use; anything else is a defect, its own or ours."""
-_LONGEST = 500
+"""What vLLM raises for a model or settings that it cannot use. Any other exception is a defect."""
+_MESSAGE_CHARACTERS = 500
 
 
-def not_started(model: str, error: Exception, causes: list[Cause]) -> Exception:
-    """Return what to raise where vLLM did not start: a UserError where the user can mend it.
+def startup_exception(model: str, error: Exception, errors: list[StartupError]) -> Exception:
+    """Return the exception to raise when vLLM did not start: a UserError if the user can fix the cause.
 
-    Else an exception with the traceback of the process that failed, which nobody would see otherwise.
+    Any other exception includes the traceback of the process that failed, which is not shown elsewhere.
     """
-    if not causes and re.search(r": -9\b", str(error)):
-        return _too_little_memory(model, "its process was killed, as systems do that have none left")
-    # The first to come: the process above one that failed only says that one did.
-    cause = causes[0] if causes else Cause(type(error).__name__, str(error), "")
-    said = " ".join(f"{cause.kind}: {cause.said}".split())[:_LONGEST]
-    if cause.kind == "OutOfMemoryError" or _MEMORY.search(said):
-        return _too_little_memory(model, said)
-    if cause.kind in _REFUSALS and (causes or cause.kind != "RuntimeError"):
-        return UserError(f"{model}: vLLM does not start with this model and these settings: {said}")
-    return RuntimeError(f"{model}: vLLM does not start: {said}\n{cause.trace}")
+    if not errors and re.search(r": -9\b", str(error)):
+        return _too_little_memory(model, "its process was killed, as systems do when memory runs out")
+    # The earliest is the cause: the parent of a failed process only reports that the process failed.
+    cause = errors[0] if errors else StartupError(kind=type(error).__name__, message=str(error), trace="")
+    message = " ".join(f"{cause.kind}: {cause.message}".split())[:_MESSAGE_CHARACTERS]
+    if cause.kind == "OutOfMemoryError" or _OUT_OF_MEMORY.search(message):
+        return _too_little_memory(model, message)
+    if cause.kind in _USER_ERRORS and (errors or cause.kind != "RuntimeError"):
+        return UserError(f"{model}: vLLM does not start with this model and these settings: {message}")
+    return RuntimeError(f"{model}: vLLM does not start: {message}\n{cause.trace}")
 
 
-def _too_little_memory(model: str, said: str) -> UserError:
+def _too_little_memory(model: str, message: str) -> UserError:
     return UserError(
-        f"{model}: too little memory to start it ({said}); where something else holds the memory, lower "
-        "engine.gpu_memory_utilization; where the model fills it, lower engine.max_num_seqs and "
-        "engine.max_num_batched_tokens or take more engine.gpus (a served teacher's stand in [teacher])"
+        f"{model}: too little memory to start the engine ({message}); if another process holds the memory, "
+        "lower engine.gpu_memory_utilization; if the model fills it, lower engine.max_num_seqs and "
+        "engine.max_num_batched_tokens or raise engine.gpus (for a served teacher, set these in [teacher])"
     )
 
 
-# Several passes: a process has no environment to read for a moment while it starts.
-_WATCH = """
+# Several passes: the environment of a process cannot be read for a moment while the process starts.
+_WATCHER = """
 import os, sys, time
 sys.stdin.buffer.read()
 mark = sys.argv[1].encode()
@@ -179,23 +182,23 @@ for _ in range(5):
 
 @contextlib.contextmanager
 def children_watched() -> Iterator[subprocess.Popen[bytes] | None]:
-    """Let none of the processes that are started in this block outlive this one, however it ends.
+    """Let no process that starts in this block outlive this process, however this process ends.
 
     vLLM's engine process does not notice when its parent is killed: it would keep the GPU's memory, and the
-    actor that is started in the killed one's place would find none (ray#54364, vllm#34643). Ray's process
-    group cleanup cures it where it is on (tried: off, the engine stays for good); this does so everywhere. A
-    small process holds the reading end of a pipe; when this process is gone it kills all that inherited our
-    mark.
+    actor that replaces the killed one would find none free (ray#54364, vllm#34643). Ray's process group
+    cleanup does the same where it is enabled (measured: without it the engine stays forever); this works
+    everywhere. A small process holds the reading end of a pipe. When this process is gone, it kills all
+    processes that inherited the mark in their environment.
     """
     if not sys.platform.startswith("linux"):
         yield None
         return
     mark = uuid.uuid4().hex
     unmarked = {name: value for name, value in os.environ.items() if name != _MARK}
-    command = [sys.executable, "-S", "-E", "-c", _WATCH, f"{_MARK}={mark}"]
-    watch = subprocess.Popen(command, stdin=subprocess.PIPE, env=unmarked, start_new_session=True)
+    command = [sys.executable, "-S", "-E", "-c", _WATCHER, f"{_MARK}={mark}"]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, env=unmarked, start_new_session=True)
     os.environ[_MARK] = mark
     try:
-        yield watch
+        yield watcher
     finally:
         del os.environ[_MARK]

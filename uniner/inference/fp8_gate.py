@@ -1,66 +1,70 @@
-"""Engines that compute in 8 bits, and what that costs a student in F1. No Ray.
+"""The gate for engines that compute in 8 bits: how far they may lower a student's F1.
 
-Fewer bits make an engine faster and its answers a little others. How much worse hangs on the student: so
-evaluate scores it with such an engine and with a plain one, and tag asks how far F1 falls.
+Fewer bits make an engine faster and change its answers a little. How much that costs depends on the student.
+So evaluate scores the student with such an engine and with a plain one, and tag checks how far F1 falls.
 """
 
 from statistics import fmean
 from typing import Any
 
-from uniner.config.schema import Engine
+from uniner.config.schema import EngineSection
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Folder
+from uniner.storage.stage_folder import StageFolder
 
 
-def plain(engine: Engine) -> Engine:
+def without_fp8(engine: EngineSection) -> EngineSection:
     """Return the same engine without 8 bits."""
     return engine.model_copy(update={"quantization": None, "kv_cache_dtype": None})
 
 
-def suffix(engine: Engine) -> str:
-    """Return what a system's name has more where this engine answers for it; "" of a plain one."""
+def fp8_suffix(engine: EngineSection) -> str:
+    """Return what is appended to a system's name when this engine answers for it; "" for a plain engine."""
     return ("-fp8" if engine.quantization else "") + ("-fp8kv" if engine.kv_cache_dtype else "")
 
 
-def answering(engine: Engine) -> dict[str, Any]:
-    """Return the settings that decide evaluate's answers: all but the second try, which is tag's alone."""
+def answer_identity(engine: EngineSection) -> dict[str, Any]:
+    """Return the settings that decide evaluate's answers: all but the retry, which only tag has."""
     settings = {**engine.identity(), "retry_answer_tokens": None}
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def require_f1(evaluate: Folder, student: str, engine: Engine) -> None:
-    """Make sure that a student, by its fingerprint, may be asked by an engine: a plain one always.
+def require_f1(evaluate: StageFolder, student: str, engine: EngineSection) -> None:
+    """Check that this engine may answer for a student, named by its digest. A plain engine always may.
 
     Raises:
-        UserError: evaluate has not scored it with this engine and a plain one, or F1 falls too far.
+        UserError: evaluate has not scored the student both with this engine and with a plain one, or F1 falls
+            by more than engine.max_f1_loss.
     """
-    if not suffix(engine):
+    if not fp8_suffix(engine):
         return
-    named = f"an engine of 8 bits ({suffix(engine).lstrip('-')})"
+    name = f"an engine of 8 bits ({fp8_suffix(engine).lstrip('-')})"
     with explained(evaluate.url):
-        without, with_it = (_f1(evaluate, student, each) for each in (plain(engine), engine))
-    both = without.keys() & with_it.keys()
-    if not both:
+        plain, fp8 = (_f1(evaluate, student, settings) for settings in (without_fp8(engine), engine))
+    datasets = plain.keys() & fp8.keys()
+    if not datasets:
         raise UserError(
-            f"tag: {named} needs the student's F1 with it and without, {evaluate.url} has not both; run "
-            "evaluate with the same [engine], gold data in evaluate.gold and the student in evaluate.systems"
+            f"tag: {name} needs the student's F1 with and without 8 bits, and {evaluate.url} does not have "
+            "both; run evaluate with the same [engine], gold data in evaluate.gold and the student in "
+            "evaluate.systems"
         )
-    before, after = (fmean(found[dataset] for dataset in both) for found in (without, with_it))
+    before, after = (fmean(f1[dataset] for dataset in datasets) for f1 in (plain, fp8))
     if before - after > engine.max_f1_loss:
         raise UserError(
-            f"tag: with {named} F1 falls from {before:.4f} to {after:.4f}, by more than engine.max_f1_loss "
-            f"({engine.max_f1_loss:g}); leave out engine.quantization or engine.kv_cache_dtype, or raise that"
+            f"tag: with {name} F1 falls from {before:.4f} to {after:.4f}, by more than engine.max_f1_loss "
+            f"({engine.max_f1_loss:g}); remove engine.quantization or engine.kv_cache_dtype, or raise "
+            "engine.max_f1_loss"
         )
 
 
-def _f1(evaluate: Folder, student: str, engine: Engine) -> dict[str, float]:
-    """Return a student's F1 with an engine by data set, as far as it is known."""
+def _f1(evaluate: StageFolder, student: str, engine: EngineSection) -> dict[str, float]:
+    """Return a student's F1 with an engine by data set; empty where evaluate has not scored it."""
     manifest = evaluate.manifest()
-    for system, found in (manifest or {"scores": {}})["scores"].items():
-        made = (evaluate / system).manifest() or {}
-        if made.get("parents", {}).get("model") == student:
-            asked = made.get("config", {}).get("engine") or {}
-            if {name: value for name, value in asked.items() if value is not None} == answering(engine):
-                return {dataset: one["f1"] for dataset, one in found.items()}
+    for system, scores in (manifest.results["scores"] if manifest else {}).items():
+        answered = (evaluate / system).manifest()
+        if answered and answered.identity.parents.get("model") == student:
+            settings = answered.identity.settings.get("engine") or {}
+            settings = {name: value for name, value in settings.items() if value is not None}
+            if settings == answer_identity(engine):
+                return {dataset: score["f1"] for dataset, score in scores.items()}
     return {}

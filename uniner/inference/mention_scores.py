@@ -1,16 +1,16 @@
-"""How sure the student is of each mention of an answer, from the probabilities of the answer's tokens. Pure.
+"""The student's confidence in each mention of an answer, from the probabilities of the answer's tokens.
 
 A mention's score is the product of the probabilities of the tokens that its JSON string overlaps, quotation
-marks included: by the chain rule the probability, given the answer so far, that exactly this mention comes
-next. The opening quotation mark has the choice between a mention and the end of the list, the closing one
-the choice of where the mention ends. So the score is the probability of an event, and can be held against
-how often such mentions are right. The geometric mean is that of none: it rises with the length, and hides
-one doubtful token of a long mention among many that only copy the text. Where one token ends a mention and
-begins the next, both are charged with it: of the first, the score is then a lower bound.
+marks included. By the chain rule this is the probability, given the answer so far, that exactly this mention
+comes next: the opening quotation mark chooses between a mention and the end of the list, the closing one
+chooses where the mention ends. So the score is the probability of an event and can be compared with how
+often such mentions are right. The geometric mean is not: it rises with the length, and hides one doubtful
+token of a long mention among many that only copy the text. A token that ends one mention and begins the next
+counts for both; the first mention's score is then a lower bound.
 
-Seen with the base model that ships on 40 held-out passages of the quickstart (82 mentions, a fifth right):
-the expected calibration error is 0.46, without the quotation marks 0.56, of the geometric mean 0.72; of the
-pairs of a right and a wrong mention 92, 88 and 92 % are in order, by the whole answer's mean 87 %.
+Measured with the base model that ships on 40 held-out passages of the quickstart (82 mentions, a fifth
+right): the expected calibration error is 0.46, without the quotation marks 0.56, of the geometric mean 0.72.
+Of the pairs of a right and a wrong mention, 92, 88 and 92 % are in order; by the whole answer's mean, 87 %.
 """
 
 import json
@@ -23,64 +23,63 @@ from typing import Any, NamedTuple
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?', re.DOTALL)
 
 
-class Piece(NamedTuple):
-    """Characters of an answer that one token makes, or several together, and their log-probability."""
+class AnswerPiece(NamedTuple):
+    """Characters of an answer that one or several tokens make together, and their log-probability."""
 
     text: str
     logprob: float
 
 
-def pieces(tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float]) -> tuple[Piece, ...]:
-    """Cut an answer's text by its tokens; those that make a character between them are one piece.
+def split_answer(tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float]) -> tuple[AnswerPiece, ...]:
+    """Split an answer's text by its tokens; tokens that share a character make one piece.
 
-    tokenizer: one of transformers. Together the pieces are the text as it decodes it, special tokens left
-    out. Where it cannot tell its tokens' texts one by one (it is no fast one, or its decoder takes back what
-    it gave), all is one piece.
+    tokenizer: one of transformers. The pieces joined are the decoded text without special tokens. A tokenizer
+    that cannot decode token by token (it is not a fast one, or its decoder takes back what it returned) gives
+    a single piece.
     """
     from tokenizers.decoders import DecodeStream
 
-    whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    whole = (AnswerPiece(text, sum(logprobs)),)
     stream, backend = DecodeStream(skip_special_tokens=True), getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return (Piece(whole, sum(logprobs)),)
-    found, waiting = [], 0.0
+        return whole
+    pieces, pending = [], 0.0
     for token, logprob in zip(ids, logprobs, strict=True):
-        waiting += logprob
+        pending += logprob
         try:
-            text = stream.step(backend, token)
-        except Exception as error:  # it has no kind of its own
+            characters = stream.step(backend, token)
+        except Exception as error:  # tokenizers raises bare Exception
             if "Invalid prefix" not in str(error):
                 raise
-            return (Piece(whole, sum(logprobs)),)
-        if text:
-            found.append(Piece(text, waiting))
-            waiting = 0.0
-    if "".join(piece.text for piece in found) != whole:
-        return (Piece(whole, sum(logprobs)),)
-    return tuple(found)
+            return whole
+        if characters:
+            pieces.append(AnswerPiece(characters, pending))
+            pending = 0.0
+    return tuple(pieces) if "".join(piece.text for piece in pieces) == text else whole
 
 
-def mention_scores(answer: Sequence[Piece]) -> dict[tuple[str | None, str], float]:
-    """Return the score of each mention of an answer that a template could parse, 0 to 1.
+def mention_scores(answer: Sequence[AnswerPiece]) -> dict[tuple[str | None, str], float]:
+    """Return the score, 0 to 1, of each mention of an answer that a template could parse.
 
-    The key is the type that the answer names (None in an answer that names none) and the mention; of one
-    that is repeated, the score is the first one's.
+    The key is the type that the answer names (None in an answer that names none) and the mention. A repeated
+    mention has the score of its first occurrence.
     """
     text = "".join(piece.text for piece in answer)
     ends = list(accumulate(len(piece.text) for piece in answer))
     scores: dict[tuple[str | None, str], float] = {}
-    type_name, place = None, 0
+    type_name, first = None, 0
     for match in _STRING.finditer(text):
         quoted_end = match.start(1) if match[1] else match.end()
         string = json.loads(text[match.start() : quoted_end])
         if match[1]:
             type_name = string
             continue
-        while ends[place] <= match.start():
-            place += 1
-        last = place
+        while ends[first] <= match.start():
+            first += 1
+        last = first
         while ends[last] < quoted_end:
             last += 1
-        total = sum(piece.logprob for piece in answer[place : last + 1])
+        total = sum(piece.logprob for piece in answer[first : last + 1])
         scores.setdefault((type_name, string), math.exp(min(0.0, total)))
     return scores

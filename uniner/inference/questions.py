@@ -1,4 +1,4 @@
-"""A passage's type questions put to an engine, and what their answers are worth. No Ray, no config."""
+"""A passage's type questions, asked together, and what their answers say."""
 
 import asyncio
 from collections import Counter
@@ -7,37 +7,38 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from uniner.inference.engine import Answer, Engine
+from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
 from uniner.inference.mention_scores import mention_scores
-from uniner.templates import Renderer, Template, parse_settled, settling_question
+from uniner.templates import Renderer, Template, parse_settling_answer, settling_question
 
 Questions = Sequence[tuple[str, Sequence[str]]]
-"""Passages, each with the types that it is asked for."""
+"""Passages, each with the types to ask for."""
 
 
-class Answers(Protocol):
-    """What an asker needs of an engine."""
+class EngineProtocol(Protocol):
+    """What a question asker needs of an engine."""
 
     tokenizer: Any
     max_prompt_tokens: int
 
     def admitted(self, questions: int) -> AbstractAsyncContextManager[None]:
-        """Wait until there is room for so many questions."""
+        """Wait until there is room for this many questions."""
         ...
 
-    async def ask(self, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+    async def ask(self, prompts: Sequence[Sequence[int]]) -> list[EngineAnswer]:
         """Answer prompts, in their order."""
         ...
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What was said of a type.
+class TypeAnswer:
+    """The answer for one type of a passage.
 
     outcome: ok; unparseable (not of the template's form); too_long (cut at the limit); overlong (the prompt
-    leaves no room for an answer: never sent). scores: the mentions of an ok answer, else none, and how sure
-    the model is of each, 0 to 1; a system that cannot tell has them in `unscored`. text: the question's whole
-    answer, which the types of a group share. spans: where they stand, start and end, of a system that tells.
+    leaves no room for an answer and is never sent). scores: the mentions of an ok answer and the model's
+    confidence in each, 0 to 1; a system without scores lists its mentions in `unscored`. text: the whole
+    answer to the question, which the types of a group share. spans: start and end of each mention, from a
+    system that gives them.
     """
 
     type: str
@@ -54,97 +55,101 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A passage's replies, one a type in the order asked, and the counts of what that took.
+class PassageAnswers:
+    """A passage's answers, one for each type in the order asked, and counts of the work.
 
-    figures: questions that were sent, their prompt_tokens, of these the cached_tokens that were not computed,
-    answer_tokens; retried, the answers that were cut at first and had a second try; settled and unsettled,
-    the mentions that the template settled or could not.
+    figures: questions sent, their prompt_tokens, the cached_tokens among these, answer_tokens; retried,
+    answers that were cut and continued; settled and unsettled, mentions whose conflicting types the template
+    could or could not settle.
     """
 
-    replies: tuple[Reply, ...]
+    answers: tuple[TypeAnswer, ...]
     figures: dict[str, float]
 
 
-def judge(template: Template, types: Sequence[str], answer: Answer | None) -> list[Reply]:
-    """Say what the answer to a group of types is worth; None is a question that was not sent."""
+def parse_answer(template: Template, types: Sequence[str], answer: EngineAnswer | None) -> list[TypeAnswer]:
+    """Read the answer to a question for these types; None is a question that was not sent."""
     if answer is None:
-        return [Reply(type_name, "overlong", {}) for type_name in types]
-    found = template.parse(types, answer.text) if answer.finish != "length" else None
-    if found is None:
+        return [TypeAnswer(type_name, "overlong", {}) for type_name in types]
+    by_type = template.parse(types, answer.text) if answer.finish != "length" else None
+    if by_type is None:
         outcome = "too_long" if answer.finish == "length" else "unparseable"
-        return [Reply(type_name, outcome, {}, answer.text) for type_name in types]
-    told = mention_scores(answer.pieces)
-    by_type = any(type_name is not None for type_name, _ in told)  # else the answer is of one type
+        return [TypeAnswer(type_name, outcome, {}, answer.text) for type_name in types]
+    scores = mention_scores(answer.pieces)
+    names_types = any(type_name is not None for type_name, _ in scores)  # else the question has one type
     return [
-        Reply(
+        TypeAnswer(
             type_name,
             "ok",
-            {mention: told[type_name if by_type else None, mention] for mention in mentions},
+            {mention: scores[type_name if names_types else None, mention] for mention in mentions},
             answer.text,
         )
-        for type_name, mentions in found.items()
+        for type_name, mentions in by_type.items()
     ]
 
 
-class Asker:
-    """Asks an engine about passages; of a chunk's passages as many at once as the engine has room for."""
+class QuestionAsker:
+    """Asks an engine about passages, as many of a chunk at once as the engine has room for."""
 
-    def __init__(self, engine: Answers, template: Template):
+    def __init__(self, engine: EngineProtocol, template: Template):
         self._engine, self._template = engine, template
         self._renderer = Renderer(engine.tokenizer)
 
-    async def ask(self, passage: str, types: Sequence[str]) -> Asked:
-        """Ask about a passage: all its questions together, then those that settle conflicts between them."""
+    async def ask(self, passage: str, types: Sequence[str]) -> PassageAnswers:
+        """Ask all questions of a passage together, then those that settle conflicts between their answers."""
         figures: Counter[str] = Counter()
         groups = self._template.groups(types)
-        answers = await self._put(passage, [self._template.question(group) for group in groups], figures)
-        replies = [
-            reply
-            for group, answer in zip(groups, answers, strict=True)
-            for reply in judge(self._template, group, answer)
+        replies = await self._send(passage, [self._template.question(group) for group in groups], figures)
+        answers = [
+            answer
+            for group, reply in zip(groups, replies, strict=True)
+            for answer in parse_answer(self._template, group, reply)
         ]
-        conflicts = self._template.conflicts({reply.type: reply.mentions for reply in replies})
+        conflicts = self._template.conflicts({answer.type: answer.mentions for answer in answers})
         if conflicts:
-            questions = [settling_question(mention, held) for mention, held in conflicts.items()]
-            settled = await self._put(passage, questions, figures)
-            for (mention, held), answer in zip(conflicts.items(), settled, strict=True):
-                ended = answer is not None and answer.finish != "length"
-                holding = parse_settled(held, answer.text) if answer and ended else None
-                figures["unsettled" if holding is None else "settled"] += 1
-                if holding is not None:
-                    gone = set(held) - set(holding)
-                    replies = [_without(mention, reply) if reply.type in gone else reply for reply in replies]
-        return Asked(tuple(replies), dict(figures))
+            questions = [settling_question(mention, types) for mention, types in conflicts.items()]
+            replies = await self._send(passage, questions, figures)
+            for (mention, claimed), reply in zip(conflicts.items(), replies, strict=True):
+                complete = reply is not None and reply.finish != "length"
+                right = parse_settling_answer(claimed, reply.text) if reply and complete else None
+                figures["unsettled" if right is None else "settled"] += 1
+                if right is not None:
+                    wrong = set(claimed) - set(right)
+                    answers = [
+                        _without(mention, answer) if answer.type in wrong else answer for answer in answers
+                    ]
+        return PassageAnswers(tuple(answers), dict(figures))
 
-    async def _put(
+    async def _send(
         self, passage: str, questions: Sequence[str], figures: Counter[str]
-    ) -> list[Answer | None]:
-        """Put a passage's questions, all together, and count them; None for one that is too long."""
-        return await put(
+    ) -> list[EngineAnswer | None]:
+        return await send_prompts(
             self._engine, len(questions), lambda: self._renderer.prompts(passage, questions), figures
         )
 
-    async def ask_all(self, questions: Questions) -> list[Asked]:
-        """Ask about many (passage, types), in order."""
-        return await ask_together(self.ask, questions)
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
+        """Ask about many (passage, types). Returns the answers in order."""
+        return await ask_concurrently(self.ask, questions)
 
 
-async def ask_together(
-    ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, Asked]], questions: Questions
-) -> list[Asked]:
-    """Ask about many (passage, types), all beside each other. Returns what was said, in order."""
+async def ask_concurrently(
+    ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, PassageAnswers]], questions: Questions
+) -> list[PassageAnswers]:
+    """Ask about many (passage, types) concurrently. Returns the answers in order."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(passage, types)) for passage, types in questions]
     return [task.result() for task in tasks]
 
 
-async def put(
-    engine: Answers, questions: int, render: Callable[[], Sequence[Sequence[int]]], figures: Counter[str]
-) -> list[Answer | None]:
-    """Put a passage's questions, all together, and count them; None for one that is too long."""
+async def send_prompts(
+    engine: EngineProtocol,
+    questions: int,
+    render: Callable[[], Sequence[Sequence[int]]],
+    figures: Counter[str],
+) -> list[EngineAnswer | None]:
+    """Send a passage's prompts together and count them in `figures`; None for a prompt that is too long."""
     async with engine.admitted(questions):
-        prompts = render()  # only now: a chunk's passages are not all held as token ids at once
+        prompts = render()  # only now, so that token ids exist only for admitted passages
         fits = [len(prompt) <= engine.max_prompt_tokens for prompt in prompts]
         sent = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
         answers = await engine.ask(sent) if sent else []
@@ -153,16 +158,16 @@ async def put(
     figures["cached_tokens"] += sum(answer.cached for answer in answers)
     figures["answer_tokens"] += sum(answer.tokens for answer in answers)
     figures["retried"] += sum(answer.retried for answer in answers)
-    come = iter(answers)
-    return [next(come) if fit else None for fit in fits]
+    remaining = iter(answers)
+    return [next(remaining) if fit else None for fit in fits]
 
 
-def _without(mention: str, reply: Reply) -> Reply:
-    return replace(reply, scores={each: score for each, score in reply.scores.items() if each != mention})
+def _without(mention: str, answer: TypeAnswer) -> TypeAnswer:
+    return replace(answer, scores={name: score for name, score in answer.scores.items() if name != mention})
 
 
-def start(model: str, template: Template, **settings: Any) -> Asker:
-    """Start an engine on a model (folder, s3:// address or hub name) with `Engine`'s settings."""
+def start_asker(model: str, template: Template, settings: EngineSettings) -> QuestionAsker:
+    """Start an engine on a model (folder, s3:// address or hub name) and return its asker."""
     from uniner.storage.model_folders import local_model
 
-    return Asker(Engine(local_model(model), **settings), template)
+    return QuestionAsker(Engine(local_model(model), settings), template)

@@ -1,34 +1,32 @@
-"""Turn a part of a shard into chunks of passages, from any point on, the same chunks every time."""
+"""Read a part of a shard into chunks of passages. From any position it yields the same chunks every time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from uniner.ingest.dedup_sample import digest
-from uniner.ingest.document_reader import Document, Fields, Row, read_rows
-from uniner.ingest.passage_filters import Hygiene
-from uniner.ingest.sampling import Chosen, Sampling
-from uniner.ingest.shards import Part
-from uniner.passages import cut
+from uniner.ingest.document_reader import CorpusDocument, DocumentRow, RowFields, read_rows
+from uniner.ingest.passage_filters import FilterResult, PassageFilter
+from uniner.ingest.sampling import SampledSlots, Sampling, text_digest
+from uniner.ingest.shards import ShardPart
+from uniner.passages import cut_passages
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage.stage_folder import Chunk
 
 DIGEST = pa.field("digest", pa.uint64(), nullable=False)
-"""The column that candidates have beside a passage's: the digest that the selection goes by."""
+"""An additional column of candidates: the text digests that select passages."""
 CHUNK_REJECTS = 10_000
-"""A chunk ends at so many rejects too: a shard of nothing else would otherwise gather them in memory."""
-
-
-_EVERYTHING_GOES = Hygiene()
+"""A chunk ends at this number of rejects too, so that a shard of only rejects does not fill memory."""
+_ACCEPT_ALL = PassageFilter()
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a chunk ends: the next passage to take is one of row `line` with an index of `passage` or more.
+class ShardPosition:
+    """The end of a chunk: reading continues at row `line` with passages whose index is at least `passage`.
 
-    bytes is what was read of the part; last is 1 where the part ends here.
+    chunk: number of the next chunk. bytes: compressed bytes of the part read so far. last: 1 if the part ends
+    here, otherwise 0.
     """
 
     chunk: int = 0
@@ -39,99 +37,113 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides a part's passages. With digests they are candidates, of which some will be selected."""
+class IngestSettings:
+    """The settings that decide a part's passages. digests: add text digests, for a later selection."""
 
     max_tokens: int
     overlap_tokens: int
     chunk_passages: int
     sampling: Sampling
-    fields: Fields
+    fields: RowFields
     max_row_bytes: int
     digests: bool = False
 
 
+class FilteredPassage(NamedTuple):
+    """A passage, and the result of its filters."""
+
+    passage: Passage
+    result: FilterResult
+
+
 def chunk_key(part: int, chunk: int) -> str:
-    """Return a chunk's key: the part's number and a running one, in whose order the corpus is."""
+    """Return a chunk's key: the numbers of the part and the chunk, so that keys sort in corpus order."""
     return f"{part:05d}-{chunk:07d}"
 
 
 def read_chunks(
-    part: Part, start: Position, recipe: Recipe, tokenizer: Any, hygiene: Hygiene = _EVERYTHING_GOES
+    part: ShardPart,
+    start: ShardPosition,
+    settings: IngestSettings,
+    tokenizer: Any,
+    passage_filter: PassageFilter = _ACCEPT_ALL,
 ) -> Iterator[Chunk]:
-    """Yield the chunks of passages of a part from `start` on; the last one may be short or even empty.
+    """Yield the chunks of passages of a part from `start` on; the last one may be short or empty.
 
-    Rows before the start are skipped unparsed. figures: lines (rows), documents, chosen documents, rejected
-    rows by reason, passages in the sample, dropped ones by fault, those that share text with a benchmark by
-    its name (one may share with several), compressed bytes. rejects: shard (file name), line (from 1) and
-    reason.
+    Rows before the start are skipped without parsing. figures: lines (rows), documents, sampled documents,
+    rejected rows by reason, sampled passages, dropped passages by fault, passages that share text with a
+    benchmark by its name (a passage may share text with several), compressed bytes. rejects: shard (file
+    name), line (from 1) and reason.
 
     Raises:
-        UserError: where the shard is broken.
+        UserError: if the shard is broken.
     """
-    chunk = _Building(part, start, recipe)
+    chunk = _ChunkBuilder(part, start, settings)
     row = None
-    for row in read_rows(part, recipe.fields, recipe.max_row_bytes, start.line):
-        first = start.passage if row.number == start.line else 0
-        if not first:
-            chunk.count("lines")
-        if isinstance(row.found, str):
+    for row in read_rows(part, settings.fields, settings.max_row_bytes, start.line):
+        if isinstance(row.content, str):
             chunk.reject(row)
             if len(chunk.rejects) == CHUNK_REJECTS:
-                yield chunk.done(row.number + 1, 0, row.bytes_read)
+                yield chunk.finish(row.number + 1, 0, row.bytes_read)
                 chunk = chunk.next()
             continue
-        if not first:
-            chunk.count("documents")
+        first = start.passage if row.number == start.line else 0
         place = f"{part.number:05d}-{row.number:09d}"
-        chosen = recipe.sampling.choose(place, len(row.found.text), row.found.source)
-        if not chosen:
-            continue
+        slots = settings.sampling.sample(place, len(row.content.text), row.content.source)
         if not first:
-            chunk.count("documents_chosen")
-        pieces = _passages(place, row.found, chosen, recipe, tokenizer)
-        for passage, fault, shared in _judged(pieces, hygiene):
+            chunk.count_document(sampled=bool(slots))
+        passages = _passages(place, row.content, slots, settings, tokenizer)
+        for passage, result in _filtered(passages, passage_filter):
             if passage.passage_index < first:
                 continue
-            chunk.count("passages_sampled")
-            for benchmark in shared:
-                chunk.count(f"shared_with_{benchmark}")
-            if fault:
-                chunk.count(f"dropped_{fault}")
-                continue
-            chunk.passages.append(passage)
-            if len(chunk.passages) == recipe.chunk_passages:
-                yield chunk.done(row.number, passage.passage_index + 1, row.bytes_read)
+            chunk.add(passage, result)
+            if len(chunk.passages) == settings.chunk_passages:
+                yield chunk.finish(row.number, passage.passage_index + 1, row.bytes_read)
                 chunk = chunk.next()
     line, bytes_read = (row.number + 1, row.bytes_read) if row else (start.line, start.bytes)
-    yield chunk.done(line, 0, bytes_read, last=1)
+    yield chunk.finish(line, 0, bytes_read, last=1)
 
 
 @dataclass
-class _Building:
-    """A chunk that is being filled, from the position where the one before it ended."""
+class _ChunkBuilder:
+    """A chunk in progress, from the end of the previous one."""
 
-    part: Part
-    start: Position
-    recipe: Recipe
+    part: ShardPart
+    start: ShardPosition
+    settings: IngestSettings
     passages: list[Passage] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    end: Position = field(default_factory=Position)
+    end: ShardPosition = field(default_factory=ShardPosition)
 
     def count(self, name: str) -> None:
         self.figures[name] = self.figures.get(name, 0) + 1
 
-    def reject(self, row: Row) -> None:
-        self.count(f"rejected_{row.found}")
-        shard, line = self.part.place(row.number)
-        self.rejects.append({"shard": shard, "line": line, "reason": row.found})
+    def count_document(self, sampled: bool) -> None:
+        for name in ("lines", "documents", "documents_chosen")[: 2 + sampled]:
+            self.count(name)
 
-    def done(self, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
-        self.end = Position(self.start.chunk + 1, line, passage, bytes_read, last)
+    def reject(self, row: DocumentRow) -> None:
+        self.count("lines")
+        self.count(f"rejected_{row.content}")
+        shard, line = self.part.place(row.number)
+        self.rejects.append({"shard": shard, "line": line, "reason": row.content})
+
+    def add(self, passage: Passage, result: FilterResult) -> None:
+        self.count("passages_sampled")
+        for benchmark in result.benchmarks:
+            self.count(f"shared_with_{benchmark}")
+        if result.fault:
+            self.count(f"dropped_{result.fault}")
+        else:
+            self.passages.append(passage)
+
+    def finish(self, line: int, passage: int, bytes_read: int, last: int = 0) -> Chunk:
+        self.end = ShardPosition(self.start.chunk + 1, line, passage, bytes_read, last)
         table = to_table(self.passages, PASSAGE)
-        if self.recipe.digests:
-            digests = [digest(passage.text, self.recipe.sampling.seed) for passage in self.passages]
+        if self.settings.digests:
+            seed = self.settings.sampling.seed
+            digests = [text_digest(passage.text, seed) for passage in self.passages]
             table = table.append_column(DIGEST, pa.array(digests, DIGEST.type))
         return Chunk(
             chunk_key(self.part.number, self.start.chunk),
@@ -141,43 +153,48 @@ class _Building:
             rejects=self.rejects,
         )
 
-    def next(self) -> "_Building":
-        return _Building(self.part, self.end, self.recipe)
+    def next(self) -> "_ChunkBuilder":
+        return _ChunkBuilder(self.part, self.end, self.settings)
 
 
-def _judged(passages: Iterable[Passage], hygiene: Hygiene) -> Iterator[tuple[Passage, str | None, list[str]]]:
-    """Yield a document's passages, each with its fault and the benchmarks that it shares text with.
+def _filtered(passages: Iterable[Passage], passage_filter: PassageFilter) -> Iterator[FilteredPassage]:
+    """Yield a document's passages with their filter results.
 
-    What one that is dropped had in common with its neighbours is theirs alone: else half of it were no one's.
+    The neighbour of a dropped passage owns their whole overlap; otherwise nobody would own half of it.
     """
-    before: tuple[Passage, str | None, list[str]] | None = None
+    previous: FilteredPassage | None = None
     for passage in passages:
-        fault, shared = hygiene.fault(passage.text, passage.n_tokens)
-        if before and passage.char_start < before[0].char_end and bool(fault) != bool(before[1]):
-            before = (replace(before[0], overlap_after=0), *before[1:])
+        result = passage_filter.check(passage.text, passage.n_tokens)
+        overlaps = previous is not None and passage.char_start < previous.passage.char_end
+        if previous and overlaps and bool(result.fault) != bool(previous.result.fault):
+            previous = previous._replace(passage=replace(previous.passage, overlap_after=0))
             passage = replace(passage, overlap_before=0)
-        if before:
-            yield before
-        before = passage, fault, shared
-    if before:
-        yield before
+        if previous:
+            yield previous
+        previous = FilteredPassage(passage, result)
+    if previous:
+        yield previous
 
 
 def _passages(
-    place: str, document: Document, chosen: Chosen, recipe: Recipe, tokenizer: Any
+    place: str, document: CorpusDocument, slots: SampledSlots, settings: IngestSettings, tokenizer: Any
 ) -> Iterator[Passage]:
-    pieces = cut(document.text, tokenizer, recipe.max_tokens, recipe.overlap_tokens, chosen.any_between)
-    for piece in pieces:
-        if chosen.has(piece.start):
+    if not slots:
+        return
+    spans = cut_passages(
+        document.text, tokenizer, settings.max_tokens, settings.overlap_tokens, slots.any_between
+    )
+    for span in spans:
+        if slots.contains(span.start):
             yield Passage(
-                passage_id=f"{place}-{piece.index:09d}",
+                passage_id=f"{place}-{span.index:09d}",
                 doc_id=document.id or place,
-                passage_index=piece.index,
-                char_start=piece.start,
-                char_end=piece.end,
-                text=document.text[piece.start : piece.end],
-                n_tokens=piece.n_tokens,
+                passage_index=span.index,
+                char_start=span.start,
+                char_end=span.end,
+                text=document.text[span.start : span.end],
+                n_tokens=span.n_tokens,
                 source=document.source,
-                overlap_before=piece.overlap_before,
-                overlap_after=piece.overlap_after,
+                overlap_before=span.overlap_before,
+                overlap_after=span.overlap_after,
             )

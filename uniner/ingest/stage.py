@@ -1,222 +1,268 @@
-"""The ingest stage: parts of shards are the items; each is streamed, its chunks written as they are made.
-
-What generate wrote is read as further parts, which come after those of the shards.
-"""
+"""The ingest stage: cut the corpus's shards, part by part, and what generate wrote, into passages."""
 
 import functools
 import itertools
+import logging
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from uniner.config.schema import Config, Ingest
+from uniner.config.schema import Ingest
 from uniner.errors import UserError
-from uniner.generate.briefs import source_of
-from uniner.ingest.chunk_reader import DIGEST, Position, Recipe, chunk_key, read_chunks
-from uniner.ingest.contamination import Benchmarks, collect
-from uniner.ingest.dedup_sample import repeated, smallest
-from uniner.ingest.document_reader import REASONS, Fields, read_texts
-from uniner.ingest.passage_filters import Hygiene, languages
+from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks
+from uniner.ingest.document_reader import REASONS, RowFields, read_texts
+from uniner.ingest.passage_filters import (
+    BenchmarkNgrams,
+    BenchmarkTexts,
+    PassageFilter,
+    collect_ngrams,
+    languages,
+)
 from uniner.ingest.sampling import Sampling
-from uniner.ingest.shards import Part, fingerprint, fingerprints, generated_parts, parts_of
-from uniner.progress import Progress, say
-from uniner.records import PASSAGE
+from uniner.ingest.selection import select_passages
+from uniner.ingest.shards import (
+    ShardDigest,
+    ShardPart,
+    generated_parts,
+    shard_digest,
+    shard_digests,
+    split_shards,
+)
+from uniner.progress import Progress
+from uniner.records import generated_source
 from uniner.runtime import chunk_pipeline
-from uniner.storage.filesystem import expand, explained, is_remote
-from uniner.storage.model_folders import load_tokenizer, model_fingerprint, require_model
-from uniner.storage.stage_folder import PLAN, Chunk, Folder, Summary, merge, rejects_name, run_folder
+from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import expand, is_remote
+from uniner.storage.folder import Folder
+from uniner.storage.model_folders import load_tokenizer, model_digest, require_model
+from uniner.storage.stage_folder import (
+    Chunk,
+    Identity,
+    Manifest,
+    StageFolder,
+    Summary,
+    merge,
+    rejects_name,
+)
 
+SECTIONS = ("student", "generate", "ingest")
 _BENCHMARKS = "benchmarks.npz"
-_READERS = 16
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Checks:
-    """What a worker makes its `Hygiene` of; benchmarks is the folder that has them, empty for none."""
+@dataclass(frozen=True, kw_only=True)
+class IngestResults:
+    """What the manifest says of an ingest: how much of each shard was read, the parts, the benchmarks."""
+
+    read: str
+    parts: list[dict[str, Any]]
+    benchmarks: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterSettings:
+    """What a task makes its `PassageFilter` of. benchmarks: the folder with their n-grams; empty: none."""
 
     min_tokens: int
     languages: tuple[str, ...]
     benchmarks: str
 
 
-def check(config: Config) -> None:
-    """Find, before Ray starts, the shards and the tokenizer, and compare with what the run began with."""
-    require_model(config.student.base)
-    if not is_remote(config.student.base):  # else all of the model would be copied here
-        load_tokenizer(config.student.base)
-    if not config.ingest.shards and not config.generate.domains:
-        raise UserError("ingest.shards: names no file; set it, or generate.domains to have passages written")
-    if unknown := set(config.ingest.languages) - (languages() if config.ingest.languages else set()):
+def check(context: StageContext) -> None:
+    """Find the shards and the tokenizer, and compare with what the stage began with."""
+    settings, base = context.sections.ingest, context.sections.student.base
+    require_model(base)
+    if not is_remote(base):  # a remote model would be copied here whole
+        load_tokenizer(base)
+    if not settings.shards and not context.sections.generate.domains:
         raise UserError(
-            f"ingest.languages: {', '.join(sorted(unknown))} cannot be told; take of "
+            "ingest.shards is empty; name files, such as ingest.shards='[\"my-texts/*.txt\"]', or set "
+            "generate.domains to have passages written"
+        )
+    if settings.languages and (unknown := set(settings.languages) - languages()):
+        raise UserError(
+            f"ingest.languages: cannot recognise {', '.join(sorted(unknown))}; the known languages are "
             f"{', '.join(sorted(languages()))}"
         )
-    if 2 * config.ingest.overlap_tokens > config.ingest.max_tokens:
+    if 2 * settings.overlap_tokens > settings.max_tokens:
         raise UserError(
-            f"ingest.overlap_tokens = {config.ingest.overlap_tokens}: must be at most half of "
-            f"ingest.max_tokens = {config.ingest.max_tokens}, so that passages go forward"
+            f"ingest.overlap_tokens = {settings.overlap_tokens} must be at most half of ingest.max_tokens = "
+            f"{settings.max_tokens}, so that passages advance"
         )
-    if config.ingest.stratified and not config.ingest.passages:
-        raise UserError("ingest.stratified divides ingest.passages among the sources; set that too")
-    files = expand(config.ingest.shards)
-    folder, plan = _folder(config), _plan(config, files)
-    _parts(config, files, plan)
-    _require_same_shards(folder, plan)
-    chunk_pipeline.check_plan(folder, plan)
+    if settings.stratified and not settings.max_passages:
+        raise UserError("ingest.stratified divides ingest.max_passages among the sources; set that too")
+    files = expand(settings.shards)
+    digests = shard_digests(files)
+    _split(settings, files, digests)
+    _require_same_shards(context.folder, digests)
+    context.folder.check_identity(_identity(context, digests, parents={}))
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(context: StageContext) -> Manifest:
     """Cut the corpus into passages. Returns the manifest."""
     started = time.monotonic()
-    folder, files = _folder(config), expand(config.ingest.shards)
-    generated = _generate(config) if config.generate.domains else None
-    plan = _plan(config, files, generated)
-    if folder.begin(plan):
-        return chunk_pipeline.already_done("ingest", folder, "passages")
-    settings = config.ingest
-    selects = settings.dedupe or settings.passages is not None
-    # What is selected from is set aside until all of it is there, and deleted when the stage is done.
-    read_into = folder / "candidates" if selects else folder
-    benchmarks = _gather_benchmarks(folder, settings) if settings.decontaminate else {}
-    checks = Checks(settings.min_tokens, tuple(settings.languages), folder.url if benchmarks else "")
-    parts = _parts(config, files, plan)
+    settings, folder = context.sections.ingest, context.folder
+    generated = context.run_folder / "generate" if context.sections.generate.domains else None
+    files = expand(settings.shards)
+    digests = shard_digests(files)
+    identity = _identity(context, digests, {"generate": generated.digest()} if generated else {})
+    if manifest := folder.begin(identity):
+        return chunk_pipeline.log_complete("ingest", manifest, "passages", folder)
+    selects = settings.dedupe or settings.max_passages is not None
+    # Candidates for a selection are set aside until they are all there, and deleted in the end.
+    target = folder / "candidates" if selects else folder
+    benchmarks = _write_benchmarks(folder, settings) if settings.decontaminate else {}
+    filters = FilterSettings(
+        min_tokens=settings.min_tokens,
+        languages=tuple(settings.languages),
+        benchmarks=folder.url if benchmarks else "",
+    )
+    parts = _split(settings, files, digests)
     if generated:
         parts += generated_parts(generated.chunk_files(), len(parts))
-    recipe = _recipe(config, digests=selects)
-    read = functools.partial(_read, recipe=recipe, base=config.student.base, checks=checks)
-    summaries = _read_parts(read_into, parts, read)
-    _require_few_rejects(read_into, summaries, settings.max_reject_share)
-    if selects:
-        summaries = _select(folder, read_into, summaries, settings)
-        _require_enough(summaries, settings)
-    bounded = f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else None
-    manifest = folder.finish(
-        plan,
-        summaries,
-        read=bounded or "all of each shard",
-        parts=[part.account() for part in parts],
-        benchmarks=_with_dropped(benchmarks, summaries),
-        seconds=round(time.monotonic() - started, 1),
+    make = functools.partial(
+        _make_chunks,
+        settings=_chunk_settings(context, digests=selects),
+        base=context.sections.student.base,
+        filters=filters,
     )
+    summaries = _read_parts(target, parts, make)
+    _require_few_rejects(target, summaries, settings.max_reject_share)
     if selects:
-        read_into.remove_all()
-    if bounded:
-        say(f"ingest: read only {bounded} (ingest.read_mb): no sample of the whole corpus")
-    return chunk_pipeline.say_done("ingest", manifest, "passages")
+        summaries = select_passages(
+            folder,
+            target,
+            summaries,
+            dedupe=settings.dedupe,
+            max_passages=settings.max_passages,
+            stratified=settings.stratified,
+        )
+        _require_enough(summaries, settings)
+    read = f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard"
+    results = IngestResults(
+        read=read,
+        parts=[part.manifest_entry() for part in parts],
+        benchmarks=_count_contaminated(benchmarks, summaries),
+    )
+    seconds = time.monotonic() - started
+    manifest = folder.write_manifest(Manifest.of(identity, summaries, seconds, results=asdict(results)))
+    if selects:
+        target.remove_all()
+    if settings.read_mb:
+        log.warning(f"ingest: read only {read} (ingest.read_mb); this is not a sample of the whole corpus")
+    return chunk_pipeline.log_done("ingest", manifest, "passages", folder)
 
 
-def _recipe(config: Config, digests: bool) -> Recipe:
-    settings = config.ingest
-    # What was paid for is not left out because the corpus is large.
-    shares = {source_of(domain): 1.0 for domain in config.generate.domains} | settings.sample_of_source
-    return Recipe(
+def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
+    settings = context.sections.ingest
+    # Generated passages are paid for: a small sample of a large corpus does not drop them.
+    shares = {generated_source(domain): 1.0 for domain in context.sections.generate.domains}
+    sampling = Sampling(
+        context.seed, settings.sample, shares | settings.sample_of_source, 4 * settings.max_tokens
+    )
+    return IngestSettings(
         settings.max_tokens,
         settings.overlap_tokens,
         settings.chunk_passages,
-        Sampling(config.run.seed, settings.sample, shares, 4 * settings.max_tokens),
-        Fields(settings.text_field, settings.source_field, settings.id_field),
+        sampling,
+        RowFields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
     )
 
 
-def _folder(config: Config) -> Folder:
-    return run_folder(config.run) / "ingest"
+def _identity(
+    context: StageContext, digests: dict[str, ShardDigest], parents: dict[str, str | None]
+) -> Identity:
+    """Return what decides the passages. Files and the base count by name and content: they may be moved."""
+    settings = context.sections.ingest.identity()
+    del settings["shards"]
+    benchmarks = settings.pop("decontaminate")
+    return Identity(
+        stage="ingest",
+        settings={
+            "run": {"seed": context.seed},
+            "generate": {"domains": context.sections.generate.domains},
+            "ingest": settings,
+        },
+        inputs={
+            "student.base": model_digest(context.sections.student.base),
+            "ingest.decontaminate": {name: asdict(shard_digest(file)) for name, file in benchmarks.items()},
+            "ingest.shards": {name: asdict(digest) for name, digest in digests.items()},
+        },
+        parents=parents,
+    )
 
 
-def _generate(config: Config) -> Folder:
-    return run_folder(config.run) / "generate"
+def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDigest]) -> list[ShardPart]:
+    sizes = [digest.bytes for digest in digests.values()]
+    read_bytes = settings.read_mb and settings.read_mb * 1_000_000
+    return split_shards(files, sizes, settings.text_field, read_bytes)
 
 
-def _plan(config: Config, files: list[str], generated: Folder | None = None) -> dict[str, Any]:
-    """Return what decides the passages. Files stand by name and content: a folder may be moved."""
-    also: dict[str, Any] = {"generated": config.generate.domains} if config.generate.domains else {}
-    if generated:
-        also["parents"] = {"generate": generated.digest()}
-    identity = config.ingest.identity()
-    del identity["shards"]
-    benchmarks = identity.pop("decontaminate")
-    base = model_fingerprint(config.student.base)  # by its content too
-    return {
-        "stage": "ingest",
-        "config": {"seed": config.run.seed, "base": base, "ingest": identity},
-        "decontaminate": {name: fingerprint(file) for name, file in benchmarks.items()},
-        "shards": fingerprints(files),
-        **also,
-    }
-
-
-def _parts(config: Config, files: list[str], plan: dict[str, Any]) -> list[Part]:
-    sizes = [shard["bytes"] for shard in plan["shards"].values()]
-    settings = config.ingest
-    return parts_of(files, sizes, settings.text_field, settings.read_mb and settings.read_mb * 1_000_000)
-
-
-def _require_same_shards(folder: Folder, plan: dict[str, Any]) -> None:
-    with explained(folder.url):
-        before = (folder.read_json(PLAN) or plan)["shards"]
-    for name, now in plan["shards"].items():
-        if before.get(name, now) != now:
+def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
+    identity = folder.read_identity()
+    before = identity.inputs["ingest.shards"] if identity else {}
+    for name, digest in digests.items():
+        if before.get(name, asdict(digest)) != asdict(digest):
             raise UserError(
                 f"ingest: the shard {name.split(' ', 1)[1]} has changed since {folder.url} was begun "
-                f"({before[name]['bytes']:,} bytes then, {now['bytes']:,} now); put the old one back, or "
+                f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or "
                 "take another run.name"
             )
 
 
-def _gather_benchmarks(folder: Folder, settings: Ingest) -> dict[str, dict[str, int]]:
-    """Write the benchmarks' n-grams where the workers find them. Returns the texts and those too short."""
-    found, report = collect(
-        {
-            name: read_texts(file, settings.max_row_mb * 1_000_000)
-            for name, file in settings.decontaminate.items()
-        },
-        settings.decontaminate_words,
-    )
-    folder.write(_BENCHMARKS, found.to_bytes())
-    return report
+def _write_benchmarks(folder: StageFolder, settings: Ingest) -> dict[str, BenchmarkTexts]:
+    """Write the benchmarks' n-grams where the tasks read them. Returns the number of texts by benchmark."""
+    max_bytes = settings.max_row_mb * 1_000_000
+    texts = {name: read_texts(file, max_bytes) for name, file in settings.decontaminate.items()}
+    ngrams, counts = collect_ngrams(texts, settings.decontaminate_words)
+    folder.write(_BENCHMARKS, ngrams.to_bytes())
+    return counts
 
 
-def _with_dropped(report: dict[str, dict[str, int]], summaries: list[Summary]) -> dict[str, dict[str, int]]:
+def _count_contaminated(
+    benchmarks: dict[str, BenchmarkTexts], summaries: Sequence[Summary]
+) -> dict[str, dict[str, int]]:
     figures = merge(summary.figures for summary in summaries)
     return {
-        name: {**found, "dropped": figures.get(f"shared_with_{name}", 0)} for name, found in report.items()
+        name: {**asdict(texts), "dropped": figures.get(f"shared_with_{name}", 0)}
+        for name, texts in benchmarks.items()
     }
 
 
-def _read_parts(folder: Folder, parts: list[Part], read: chunk_pipeline.Read) -> list[Summary]:
-    """Read all parts into chunks, from where they stand on. Returns the summaries of all chunks."""
-    summaries, items = _standing(folder, parts)
+def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> list[Summary]:
+    """Read all parts into chunks, each from where its existing chunks end. Returns all chunks' summaries."""
+    summaries, items = _existing_chunks(folder, parts)
     all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
         progress.skip(sum(summary.rows for summary in summaries))
         done = sum(summary.figures["bytes_in"] for summary in summaries)
-        for summary in chunk_pipeline.stream(folder, items, read):
+        for summary in chunk_pipeline.make_chunks(folder, items, make):
             summaries.append(summary)
             done += summary.figures["bytes_in"]
             progress.add(summary.rows, min(1.0, done / max(1, all_bytes)))
     return summaries
 
 
-def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[dict[str, Any]]]:
-    """Return the summaries of the chunks that stand, and an item for each part that is not finished.
+def _existing_chunks(
+    folder: StageFolder, parts: Sequence[ShardPart]
+) -> tuple[list[Summary], list[dict[str, Any]]]:
+    """Return the existing chunks' summaries, and an item for each unfinished part.
 
-    Chunks are counted from a part's first on without a gap; what stands behind a gap is made again.
+    A part's chunks count from its first without a gap; a chunk after a gap is made again.
     """
     keys = folder.chunk_keys()
-    wanted: list[str] = []
+    existing: list[str] = []
     for part in parts:
-        running = (chunk_key(part.number, number) for number in itertools.count())
-        wanted += itertools.takewhile(keys.__contains__, running)
-    summaries = folder.read_summaries(wanted)
-    starts = {part.number: Position() for part in parts}
-    for summary in summaries:  # in key order: the last of each part stays
-        starts[int(summary.key.split("-")[0])] = Position(**summary.position)
+        part_keys = (chunk_key(part.number, number) for number in itertools.count())
+        existing += itertools.takewhile(keys.__contains__, part_keys)
+    summaries = folder.read_summaries(existing)
+    starts = {part.number: ShardPosition() for part in parts}
+    for summary in summaries:  # in key order, so the last of each part remains
+        starts[int(summary.key.split("-")[0])] = ShardPosition(**summary.position)
     items = [
         {"part": asdict(part), "start": asdict(starts[part.number])}
         for part in parts
@@ -225,87 +271,37 @@ def _standing(folder: Folder, parts: list[Part]) -> tuple[list[Summary], list[di
     return summaries, items
 
 
-def _read(item: dict[str, Any], recipe: Recipe, base: str, checks: Checks) -> Iterator[Chunk]:
-    part, start = Part(**item["part"]), Position(**item["start"])
-    yield from read_chunks(part, start, recipe, load_tokenizer(base), _hygiene(checks))
+def _make_chunks(
+    item: dict[str, Any], settings: IngestSettings, base: str, filters: FilterSettings
+) -> Iterator[Chunk]:
+    part, start = ShardPart(**item["part"]), ShardPosition(**item["start"])
+    yield from read_chunks(part, start, settings, load_tokenizer(base), _passage_filter(filters))
 
 
 @functools.lru_cache(maxsize=1)
-def _hygiene(checks: Checks) -> Hygiene:
-    found = Benchmarks.from_bytes(Folder(checks.benchmarks).read(_BENCHMARKS)) if checks.benchmarks else None
-    return Hygiene(checks.min_tokens, checks.languages, found)
+def _passage_filter(settings: FilterSettings) -> PassageFilter:
+    ngrams = None
+    if settings.benchmarks:
+        ngrams = BenchmarkNgrams.from_bytes(Folder(settings.benchmarks).read(_BENCHMARKS))
+    return PassageFilter(settings.min_tokens, settings.languages, ngrams)
 
 
-def _select(folder: Folder, candidates: Folder, summaries: list[Summary], settings: Ingest) -> list[Summary]:
-    """Write the chunks of what is selected, one for one of the candidates'. Returns all their summaries.
-
-    The selection is made anew from all candidates when the stage goes on, and is the same.
-    """
-    keys = sorted(summary.key for summary in summaries)
-    names = [DIGEST.name, "source"] if settings.stratified else [DIGEST.name]
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = functools.partial(candidates.read_columns, names=names)
-        columns = pa.concat_tables(pool.map(read, keys))
-    digests = columns[DIGEST.name].to_numpy()
-    duplicate = repeated(digests) if settings.dedupe else np.zeros(len(digests), bool)
-    unwanted = np.zeros(len(digests), bool)
-    if settings.passages is not None:
-        sources = np.zeros(len(digests), np.int64)
-        if settings.stratified:
-            sources = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
-        unwanted[~duplicate] = ~smallest(digests[~duplicate], sources[~duplicate], settings.passages)
-    rows = {summary.key: summary.rows for summary in summaries}
-    bounds = itertools.pairwise(np.cumsum([0, *(rows[key] for key in keys)]))
-    standing = folder.chunk_keys() & set(keys)
-    around = np.concatenate([[False], duplicate, [False]])
-    items = [
-        {
-            "key": key,
-            # From 1 on; 0 and the last stand for the rows before the chunk and behind it.
-            "duplicate": np.flatnonzero(around[start : end + 2]).tolist(),
-            "unwanted": np.flatnonzero(unwanted[start:end]).tolist(),
-        }
-        for key, (start, end) in zip(keys, bounds, strict=True)
-        if key not in standing
-    ]
-    read_selected = functools.partial(_read_selected, candidates=candidates)
-    return [*folder.read_summaries(standing), *chunk_pipeline.stream(folder, items, read_selected)]
-
-
-def _read_selected(item: dict[str, Any], candidates: Folder) -> Iterator[Chunk]:
-    key = item["key"]
-    table, summary = candidates.read_chunk(key), candidates.read_summary(key)
-    around, unwanted = np.zeros(table.num_rows + 2, bool), np.zeros(table.num_rows, bool)
-    around[item["duplicate"]], unwanted[item["unwanted"]] = True, True
-    # What a duplicate had in common with its neighbours is theirs alone, as of one dropped for a fault.
-    for name, gone in (("overlap_before", around[:-2]), ("overlap_after", around[2:])):
-        values = np.where(gone, 0, table[name].to_numpy())
-        table = table.set_column(table.schema.get_field_index(name), PASSAGE.field(name), [values])
-    duplicate = around[1:-1]
-    kept = np.flatnonzero(~(duplicate | unwanted))
-    dropped = {"dropped_duplicate": int(duplicate.sum()), "dropped_unwanted": int(unwanted.sum())}
-    yield Chunk(
-        key,
-        table.take(kept).drop_columns([DIGEST.name]),
-        figures={**summary.figures, **dropped},
-        rejects=candidates.read_rejects(key),
+def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
+    passages, wanted = sum(summary.rows for summary in summaries), settings.max_passages or 0
+    if passages >= wanted:
+        return
+    if settings.sample < 1:
+        enough = min(1.0, 1.1 * settings.sample * wanted / max(1, passages))
+        raise UserError(
+            f"ingest: the sample has {passages:,} passages, fewer than ingest.max_passages = {wanted:,}; "
+            f"take another run.name with ingest.sample={enough:.2g}"
+        )
+    log.warning(
+        f"ingest: the whole corpus has {passages:,} passages, fewer than ingest.max_passages = {wanted:,}"
     )
 
 
-def _require_enough(summaries: list[Summary], settings: Ingest) -> None:
-    found, wanted = sum(summary.rows for summary in summaries), settings.passages or 0
-    if found >= wanted:
-        return
-    if settings.sample < 1:
-        enough = min(1.0, 1.1 * settings.sample * wanted / max(1, found))
-        raise UserError(
-            f"ingest: the sample has {found:,} passages, ingest.passages asks for {wanted:,}; take another "
-            f"run.name with ingest.sample={enough:.2g}"
-        )
-    say(f"ingest: all of the corpus has {found:,} passages, fewer than ingest.passages = {wanted:,}")
-
-
-def _require_few_rejects(folder: Folder, summaries: list[Summary], limit: float) -> None:
+def _require_few_rejects(folder: StageFolder, summaries: Sequence[Summary], limit: float) -> None:
     figures = merge(summary.figures for summary in summaries)
     counts = {reason: figures.get(f"rejected_{reason}", 0) for reason in REASONS}
     rejected = {reason: count for reason, count in counts.items() if count}
@@ -316,6 +312,6 @@ def _require_few_rejects(folder: Folder, summaries: list[Summary], limit: float)
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
         raise UserError(
             f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "
-            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then mend the shards or raise "
+            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then correct the shards or raise "
             "ingest.max_reject_share"
         )

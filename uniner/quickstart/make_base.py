@@ -28,7 +28,7 @@ from uniner.quickstart.base_domains import BASE_DOMAINS
 from uniner.quickstart.corpus import MadeUpDocument, Naming, documents, types_of
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.names import BASE_SHAPES, name
-from uniner.templates import READ, SYSTEM, Renderer, turns
+from uniner.templates import READ, SYSTEM, Renderer, render_conversation
 
 VOCABULARY = 2560
 # The words around each passage and type are a token each, which halves the tokens to compute.
@@ -139,7 +139,7 @@ def ask(document: MadeUpDocument, random: Random) -> dict[str, list[str]]:
 
 def language(document: MadeUpDocument, renderer: Renderer, random: Random) -> TokenSequence:
     """Ask one question, then to repeat the text, then the other questions; all tokens carry loss."""
-    conversation = turns(document.text, ask(document, random))
+    conversation = render_conversation(document.text, ask(document, random))
     repeat = ({"from": "human", "value": "Repeat the text."}, {"from": "gpt", "value": document.text})
     head, questions = renderer.blocks((*conversation[:4], *repeat, *conversation[4:]))
     ids = list(sum(questions, head).ids)
@@ -148,7 +148,7 @@ def language(document: MadeUpDocument, renderer: Renderer, random: Random) -> To
 
 def task(document: MadeUpDocument, renderer: Renderer, random: Random) -> TokenSequence:
     """Ask all questions, hidden from each other or as a conversation; the answers carry loss."""
-    head, questions = renderer.blocks(turns(document.text, ask(document, random)))
+    head, questions = renderer.blocks(render_conversation(document.text, ask(document, random)))
     hidden = random.random() >= CONVERSATION_SHARE
     sequence = TokenSequence(list(head.ids), list(range(len(head))), [0] * len(head), list(head.loss))
     start = len(head)

@@ -13,13 +13,14 @@ from typing import Any
 import zstandard
 
 from uniner.config.schema import Config
-from uniner.passages import cut
+from uniner.config.teachers import RecordingTeacher
+from uniner.passages import cut_passages
 from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.replies import reply
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_folders import load_tokenizer
-from uniner.storage.stage_folder import Folder
 
 BASE = str(Path(__file__).parent / "base")
 DOCUMENTS, HELD_OUT = 2_400, 120
@@ -38,7 +39,7 @@ def prepare(config: Config) -> Config:
         update={
             "student": config.student.model_copy(update={"base": BASE}),
             "ingest": config.ingest.model_copy(update={"shards": [folder.path("shard-*.jsonl.zst")]}),
-            "annotate": config.annotate.model_copy(update={"recording": folder.path("teacher.jsonl.gz")}),
+            "teacher": RecordingTeacher(path=folder.path("teacher.jsonl.gz")),
             "evaluate": config.evaluate.model_copy(
                 update={"gold": {"held-out": folder.path("heldout.jsonl")}}
             ),
@@ -96,7 +97,7 @@ def _recording(corpus: Iterable[MadeUpDocument], max_tokens: int, seed: int) -> 
     tokenizer = load_tokenizer(BASE)
     for document in corpus:
         random = Random(f"{seed}/{document.doc_id}")
-        for piece in cut(document.text, tokenizer, max_tokens):
+        for piece in cut_passages(document.text, tokenizer, max_tokens):
             inside = [
                 mention
                 for mention in document.mentions

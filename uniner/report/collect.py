@@ -1,25 +1,30 @@
-"""Read a run's manifests, scores and some tagged passages into one plain value that both outputs show."""
+"""Read a run's manifests, scores and some tagged passages into one plain value for both outputs."""
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.records import Passage, TaggedEntity, TaggedPassage, from_table
-from uniner.storage.stage_folder import Folder
-from uniner.tag.tables import AGGREGATE
+from uniner.display import TaggedText, displayed_entities
+from uniner.records import Passage, TaggedPassage, from_table
+from uniner.storage.folder import Folder
+from uniner.storage.stage_folder import Manifest, StageFolder
 
 EXAMPLES = 5
 TYPES, SURFACES = 25, 8
+_EXAMPLE_CHARACTERS = 600
 _CHUNKS = 6
+_SURFACE_TABLE = "aggregate.parquet"  # tag's table of surfaces, see docs/tagging.md
+
+Curve = tuple[tuple[int, float], ...]
+"""Points (step, value)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageRow:
-    """A line of the table."""
+    """A stage in the table of stages. figure: its key figure, as text."""
 
     stage: str
     rows: int
@@ -27,17 +32,8 @@ class StageRow:
     figure: str
 
 
-@dataclass(frozen=True)
-class Example:
-    """A tagged passage: its text and its entities, offsets into the text."""
-
-    text: str
-    source: str
-    entities: tuple[TaggedEntity, ...]
-
-
-@dataclass(frozen=True)
-class Score:
+@dataclass(frozen=True, kw_only=True)
+class DatasetScore:
     """A system's strict micro-F1 on a gold data set."""
 
     system: str
@@ -47,7 +43,7 @@ class Score:
     broken: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Funnel:
     """How passages became conversations: counts by name, in the order of the work."""
 
@@ -55,178 +51,195 @@ class Funnel:
     mentions: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A type's mentions in the corpus, and its most frequent surfaces with theirs."""
+@dataclass(frozen=True, kw_only=True)
+class TypeSurfaces:
+    """A type's mentions in the corpus, and its most frequent surfaces with their mentions."""
 
     type: str
     mentions: int
     surfaces: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurves:
+    """The curves of train; an empty one was not measured."""
+
+    loss: Curve = ()
+    validation_loss: Curve = ()
+    validation_f1: Curve = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
     """All that is shown of a run."""
 
     name: str
     stages: tuple[StageRow, ...] = ()
-    scores: tuple[Score, ...] = ()
-    examples: tuple[Example, ...] = ()
-    losses: tuple[tuple[int, float], ...] = ()
-    validation: tuple[tuple[int, float], ...] = ()
-    validation_f1: tuple[tuple[int, float], ...] = ()
+    scores: tuple[DatasetScore, ...] = ()
+    examples: tuple[TaggedText, ...] = ()
+    curves: TrainingCurves = TrainingCurves()
     funnel: Funnel | None = None
-    found: tuple[Found, ...] = ()
+    types: tuple[TypeSurfaces, ...] = ()
 
 
-def collect(run: Folder, name: str) -> Report:
-    """Read what stands of a run; stages that are not done are left out."""
-    manifests = {stage: (run / stage).manifest() for stage in _FIGURES}
-    done = {stage: manifest for stage, manifest in manifests.items() if manifest}
-    rows = tuple(
-        StageRow(stage, manifest["rows"], manifest["seconds"], _FIGURES[stage](manifest))
-        for stage, manifest in done.items()
+def collect(run: StageFolder, name: str) -> RunReport:
+    """Read what exists of a run. Stages that are not complete are left out."""
+    manifests = {stage: manifest for stage in _FIGURES if (manifest := (run / stage).manifest())}
+    rows = (
+        StageRow(
+            stage=stage,
+            rows=manifest.rows,
+            seconds=manifest.seconds,
+            figure=_FIGURES[stage](manifest),
+        )
+        for stage, manifest in manifests.items()
     )
-    history = (run / "train").read_json("history.json") or {"steps": [], "validation": []}
-    losses, validation, validation_f1 = (
-        tuple((point["step"], point[figure]) for point in history[name] if figure in point)
-        for name, figure in (("steps", "loss"), ("validation", "loss"), ("validation", "f1"))
-    )
-    examples = _examples(run) if "tag" in done else ()
-    funnel = _funnel(done["build"]["figures"]) if "build" in done else None
-    found = _found(run / "tag", done["tag"]) if "mentions_by_type" in done.get("tag", {}) else ()
-    return Report(
-        name,
-        rows,
-        scores(done.get("evaluate")),
-        examples,
-        losses,
-        validation,
-        validation_f1,
-        funnel,
-        found,
+    return RunReport(
+        name=name,
+        stages=tuple(rows),
+        scores=scores(manifests["evaluate"]) if "evaluate" in manifests else (),
+        examples=_examples(run) if "tag" in manifests else (),
+        curves=_curves(run / "train"),
+        funnel=_funnel(manifests["build"].figures) if "build" in manifests else None,
+        types=_types(run / "tag", _mentions_by_type(manifests.get("tag"))),
     )
 
 
-def scores(manifest: dict[str, Any] | None) -> tuple[Score, ...]:
-    """Return the scores in the manifest of evaluate, in the order of systems."""
+def _mentions_by_type(tag: Manifest | None) -> dict[str, int]:
+    tables = tag.results.get("tables") if tag else None
+    return tables["mentions_by_type"] if tables else {}
+
+
+def scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
+    """Return the scores in evaluate's manifest, in the order of systems."""
     return tuple(
-        Score(system, dataset, found["f1"], found["questions"], found["broken"])
-        for system, datasets in (manifest or {"scores": {}})["scores"].items()
-        for dataset, found in datasets.items()
+        DatasetScore(
+            system=system,
+            dataset=dataset,
+            f1=figures["f1"],
+            questions=figures["questions"],
+            broken=figures["broken"],
+        )
+        for system, datasets in manifest.results["scores"].items()
+        for dataset, figures in datasets.items()
     )
 
 
-def _found(tag: Folder, manifest: dict[str, Any]) -> tuple[Found, ...]:
+def _curves(train: Folder) -> TrainingCurves:
+    history = train.read_json("history.json") or {"steps": [], "validation": []}
+
+    def curve(part: str, figure: str) -> Curve:
+        return tuple((point["step"], point[figure]) for point in history[part] if figure in point)
+
+    return TrainingCurves(
+        loss=curve("steps", "loss"),
+        validation_loss=curve("validation", "loss"),
+        validation_f1=curve("validation", "f1"),
+    )
+
+
+def _types(tag: Folder, mentions_by_type: dict[str, int]) -> tuple[TypeSurfaces, ...]:
     """Return the most frequent types with their most frequent surfaces."""
+    if not mentions_by_type:
+        return ()
     surfaces: dict[str, list[tuple[str, int]]] = {}
-    table = pq.read_table(pa.BufferReader(tag.read(AGGREGATE)), columns=["type", "text", "mentions"])
+    table = pq.read_table(pa.BufferReader(tag.read(_SURFACE_TABLE)), columns=["type", "text", "mentions"])
     for row in table.to_pylist():
         surfaces.setdefault(row["type"], []).append((row["text"], row["mentions"]))
-    mentions = list(manifest["mentions_by_type"].items())[:TYPES]
-    return tuple(Found(name, count, tuple(surfaces[name][:SURFACES])) for name, count in mentions)
+    return tuple(
+        TypeSurfaces(type=name, mentions=mentions, surfaces=tuple(surfaces[name][:SURFACES]))
+        for name, mentions in list(mentions_by_type.items())[:TYPES]
+    )
 
 
-def _funnel(figures: dict[str, Any]) -> Funnel:
+def _funnel(figures: dict[str, float]) -> Funnel:
     counts = Counter({name: int(count) for name, count in figures.items()})
 
     def dropped(prefix: str) -> dict[str, int]:
-        named = {name: count for name, count in sorted(counts.items()) if name.startswith(prefix) and count}
-        return {f"dropped: {name.removeprefix(prefix).replace('_', ' ')}": -named[name] for name in named}
+        return {
+            f"dropped: {name.removeprefix(prefix).replace('_', ' ')}": -count
+            for name, count in sorted(counts.items())
+            if name.startswith(prefix) and count
+        }
 
-    became = {
+    passages = {
+        "passages annotated": counts["passages"],
+        **dropped("dropped_"),
         "conversations": counts["conversations"],
         "of these to train on": counts["train"],
         "of these for validation": counts["validation"],
         "positive questions": counts["positives"],
         "negative questions": counts["negatives"],
     }
-    passages = {"passages annotated": counts["passages"], **dropped("dropped_"), **became}
-    return Funnel(passages, {**dropped("mentions_"), "mentions kept": counts["mentions"]})
+    mentions = {**dropped("mentions_"), "mentions kept": counts["mentions"]}
+    return Funnel(passages=passages, mentions=mentions)
 
 
-def _examples(run: Folder) -> tuple[Example, ...]:
-    """Return tagged passages of different sources, the ones with the most types first."""
-    manifest = (run / "tag").require_manifest()
-    best: dict[str, Example] = {}
-    chunks = manifest["chunks"]
-    for chunk in chunks[:: max(1, len(chunks) // _CHUNKS)]:  # from all over the corpus
-        tagged = from_table((run / "tag").read_chunk(chunk["key"]), TaggedPassage)
-        passages = from_table((run / "ingest").read_chunk(chunk["key"]), Passage)
-        for passage, found in zip(passages, tagged, strict=True):
-            example = Example(passage.text, passage.source, inside(found))
-            standing = best.get(passage.source)
-            if len(passage.text) < 600 and (standing is None or _interest(example) > _interest(standing)):
+def _examples(run: StageFolder) -> tuple[TaggedText, ...]:
+    """Return a short tagged passage of each of several sources, those with the most types first."""
+    best: dict[str, TaggedText] = {}
+    chunks = (run / "tag").require_manifest().chunks
+    for chunk in chunks[:: max(1, len(chunks) // _CHUNKS)]:  # spread over the corpus
+        rows = from_table((run / "tag").read_chunk(chunk.key).table, TaggedPassage)
+        passages = from_table((run / "ingest").read_chunk(chunk.key).table, Passage)
+        for passage, row in zip(passages, rows, strict=True):
+            entities = displayed_entities(row.entities, row.char_start)
+            example = TaggedText(text=passage.text, source=passage.source, entities=entities)
+            current = best.get(passage.source)
+            if len(passage.text) < _EXAMPLE_CHARACTERS and (
+                current is None or _variety(example) > _variety(current)
+            ):
                 best[passage.source] = example
-    return tuple(sorted(best.values(), key=_interest, reverse=True)[:EXAMPLES])
+    return tuple(sorted(best.values(), key=_variety, reverse=True)[:EXAMPLES])
 
 
-def inside(tagged: TaggedPassage) -> tuple[TaggedEntity, ...]:
-    """Return the located entities with offsets into the passage, in order, the longer of two that overlap."""
-    chosen: list[TaggedEntity] = []
-    located = [entity for entity in tagged.entities if entity.start >= 0]
-    for entity in sorted(located, key=lambda entity: (entity.start, -entity.end)):
-        start, end = entity.start - tagged.char_start, entity.end - tagged.char_start
-        if not chosen or start >= chosen[-1].end:
-            chosen.append(
-                TaggedEntity(
-                    text=entity.text,
-                    type=entity.type,
-                    start=start,
-                    end=end,
-                    score=entity.score,
-                    grounding=entity.grounding,
-                )
-            )
-    return tuple(chosen)
-
-
-def _interest(example: Example) -> tuple[int, int]:
+def _variety(example: TaggedText) -> tuple[int, int]:
     return len({entity.type for entity in example.entities}), len(example.entities)
 
 
-def _generate(manifest: dict[str, Any]) -> str:
-    figures, ok = manifest["figures"], manifest["outcomes"].get("ok", 0) / max(1, manifest["rows"])
-    return f"{len(manifest['domains']):,} domains, {ok:.1%} ok, {figures['cost_usd']:.2f} USD"
+def _generate(manifest: Manifest) -> str:
+    return f"{len(manifest.results['domains']):,} domains, {_teacher_figures(manifest)}"
 
 
-def _ingest(manifest: dict[str, Any]) -> str:
-    return f"{manifest['figures'].get('documents_chosen', 0):,} documents"
+def _ingest(manifest: Manifest) -> str:
+    return f"{manifest.figures.get('documents_chosen', 0):,} documents"
 
 
-def _annotate(manifest: dict[str, Any]) -> str:
-    figures, rows = manifest["figures"], max(1, manifest["rows"])
-    ok = manifest["outcomes"].get("ok", 0) / rows
-    return f"{figures['entities']:,} entities, {ok:.1%} ok, {figures['cost_usd']:.2f} USD"
+def _annotate(manifest: Manifest) -> str:
+    return f"{manifest.figures['entities']:,} entities, {_teacher_figures(manifest)}"
 
 
-def _build(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _teacher_figures(manifest: Manifest) -> str:
+    ok = manifest.outcomes.get("ok", 0) / max(1, manifest.rows)
+    return f"{ok:.1%} ok, {manifest.figures['cost_usd']:.2f} USD"
+
+
+def _build(manifest: Manifest) -> str:
+    figures = manifest.figures
     negatives = figures.get("negatives", 0)
     questions = figures.get("positives", 0) + negatives
-    return (
-        f"{manifest['types']:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
-    )
+    types = manifest.results["types"]
+    return f"{types:,} types, {questions:,} questions, {negatives / max(1, questions):.0%} negative"
 
 
-def _train(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _train(manifest: Manifest) -> str:
+    figures = manifest.figures
     return f"{figures['steps']:,} steps, loss {figures['first_loss']:.2f} to {figures['last_loss']:.3f}"
 
 
-def _evaluate(manifest: dict[str, Any]) -> str:
+def _evaluate(manifest: Manifest) -> str:
     return ", ".join(f"F1 {score.f1:.3f} {score.system}" for score in scores(manifest)[:4])
 
 
-def _tag(manifest: dict[str, Any]) -> str:
-    figures = manifest["figures"]
+def _tag(manifest: Manifest) -> str:
+    figures = manifest.figures
     entities = figures.get("entities", 0)
     dropped = figures.get("dropped_ungrounded", 0)
     grounded = 1 - (figures.get("ungrounded", 0) + dropped) / max(1, entities + dropped)
     return f"{entities:,} entities, {grounded:.1%} found in the text"
 
 
-_FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+_FIGURES: dict[str, Callable[[Manifest], str]] = {
     "generate": _generate,
     "ingest": _ingest,
     "annotate": _annotate,

@@ -1,30 +1,28 @@
-"""The report stage: shows what stands of a run and writes `report.html` in the run's folder."""
-
-from typing import Any
+"""The report stage: show what exists of a run, and write `report.html` into the run's folder."""
 
 from rich.console import Console
 
-from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.report.collect import collect
-from uniner.report.page import render
-from uniner.report.terminal import show
-from uniner.storage.stage_folder import run_folder
+from uniner.report.render import print_report, render_html
+from uniner.runtime.stage_context import StageContext
 
+SECTIONS = ()
 PAGE = "report.html"
 
 
-def check(config: Config) -> None:
-    """Find nothing: a report shows whatever stands."""
+def check(context: StageContext) -> None:
+    """Check nothing: a report shows whatever exists."""
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Print the report and write the page. Returns its address."""
-    folder = run_folder(config.run)
-    report = collect(folder, config.run.name)
+def run(context: StageContext) -> None:
+    """Print the report and write the page."""
+    folder = context.run_folder
+    report = collect(folder, folder.name)
     if not report.stages:
-        raise UserError(f"{folder.url}: no stage of this run is done; run one first")
-    folder.write(PAGE, render(report).encode())
-    show(report, Console())
+        raise UserError(
+            f"{folder.url}: no stage of this run is complete; run one first, such as uniner ingest CONFIG"
+        )
+    folder.write(PAGE, render_html(report).encode())
+    print_report(report, Console())
     print(f"report: {folder.path(PAGE)}")
-    return {"page": folder.path(PAGE)}

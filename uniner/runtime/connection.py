@@ -1,62 +1,82 @@
 """Connect to Ray, and find the user's error inside what Ray raises."""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
 
-from uniner.errors import UserError
+from uniner.errors import Stopped, UserError
+from uniner.progress import VERBOSE, is_verbose
 
 Ending = TypeVar("Ending", bound=Exception)
-_LOGICAL_CPUS = 8  # pipelines of several operators hang where Ray believes in one or two CPUs
+Shared = TypeVar("Shared")
+_LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Be in the cluster that RAY_ADDRESS names (a submitted job has it), else in a Ray of our own.
+    """Connect to RAY_ADDRESS (set in a submitted job), or start a local Ray.
 
-    A Ray that this process is in already stays as it is.
+    A Ray that this process is already connected to is used and left running.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Its core would print of each actor pool that Ray Data could not be restarted; what fails is raised.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    level = logging.INFO if is_verbose() else logging.ERROR
+    if not is_verbose():
+        # Ray's core logs for each actor pool that Ray Data cannot restart it; real failures are raised.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(level)
+    # Ray Data logs errors that it also raises, at length; the job logs them in one line.
+    logging.getLogger("ray.data").setLevel(logging.INFO if is_verbose() else logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": is_verbose(), "logging_level": level}
+    if is_verbose():
+        options["runtime_env"] = {"env_vars": {VERBOSE: "1"}}
     with tempfile.TemporaryDirectory(prefix="uniner-ray-", ignore_cleanup_errors=True) as temporary:
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(**common)
+            ray.init(**options)
         else:
             cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **common)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **options)
         try:
             yield
         finally:
             ray.shutdown()
 
 
+def plain_error(error: BaseException) -> BaseException:
+    """Return the Stopped or UserError that a task or actor raised inside Ray's wrappers, else the error."""
+    return exception_in(error, Stopped) or user_error_in(error) or error
+
+
 def user_error_in(error: BaseException) -> UserError | None:
-    """Find the UserError that a task or an actor raised inside the layers that Ray puts around it."""
+    """Return the UserError that a task or actor raised inside Ray's wrappers."""
     return exception_in(error, UserError)
 
 
 def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
+    """Return the first exception of a kind among an error, its causes and its groups' members."""
     seen, waiting = set(), [error]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, kind):
-            return kind(str(found.args[0]) if found.args else str(found))
-        seen.add(id(found))
-        causes = (found.__cause__, getattr(found, "cause", None), found.__context__)
+        current = waiting.pop()
+        if isinstance(current, kind):
+            return kind(str(current.args[0]) if current.args else str(current))
+        seen.add(id(current))
+        causes = (current.__cause__, getattr(current, "cause", None), current.__context__)
         waiting += [
             cause
-            for cause in (*causes, *getattr(found, "exceptions", ()))
+            for cause in (*causes, *getattr(current, "exceptions", ()))
             if isinstance(cause, BaseException) and id(cause) not in seen
         ]
     return None
+
+
+def share(value: Shared) -> Callable[[], Shared]:
+    """Put a value into Ray's object store, once. Return a function that gets it in any actor."""
+    return functools.partial(ray.get, ray.put(value))

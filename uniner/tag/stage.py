@@ -1,298 +1,288 @@
-"""The tag stage: the run's passages are the chunks; a pool of engines tags them."""
+"""The tag stage: a pool of engines tags the run's passages, chunk by chunk; then the tables are written."""
 
 import asyncio
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from uniner.config.schema import Config, Engine, Tag
-from uniner.errors import Planned, UserError
-from uniner.gold.catalogue import with_group
-from uniner.inference.fp8_gate import require_f1, suffix
-from uniner.inference.questions import start
-from uniner.progress import say
+from uniner.config.schema import Tag
+from uniner.errors import UserError
+from uniner.gold.catalogue import resolve_group
+from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.fp8_gate import fp8_suffix, require_f1
+from uniner.inference.questions import start_asker
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.connection import connected
+from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
 from uniner.storage.model_folders import (
     FACTS,
+    StudentFacts,
     calibration_of,
-    calibrations,
     model_address,
-    model_fingerprint,
+    model_digest,
+    read_calibrations,
     student_facts,
 )
-from uniner.storage.stage_folder import MANIFEST, Folder, run_folder
-from uniner.tag import estimate as planning
-from uniner.tag import text_page, text_tagger
-from uniner.tag.entity_rules import Rules
-from uniner.tag.tables import ENTITIES, Parts, Surfaces, parts, write_top
-from uniner.tag.tagger import Tagger
-from uniner.tag.types import Types, choose, read_types, require_sources
-from uniner.templates import Template, template
+from uniner.storage.stage_folder import Identity, Manifest, StageFolder, Summary
+from uniner.tag import interactive
+from uniner.tag.estimate import describe, measure, sample_chunks
+from uniner.tag.tables import ENTITIES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection, read_types, require_sources, select_types
+from uniner.templates import Template, make_template
 
+SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _SURFACES = 10_000
-"""Surfaces of a type that are counted exactly; beyond, the rarest are let go from time to time."""
-_RULES = {"located", "min_score", "ungrounded", "overlaps"}
-_TABLE_SETTINGS = {"top_surfaces", "entity_table", "partition_by_source"}
-_TABLES = {"tables", "mentions_by_type", "understated_by_at_most"}
+"""Surfaces per type that are counted exactly; beyond, the rarest are dropped from time to time."""
+
+log = logging.getLogger(__name__)
 
 
-def check(config: Config) -> None:
-    """Make sure, before Ray starts, that the student that is there can be asked this way.
+@dataclass(frozen=True, kw_only=True)
+class TagTables:
+    """What the manifest says of the tables: the settings they were written with, and mentions by type.
 
-    Raises:
-        Planned: where only a text is to be tagged, and is.
+    understated_by_at_most: by type, how many mentions of a surface in aggregate.parquet may be missing.
     """
-    if config.tag.partition_by_source and not config.tag.entity_table:
+
+    top_surfaces: int
+    entity_table: bool
+    partition_by_source: bool
+    mentions_by_type: dict[str, int] = field(default_factory=dict)
+    understated_by_at_most: dict[str, int] = field(default_factory=dict)
+
+    def serve(self, tag: Tag) -> bool:
+        """Tell whether these tables are the wanted ones; an unwanted entity table does no harm."""
+        if self.top_surfaces != tag.top_surfaces:
+            return False
+        wanted = (tag.entity_table, tag.partition_by_source)
+        return not tag.entity_table or (self.entity_table, self.partition_by_source) == wanted
+
+
+def check(context: StageContext) -> None:
+    """Check the types, and the student if it exists already, and compare the settings."""
+    tag, evaluate, engine = context.sections.tag, context.sections.evaluate, context.sections.engine
+    if tag.partition_by_source and not tag.entity_table:
         raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
-    if config.tag.types_file:
-        read_types(absolute(config.tag.types_file))
-    if config.tag.text is not None or config.tag.page is not None:
-        _tag_here(config)
-    name = config.tag.calibration
-    own = with_group(config).evaluate if name or suffix(config.engine) else config.evaluate
-    to_measure = not config.tag.student and name in own.gold and "student" in own.systems
-    if name and not to_measure:
-        calibration_of(_student(config), name)
-    there = config.tag.student or (_own(config) / "student").exists(FACTS)
-    if there and (name is None or name in calibrations(_student(config))):
-        facts = student_facts(_student(config))
-        chunk_pipeline.check_plan(_folder(config), _plan(config, facts, _types(config, facts), parents={}))
-    if suffix(config.engine) and not own.gold:  # else evaluate may still come before tag
-        require_f1(run_folder(config.run) / "evaluate", model_fingerprint(_student(config)), config.engine)
+    if tag.types_file:
+        read_types(absolute(tag.types_file))
+    gold = evaluate.gold
+    if tag.calibration or fp8_suffix(engine):
+        gold = resolve_group(evaluate.group, evaluate.data, evaluate.gold)
+    student = _student_address(context)
+    evaluate_measures_it = not tag.student and tag.calibration in gold and "student" in evaluate.systems
+    if tag.calibration and not evaluate_measures_it:
+        calibration_of(student, tag.calibration)
+    student_exists = tag.student or (context.run_folder / "train" / "student").exists(FACTS)
+    if student_exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
+        facts = student_facts(student)
+        context.folder.check_identity(_identity(context, facts, _select_types(tag, facts), parents={}))
+    if fp8_suffix(engine) and not gold:  # with gold data, evaluate may still come before tag
+        require_f1(context.run_folder / "evaluate", model_digest(student), engine)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Tag the passages. Returns the manifest.
-
-    Raises:
-        Planned: where only the plan is asked for.
-    """
-    student, passages = _student(config), run_folder(config.run) / "ingest"
-    if not config.tag.student:
-        _own(config).require_manifest()
-    facts = student_facts(student)
-    types = _types(config, facts)
-    if not (config.tag.types or config.tag.types_file):
-        asked = types.everywhere
-        say(f"tag: asking the student's {len(asked)} most frequent types: {', '.join(asked)}")
-    require_sources(types.of_source, _sources(passages))
-    parents = {"ingest": passages.digest(), "student": model_fingerprint(student)}
-    require_f1(run_folder(config.run) / "evaluate", parents["student"], config.engine)
-    folder, plan = _folder(config), _plan(config, facts, types, parents)
-    make = _making(config, student, facts, types)
-    engines = pool(make, config.engine)
-    if config.tag.plan:
-        _tell_plan(config, plan, passages, engines)
+def run(context: StageContext) -> Manifest:
+    """Tag the passages. Returns the manifest."""
+    tag, folder, passages = context.sections.tag, context.folder, context.run_folder / "ingest"
+    identity, worker = _prepare(context)
     manifest = chunk_pipeline.run_stage(
-        "tag",
         folder,
-        plan,
-        passages,
-        pool=engines,
-        max_bad_share=config.engine.max_bad_share,
-        close=lambda summaries: _close(
-            config.tag, folder, passages, {summary.key: summary.rows for summary in summaries}
-        ),
+        identity,
+        passages.require_manifest().chunks,
+        read=passages.read_chunk,
+        pool=engine_pool(context.sections.engine, worker),
+        max_bad_share=context.sections.engine.max_bad_share,
+        results=partial(_results, tag, folder, passages),
     )
-    if not _stand(config.tag, manifest):
-        say("tag: the entities stand; writing their tables anew, as the settings are others")
-        rows = chunk_pipeline.chunks_of(folder)
-        bare = {name: value for name, value in manifest.items() if name not in _TABLES}
-        folder.write_json(MANIFEST, bare)  # a run that is killed here does not leave half a table as a whole
-        manifest = {**bare, **_tables(config.tag, folder, passages, rows)}
-        folder.write_json(MANIFEST, manifest)
+    tables = manifest.results.get("tables")
+    if tables is None or not TagTables(**tables).serve(tag):
+        log.info("tag: all passages are tagged; rewriting the tables, as their settings changed")
+        # Without its tables first, so that a run killed here does not pass half a table off as whole.
+        without = replace(manifest, results={**manifest.results, "tables": None})
+        folder.write_manifest(without)
+        written = asdict(_write_tables(tag, folder, passages, manifest.rows_of_chunk))
+        manifest = folder.write_manifest(replace(manifest, results={**manifest.results, "tables": written}))
     return manifest
 
 
-def _making(config: Config, student: str, facts: dict[str, Any], types: Types) -> Callable[[], Tagger]:
-    """Return what starts an engine in the process that calls it, and returns the worker that asks it."""
-    return partial(
+def estimate(context: StageContext) -> str:
+    """Tag a few hundred passages with one engine; they count as done. Returns what the others would take."""
+    folder, passages = context.folder, context.run_folder / "ingest"
+    chunks, engine = passages.require_manifest().rows_of_chunk, context.sections.engine
+    with connected():
+        identity, worker = _prepare(context)
+        manifest = folder.begin(identity)
+        if manifest:
+            return f"tag: already done, {manifest.rows:,} passages; nothing is left to estimate"
+        existing = folder.chunk_keys() & chunks.keys()
+        missing = {key: rows for key, rows in chunks.items() if key not in existing}
+        if not missing:
+            return f"{folder.url}: all chunks exist; nothing is left to measure, run the stage to complete it"
+        keys = sample_chunks(missing)
+        log.info(f"tag: measuring {sum(missing[key] for key in keys):,} passages on one engine")
+        pool = replace(engine_pool(engine, worker), actors=1, min_actors=1)
+        summaries = chunk_pipeline.work_on_chunks(folder, keys, passages.read_chunk, pool)
+        trial = measure((time.monotonic(), summary) for summary in summaries)
+    return describe(
+        trial,
+        total=sum(chunks.values()),
+        done=sum(chunks[key] for key in existing) + trial.passages,
+        engines=engine.actors,
+        gpus=engine.gpus,
+        usd_per_gpu_hour=engine.usd_per_gpu_hour,
+    )
+
+
+def tag_text(context: StageContext, text: str) -> None:
+    """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
+    text = sys.stdin.read() if text == "-" else text
+    tagger, types = _text_tagger(context)
+    interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
+
+
+def serve_page(context: StageContext, port: int) -> None:
+    """Serve a page on 127.0.0.1 that tags typed text, until the command is stopped. Needs Gradio."""
+    tagger, types = _text_tagger(context)
+    interactive.serve_page(tagger, types.everywhere, port)
+
+
+def _text_tagger(context: StageContext) -> tuple[interactive.TextTagger, TypeSelection]:
+    student = _student_address(context)
+    facts = student_facts(student)
+    tagger = interactive.TextTagger(
+        student,
+        make_template(facts.template, facts.group_types),
+        context.sections.ingest.max_tokens,
+        _rules(context.sections.tag, student),
+        _engine_settings(context),
+    )
+    return tagger, _select_types(context.sections.tag, facts)
+
+
+def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
+    """Return the stage's identity, and a function that starts an engine and its worker."""
+    tag, student, passages = context.sections.tag, _student_address(context), context.run_folder / "ingest"
+    if not tag.student:
+        (context.run_folder / "train").require_manifest()
+    facts = student_facts(student)
+    types = _select_types(tag, facts)
+    if not (tag.types or tag.types_file):
+        asked = types.everywhere
+        log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
+    keys = [chunk.key for chunk in passages.require_manifest().chunks]
+    sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
+    require_sources(types.of_source, sources)
+    digest = model_digest(student)
+    require_f1(context.run_folder / "evaluate", digest, context.sections.engine)
+    worker = partial(
         make_tagger,
         student,
-        asked_by(config, facts),
+        make_template(facts.template, facts.group_types),
         types,
-        every_occurrence=config.tag.located == "all",
-        rules=_rules(config),
-        settings=engine_settings(config.engine, config.student.max_tokens),
+        _rules(tag, student),
+        _engine_settings(context),
     )
-
-
-def _tell_plan(config: Config, plan: dict[str, Any], passages: Folder, engines: chunk_pipeline.Pool) -> None:
-    """Tag some of the chunks that are left with one engine, print what all of them take, and end the job."""
-    folder, chunks = _folder(config), chunk_pipeline.chunks_of(passages)
-    if folder.begin(plan):
-        chunk_pipeline.already_done("tag", folder, "passages")
-        raise Planned
-    standing = folder.chunk_keys() & chunks.keys()
-    todo = {key: rows for key, rows in chunks.items() if key not in standing}
-    if not todo:
-        raise UserError(f"{folder.url}: all chunks stand, there is nothing to measure; leave out tag.plan")
-    keys = planning.chosen(todo)
-    say(f"tag: measuring {sum(todo[key] for key in keys):,} passages on one engine")
-    summaries = chunk_pipeline.stream(
-        folder, keys, chunk_pipeline.read_chunk_of(passages), replace(engines, actors=1)
-    )
-    trial = planning.trial_of((time.monotonic(), summary) for summary in summaries)
-    done = sum(chunks[key] for key in standing) + trial.passages
-    settings = config.engine
-    told = planning.describe(
-        trial, sum(chunks.values()), done, settings.actors, settings.gpus, settings.usd_per_gpu_hour
-    )
-    print(told, flush=True)
-    raise Planned
-
-
-def _tag_here(config: Config) -> None:
-    """Tag a text in this process and print it with its entities, or serve a page that does; end the job."""
-    student = _student(config)
-    facts = student_facts(student)
-    types = _types(config, facts)
-    tagger = text_tagger.TextTagger(
-        student,
-        asked_by(config, facts),
-        config.ingest.max_tokens,
-        every_occurrence=config.tag.located == "all",
-        rules=_rules(config),
-        settings=engine_settings(config.engine, config.student.max_tokens),
-    )
-    if config.tag.page is not None:
-        text_page.serve(tagger, types.everywhere, config.tag.page)
-        raise Planned
-    text = sys.stdin.read() if config.tag.text == "-" else config.tag.text or ""
-    text_tagger.show(text, asyncio.run(tagger.once(text, types)), Console())
-    raise Planned
+    parents: dict[str, str | None] = {"ingest": passages.digest(), "student": digest}
+    return _identity(context, facts, types, parents), worker
 
 
 def make_tagger(
-    model: str,
-    template: Template,
-    types: Types,
-    every_occurrence: bool,
-    rules: Rules,
-    settings: dict[str, Any],
+    model: str, template: Template, types: TypeSelection, rules: EntityRules, settings: EngineSettings
 ) -> Tagger:
     """Start an engine in this process and return the worker that asks it."""
-    return Tagger(start(model, template, **settings), types, every_occurrence, rules)
+    return Tagger(start_asker(model, template, settings), types, rules)
 
 
-def asked_by(config: Config, facts: dict[str, Any] | None) -> Template:
-    """Return the template that a model is asked by: a student's own, by its facts, or the config's."""
-    told = facts or config.student.model_dump()
-    return template(told["template"], told.get("group_types", config.student.group_types))
+def _engine_settings(context: StageContext) -> EngineSettings:
+    max_prompt_tokens = context.sections.student.max_tokens
+    return EngineSettings.of(context.sections.engine, max_prompt_tokens=max_prompt_tokens)
 
 
-def engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
-    """Return the plain values that `engine.Engine` is made of."""
-    names = {"actors", "min_actors", "chunks_in_flight", "max_bad_share", "poison_tries"}
-    names |= {"usd_per_gpu_hour", "max_f1_loss"}
-    settings = engine.model_dump(exclude=names, exclude_none=True)
-    return {"max_tokens": max_tokens, **settings}
+def _student_address(context: StageContext) -> str:
+    named = context.sections.tag.student
+    return model_address(named) if named else (context.run_folder / "train" / "student").url
 
 
-def pool(make: Any, engine: Engine) -> chunk_pipeline.Pool:
-    """Return the actor pool of a worker that holds an engine."""
-    return chunk_pipeline.Pool(
-        make,
-        engine.actors,
-        engine.cpus,
-        engine.gpus,
-        engine.chunks_in_flight,
-        engine.poison_tries,
-        engine.min_actors,
+def _select_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
+    file = read_types(absolute(tag.types_file)) if tag.types_file else []
+    return select_types(tag.types, file, tag.top_types, tag.types_of_source, facts.types)
+
+
+def _rules(tag: Tag, student: str) -> EntityRules:
+    return EntityRules(
+        occurrences=tag.occurrences,
+        min_score=tag.min_score,
+        keep_ungrounded=tag.ungrounded == "keep",
+        flat=tag.overlaps == "flat",
+        calibration=calibration_of(student, tag.calibration) if tag.calibration else None,
     )
 
 
-def _own(config: Config) -> Folder:
-    return run_folder(config.run) / "train"
+def _identity(
+    context: StageContext, facts: StudentFacts, types: TypeSelection, parents: dict[str, str | None]
+) -> Identity:
+    tag = context.sections.tag
+    return Identity(
+        stage="tag",
+        settings={
+            "student": {"template": facts.template, "max_tokens": context.sections.student.max_tokens},
+            "engine": context.sections.engine.identity(),
+            "tag": {
+                "types": list(types.everywhere),
+                "types_of_source": types.of_source,
+                **asdict(_rules(tag, _student_address(context))),
+            },
+        },
+        parents=parents,  # the student counts by its content: its folder may be moved
+    )
 
 
-def _student(config: Config) -> str:
-    return model_address(config.tag.student) if config.tag.student else (_own(config) / "student").url
-
-
-def _folder(config: Config) -> Folder:
-    return run_folder(config.run) / "tag"
-
-
-def _types(config: Config, facts: dict[str, Any]) -> Types:
-    tag = config.tag
-    file = read_types(absolute(tag.types_file)) if tag.types_file else []
-    return choose(tag.types, file, tag.top_types, tag.types_of_source, facts["types"])
-
-
-def _sources(passages: Folder) -> Iterator[set[str]]:
-    for key in sorted(chunk_pipeline.chunks_of(passages)):
-        yield set(passages.read_columns(key, ["source"])["source"].unique().to_pylist())
-
-
-def _rules(config: Config) -> Rules:
-    tag = config.tag
-    return Rules(tag.min_score, tag.ungrounded == "keep", tag.overlaps == "flat", _calibration(config))
-
-
-def _calibration(config: Config) -> tuple[float, float] | None:
-    return calibration_of(_student(config), config.tag.calibration) if config.tag.calibration else None
-
-
-def _close(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int]) -> dict[str, Any]:
-    """Make sure that each chunk lies beside its passages', row for row, and write what people query."""
-    given = chunk_pipeline.chunks_of(passages)
+def _results(
+    tag: Tag, folder: StageFolder, passages: StageFolder, summaries: Sequence[Summary]
+) -> dict[str, Any]:
+    """Check that each chunk has a row for each of its passages, and write the tables."""
+    given = passages.require_manifest().rows_of_chunk
+    rows = {summary.key: summary.rows for summary in summaries}
     differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
     if differing:
         key = differing[0]
         raise RuntimeError(
-            f"{folder.url}: chunk {key} has {rows.get(key)} rows, its passages are {given.get(key)}; "
+            f"{folder.url}: chunk {key} has {rows.get(key)} rows for {given.get(key)} passages; "
             f"{len(differing):,} such chunks"
         )
-    return {"input": {"chunks": len(given), "rows": sum(given.values())}} | _tables(
-        tag, folder, passages, rows
-    )
+    tables = asdict(_write_tables(tag, folder, passages, rows))
+    return {"input": {"chunks": len(given), "rows": sum(given.values())}, "tables": tables}
 
 
-def _tables(tag: Tag, folder: Folder, passages: Folder, rows: Mapping[str, int]) -> dict[str, Any]:
-    """Write what people query. Returns what the manifest says of it."""
+def _write_tables(
+    tag: Tag, folder: StageFolder, passages: StageFolder, rows_of_chunk: dict[str, int]
+) -> TagTables:
+    """Write the tables that people query."""
     if (folder / ENTITIES).tree():
-        (folder / ENTITIES).remove_all()  # of a run that was killed, or laid out otherwise
-    keys = tuple(sorted(rows))
-    made = Parts(folder, passages, keys, tag.entity_table, tag.partition_by_source)
-    surfaces = Surfaces(max(_SURFACES, 10 * tag.top_surfaces))
-    for part in chunk_pipeline.gather(parts([rows[key] for key in keys]), made.make):
+        (folder / ENTITIES).remove_all()  # of a killed run, or in another layout
+    keys = tuple(sorted(rows_of_chunk))
+    writer = TablePartWriter(
+        tagged=folder,
+        passages=passages,
+        keys=keys,
+        entity_table=tag.entity_table,
+        by_source=tag.partition_by_source,
+    )
+    surfaces = SurfaceCounts(max(_SURFACES, 10 * tag.top_surfaces))
+    for part in chunk_pipeline.gather(divide_into_parts([rows_of_chunk[key] for key in keys]), writer.write):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
-    told = {"mentions_by_type": dict(surfaces.mentions.most_common())}
-    if surfaces.understated:
-        told["understated_by_at_most"] = dict(surfaces.understated)
-    return {**told, "tables": tag.model_dump(include=_TABLE_SETTINGS)}
-
-
-def _stand(tag: Tag, manifest: dict[str, Any]) -> bool:
-    """Tell whether the tables stand that are asked for; a table that is not asked for may stand too."""
-    standing, asked = manifest.get("tables") or {}, tag.model_dump(include=_TABLE_SETTINGS)
-    if not tag.entity_table:
-        return standing.get("top_surfaces") == tag.top_surfaces
-    return standing == asked
-
-
-def _plan(config: Config, facts: dict[str, Any], types: Types, parents: dict[str, str]) -> dict[str, Any]:
-    """Return what decides the entities. The student stands by its content: its folder may be moved."""
-    return {
-        "stage": "tag",
-        "config": {
-            "template": facts["template"],
-            "max_tokens": config.student.max_tokens,
-            "engine": config.engine.identity(),
-            "tag": {
-                "types": list(types.everywhere),
-                "types_of_source": types.of_source,
-                **config.tag.model_dump(include=_RULES),
-                "calibration": _calibration(config),
-            },
-        },
-        "parents": parents,
-    }
+    return TagTables(
+        top_surfaces=tag.top_surfaces,
+        entity_table=tag.entity_table,
+        partition_by_source=tag.partition_by_source,
+        mentions_by_type=dict(surfaces.mentions.most_common()),
+        understated_by_at_most=dict(surfaces.understated),
+    )

@@ -1,119 +1,213 @@
-"""Passages to tagged passages: every type asked, every answered mention located in the document."""
+"""The tag stage's worker: passages in, entities with offsets into the document out."""
 
-from collections.abc import Sequence
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from uniner.grounding import locate, most_likely
-from uniner.inference.questions import Asker, Reply
+from uniner.inference.questions import QuestionAsker, TypeAnswer
+from uniner.metrics.calibration import calibrated
 from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk, merge
-from uniner.tag.entity_rules import Rules, select
-from uniner.tag.types import Types
+from uniner.tag.types import TypeSelection
 
-BROKEN = ("poison", "overlong", "too_long", "unparseable")
-"""From the worst on: the worst of its questions is a passage's outcome."""
-NOT_ASKED = BROKEN[:2]
+Occurrences = Literal["all", "best"]
+
+FAILURES = ("poison", "overlong", "too_long", "unparseable")
+"""Worst first: a passage's outcome is the worst of its questions."""
+NOT_ASKED = FAILURES[:2]
 
 
-def tagged(passage: Passage, replies: Sequence[Reply], every_occurrence: bool) -> TaggedPassage:
-    """Turn a passage's replies into its entities, with offsets into the document, in the order of the text.
+@dataclass(frozen=True, kw_only=True)
+class EntityRules:
+    """Which mentions become entities, and which entities are kept.
 
-    An entity's text is the document's own. A (start, end, type) appears once, with the highest score of the
-    mentions that stand there; a mention of a type that is not in the passage is ungrounded, once too.
-    What stands in an overlap of two passages is the entity of the one that owns it. Unless every occurrence
-    is one, the most likely of those that the passage owns is.
+    occurrences: all occurrences of a mention in a passage, or the best (most likely) one. min_score: entities
+    with a lower score are dropped. flat: no two entities of a document overlap. calibration: slope and
+    intercept (from `metrics.calibration.fit`), applied to the scores before everything else.
     """
-    located = {mention: locate(passage.text, mention) for reply in replies for mention in reply.scores}
-    everywhere = [span for spans, _ in located.values() for span in spans]
-    found: dict[tuple[int, int, str, str], TaggedEntity] = {}
-    for reply in replies:
-        for mention, score in reply.scores.items():
-            spans, grounding = located[mention]
-            if not spans:
-                key = (-1, -1, reply.type, mention)
-                found.setdefault(
-                    key,
-                    TaggedEntity(
-                        text=mention, type=reply.type, start=-1, end=-1, score=score, grounding=grounding
-                    ),
-                )
-            # What stands in an overlap, and is the neighbour's, the neighbour gives.
-            own = [span for span in spans if owns(passage, *(passage.char_start + place for place in span))]
-            for start, end in own if every_occurrence or not own else [most_likely(own, everywhere)]:
-                here, there = passage.char_start + start, passage.char_start + end
-                entity = TaggedEntity(
-                    text=passage.text[start:end],
-                    type=reply.type,
-                    start=here,
-                    end=there,
-                    score=score,
-                    grounding=grounding,
-                )
-                standing = found.setdefault((here, there, reply.type, ""), entity)
-                if standing.score < score:
-                    found[here, there, reply.type, ""] = entity
-    outcomes = {reply.outcome for reply in replies}
-    return TaggedPassage(
-        doc_id=passage.doc_id,
-        passage_id=passage.passage_id,
-        char_start=passage.char_start,
-        entities=tuple(sorted(found.values(), key=_place)),
-        outcome=next((broken for broken in BROKEN if broken in outcomes), "ok"),
-        failed_types=tuple(reply.type for reply in replies if reply.outcome != "ok"),
-    )
 
-
-def covered(passages: Sequence[Passage], rows: Sequence[TaggedPassage]) -> dict[str, float]:
-    """Count characters: of the passages, each once where they overlap; of these cut_characters.
-
-    Those are of passages that were not put to the student, whole, for each of their types: no prompt is ever
-    shortened, but a passage that is longer than the student's window, or kills it, is left out.
-    """
-    own = [end - start for start, end in map(own_span, passages)]
-    cut = (size for size, row in zip(own, rows, strict=True) if row.outcome in NOT_ASKED)
-    return {"characters": sum(own), "cut_characters": sum(cut)}
-
-
-def _place(entity: TaggedEntity) -> tuple[bool, int, int]:
-    return entity.start < 0, entity.start, entity.end  # the ungrounded last
+    occurrences: Occurrences = "all"
+    min_score: float = 0.0
+    keep_ungrounded: bool = True
+    flat: bool = False
+    calibration: tuple[float, float] | None = None
 
 
 class Tagger:
-    """The tag stage's worker: asks each passage for its source's types, and keeps what the rules keep."""
+    """Asks each passage for its source's types and keeps the entities that the rules keep."""
 
-    def __init__(self, asker: Asker, types: Types, every_occurrence: bool, rules: Rules):
-        self._asker, self._types = asker, types
-        self._every_occurrence, self._rules = every_occurrence, rules
+    def __init__(self, asker: QuestionAsker, types: TypeSelection, rules: EntityRules):
+        self._asker, self._types, self._rules = asker, types, rules
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
-        asked = await self._asker.ask_all(
-            [(passage.text, self._types.of(passage.source)) for passage in passages]
-        )
+        questions = [(passage.text, self._types.of(passage.source)) for passage in passages]
+        replies = await self._asker.ask_all(questions)
         rows = [
-            tagged(passage, answered.replies, self._every_occurrence)
-            for passage, answered in zip(passages, asked, strict=True)
+            tag_passage(passage, reply.answers, self._rules.occurrences)
+            for passage, reply in zip(passages, replies, strict=True)
         ]
-        rows, counts = select(passages, rows, self._rules)
+        rows, counts = apply_rules(passages, rows, self._rules)
         return Chunk(
             chunk.key,
             to_table(rows, TAGGED_PASSAGE),
-            figures=merge([counts, covered(passages, rows), *(answered.figures for answered in asked)]),
+            figures=merge([counts, count_characters(passages, rows), *(reply.figures for reply in replies)]),
         )
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
-        """Return what becomes of passages that kill the engine: no entities, and a reject that says why."""
+        """Return the rows of passages that kill the engine: no entities, and a reject with the reason."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
         rows = [
-            tagged(
-                passage,
-                [Reply(type_name, "poison", {}) for type_name in self._types.of(passage.source)],
-                True,
-            )
+            tag_passage(passage, [TypeAnswer(name, "poison", {}) for name in self._types.of(passage.source)])
             for passage in passages
         ]
         rejects = [{"passage_id": passage.passage_id, "reason": reason} for passage in passages]
-        return Chunk(
-            chunk.key, to_table(rows, TAGGED_PASSAGE), figures=covered(passages, rows), rejects=rejects
-        )
+        figures = count_characters(passages, rows)
+        return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures=figures, rejects=rejects)
+
+
+def tag_passage(
+    passage: Passage, answers: Sequence[TypeAnswer], occurrences: Occurrences = "all"
+) -> TaggedPassage:
+    """Turn a passage's answers into its entities, with offsets into the document, in the order of the text.
+
+    An entity's text is the document's own. A (start, end, type) appears once, with the highest score of the
+    mentions found there. A mention that the passage lacks is ungrounded, and appears once for each type.
+    An entity in the overlap of two passages goes to the passage that owns it; `best` chooses among the
+    occurrences that the passage owns.
+    """
+    offset = passage.char_start
+    located = {mention: locate(passage.text, mention) for answer in answers for mention in answer.scores}
+    everywhere = [span for spans, _ in located.values() for span in spans]
+    entities: dict[tuple[int, int, str, str], TaggedEntity] = {}
+    for answer in answers:
+        for mention, score in answer.scores.items():
+            spans, grounding = located[mention]
+            own = [span for span in spans if owns(passage, *(offset + position for position in span))]
+            if own and occurrences == "best":
+                own = [most_likely(own, everywhere)]
+            places = [(passage.text[start:end], offset + start, offset + end) for start, end in own]
+            for text, start, end in places if spans else [(mention, -1, -1)]:
+                entity = TaggedEntity(
+                    text=text, type=answer.type, start=start, end=end, score=score, grounding=grounding
+                )
+                key = (start, end, answer.type, "" if spans else mention)
+                if key not in entities or entities[key].score < score:
+                    entities[key] = entity
+    outcomes = {answer.outcome for answer in answers}
+    return TaggedPassage(
+        doc_id=passage.doc_id,
+        passage_id=passage.passage_id,
+        char_start=passage.char_start,
+        entities=tuple(sorted(entities.values(), key=_text_order)),
+        outcome=next((failure for failure in FAILURES if failure in outcomes), "ok"),
+        failed_types=tuple(answer.type for answer in answers if answer.outcome != "ok"),
+    )
+
+
+def _text_order(entity: TaggedEntity) -> tuple[bool, int, int]:
+    return entity.start < 0, entity.start, entity.end  # ungrounded entities last
+
+
+def count_characters(passages: Sequence[Passage], rows: Sequence[TaggedPassage]) -> dict[str, float]:
+    """Count the passages' characters, those of an overlap once, and the cut_characters among them.
+
+    Cut characters belong to passages that the student was not asked about: longer than its window, or deadly
+    to the engine. No prompt is ever shortened.
+    """
+    sizes = [end - start for start, end in map(own_span, passages)]
+    cut = (size for size, row in zip(sizes, rows, strict=True) if row.outcome in NOT_ASKED)
+    return {"characters": sum(sizes), "cut_characters": sum(cut)}
+
+
+def apply_rules(
+    passages: Sequence[Passage], rows: Sequence[TaggedPassage], rules: EntityRules
+) -> tuple[list[TaggedPassage], dict[str, int]]:
+    """Keep the entities of a chunk's rows that the rules keep; passages are in document order.
+
+    Returns the rows and the counts: entities; of these ungrounded; dropped_low_score, dropped_ungrounded and
+    dropped_overlapping, each entity by the first rule that drops it.
+    """
+    counts: Counter[str] = Counter()
+    kept = [_filtered(_calibrated(row.entities, rules), rules, counts) for row in rows]
+    if rules.flat:
+        for run in _overlapping_runs(passages):
+            entities = without_overlaps(
+                [passages[number] for number in run], [entity for number in run for entity in kept[number]]
+            )
+            chosen = set(map(id, entities))
+            for number in run:
+                kept[number] = [entity for entity in kept[number] if id(entity) in chosen]
+    entities = [entity for row in kept for entity in row]
+    dropped = sum(len(row.entities) for row in rows) - len(entities) - counts.total()
+    counts.update(
+        entities=len(entities),
+        ungrounded=sum(entity.start < 0 for entity in entities),
+        dropped_overlapping=dropped,
+    )
+    rows = [replace(row, entities=tuple(entities)) for row, entities in zip(rows, kept, strict=True)]
+    return rows, dict(counts)
+
+
+def without_overlaps(run: Sequence[Passage], entities: Sequence[TaggedEntity]) -> list[TaggedEntity]:
+    """Choose entities of which no two overlap, from consecutive passages of a document.
+
+    Of two that overlap, or share a span with different types, the higher score wins, then the longer entity,
+    then the earlier one, then the type that was asked first. Ungrounded entities overlap nothing. An entity
+    that reaches into text owned by a passage outside the run is dropped, as that passage's entities are not
+    known here.
+    """
+    run_start, run_end = own_span(run[0])[0], own_span(run[-1])[1]
+    starts: list[int] = []
+    ends: list[int] = []
+    chosen = []
+    for entity in sorted(
+        entities, key=lambda entity: (-entity.score, entity.start - entity.end, entity.start)
+    ):
+        if entity.start >= 0:
+            position = bisect(starts, entity.start)
+            previous_end = ends[position - 1] if position else run_start
+            next_start = starts[position] if position < len(starts) else run_end
+            if entity.start < previous_end or entity.end > next_start:
+                continue
+            starts.insert(position, entity.start)
+            ends.insert(position, entity.end)
+        chosen.append(entity)
+    return chosen
+
+
+def _calibrated(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence[TaggedEntity]:
+    if rules.calibration is None:
+        return entities
+    return [replace(entity, score=calibrated(entity.score, *rules.calibration)) for entity in entities]
+
+
+def _filtered(
+    entities: Sequence[TaggedEntity], rules: EntityRules, counts: Counter[str]
+) -> list[TaggedEntity]:
+    confident = [entity for entity in entities if entity.score >= rules.min_score]
+    kept = [entity for entity in confident if rules.keep_ungrounded or entity.start >= 0]
+    counts.update(
+        dropped_low_score=len(entities) - len(confident), dropped_ungrounded=len(confident) - len(kept)
+    )
+    return kept
+
+
+def _overlapping_runs(passages: Sequence[Passage]) -> Iterator[list[int]]:
+    """Yield the indices of consecutive passages that share text with one another."""
+    run: list[int] = []
+    for number, passage in enumerate(passages):
+        if run:
+            last = passages[run[-1]]
+            overlaps = last.overlap_after and last.char_end - last.overlap_after == passage.char_start
+            if last.doc_id != passage.doc_id or not overlaps:
+                yield run
+                run = []
+        run.append(number)
+    if run:
+        yield run

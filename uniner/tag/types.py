@@ -1,4 +1,4 @@
-"""Which types a passage is asked for: those that are named, of a file, the student's own, or its source's."""
+"""The types a passage is asked for: named ones, a file's, the student's own, or its source's."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,12 @@ from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 
 _COMMENT = re.compile(r"(^|\s)#.*")
+_SOURCES_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Types:
-    """The types to ask for, in order; passages of some sources are asked for others, or for none."""
+class TypeSelection:
+    """The types to ask for, in order. Passages of some sources are asked for other types, or for none."""
 
     everywhere: tuple[str, ...]
     of_source: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -23,68 +24,74 @@ class Types:
         return self.of_source.get(source, self.everywhere)
 
 
-def choose(
+def select_types(
     named: Sequence[str],
     file: Sequence[str],
     top: int | None,
     of_source: Mapping[str, Sequence[str]],
     learnt: Sequence[str],
-) -> Types:
-    """Put the types together, each once: those named, of the file, and the `top` most frequent learnt.
+) -> TypeSelection:
+    """Combine the named types, the file's and the `top` most frequent learnt ones, each type once.
 
-    learnt: the types that the student was trained on, the most frequent first; all of them are asked for
-    where nothing else is.
+    learnt: the types that the student was trained on, most frequent first; all of them where nothing else is
+    selected.
 
     Raises:
-        UserError: where the student has not learnt so many types, or there is none to ask for.
+        UserError: the student has learnt fewer than `top` types, or no type is selected.
     """
     if top is not None and top > len(learnt):
         raise UserError(
-            f"tag.top_types = {top}: the student names {len(learnt)} types of its own; take fewer"
+            f"tag.top_types = {top}, but the student lists only {len(learnt)} types of its own; "
+            f"set at most tag.top_types = {len(learnt)}"
         )
-    asked = [*named, *file, *(learnt[:top] if top else [])] or learnt
-    if not asked:
-        raise UserError("tag: the student names no types of its own; set tag.types or tag.types_file")
-    return Types(
-        tuple(dict.fromkeys(asked)),
+    selected = [*named, *file, *(learnt[:top] if top else [])] or learnt
+    if not selected:
+        raise UserError(
+            "tag: the student lists no types of its own; set tag.types, such as "
+            """tag.types='["person", "city"]', or tag.types_file"""
+        )
+    return TypeSelection(
+        tuple(dict.fromkeys(selected)),
         {source: tuple(dict.fromkeys(types)) for source, types in of_source.items()},
     )
 
 
 def read_types(url: str) -> list[str]:
-    """Read a text file of types, one a line; a # at a line's start or behind a blank begins a comment.
+    """Read a text file of types, one in each line. A # at a line's start or after a blank starts a comment.
 
     Raises:
-        UserError: where the file is missing, no UTF-8, names a type twice or none at all.
+        UserError: the file is missing, is not UTF-8, names a type twice or names none.
     """
-    types: dict[str, int] = {}
+    lines: dict[str, int] = {}
     with explained(url):
         for number, line in read_text_lines(url):
             name = _COMMENT.sub("", line).strip()
-            if name in types:
-                raise UserError(f"{url}, line {number}: '{name}' stands in line {types[name]} already")
+            if name in lines:
+                raise UserError(
+                    f"{url}, line {number}: '{name}' is already in line {lines[name]}; remove one"
+                )
             if name:
-                types[name] = number
-    if not types:
-        raise UserError(f"{url}: names no type; write one a line")
-    return list(types)
+                lines[name] = number
+    if not lines:
+        raise UserError(f"{url}: the file names no type; write one type in each line, such as person")
+    return list(lines)
 
 
 def require_sources(named: Iterable[str], sources: Iterable[set[str]]) -> None:
-    """Make sure that a corpus has the sources for which types are named.
+    """Check that a corpus has the sources for which types are named.
 
-    sources: those of its chunks, read no further than until all are found.
+    sources: those of each chunk, read only until all named ones are found.
 
     Raises:
-        UserError: naming one that it has not.
+        UserError: a named source does not occur.
     """
     missing, seen = set(named), set[str]()
-    come = iter(sources)
-    while missing and (some := next(come, None)) is not None:
-        missing -= some
-        seen |= some
+    chunks = iter(sources)
+    while missing and (chunk := next(chunks, None)) is not None:
+        missing -= chunk
+        seen |= chunk
     if missing:
-        known = ", ".join(repr(source) for source in sorted(seen)[:20])
+        known = ", ".join(repr(source) for source in sorted(seen)[:_SOURCES_SHOWN])
         raise UserError(
-            f"tag.types_of_source: no passage is of the source {min(missing)!r}; the sources are {known}"
+            f"tag.types_of_source: no passage has the source {min(missing)!r}; the sources are {known}"
         )

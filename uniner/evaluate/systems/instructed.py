@@ -1,12 +1,17 @@
-"""Instruction-tuned models through vLLM, each in the prompt form that it was trained with."""
+"""Instruction-tuned models through vLLM, each in the prompt form of its training."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from uniner.evaluate.systems import judged
+from uniner.evaluate.systems import parse_replies
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.inference.engine import Answer, Engine
-from uniner.inference.questions import Answers, Asked, Questions, Reply, ask_together, put
+from uniner.inference.engine import Engine
+from uniner.inference.questions import (
+    EngineProtocol,
+    PassageAnswers,
+    Questions,
+    send_prompts,
+)
 from uniner.storage.model_folders import local_model
 
 _INSTRUCTION = "{instruction}"
@@ -24,17 +29,17 @@ FORMS = {
 }
 
 
-class Instructed:
-    """A model that is asked in a prompt form, of which `{instruction}` is a part."""
+class InstructedModel:
+    """A model with a prompt form, in which `{instruction}` is replaced."""
 
-    def __init__(self, engine: Answers, form: str, instruction: Instruction):
+    def __init__(self, engine: EngineProtocol, form: str, instruction: Instruction):
         self._engine, self._form, self._instruction = engine, form, instruction
 
     async def ask(self, passage: str, types: Sequence[str]) -> Asked:
-        """Ask about a passage: all its questions together."""
+        """Ask all questions about a passage together."""
         figures: Counter[str] = Counter()
         groups = self._instruction.groups(types)
-        answers = await put(
+        answers = await send_prompts(
             self._engine,
             len(groups),
             lambda: [self._prompt(self._instruction.text(passage, group)) for group in groups],
@@ -43,27 +48,28 @@ class Instructed:
         replies = [
             reply
             for group, answer in zip(groups, answers, strict=True)
-            for reply in _judge(self._instruction, group, answer)
+            for reply in _parse(self._instruction, group, answer)
         ]
-        return Asked(tuple(replies), dict(figures))
+        return PassageAnswers(tuple(replies), dict(figures))
 
     async def ask_all(self, questions: Questions) -> list[Asked]:
-        """Ask about many (passage, types), in order."""
+        """Answer each (passage, types), in order."""
         return await ask_together(self.ask, questions)
 
     def _prompt(self, instruction: str) -> list[int]:
-        # Special tokens in the text are split: a passage cannot smuggle one in.
+        # Special tokens in the text are split, so that a passage cannot inject one.
         text = self._form.replace(_INSTRUCTION, instruction)
         return self._engine.tokenizer(text, split_special_tokens=True).input_ids
 
 
-def _judge(instruction: Instruction, types: Sequence[str], answer: Answer | None) -> list[Reply]:
+def _parse(instruction: Instruction, types: Sequence[str], answer: Answer | None) -> list[Reply]:
     if answer is None:
         return [Reply(name, "overlong", {}) for name in types]
-    failed = "too_long" if answer.finish == "length" else ""
-    return judged(types, answer.text, failed, instruction.parse)
+    failure = "too_long" if answer.finish == "length" else ""
+    return parse_replies(types, answer.text, failure, instruction.parse)
 
 
-def start(model: str, kind: str, instruction: Instruction, **settings: object) -> Instructed:
+def start(model: str, kind: str, instruction: Instruction, **settings: object) -> InstructedModel:
     """Start an engine on a model (folder, s3:// address or hub name) with `Engine`'s settings."""
-    return Instructed(Engine(local_model(model), **settings), FORMS[kind], instruction)  # type: ignore[arg-type]
+    engine = Engine(local_model(model), **settings)  # type: ignore[arg-type]
+    return InstructedModel(engine, FORMS[kind], instruction)

@@ -1,0 +1,170 @@
+"""The build stage on Ray: teacher and gold data together, reproducible bytes, and the data card."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from uniner.build import stage
+from uniner.config.loader import load
+from uniner.config.schema import Build
+from uniner.errors import UserError
+from uniner.records import ANNOTATION, CONVERSATION, Annotation, Conversation, Entity, from_table, to_table
+from uniner.storage.stage_folder import Chunk, StageFolder
+
+pytestmark = pytest.mark.ray
+
+NAMES = ["Ann", "Bob", "Bonn", "Rome"]
+
+
+def annotation(number: int) -> Annotation:
+    name, other = NAMES[number % 4], NAMES[(number + 1) % 4]
+    text = f"{number}: {name} and {other}."
+    start = text.index(other)
+    entities = (
+        Entity(
+            text=name,
+            type="cities" if number % 5 else "city",
+            start=text.index(name),
+            end=text.index(name) + len(name),
+        ),
+        Entity(text=other, type="person", start=start, end=start + len(other)),
+        Entity(text="nowhere", type="place", start=-1, end=-1),
+    )
+    outcome = "unparseable" if number % 10 == 9 else "ok"
+    return Annotation(
+        passage_id=f"p{number:03d}",
+        doc_id="d",
+        text=text,
+        outcome=outcome,
+        reply="",
+        entities=entities,
+        model="some-teacher",
+        tokens_in=5,
+        tokens_out=5,
+        cost_usd=0.0,
+        attempts=1,
+    )
+
+
+@pytest.fixture
+def gold(tmp_path):
+    path = tmp_path / "gold.jsonl"
+    rows = [
+        {"id": str(n), "text": "Eve sat.", "entities": [{"start": 0, "end": 3, "text": "Eve", "type": "PER"}]}
+        for n in range(30)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def make_config(tmp_path, base, root, *words):
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f'[run]\nroot = "{root}"\nname = "r"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["none"]\n'
+        '[annotate]\nmodel = "some-teacher"\n[build]\nvalidation_share = 0.1\nsingular_types = true\n'
+    )
+    return load([str(path), *words])
+
+
+def annotate(root) -> None:
+    folder = StageFolder(str(root)) / "r" / "annotate"
+    folder.begin({"stage": "annotate"})
+    chunks = [
+        Chunk(f"{key:05d}-00000", to_table([annotation(40 * key + n) for n in range(40)], ANNOTATION))
+        for key in range(6)
+    ]
+    folder.finish({"stage": "annotate"}, [folder.write_chunk(chunk) for chunk in chunks], seconds=1.0)
+
+
+def conversations(folder: StageFolder) -> list[Conversation]:
+    return from_table(folder.read_rows(), Conversation)
+
+
+def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base, gold, ray_session):
+    annotate(tmp_path)
+    config = make_config(
+        tmp_path, base, tmp_path, f'build.supervised={{news = "{gold}"}}', 'build.labels={PER = "person"}',
+        "build.supervised_examples=20", "build.train_json=true", "build.negatives_per_passage=1",
+    )  # fmt: skip
+    stage.check(config)
+    manifest = stage.run(config)
+    folder = StageFolder(str(tmp_path)) / "r" / "build"
+    built = conversations(folder)
+    figures = manifest["figures"]
+    assert len([c for c in built if c.dataset == "teacher"]) == 216
+    assert len([c for c in built if c.dataset == "news"]) == figures["from_news"] == 20
+    assert (figures["passages"], figures["dropped_unparseable"], figures["mentions_not_in_passage"]) == (
+        240,
+        24,
+        216,
+    )
+    assert json.loads(folder.read("types.json")) == {"city": 216, "person": 216}
+    published = json.loads(folder.read("train.json"))
+    assert [row["id"] for row in published] == [c.id for c in built if c.split == "train"]
+    assert published[0]["conversations"] == list(built[0].conversations)
+    card = folder.read("README.md").decode()
+    for text in ("236 conversations", "`some-teacher`", "| news | 20 |", "| unparseable | 24 |", "{passage}"):
+        assert text in card
+    (tmp_path / "card.png").write_bytes(folder.read("card.png"))
+    with Image.open(tmp_path / "card.png") as image:
+        assert len(image.getcolors(1 << 24)) > 10
+
+
+def test_ray_writes_the_same_bytes_as_one_process(tmp_path, base, gold, ray_session, monkeypatch):
+    written = {}
+    for mode in ("ray", "alone"):
+        root = tmp_path / mode
+        annotate(root)
+        config = make_config(tmp_path, base, root, f'build.supervised={{news = "{gold}"}}')
+        if mode == "alone":
+            monkeypatch.setattr(stage.chunk_pipeline, "stream", stream_alone)
+            monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
+        stage.run(config)
+        folder = root / "r" / "build"
+        written[mode] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}
+    assert written["ray"] == written["alone"]
+    assert len(written["ray"]) == 7
+
+
+def stream_alone(folder, items, read, pool=None):
+    for item in reversed(items):
+        yield from (folder.write_chunk(chunk) for chunk in read(item))
+
+
+def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session, monkeypatch):
+    monkeypatch.chdir(gold.parent)  # Ray's workers do not change folder: they need the absolute path
+    words = ("build.teacher_weight=0", 'build.supervised={news = "gold.jsonl"}', "build.dataset_line=false")
+    config = make_config(tmp_path, base, tmp_path, *words)
+    stage.check(config)
+    assert stage.run(config)["rows"] == 30
+    built = conversations(StageFolder(str(tmp_path)) / "r" / "build")
+    assert built[0].conversations[0]["value"] == "Text: Eve sat."
+    assert to_table(built, CONVERSATION).num_rows == 30
+
+
+def test_missing_input_is_refused_before_ray_starts(tmp_path, base):
+    with pytest.raises(UserError, match="leaves nothing to train on"):
+        stage.check(make_config(tmp_path, base, tmp_path, "build.teacher_weight=0"))
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        stage.check(make_config(tmp_path, base, tmp_path, 'build.supervised={news = "gone.jsonl"}'))
+
+
+def test_types_to_drop_are_normalized_like_all_types():
+    filters, _ = stage._count(None, Build(drop_types=["MISC", " Else "]))
+    assert filters.drop_types == {"misc", "else"}
+
+
+def test_a_file_with_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
+    turns = ["Text: C here", "I've read this text.", "What describes programlang in the text?", '["C"]']
+    conversation = [
+        {"from": speaker, "value": turn} for speaker, turn in zip(("human", "gpt") * 2, turns, strict=True)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": conversation}]))
+    settings = Build(supervised={"crossner_ai": f"{tmp_path}/train.json"}, labels={"programlang": "language"})
+    settings_of_conversations = stage.ConversationSettings(0, validation_share=0)
+    (chunk,) = stage._build(
+        f"{stage._GOLD}crossner_ai", None, settings, None, settings_of_conversations, None
+    )
+    (built,) = from_table(chunk.table, Conversation)
+    assert built.positive_types == ("programlang",), "evaluate asks for the same word"

@@ -1,0 +1,92 @@
+"""JSON rows: formats, compression, and the errors of wrong rows."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+
+from uniner.errors import UserError
+from uniner.gold.reader import read_gold
+
+
+def entity(text: str, mention: str, type_name: str) -> dict:
+    start = text.index(mention)
+    return {"start": start, "end": start + len(mention), "text": mention, "type": type_name}
+
+
+PARIS = "Ann saw Łódź and Paris; Paris won."
+LINES = [
+    {"text": PARIS, "entities": [entity(PARIS, "Łódź", "city"), entity(PARIS, "Ann", "person")]},
+    {"text": "Nothing.", "entities": [], "id": "empty", "split": "test"},
+    {"text": "Blue Bo", "entities": [entity("Blue Bo", "Blue", "MISC"), entity("Blue Bo", "Bo", "person")]},
+]
+
+
+def write(path, lines):
+    data = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    if path.suffix == ".zst":
+        data = b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in (data[:70], data[70:]))
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["g.jsonl", "g.jsonl.gz", "g.jsonl.zst", "list.json", "unnamed"])
+def test_a_file_is_read_plain_or_compressed_without_else_types(tmp_path, name):
+    lines = [json.dumps(LINES)] if name == "list.json" else [*LINES, ""]
+    passages = list(read_gold(write(tmp_path / name, lines)))
+    assert [passage.id for passage in passages] == ["0000001", "empty", "0000003"]
+    assert [[entity.text for entity in passage.entities] for passage in passages] == [
+        ["Łódź", "Ann"],
+        [],
+        ["Bo"],
+    ]
+    assert [passage.left_out for passage in passages] == [{}, {}, {"else_type": 1}]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", r"g\.jsonl, line 2: "),
+        ('{"text": "x"}', r"line 2: Object missing required field `entities`.*; a row is \{\"text\""),
+        ({"text": "x", "entities": [{"start": 0}]}, r"line 2: Object missing required field"),
+        ({"text": 3, "entities": []}, r"line 2: Expected `str`, got `int` - at `\$\.text`"),
+        ({"text": " ", "entities": []}, r"line 2: the text is blank"),
+        (
+            {"text": "Ann", "entities": [{"start": 1, "end": 3, "text": "Ann", "type": "person"}]},
+            r"line 2: the text from 1 to 3 is 'nn', not 'Ann'",
+        ),
+        (
+            {"text": "Ann", "entities": [{"start": 0, "end": 9, "text": "Ann", "type": "person"}]},
+            r"line 2: the text from 0 to 9 is 'Ann', not 'Ann'; offsets count characters from 0",
+        ),
+        (
+            {"text": "Ann", "entities": [{"start": 0, "end": 3, "text": "Ann", "type": " "}]},
+            r"line 2: 'Ann' has a blank type",
+        ),
+        ({"text": "Ann", "entities": [], "id": "0000001"}, r"line 2: the id '0000001' occurs twice"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, bad, message):
+    with pytest.raises(UserError, match=message):
+        list(read_gold(write(tmp_path / "g.jsonl", [LINES[0], bad])))
+
+
+def test_a_missing_broken_or_empty_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no\.jsonl: no such file"):
+        list(read_gold(str(tmp_path / "no.jsonl")))
+    write(tmp_path / "g.jsonl.zst", LINES)
+    for name in ("cut.jsonl.zst", "cut.json.zst"):
+        (tmp_path / name).write_bytes((tmp_path / "g.jsonl.zst").read_bytes()[:60])
+        with pytest.raises(UserError, match=r"cut\.jsonl?\.zst: broken or truncated zstd"):
+            list(read_gold(str(tmp_path / name)))
+    with pytest.raises(UserError, match=r"entry 2: Object missing required field"):
+        list(read_gold(write(tmp_path / "list.json", [json.dumps([LINES[0], {"text": "x"}])])))
+    with pytest.raises(UserError, match=r"half\.json: not a JSON list"):
+        list(read_gold(write(tmp_path / "half.json", [json.dumps(LINES)[:-9]])))
+    with pytest.raises(UserError, match=r"empty\.jsonl: contains no passages"):
+        list(read_gold(write(tmp_path / "empty.jsonl", [""])))
+    with pytest.raises(UserError, match=r"none\.jsonl: contains no entities of a type .* in 1 passages"):
+        list(read_gold(write(tmp_path / "none.jsonl", [LINES[1]])))

@@ -1,0 +1,102 @@
+"""A passage's questions: answers are parsed, conflicts are settled. No engine."""
+
+import asyncio
+import contextlib
+import math
+
+import pytest
+
+from uniner.inference.engine import EngineAnswer
+from uniner.inference.mention_scores import AnswerPiece
+from uniner.inference.questions import QuestionAsker, parse_answer
+from uniner.templates import SINGLE_TYPE, MultiTypeTemplate
+
+
+def engine_answer(text: str, finish: str = "stop", probability: float = 0.9) -> EngineAnswer:
+    """An answer that is one token."""
+    return EngineAnswer(text, finish, (AnswerPiece(text, math.log(probability)),), 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "outcome", "mentions"),
+    [
+        ('["a", "b"]', "stop", "ok", ("a", "b")),
+        ("[]", "stop", "ok", ()),
+        ('["a"', "stop", "unparseable", ()),
+        ('["a"', "length", "too_long", ()),
+        ('["a"]', "length", "too_long", ()),  # the end token is missing: what would have followed?
+        ("[1]", "stop", "unparseable", ()),
+        ('["\\ud83d"]', "stop", "unparseable", ()),  # half a character: no file could hold it
+        ("", "stop", "unparseable", ()),
+    ],
+)
+def test_an_answer_is_parsed_and_has_an_outcome(text, finish, outcome, mentions):
+    (answer,) = parse_answer(SINGLE_TYPE, ["t"], engine_answer(text, finish))
+    assert (answer.outcome, answer.mentions) == (outcome, mentions)
+
+
+class StandInEngine:
+    """Answers that Zoe is a person and a city, until it is asked which of the two is right."""
+
+    max_prompt_tokens = 150
+
+    def __init__(self, tokenizer, settling_answer):
+        self.tokenizer = tokenizer
+        self._settling_answer = settling_answer
+        self.calls: list[int] = []
+        self.admissions = 0
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, questions):
+        self.admissions += questions
+        yield
+
+    async def ask(self, prompts):
+        self.calls.append(len(prompts))
+        return [self._answer(self.tokenizer.decode(prompt).split("USER: ")[-1]) for prompt in prompts]
+
+    def _answer(self, question):
+        if question.startswith("Which of these"):
+            assert question.startswith('Which of these describe "Zoe" in the text? ["person", "city"]')
+            return engine_answer(self._settling_answer)
+        known = {"person": '{"person": ["Zoe"]}', "city": '{"city": ["Zoe", "Rome"]}', "river": "{}"}
+        return engine_answer(next(text for name, text in known.items() if name in question))
+
+
+@pytest.mark.parametrize(
+    ("settling_answer", "cities", "figure"),
+    [
+        ('["person"]', ("Rome",), "settled"),
+        ('["person", "city"]', ("Zoe", "Rome"), "settled"),
+        ('["somebody"]', ("Zoe", "Rome"), "unsettled"),
+    ],
+)
+def test_conflicting_types_of_a_mention_are_settled_by_another_question(
+    tokenizer, settling_answer, cities, figure
+):
+    engine = StandInEngine(tokenizer, settling_answer)
+    types = ["person", "x", "city", "y", "river"]
+    (reply,) = asyncio.run(QuestionAsker(engine, MultiTypeTemplate(2)).ask_all([("Zoe in Rome", types)]))
+    assert [answer.type for answer in reply.answers] == types
+    assert [answer.mentions for answer in reply.answers] == [("Zoe",), (), cities, (), ()]
+    assert engine.calls == [3, 1] and engine.admissions == 4
+    assert reply.figures["questions"] == 4 and reply.figures[figure] == 1
+
+
+def test_a_broken_answer_breaks_only_the_types_of_its_question():
+    answers = parse_answer(MultiTypeTemplate(2), ["a", "b"], engine_answer('{"c": ["d"]}'))
+    assert [(answer.type, answer.outcome, answer.mentions) for answer in answers] == [
+        ("a", "unparseable", ()),
+        ("b", "unparseable", ()),
+    ]
+
+
+def test_each_type_of_a_group_has_the_scores_of_its_own_mentions():
+    pieces = (
+        AnswerPiece('{"a": ["x', math.log(0.9)),
+        AnswerPiece('"], "b": ["x', math.log(0.5)),
+        AnswerPiece('"]}', 0.0),
+    )
+    text = "".join(piece.text for piece in pieces)
+    a, b = parse_answer(MultiTypeTemplate(2), ["a", "b"], EngineAnswer(text, "stop", pieces, 3))
+    assert a.scores == {"x": pytest.approx(0.45)} and b.scores == {"x": pytest.approx(0.5)}

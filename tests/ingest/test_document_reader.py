@@ -1,0 +1,175 @@
+"""Shard formats: the same documents from each, on disk, S3 and any fsspec address; rejected rows."""
+
+import gzip
+import json
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from uniner.errors import UserError
+from uniner.ingest.document_reader import RowFields, read_rows
+from uniner.ingest.shards import TEXT_FILES, shard_digests, split_shards
+from uniner.storage.filesystem import expand
+
+FIELDS = RowFields("text", "meta.pile_set_name", "id")
+ROWS = [
+    {"text": f"Text {number} é🙂.", "id": f"d{number}", "meta": {"pile_set_name": f"S{number % 3}"}}
+    for number in range(300)
+]
+JSON_LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def parquet(rows=ROWS, row_group_size=70) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=row_group_size)
+    return sink.getvalue().to_pybytes()
+
+
+FILES = {
+    "a.jsonl": JSON_LINES,
+    "a.json.gz": gzip.compress(JSON_LINES[:9_000]) + gzip.compress(JSON_LINES[9_000:]),
+    "a.jsonl.gz": gzip.compress(JSON_LINES),
+    "a.jsonl.zst": zstandard.compress(JSON_LINES[:5_000]) + zstandard.compress(JSON_LINES[5_000:]),
+    "a.parquet": parquet(),
+}
+
+
+def parts(*urls, text_field="text"):
+    files = expand(urls)
+    sizes = [digest.bytes for digest in shard_digests(files).values()]
+    return split_shards(files, sizes, text_field)
+
+
+def documents(shard_parts, fields=FIELDS, max_bytes=10**6):
+    return [row.content for part in shard_parts for row in read_rows(part, fields, max_bytes)]
+
+
+@pytest.mark.parametrize("folder", ["disk", "s3", "memory"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_documents_from_everywhere(name, folder, tmp_path, request):
+    url = {
+        "disk": lambda: str(tmp_path),
+        "s3": lambda: f"{request.getfixturevalue('bucket')}/{tmp_path.name}",
+        "memory": lambda: f"memory://{tmp_path.name}",
+    }[folder]()
+    with fsspec.open(f"{url}/{name}", "wb") as file:
+        file.write(FILES[name])
+    shard_parts = parts(f"{url}/*.{name.split('.', 1)[1]}")
+    assert documents(shard_parts) == [(row["text"], row["meta"]["pile_set_name"], row["id"]) for row in ROWS]
+    assert documents(shard_parts, RowFields("text", "absent"))[7] == ("Text 7 é🙂.", "", "")
+
+
+def test_a_row_group_is_a_part_with_row_numbers_of_its_shard(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(FILES["a.parquet"])
+    (tmp_path / "b.jsonl").write_bytes(JSON_LINES)
+    shard_parts = parts(str(tmp_path / "a.parquet"), str(tmp_path / "b.jsonl"))
+    assert [(part.number, part.kind, part.group, part.first) for part in shard_parts] == [
+        (0, "parquet", 0, 0),
+        (1, "parquet", 1, 70),
+        (2, "parquet", 2, 140),
+        (3, "parquet", 3, 210),
+        (4, "parquet", 4, 280),
+        (5, "lines", 0, 0),
+    ]
+    assert shard_parts[2].place(3) == ("a.parquet", 144)
+    assert shard_parts[5].place(3) == ("b.jsonl", 4)
+    assert shard_parts[3].manifest_entry() == {
+        "part": 3,
+        "shard": "a.parquet",
+        "row_group": 3,
+        "first_row": 210,
+    }
+    rows = list(read_rows(shard_parts[1], FIELDS, 10**6, first=64))
+    assert [row.content.id for row in rows] == [f"d{number}" for number in range(134, 140)]
+    assert rows[-1].bytes_read == shard_parts[1].bytes
+
+
+def test_a_bounded_parquet_shard_has_only_its_first_rows(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(FILES["a.parquet"])
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    size = (tmp_path / "a.parquet").stat().st_size
+    bound = group.total_byte_size + group.total_byte_size // 2
+    shard_parts = split_shards([str(tmp_path / "a.parquet")], [size], "text", bound)
+    ids = [row.id for row in documents(shard_parts)]
+    assert ids == [f"d{number}" for number in range(len(ids))]
+    assert [part.limit for part in shard_parts] == [70, len(ids) - 70]
+    assert 95 < len(ids) < 115
+
+
+def test_text_files_are_documents_and_share_parts(tmp_path):
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    for number in range(TEXT_FILES + 2):
+        (folder / f"{number:04d}.txt").write_text(f"Letter {number}\nof two lines.\n")
+    (folder / "0003.txt").write_bytes(b"\xff\xfe")
+    (folder / "0004.txt").write_bytes(b"")
+    (folder / "0005.txt").write_bytes(b"long" * 100)
+    shard_parts = parts(str(folder / "*.txt"))
+    assert [len(part.urls) for part in shard_parts] == [TEXT_FILES, 2]
+    rows = documents(shard_parts, max_bytes=300)
+    assert rows[:3] == [
+        (f"Letter {number}\nof two lines.\n", "letters", f"{number:04d}.txt") for number in range(3)
+    ]
+    assert rows[3:6] == ["invalid_utf8", "empty_text", "too_long"]
+    assert len(rows) == TEXT_FILES + 2
+    assert shard_parts[1].place(1) == (f"{TEXT_FILES + 1:04d}.txt", 1)
+
+
+def test_rejected_rows_of_parquet_have_a_reason(tmp_path):
+    texts = ["good", None, " ", "a\x00", "x" * 50]
+    (tmp_path / "a.parquet").write_bytes(parquet([{"text": text, "id": 5} for text in texts]))
+    assert documents(parts(str(tmp_path / "a.parquet")), max_bytes=40) == [
+        ("good", "", "5"),
+        "no_text",
+        "empty_text",
+        "nul_character",
+        "too_long",
+    ]
+    (tmp_path / "b.parquet").write_bytes(parquet([{"text": 3, "id": None}]))
+    assert documents(parts(str(tmp_path / "b.parquet"))) == ["text_not_string"]
+    (tmp_path / "c.parquet").write_bytes(parquet([{"text": "good", "id": None}, {"text": "a", "id": "x"}]))
+    assert documents(parts(str(tmp_path / "c.parquet"))) == ["no_id", ("a", "", "x")]
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00\x06\x00\x00\x00")
+    texts = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"\xff\xfefine"))
+    pq.write_table(pa.table({"text": texts, "id": ["a", "b"]}), tmp_path / "d.parquet")
+    assert documents(parts(str(tmp_path / "d.parquet"))) == ["invalid_utf8", ("fine", "", "b")]
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_truncated_parquet_is_named(tmp_path, keep):
+    data = FILES["a.parquet"]
+    (tmp_path / "a.parquet").write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(UserError, match=r"a\.parquet: broken or truncated Parquet \(.*\); fetch"):
+        parts(str(tmp_path / "a.parquet"))
+
+
+def test_corrupt_parquet_is_named_when_it_is_read(tmp_path):
+    data = bytearray(FILES["a.parquet"])
+    data[4:60] = bytes(56)
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.parquet: broken or truncated Parquet"):
+        documents(parts(str(tmp_path / "a.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.parquet", "a.parquet: has no column body, but text, id, meta; set ingest.text_field"),
+        ("a.csv", "a.csv: unknown file suffix; JSON lines end in"),
+        ("a.parquet.gz", "a.parquet.gz: unknown file suffix"),
+        ("a.zst", "a.zst: unknown file suffix"),
+    ],
+)
+def test_an_unreadable_shard_is_named_before_any_work(tmp_path, name, message):
+    (tmp_path / name).write_bytes(FILES["a.parquet"])
+    with pytest.raises(UserError) as caught:
+        parts(str(tmp_path / name), text_field="body")
+    assert message in str(caught.value)
+
+
+def test_an_unknown_protocol_is_named():
+    with pytest.raises(UserError, match="nonsense://x/y: addresses of this kind cannot be read"):
+        expand(["nonsense://x/y"])

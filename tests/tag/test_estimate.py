@@ -1,0 +1,93 @@
+"""An estimate of tagging, measured on a few chunks of the corpus."""
+
+import pytest
+
+from uniner.errors import Planned
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.tag import estimate, stage
+
+
+def test_an_estimate_measures_chunks_spread_over_the_corpus():
+    chunks = {f"{n:03d}": 100 for n in range(100)}
+    assert estimate.sample_chunks(chunks) == ["000", "033", "066"]
+    assert estimate.sample_chunks({"a": 5000}) == ["a"] and estimate.sample_chunks({"a": 1, "b": 2}) == [
+        "a",
+        "b",
+    ]
+    assert len(estimate.sample_chunks({"a": 1, "b": 1, "c": 400, "d": 1, "e": 300})) >= 3
+
+
+def test_an_estimate_gives_time_and_price():
+    figures = {
+        "questions": 1000.0,
+        "prompt_tokens": 36000.0,
+        "cached_tokens": 30000.0,
+        "answer_tokens": 4000.0,
+    }
+    arrivals = [
+        (110.0, Summary("a", 50, 1, 10.0, {}, figures)),
+        (120.0, Summary("b", 50, 1, 15.0, {}, figures)),
+    ]
+    trial = estimate.measure(arrivals)
+    assert (trial.passages, trial.seconds) == (100, 20.0)
+    text = estimate.describe(trial, total=36_100, done=100, engines=4, gpus=2, usd_per_gpu_hour=3.0)
+    assert "passages  36,000 to tag of 36,100 (100 done)" in text
+    assert "questions about 720,000" in text
+    assert "25,920,000 of prompts (4,320,000 to compute), 2,880,000 of answers" in text
+    assert "5.00 passages/s and 4,000 tokens/s per engine" in text
+    assert "30.0 minutes with engine.actors=4" in text and "2.0 hours of an engine, 4.0 GPU-hours" in text
+    assert "about 12.00 USD at 3 USD a GPU-hour" in text
+    assert "set engine.usd_per_gpu_hour" in estimate.describe(
+        trial, total=200, done=100, engines=1, gpus=1, usd_per_gpu_hour=None
+    )
+
+
+@pytest.mark.ray
+def test_chunks_tagged_for_an_estimate_count_as_done(config, tmp_path, ray_session, monkeypatch, capsys):
+    def make(*arguments):
+        class EmptyTagger:
+            async def __call__(self, chunk):
+                passages = from_table(chunk.table, Passage)
+                rows = [
+                    TaggedPassage(
+                        doc_id=p.doc_id,
+                        passage_id=p.passage_id,
+                        char_start=p.char_start,
+                        entities=(),
+                        outcome="ok",
+                        failed_types=(),
+                    )
+                    for p in passages
+                ]
+                return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures={"questions": 9})
+
+        return EmptyTagger()
+
+    monkeypatch.setattr(stage, "make_tagger", make)
+    run = StageFolder(str(tmp_path / "runs")) / "r"
+    passages = [
+        Passage(
+            passage_id=f"p{n}",
+            doc_id="d",
+            passage_index=n,
+            char_start=0,
+            char_end=4,
+            text="Ann.",
+            n_tokens=2,
+            source="",
+        )
+        for n in range(200)
+    ]
+    chunks = [Chunk(f"{n}", to_table(passages, PASSAGE)) for n in range(5)]
+    (run / "ingest").finish({}, [(run / "ingest").write_chunk(chunk) for chunk in chunks])
+    with pytest.raises(Planned):
+        stage.run(config(plan=True))
+    assert "passages  600 to tag of 1,000 (400 done)" in capsys.readouterr().out
+    tag = run / "tag"
+    assert tag.chunk_keys() == {"0", "2"} and tag.manifest() is None
+    before = tag.sizes()
+    manifest = stage.run(config())
+    assert manifest["rows"] == 1000 and manifest["figures"] == {"questions": 45}
+    assert manifest["input"] == {"chunks": 5, "rows": 1000}
+    assert before.items() <= tag.sizes().items()

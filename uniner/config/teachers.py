@@ -1,0 +1,117 @@
+"""The settings of a teacher: the section `[teacher]`, and `teacher` of evaluate's chat systems.
+
+`kind` says how the model is reached: `openai` (a server, online), `batch` (a server's Batch API), `vllm` (an
+open model in the job's own actors) or `recording` (recorded replies, for tests and the quickstart). Only the
+model decides what comes out, so a run may switch between `openai` and `batch`.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Discriminator, Field, Tag
+
+from uniner.config.base import NOT_IDENTITY, Count, NotNegative, Positive, Section, Serving
+
+
+class HttpTeacher(Section):
+    """A model behind an HTTP server: limits and prices."""
+
+    actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
+    """Most actors that send requests."""
+    in_flight: Count = Field(64, json_schema_extra=NOT_IDENTITY)
+    """Requests in flight per actor."""
+    timeout_s: Positive = Field(60.0, json_schema_extra=NOT_IDENTITY)
+    """Seconds until a request is given up and tried again."""
+    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=NOT_IDENTITY)
+    """Further tries, with back-off, after 408, 409, 429, 5xx, a time-out, a lost connection or an unreadable
+    body."""
+    requests_per_minute: Positive | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Most requests per minute of all actors together, retries included. Unset: no limit."""
+    tokens_per_minute: Positive | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Most tokens per minute of all actors together, prompts and replies. Unset: no limit."""
+    usd_per_million_in: NotNegative = Field(0.0, json_schema_extra=NOT_IDENTITY)
+    """Price of a million prompt tokens."""
+    usd_per_million_out: NotNegative = Field(0.0, json_schema_extra=NOT_IDENTITY)
+    """Price of a million reply tokens."""
+    cache: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Folder of paid replies, shared by all runs that name it. Unset: reply-cache under run.root; for a
+    recording, whose replies cost nothing: none."""
+
+
+class ServerTeacher(HttpTeacher):
+    """A model on an OpenAI-compatible server."""
+
+    model: str = "gpt-3.5-turbo"
+    """The model's name on the server (paper: gpt-3.5-turbo-0301)."""
+    base_url: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Address of the server, such as "http://127.0.0.1:8000/v1". Unset: OpenAI."""
+    api_key_env: str = Field("OPENAI_API_KEY", json_schema_extra=NOT_IDENTITY)
+    """Name of the environment variable that holds the server's key."""
+
+
+class OpenAITeacher(ServerTeacher):
+    """A model on an OpenAI-compatible server, asked online."""
+
+    kind: Literal["openai"] = Field("openai", json_schema_extra=NOT_IDENTITY)
+    """`openai`."""
+
+
+class BatchTeacher(ServerTeacher):
+    """A model on an OpenAI-compatible server, asked through its Batch API.
+
+    Each batch is answered within 24 hours, at OpenAI for half the price (set the two prices to those of a
+    batch). A stop leaves the batches running, and the same command collects them. `generate` and evaluate's
+    chat systems ask online all the same.
+    """
+
+    kind: Literal["batch"] = Field("batch", json_schema_extra=NOT_IDENTITY)
+    """`batch`."""
+
+
+class VllmTeacher(Serving):
+    """An open model that each actor loads into a vLLM engine of its own: no server, no price per token."""
+
+    kind: Literal["vllm"] = Field("vllm", json_schema_extra=NOT_IDENTITY)
+    """`vllm`."""
+    model: str
+    """Hugging Face folder (local or s3://) or hub name; its tokenizer needs a chat template."""
+    actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
+    """Most engines at once, one per actor."""
+    chunks_in_flight: Count = Field(4, json_schema_extra=NOT_IDENTITY)
+    """Chunks an actor works on at once; together they should have more passages than max_num_seqs."""
+    max_prompt_tokens: Count = 2048
+    """Longest prompt. A passage with a longer one is not asked about and gets the outcome `rejected`. With
+    max_reply_tokens it makes the engine's window, unless the model's own is shorter."""
+    cache: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Folder of kept replies, shared by all runs that name it. Unset: reply-cache under run.root."""
+
+
+class RecordingTeacher(HttpTeacher):
+    """Recorded replies, served over HTTP on 127.0.0.1."""
+
+    kind: Literal["recording"] = Field("recording", json_schema_extra=NOT_IDENTITY)
+    """`recording`."""
+    path: str = Field(json_schema_extra=NOT_IDENTITY)
+    """JSON lines of {"passage", "reply"}, also .gz."""
+    model: str = "recorded-teacher"
+    """The name that annotations give as their teacher."""
+
+
+AnyTeacher = OpenAITeacher | BatchTeacher | VllmTeacher | RecordingTeacher
+
+
+def _kind(settings: Any) -> str:
+    return settings.get("kind", "openai") if isinstance(settings, dict) else settings.kind
+
+
+Teacher = Annotated[
+    Annotated[OpenAITeacher, Tag("openai")]
+    | Annotated[BatchTeacher, Tag("batch")]
+    | Annotated[VllmTeacher, Tag("vllm")]
+    | Annotated[RecordingTeacher, Tag("recording")],
+    Discriminator(_kind),
+]
+"""A teacher's settings by `kind`; without one, `openai`."""
+TEACHERS: dict[str, type[Section]] = {
+    teacher.model_fields["kind"].default: teacher for teacher in get_args(AnyTeacher)
+}
+"""The settings of each kind."""

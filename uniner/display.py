@@ -1,0 +1,77 @@
+"""Entities in colour: in a terminal, on an HTML page."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup, escape
+from rich.text import Text
+
+from uniner.records import TaggedEntity
+
+COLOURS = (
+    "#ffd6a5", "#caffbf", "#9bf6ff", "#bdb2ff", "#ffc6ff", "#fdffb6",
+    "#a0c4ff", "#ffadad", "#d0f4de", "#e4c1f9", "#f1c0a8", "#b8e0d2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedText:
+    """A text and its entities in order, with offsets into the text and without overlap."""
+
+    text: str
+    source: str
+    entities: tuple[TaggedEntity, ...]
+
+    @property
+    def pieces(self) -> list[tuple[str, TaggedEntity | None]]:
+        """The text cut into entities and the stretches between them; joined they are the text."""
+        pieces: list[tuple[str, TaggedEntity | None]] = []
+        position = 0
+        for entity in self.entities:
+            pieces += [
+                (self.text[position : entity.start], None),
+                (self.text[entity.start : entity.end], entity),
+            ]
+            position = entity.end
+        pieces.append((self.text[position:], None))
+        return [(text, entity) for text, entity in pieces if text]
+
+
+def displayed_entities(entities: Iterable[TaggedEntity], offset: int = 0) -> tuple[TaggedEntity, ...]:
+    """Return the grounded entities in order; of two that overlap the earlier, or the longer at one start.
+
+    offset: where the text starts in the document; the entities' offsets become relative to it.
+    """
+    chosen: list[TaggedEntity] = []
+    grounded = [entity for entity in entities if entity.start >= 0]
+    for entity in sorted(grounded, key=lambda entity: (entity.start, -entity.end)):
+        start, end = entity.start - offset, entity.end - offset
+        if not chosen or start >= chosen[-1].end:
+            chosen.append(replace(entity, start=start, end=end))
+    return tuple(chosen)
+
+
+def type_colours(texts: Sequence[TaggedText]) -> dict[str, str]:
+    """Return a colour for each type of the texts, in order of appearance."""
+    types = dict.fromkeys(entity.type for text in texts for entity in text.entities)
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(types)}
+
+
+def terminal_text(tagged: TaggedText, colours: dict[str, str]) -> Text:
+    """Return a text for rich, its entities in colour, after its source if it has one."""
+    line = Text(f"{tagged.source}: " if tagged.source else "", style="dim")
+    for text, entity in tagged.pieces:
+        if entity is None:
+            line.append(text, style="not dim")
+        else:
+            line.append(f"{text} [{entity.type}]", style=f"not dim black on {colours[entity.type]}")
+    return line
+
+
+def html_text(tagged: TaggedText, colours: dict[str, str]) -> Markup:
+    """Return a text as HTML, escaped, its entities in colour."""
+    mark = Markup('<mark style="background:{}">{}<small>{}</small></mark>')
+    return Markup("").join(
+        escape(text) if entity is None else mark.format(colours[entity.type], text, entity.type)
+        for text, entity in tagged.pieces
+    )

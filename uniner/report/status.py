@@ -1,0 +1,30 @@
+"""What of a run is done, running or missing, and what it has cost so far."""
+
+from uniner.storage.stage_folder import ChunkEntry, StageFolder, merge
+
+_UNITS = {"build": "conversations", "train": "conversations", "evaluate": "questions"}
+
+
+def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
+    """Return a line per stage (complete, begun or missing, with rows or chunks), and the cost so far."""
+    lines = [f"run {run_folder.url}"]
+    total = 0.0
+    parent_chunks: tuple[ChunkEntry, ...] = ()
+    for stage in stages:
+        folder = run_folder / stage
+        manifest = folder.manifest()
+        if manifest:
+            state, figures = f"complete, {manifest.rows:,} {_UNITS.get(stage, 'passages')}", manifest.figures
+            parent_chunks = manifest.chunks or parent_chunks
+        elif folder.read_identity():
+            summaries = folder.read_summaries(folder.chunk_keys())
+            figures = merge(summary.figures for summary in summaries)
+            expected = f" of {len(parent_chunks):,}" if len(parent_chunks) >= len(summaries) > 0 else ""
+            rows = sum(summary.rows for summary in summaries)
+            state = f"begun, {len(summaries):,}{expected} chunks, {rows:,} rows"
+        else:
+            state, figures = "missing", {}
+        usd = figures.get("cost_usd", 0.0)
+        total += usd
+        lines.append(f"  {stage:<9} {state}{f', {usd:,.2f} USD' if usd else ''}")
+    return "\n".join([*lines, f"  spent     {total:,.2f} USD"])

@@ -1,0 +1,191 @@
+"""Texts tagged in this process, shown in the terminal or on a Gradio page. No run, no Ray."""
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from uniner.display import TaggedText, displayed_entities, terminal_text, type_colours
+from uniner.errors import Stopped, UserError
+from uniner.inference.engine import Engine, EngineSettings
+from uniner.inference.questions import QuestionAsker
+from uniner.passages import cut_passages
+from uniner.progress import say
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage.model_folders import local_model
+from uniner.storage.stage_folder import Chunk
+from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.types import TypeSelection
+from uniner.templates import Template
+
+_HOST = "127.0.0.1"
+_SUGGESTED_TYPES = 12
+_COLUMNS = ("text", "type", "start", "end", "score", "grounding")
+
+
+class TextTagger:
+    """Tags texts with an engine of its own, which starts with the first text.
+
+    model: folder, s3:// address or hub name. max_tokens: length of a passage.
+    """
+
+    def __init__(
+        self, model: str, template: Template, max_tokens: int, rules: EntityRules, settings: EngineSettings
+    ):
+        _silence_warnings()
+        self._engine = Engine(local_model(model), settings, lazy=True)
+        self._asker = QuestionAsker(self._engine, template)
+        self._max_tokens, self._rules = max_tokens, rules
+
+    async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+        """Cut a text into passages as ingest does, and tag them. A blank text has no passages."""
+        passages = [
+            Passage(
+                passage_id=str(piece.index),
+                doc_id="",
+                passage_index=piece.index,
+                char_start=piece.start,
+                char_end=piece.end,
+                text=text[piece.start : piece.end],
+                n_tokens=piece.n_tokens,
+                source="",
+                overlap_before=piece.overlap_before,
+                overlap_after=piece.overlap_after,
+            )
+            for piece in cut_passages(text, self._engine.tokenizer, self._max_tokens)
+        ]
+        tagger = Tagger(self._asker, types, self._rules)
+        chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
+        return list(from_table(chunk.table, TaggedPassage))
+
+    async def tag_once(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+        """Tag a text, and end the engine."""
+        try:
+            return await self.tag(text, types)
+        finally:
+            await self._engine.close()
+
+
+def _silence_warnings() -> None:
+    """Keep warnings of torch and vLLM, here and in the engine's process, out of the output."""
+    warnings.simplefilter("ignore")
+    for name, value in {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(name, value)
+
+
+def tagged_text(text: str, passages: Sequence[TaggedPassage]) -> TaggedText:
+    """Return a text with the entities of its passages that can be displayed together."""
+    entities = displayed_entities(entity for passage in passages for entity in passage.entities)
+    return TaggedText(text=text, source="", entities=entities)
+
+
+def remarks(passages: Sequence[TaggedPassage]) -> Iterator[str]:
+    """Yield a line for each ungrounded entity, then for each passage with failed questions."""
+    for passage in passages:
+        for entity in passage.entities:
+            if entity.start < 0:
+                yield f"not in the text: {entity.text} [{entity.type}]"
+    for passage in passages:
+        if passage.outcome != "ok":
+            yield f"{passage.outcome}, from character {passage.char_start}: {', '.join(passage.failed_types)}"
+
+
+def print_text(text: str, passages: Sequence[TaggedPassage], console: Console) -> None:
+    """Print the text with its entities in colour, and the remarks below it."""
+    if not passages:
+        console.print("nothing to tag: the text is blank")
+        return
+    tagged = tagged_text(text.rstrip(), passages)
+    console.print(terminal_text(tagged, type_colours([tagged])), soft_wrap=True)
+    for line in remarks(passages):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def serve_page(tagger: TextTagger, types: Sequence[str], port: int) -> None:
+    """Serve the page on this machine's loopback address until the job is stopped.
+
+    types: the first few are suggested.
+
+    Raises:
+        UserError: Gradio is missing or the port is taken.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # else Gradio reports each start to its makers
+    try:
+        import gradio
+    except ImportError:
+        raise UserError("the page needs Gradio, which is not installed: pip install '.[page]'") from None
+
+    async def tag(text: str, type_names: str) -> tuple[Any, list[list[Any]], str]:
+        names = parse_types(type_names)
+        if not names:
+            raise gradio.Error("Name a type to look for, such as person.")
+        passages = await tagger.tag(text, TypeSelection(names))
+        pieces, colours = highlighted(text, passages)
+        marked = gradio.HighlightedText(value=pieces, color_map=colours)
+        return marked, entity_rows(passages), "\n".join(remarks(passages))
+
+    with gradio.Blocks(title="UniNER", analytics_enabled=False) as page:
+        text = gradio.Textbox(label="Text", lines=6)
+        type_names = gradio.Textbox(
+            label="Types, separated by commas", value=", ".join(types[:_SUGGESTED_TYPES])
+        )
+        button = gradio.Button("Tag", variant="primary")
+        marked = gradio.HighlightedText(label="Entities and their scores")
+        table = gradio.Dataframe(label="All entities", headers=list(_COLUMNS))
+        lines = gradio.Textbox(label="Not in the text, or failed")
+        button.click(tag, [text, type_names], [marked, table, lines], api_name="tag", concurrency_limit=16)
+    try:
+        page.launch(
+            server_name=_HOST,
+            server_port=port,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise UserError(f"the page cannot use port {port} of {_HOST}: {error}; take another port") from None
+    say(f"tag: the page is at http://{_HOST}:{port}, until this job is stopped (Ctrl-C)")
+    try:
+        with contextlib.suppress(Stopped):
+            page.block_thread()
+    finally:
+        page.close(verbose=False)
+
+
+def parse_types(names: str) -> tuple[str, ...]:
+    """Return the types in a text, separated by commas or line breaks, each once."""
+    stripped = (name.strip() for name in re.split(r"[,\n]", names))
+    return tuple(dict.fromkeys(name for name in stripped if name))
+
+
+def highlighted(
+    text: str, passages: Sequence[TaggedPassage]
+) -> tuple[list[tuple[str, str | None]], dict[str, str]]:
+    """Return a text in pieces, each with its label or None, and the labels' colours, as Gradio takes them.
+
+    A label is type and score; the colour is the type's.
+    """
+    tagged = tagged_text(text, passages)
+    by_type = type_colours([tagged])
+    labels = {entity: f"{entity.type} {entity.score:.2f}" for entity in tagged.entities}
+    colours = {label: _darker(by_type[entity.type]) for entity, label in labels.items()}
+    return [(piece, labels[entity] if entity else None) for piece, entity in tagged.pieces], colours
+
+
+def _darker(colour: str) -> str:
+    """Return a colour dark enough for Gradio's white letters; Gradio lightens it for the mention itself."""
+    return "#" + "".join(f"{int(colour[at : at + 2], 16) * 11 // 20:02x}" for at in (1, 3, 5))
+
+
+def entity_rows(passages: Sequence[TaggedPassage]) -> list[list[Any]]:
+    """Return all entities, overlapping ones included, as rows of the table below the text."""
+    return [
+        [round(entity.score, 3) if name == "score" else getattr(entity, name) for name in _COLUMNS]
+        for passage in passages
+        for entity in passage.entities
+    ]
