@@ -7,7 +7,7 @@ import pytest
 
 from uniner.errors import UserError
 from uniner.metrics.calibration import assess, calibrated, expected_error, fit
-from uniner.storage.model_folders import calibration_of, model_fingerprint, write_calibrations
+from uniner.storage.model_folders import calibration_of, model_digest, write_calibrations
 from uniner.storage.stage_folder import StageFolder
 
 
@@ -60,14 +60,14 @@ def test_overconfident_scores_are_corrected_and_the_error_is_of_unseen_mentions(
 def test_a_students_folder_holds_its_calibration_and_keeps_its_digest(tmp_path):
     student = StageFolder(str(tmp_path))
     student.write("config.json", b"{}")
-    before = model_fingerprint(student.url)
-    with pytest.raises(UserError, match=r"not measured on .* 'news' \(evaluate has scored it on none\)"):
+    before = model_digest(student.url)
+    with pytest.raises(UserError, match=r"no calibration for the gold data set 'news' \(it has none yet\)"):
         calibration_of(student.url, "news")
     fit_on_news = {"mentions": 9, "slope": 0.5, "intercept": -1.0}
-    write_calibrations(student, {"news": {"calibration": fit_on_news}, "empty": {"calibration": None}})
-    write_calibrations(student, {"law": {"calibration": {**fit_on_news, "slope": 0.75}}})  # news stays
+    write_calibrations(student, {"news": fit_on_news})
+    write_calibrations(student, {"law": {**fit_on_news, "slope": 0.75}})  # news stays
     assert calibration_of(student.url, "news") == (0.5, -1.0)
     assert calibration_of(student.url, "law") == (0.75, -1.0)
-    with pytest.raises(UserError, match=r"'empty' \(it is on law, news\); name it in evaluate\.gold"):
+    with pytest.raises(UserError, match=r"'empty' \(it has law, news\); name it in evaluate\.gold"):
         calibration_of(student.url, "empty")
-    assert model_fingerprint(student.url) == before
+    assert model_digest(student.url) == before
