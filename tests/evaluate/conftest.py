@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def write_gold():
-    """Return a function that writes a gold file of texts, each with its mentions' types; it returns the path."""
+    """Return a function that writes a gold file of texts, each with its mentions' types. Returns its path."""
 
     def write(path: Path, passages: list[tuple[str, dict[str, str]]]) -> str:
         rows = []
