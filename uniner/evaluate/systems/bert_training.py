@@ -7,7 +7,6 @@ checkpoints: training takes minutes, and starts again after a failure.
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from uniner.evaluate.systems.bert import EncodedPiece, bio_labels, encode_pieces
 from uniner.gold.catalogue import label_renamer
 from uniner.gold.reader import gold_digest, read_gold
 from uniner.progress import say
+from uniner.runtime.trainer import RAY_FOLDER, TrainerSession, run_training
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model, model_digest
@@ -55,8 +55,6 @@ class LabelledPiece:
 
 def train_model(job: BertTrainingJob) -> Folder:
     """Train a model on Ray Train, unless its folder is complete. Returns the folder."""
-    from uniner.train.stage import RAY
-
     folder = Folder(job.output)
     settings = job.settings.model_dump(include=_HYPERPARAMETERS)
     identity = {
@@ -71,31 +69,25 @@ def train_model(job: BertTrainingJob) -> Folder:
         return folder
     say(f"evaluate: training {job.settings.model} on {job.dataset}")
     started = time.monotonic()
-    with ThreadPoolExecutor(1) as thread:  # in the main thread Ray Train would replace signal handlers
-        result = thread.submit(lambda: _trainer(job, folder).fit().return_value).result()
+    result = run_training(
+        _run_worker,
+        job,
+        folder=folder,
+        workers=job.settings.workers,
+        use_gpu=job.settings.use_gpu,
+        max_failures=_MAX_FAILURES,
+    )
     if "error" in result:
         raise UserError(result["error"])
     with explained(folder.url):
-        (folder / RAY).remove_all()
+        (folder / RAY_FOLDER).remove_all()
     seconds = round(time.monotonic() - started, 1)
     folder.finish(identity, [], rows=result["examples"], figures=result, seconds=seconds)
     return folder
 
 
-def _trainer(job: BertTrainingJob, folder: Folder) -> Any:
-    from ray.train.torch import TorchTrainer
-
-    from uniner.train.stage import ray_settings
-
-    return TorchTrainer(
-        _run_worker,  # type: ignore[arg-type]  # Ray's annotation lacks the return value
-        train_loop_config={"job": job},
-        **ray_settings(folder, job.settings.workers, job.settings.use_gpu, _MAX_FAILURES),
-    )
-
-
-def _run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    return train_worker(settings["job"])
+def _run_worker(job: BertTrainingJob, _session: TrainerSession) -> dict[str, Any]:
+    return train_worker(job)
 
 
 def train_worker(job: BertTrainingJob) -> dict[str, Any]:
