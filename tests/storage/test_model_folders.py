@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from uniner.storage.model_folders import fetch_model
 from uniner.storage.folder import Folder
+from uniner.storage.model_folders import fetch_model
 
 
 @pytest.fixture
