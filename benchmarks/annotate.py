@@ -32,15 +32,19 @@ from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime import connection
 from uniner.storage.stage_folder import Chunk, StageFolder
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.prompts import published
-from uniner.teacher.replies import Replies
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.completion import Teacher
+from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
+from uniner.teacher.prompts import published_prompt
 
 IN_FLIGHT = 128
 MEAN_S = 1.0
 POSSIBLE = IN_FLIGHT / MEAN_S
 CHUNK_PASSAGES = 128
 RAY_REQUESTS = 160
+TEACHER = Teacher(
+    model="m", prompt=published_prompt("type"), usd_per_million_in=0.15, usd_per_million_out=0.6
+)
 
 
 def chunks(count: int) -> Iterator[Chunk]:
@@ -84,12 +88,6 @@ def texts(count: int) -> list[str]:
     return [text for chunk in chunks(count) for text in chunk.table.column("text").to_pylist()]
 
 
-def teacher(base_url: str) -> Teacher:
-    """Return the teacher's settings."""
-    prompt = published("type")
-    return Teacher("m", base_url, prompt, "tuples", 0.0, 1024, IN_FLIGHT, 60.0, 6, 0.15, 0.6)
-
-
 def ask_annotator(server: SlowTeacher, count: int) -> None:
     """Ask with the stage's worker alone."""
     remaining = chunks(count)
@@ -99,7 +97,8 @@ def ask_annotator(server: SlowTeacher, count: int) -> None:
             await annotator(chunk)
 
     async def work() -> None:
-        annotator = Annotator(Replies(teacher(server.base_url), "key"))
+        connection = OpenAIServer(base_url=server.base_url, api_key="key", in_flight=IN_FLIGHT)
+        annotator = Annotator(CachedTeacher(TEACHER, functools.partial(OpenAIClient, TEACHER, connection)))
         await asyncio.gather(*(lane(annotator) for _ in range(3)))
         await annotator.close()
 
@@ -136,7 +135,6 @@ def ask_ray(server: SlowTeacher, count: int) -> None:
     import ray
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    settings = teacher(server.base_url)
     with connection.connected():
         ray.data.DataContext.get_current().enable_progress_bars = False
         config = HttpRequestProcessorConfig(
@@ -144,7 +142,7 @@ def ask_ray(server: SlowTeacher, count: int) -> None:
         )
         processor = build_processor(
             config,
-            preprocess=lambda row: {"payload": settings.request(row["text"])},
+            preprocess=lambda row: {"payload": TEACHER.request(row["text"])},
             postprocess=lambda row: {"reply": row["http_response"]["choices"][0]["message"]["content"]},
         )
         # One block: an actor works on one block at a time, on four of its batches at once.
@@ -182,7 +180,7 @@ def ask_curator(server: SlowTeacher, count: int, python: str) -> None:
             "OPENAI_API_KEY": "key",
             "HOME": cache,
         }
-        prompts = [teacher(server.base_url).request(text)["messages"] for text in texts(count)]
+        prompts = [TEACHER.request(text)["messages"] for text in texts(count)]
         command = [python, "-c", CURATOR, server.base_url, str(IN_FLIGHT)]
         last_line(command, environment, given=json.dumps(prompts))
 

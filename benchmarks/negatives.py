@@ -33,8 +33,8 @@ from benchmarks.table import say
 from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
-from uniner.metrics.protocols import Answer
-from uniner.quickstart.corpus import MadeUpDocument, documents
+from uniner.metrics.protocols import ScoredAnswer
+from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
@@ -85,8 +85,8 @@ def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
     of_all, of_present, of_rare = Counts(), Counts(), Counts()
     absent, answered = 0, 0
     for prediction in from_table(StageFolder(str(folder)).read_rows(), Prediction):
-        answer = Answer(prediction)
-        counts = strict(answer.said, answer.true)
+        answer = ScoredAnswer(prediction)
+        counts = strict(answer.predicted_set, answer.gold_set)
         of_all += counts
         if prediction.type in rare:
             of_rare += counts
@@ -94,7 +94,7 @@ def measure(folder: Path, rare: Collection[str]) -> dict[str, float]:
             of_present += counts
         else:
             absent += 1
-            answered += bool(answer.said)
+            answered += bool(answer.predicted_set)
     figures = (of_all.f1, of_present.f1, of_rare.f1, answered / absent)
     return {name: round(figure, 4) for name, figure in zip(COLUMNS, figures, strict=True)}
 

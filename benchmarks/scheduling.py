@@ -37,7 +37,7 @@ import ray
 from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
-from uniner.storage.model_folders import model_fingerprint
+from uniner.storage.model_folders import model_digest
 from uniner.storage.stage_folder import Chunk, StageFolder, Summary
 
 ROWS = 100
@@ -157,7 +157,7 @@ def again(chunks: int) -> None:
         run, keys = StageFolder(f"{root}/runs/done"), [f"{n:06d}-00000" for n in range(chunks)]
         summaries = [Summary(key, 4000, 1_000_000, 60.0, {"ok": 4000}) for key in keys]
         (run / "ingest").finish({"stage": "ingest"}, summaries, seconds=1.0)
-        parents = {"ingest": (run / "ingest").digest(), "student": model_fingerprint(str(student))}
+        parents = {"ingest": (run / "ingest").digest(), "student": model_digest(str(student))}
         plan = stage._plan(config, facts, stage._types(config, facts), parents)
         (run / "tag").begin(plan)
         tables = config.tag.model_dump(include=stage._TABLE_SETTINGS)

@@ -23,9 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.table import Measured, last_line, say, show
-from uniner.evaluate.scoring import Scores
+from uniner.evaluate.scoring import SystemScorer
 from uniner.grounding import locate
-from uniner.metrics.significance import compare, said
+from uniner.metrics.significance import compare_systems, describe_comparison
 from uniner.records import PREDICTION, Prediction, Span, from_table, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -119,12 +119,12 @@ def measure(url: str) -> dict[str, float]:
     """Score a folder's predictions. Returns CPU seconds, questions, passages and added peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    scores = Scores(read(StageFolder(url)))
-    figures = scores.figures()["made-up"]
-    table = scores.passages()
+    scorer = SystemScorer(read(StageFolder(url)))
+    scores = scorer.scores()["made-up"]
+    table = scorer.passages()
     seconds = time.process_time() - started
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "questions": figures["questions"], "peak": peak, "passages": table.num_rows}
+    return {"seconds": seconds, "questions": scores.questions, "peak": peak, "passages": table.num_rows}
 
 
 def main() -> None:
@@ -166,11 +166,12 @@ def main() -> None:
         )
         other = StageFolder(str(Path(folder) / "other"))
         write(other, questions, seed=3)
-        first, second = Scores(read(StageFolder(str(Path(folder) / "1")))), Scores(read(other))
+        one, two = SystemScorer(read(StageFolder(str(Path(folder) / "1")))), SystemScorer(read(other))
         started = time.process_time()
-        comparison = compare(first.passages(), second.passages())
+        comparison = compare_systems(one.passages(), two.passages())
         seconds = time.process_time() - started
-        say(f"paired test: {said('first', 'second', comparison['made-up'])} in {seconds:.2f} s of CPU")
+        line = describe_comparison("one", "other", comparison["made-up"])
+        say(f"paired test: {line} in {seconds:.2f} s of CPU")
 
 
 if __name__ == "__main__":

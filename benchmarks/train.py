@@ -29,7 +29,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import loop, model, packing
-from uniner.train.checkpoint import Checkpoints, State
+from uniner.train.checkpoint import Checkpoints, TrainState
+from uniner.train.loop import LoopSettings
 from uniner.train.packing import IGNORED, Sample, collate
 
 PADDED = 1024
@@ -37,6 +38,7 @@ BATCH = 16
 EVERY, ROUND = 3, 2  # steps between checkpoints, and checkpoints a round
 VOCABULARY = 2048
 CPU = torch.device("cpu")
+SETTINGS = LoopSettings(peak_rate=1e-4, warmup_share=0.0, max_grad_norm=1.0)
 
 
 def make_samples(count: int, seed: int = 0) -> list[Sample]:
@@ -86,18 +88,16 @@ def measure(steps: int) -> dict[str, list[float]]:
     """Return each method's tokens a CPU second, step by step, after a warm-up step."""
     samples = make_samples((steps + 1) * BATCH)
     lengths = [len(sample) for sample in samples]
-    plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
+    schedule = packing.schedule(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
     released, packed = make_model(), make_model()
     model.shard(packed, torch.float32, CPU)
     optimizer = loop.make_optimizer(released, 0.0)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
-    settings = {"peak_rate": 1e-4, "warmup_share": 0.0, "clip_norm": 1.0, "device": CPU}
-    packed_steps = loop.train(
-        packed, loop.make_optimizer(packed, 0.0), samples, plan, steps_done=0, **settings
-    )
+    packed_optimizer = loop.make_optimizer(packed, 0.0)
+    packed_steps = loop.train(packed, packed_optimizer, samples, schedule, SETTINGS, device=CPU)
     rates: dict[str, list[float]] = {"released": [], "packed": []}
-    for rows in plan.steps:
+    for rows in schedule.steps:
         chosen = [samples[number] for row in rows for number in row]
         times = [time.process_time()]
         released_step(released, optimizer, chosen)
@@ -114,16 +114,14 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Return for each way of writing checkpoints the seconds of each round and of its steps."""
     samples = make_samples(1 + 2 * rounds * ROUND * EVERY)
     lengths = [len(sample) for sample in samples]
-    plan = packing.plan(lengths, [1] * len(lengths), seed=0, epochs=1, batch=1, row_tokens=PADDED)
+    schedule = packing.schedule(lengths, [1] * len(lengths), seed=0, epochs=1, batch=1, row_tokens=PADDED)
     net = make_model(576, 12)
     model.shard(net, torch.float32, CPU)
     optimizer = loop.make_optimizer(net, 0.0)
-    settings = {"peak_rate": 1e-4, "warmup_share": 0.0, "clip_norm": 1.0, "device": CPU}
-    steps = loop.train(net, optimizer, samples, plan, steps_done=0, **settings)
-    next(steps)
+    steps = loop.train(net, optimizer, samples, schedule, SETTINGS, device=CPU)
+    state = TrainState("benchmark", [next(steps)])
     print(f"{net.num_parameters():,} weights, a checkpoint every {EVERY} steps")
     rounds_of: dict[str, list[tuple[float, float]]] = {"waited for": [], "background": []}
-    state = State("benchmark")
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
         Checkpoints(StageFolder(folder), 1, False, CPU) as checkpoints,
@@ -132,7 +130,7 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
             for method, times in rounds_of.items():
                 started, within = time.perf_counter(), 0.0
                 for _ in range(ROUND):
-                    state.history.append({})
+                    state.history.append(state.history[0])
                     checkpoints.save(net, optimizer, state)
                     if method == "waited for":
                         checkpoints.wait()
@@ -170,10 +168,10 @@ def main() -> None:
     lengths = [len(sample) for sample in make_samples(5120)]
     print(f"packing of {len(lengths):,} conversations, {np.mean(lengths):.0f} tokens each on average")
     for workers in (1, 8, 16, 64):
-        plan = packing.plan(
+        schedule = packing.schedule(
             lengths, [1] * len(lengths), seed=0, epochs=1, batch=256, row_tokens=4096, workers=workers
         )
-        share = packing.useful_share(plan.steps, lengths, workers)
+        share = packing.useful_share(schedule.steps, lengths, workers)
         print(f"{workers:3} workers {share:8.1%} useful")
 
 

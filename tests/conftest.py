@@ -14,7 +14,8 @@ import zstandard
 
 from uniner.config.schema import Config
 from uniner.progress import set_up_logging
-from uniner.storage.stage_folder import Identity, Manifest
+from uniner.records import PASSAGE, Passage, to_table
+from uniner.storage.stage_folder import Chunk, Identity, Manifest
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -250,5 +251,41 @@ def write_shard():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(zstandard.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
         return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def passage_chunks():
+    """Return a function that makes chunks of passages of these texts, with so many rows each."""
+
+    def chunks(texts, rows=10**6):
+        passages = [
+            Passage(
+                passage_id=f"p{number}",
+                doc_id=f"d{number}",
+                passage_index=0,
+                char_start=0,
+                char_end=len(text),
+                text=text,
+                n_tokens=9,
+                source="",
+            )
+            for number, text in enumerate(texts)
+        ]
+        starts = range(0, len(texts), rows)
+        return [Chunk(f"{n:05d}", to_table(passages[n : n + rows], PASSAGE)) for n in starts]
+
+    return chunks
+
+
+@pytest.fixture(scope="session")
+def write_passages(passage_chunks):
+    """Return a function that writes passages into a folder as a finished ingest stage. Returns the keys."""
+
+    def write(folder, texts, rows=10**6):
+        summaries = [folder.write_chunk(chunk) for chunk in passage_chunks(texts, rows)]
+        folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
+        return [summary.key for summary in summaries]
 
     return write

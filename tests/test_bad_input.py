@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from uniner import cli
-from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.replay_server import ReplayServer
 
 GOOD = [{"text": f"Ann number {number} lives in Bonn.", "meta": {}} for number in range(40)]
 
@@ -61,7 +61,7 @@ def error_line(capsys):
         (
             "annotate",
             ["annotate.recording={tmp}/broken_recording.jsonl"],
-            "line 1: is no object with passage",
+            "line 1: is not an object with passage",
         ),
         ("tag", ["tag.student={tmp}"], "is no student folder (no uniner.json)"),
         ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
@@ -98,7 +98,7 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
     words = [config, f'ingest.shards=["{shard}"]']
     assert cli.run(["ingest"], words) == 1
     message = error_line(capsys)
-    assert "2.50% of 40 rows were rejected (1 not_json: the line is no JSON), the limit is 1.00%" in message
+    assert "2.50% of 40 rows were rejected (1 not_json: the line is not JSON), the limit is 1.00%" in message
     rejects = tmp_path / "runs/bad/ingest/rejects-00000-0000000.jsonl"
     assert str(rejects) in message
     assert json.loads(rejects.read_text()) == {"shard": "line.jsonl.zst", "line": 8, "reason": "not_json"}
@@ -127,7 +127,7 @@ def test_too_many_bad_annotations(config, ray_session, capsys):
     replies = {row["text"]: "I found nothing worth a list." for row in GOOD[:20]}
     replies |= {row["text"]: '[("Ann", "person")]' for row in GOOD[20:]}
     assert cli.run(["ingest"], [config]) == 0
-    with RecordedTeacher(replies) as teacher:
+    with ReplayServer(replies) as teacher:
         words = [config, f"annotate.base_url={teacher.base_url}"]
         assert cli.run(["annotate"], words) == 1
         assert "50.0% of 40 rows are bad (20 unparseable), the limit is 20.0%" in error_line(capsys)

@@ -9,7 +9,7 @@ import zstandard
 from uniner.quickstart.prepare import write
 from uniner.report.collect import collect
 from uniner.report.render import render_html
-from uniner.storage.model_folders import calibrations
+from uniner.storage.model_folders import read_calibrations
 from uniner.storage.stage_folder import StageFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -84,7 +84,7 @@ def test_every_grounded_entity_is_the_documents_text_and_nothing_is_cut(config, 
 
 def test_the_student_carries_what_was_measured_of_its_scores(run):
     found = (run / "evaluate").require_manifest()["scores"]["student"]["held-out"]["calibration"]
-    assert calibrations(f"{run.url}/train/student") == ({"held-out": found} if found else {})
+    assert read_calibrations(f"{run.url}/train/student") == ({"held-out": found} if found else {})
 
 
 def test_the_teachers_flaws_are_counted(run):

@@ -13,7 +13,7 @@ from uniner import cli
 from uniner.config.schema import Build
 from uniner.storage.filesystem import expand
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.replay_server import RecordedTeacher, load
+from uniner.teacher.replay_server import ReplayServer, load_recording
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]
@@ -72,8 +72,8 @@ def counted(replies, drop_types):
 
 
 def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session, capsys):
-    replies = load(str(shared_pile / "teacher_replies.jsonl.gz"))
-    with RecordedTeacher(replies) as teacher:
+    replies = load_recording(str(shared_pile / "teacher_replies.jsonl.gz"))
+    with ReplayServer(replies) as teacher:
         words = [config, f"teacher.base_url={teacher.base_url}"]
         assert cli.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
         assert teacher.asked == 700, "each passage is asked for once"

@@ -14,12 +14,12 @@ import pytest
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.prompts import passage_in
-from uniner.teacher.replay_server import RecordedTeacher
+from uniner.teacher.replay_server import ReplayServer
 
 pytestmark = pytest.mark.ray
 
 
-class GatedTeacher(RecordedTeacher):
+class GatedTeacher(ReplayServer):
     """Answers some requests at once and the others only once the gate is open; counts each passage's."""
 
     def __init__(self, replies, free):
@@ -115,7 +115,7 @@ def test_annotate(ingested, job, run_job, wait_until):
     for name in ("whole", "killed"):
         if not (runs(ingested) / name / "ingest" / "manifest.json").exists():
             shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
-    with RecordedTeacher(replies) as teacher:
+    with ReplayServer(replies) as teacher:
         code, output = run_job(
             "annotate", ingested, "run.name=whole", f"annotate.base_url={teacher.base_url}"
         )

@@ -5,8 +5,8 @@ Offsets count characters (Unicode code points), end exclusive.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import pyarrow as pa
@@ -14,11 +14,27 @@ import pyarrow as pa
 Record = TypeVar("Record")
 
 
-def _schema(**types: pa.DataType) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 
 
-_string, _int = pa.string(), pa.int64()
+def _schema(record: type, **types: pa.DataType) -> pa.Schema:
+    """Return the schema of a record's fields, without nulls. types: columns that differ from their field."""
+    return pa.schema(
+        [
+            pa.field(field.name, types.get(field.name) or _arrow_type(field.type), nullable=False)
+            for field in fields(record)
+        ]
+    )
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    if annotation in _ARROW_TYPES:
+        return _ARROW_TYPES[annotation]
+    if is_dataclass(annotation):
+        return pa.struct([(field.name, _arrow_type(field.type)) for field in fields(annotation)])
+    item, _ = get_args(annotation)  # tuple[item, ...]
+    return pa.list_(_arrow_type(item))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +47,7 @@ class Brief:
     text: str
 
 
-BRIEF = _schema(doc_id=_string, source=_string, words=_int, text=_string)
+BRIEF = _schema(Brief)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +71,7 @@ class GeneratedPassage:
     attempts: int
 
 
-GENERATED_PASSAGE = _schema(
-    doc_id=_string,
-    source=_string,
-    text=_string,
-    outcome=_string,
-    reply=_string,
-    brief=_string,
-    model=_string,
-    tokens_in=_int,
-    tokens_out=_int,
-    cost_usd=pa.float64(),
-    attempts=_int,
-)
+GENERATED_PASSAGE = _schema(GeneratedPassage)
 
 
 def generated_source(domain: str) -> str:
@@ -96,18 +100,7 @@ class Passage:
     overlap_after: int = 0
 
 
-PASSAGE = _schema(
-    passage_id=_string,
-    doc_id=_string,
-    passage_index=_int,
-    char_start=_int,
-    char_end=_int,
-    text=_string,
-    n_tokens=_int,
-    source=_string,
-    overlap_before=_int,
-    overlap_after=_int,
-)
+PASSAGE = _schema(Passage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +111,6 @@ class Entity:
     type: str
     start: int
     end: int
-
-
-_ENTITY = pa.struct([("text", _string), ("type", _string), ("start", _int), ("end", _int)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +137,7 @@ class Annotation:
     attempts: int
 
 
-ANNOTATION = _schema(
-    passage_id=_string,
-    doc_id=_string,
-    text=_string,
-    outcome=_string,
-    reply=_string,
-    entities=pa.list_(_ENTITY),
-    model=_string,
-    tokens_in=_int,
-    tokens_out=_int,
-    cost_usd=pa.float64(),
-    attempts=_int,
-)
+ANNOTATION = _schema(Annotation)
 
 
 # The published layout names the fields of a turn `from` and `value`. `from` is a Python keyword, so turns are
@@ -177,15 +155,7 @@ class Conversation:
     split: str
 
 
-CONVERSATION = _schema(
-    id=_string,
-    passage_id=_string,
-    conversations=pa.list_(pa.struct([("from", _string), ("value", _string)])),
-    positive_types=pa.list_(_string),
-    negative_types=pa.list_(_string),
-    dataset=_string,
-    split=_string,
-)
+CONVERSATION = _schema(Conversation, conversations=_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,15 +192,7 @@ class TaggedPassage:
     failed_types: tuple[str, ...]
 
 
-_TAGGED_ENTITY = pa.struct([*_ENTITY, ("score", pa.float64()), ("grounding", _string)])
-TAGGED_PASSAGE = _schema(
-    doc_id=_string,
-    passage_id=_string,
-    char_start=_int,
-    entities=pa.list_(_TAGGED_ENTITY),
-    outcome=_string,
-    failed_types=pa.list_(_string),
-)
+TAGGED_PASSAGE = _schema(TaggedPassage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +201,6 @@ class Span:
 
     start: int
     end: int
-
-
-_SPAN = pa.struct([("start", _int), ("end", _int)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,14 +218,7 @@ class Question:
     gold_spans: tuple[Span, ...] = ()
 
 
-QUESTION = _schema(
-    dataset=_string,
-    passage_id=_string,
-    text=_string,
-    type=_string,
-    gold=pa.list_(_string),
-    gold_spans=pa.list_(_SPAN),
-)
+QUESTION = _schema(Question)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,19 +243,7 @@ class Prediction:
     spans: tuple[Span, ...] = ()
 
 
-PREDICTION = _schema(
-    dataset=_string,
-    passage_id=_string,
-    text=_string,
-    type=_string,
-    reply=_string,
-    predicted=pa.list_(_string),
-    gold=pa.list_(_string),
-    gold_spans=pa.list_(_SPAN),
-    outcome=_string,
-    scores=pa.list_(pa.float64()),
-    spans=pa.list_(_SPAN),
-)
+PREDICTION = _schema(Prediction)
 
 
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:

@@ -32,33 +32,27 @@ class Template(Protocol):
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
         """Divide types, in order, into groups; one question asks for each group."""
-        ...
 
     def question(self, types: Sequence[str]) -> str:
         """Return the question for a group of types."""
-        ...
 
     def types_of(self, question: str) -> tuple[str, ...] | None:
         """Return the types that a question asks for; None if `question` did not make it."""
-        ...
 
     def render(self, answers: Mentions) -> list[tuple[str, str]]:
         """Return question-answer pairs for all types of `answers`, in its order."""
-        ...
 
     def parse(self, types: Sequence[str], answer: str) -> dict[str, tuple[str, ...]] | None:
         """Parse the answer to the question for these types: the distinct mentions of each type.
 
         None means a broken answer, () means no mentions: the two are never confused.
         """
-        ...
 
     def conflicts(self, mentions: Mentions) -> dict[str, tuple[str, ...]]:
         """Return mentions that got types from several questions, with these types; a question settles each.
 
         mentions: all types that were asked for, in order.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,7 @@ class SingleTypeTemplate:
 
     def render(self, answers: Mentions) -> list[tuple[str, str]]:
         """Return a question-answer pair per type."""
-        return [
-            (self.question([type_name]), _to_json(list(mentions))) for type_name, mentions in answers.items()
-        ]
+        return [(self.question([name]), _to_json(list(mentions))) for name, mentions in answers.items()]
 
     def parse(self, types: Sequence[str], answer: str) -> dict[str, tuple[str, ...]] | None:
         """Parse a JSON list of strings."""
@@ -149,9 +141,8 @@ class MultiTypeTemplate:
 
     def conflicts(self, mentions: Mentions) -> dict[str, tuple[str, ...]]:
         """Return the mentions with types from several questions."""
-        group_of = {
-            name: number for number, group in enumerate(self.groups(list(mentions))) for name in group
-        }
+        groups = self.groups(list(mentions))
+        group_of = {name: number for number, group in enumerate(groups) for name in group}
         types_of: dict[str, list[str]] = {}
         for name, texts in mentions.items():
             for mention in texts:
@@ -182,13 +173,7 @@ def _settling_example(
         for name in group:
             for mention in answers[name]:
                 true_types = {other for other in answers if mention in answers[other]}
-                false_types = [
-                    other
-                    for other_group in groups
-                    if other_group is not group
-                    for other in other_group
-                    if other not in true_types
-                ]
+                false_types = [other for other in answers if other not in group and other not in true_types]
                 kept = {*true_types, *false_types[:1]}
                 return mention, tuple(other for other in answers if other in kept)
     return None
@@ -214,10 +199,7 @@ def render_conversation(
     asking about a data set that the student was not trained on.
     """
     dataset_line = f"Dataset: {dataset}\n " if dataset else ""
-    turns = [
-        {"from": "human", "value": f"{dataset_line}Text: {passage}"},
-        {"from": "gpt", "value": READ},
-    ]
+    turns = [{"from": "human", "value": f"{dataset_line}Text: {passage}"}, {"from": "gpt", "value": READ}]
     for question, answer in template.render(answers):
         turns.append({"from": "human", "value": question})
         turns.append({"from": "gpt", "value": answer})

@@ -1,11 +1,11 @@
-"""Tiny models, made by the tests, in place of the systems' real checkpoints."""
+"""Tiny models, made by the tests, instead of the systems' real checkpoints."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def word_pieces():
-    """Make a BERT tokenizer of so many pieces out of texts, save it in a folder and return its size."""
+    """Return a function that trains a BERT tokenizer on texts, saves it and returns its vocabulary size."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizerFast
 
@@ -22,7 +22,7 @@ def word_pieces():
 
 @pytest.fixture(scope="session")
 def tiny_bert(word_pieces, tmp_path_factory):
-    """A folder with a small BERT of random weights; its WordPiece tokenizer knows the quickstart's words."""
+    """A folder with a small random BERT, with a WordPiece tokenizer of the quickstart's words."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -39,7 +39,7 @@ def tiny_bert(word_pieces, tmp_path_factory):
         num_attention_heads=4,
         intermediate_size=192,
         max_position_embeddings=256,
-        initializer_range=0.1,  # BERT's own is for a width of 768: here nothing would move for long
+        initializer_range=0.1,  # BERT's own value suits a width of 768: here training would start too slowly
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -49,7 +49,7 @@ def tiny_bert(word_pieces, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_t5(base, tmp_path_factory):
-    """A folder with a small T5 of random weights."""
+    """A folder with a small random T5."""
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 

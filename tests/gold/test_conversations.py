@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from uniner.build.conversations import ConversationSettings
-from uniner.build.supervised import gold_conversations
+from uniner.build.conversations import ConversationSettings, gold_conversations
 from uniner.errors import UserError
 from uniner.gold.reader import read_gold
 

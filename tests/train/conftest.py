@@ -12,7 +12,9 @@ from uniner.records import CONVERSATION, Conversation, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.templates import Renderer, render_conversation
 from uniner.train import packing
-from uniner.train.prepare import Order
+from uniner.train.packing import RenderedConversation
+from uniner.train.prepare import TrainJob
+from uniner.train.stage import train_job
 
 NAMES = ["Berlin", "Ada Lovelace", 'a "quoted" name', "Zürich", "Nairobi", "Grace [Hopper]"]
 
@@ -85,25 +87,20 @@ def conversations() -> list[Conversation]:
 
 
 @pytest.fixture(scope="session")
-def write_build():
-    """Return a function that writes what the build stage would: two chunks and a manifest."""
+def write_build(complete_stage):
+    """Return a function that writes a build folder: two chunks and a manifest."""
 
     def write(folder: StageFolder, conversations: list[Conversation]) -> None:
         half = len(conversations) // 2
-        summaries = [
-            folder.write_chunk(Chunk(key, to_table(rows, CONVERSATION)))
-            for key, rows in [("0", conversations[:half]), ("1", conversations[half:])]
-        ]
-        plan = {"stage": "build", "config": {}, "parents": {}}
-        folder.begin(plan)
-        folder.finish(plan, summaries)
+        parts = [("0", conversations[:half]), ("1", conversations[half:])]
+        complete_stage(folder, [Chunk(key, to_table(rows, CONVERSATION)) for key, rows in parts])
 
     return write
 
 
 @pytest.fixture
 def answers():
-    """Return the answers of a conversation as its data say, apart from the renderer."""
+    """Return a function that reads the answers of a conversation without the renderer."""
 
     def read(conversation: Conversation) -> list[list[str]]:
         return [json.loads(turn["value"]) for turn in conversation.conversations[3::2]]
@@ -113,9 +110,9 @@ def answers():
 
 @pytest.fixture(scope="module")
 def group():
-    """A process group of this process alone."""
+    """A process group of this process only."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the model is tiny; threads would only wait for each other
+    torch.set_num_threads(1)  # the model is tiny: threads would only wait for each other
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -126,40 +123,43 @@ def group():
 def samples(tokenizer, conversations):
     """The conversations as samples of at most 512 tokens."""
     renderer = Renderer(tokenizer)
-    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+    rendered = (
+        RenderedConversation(conversation.passage_id, *renderer.blocks(conversation.conversations))
+        for conversation in conversations
+    )
     return packing.fit(rendered, 512).samples
 
 
 @pytest.fixture
-def make_order(base, conversations, write_build, tmp_path):
-    """Return a function that makes what a worker without Ray is told to train, in the run `run`."""
+def make_job(base, conversations, write_build, tmp_path):
+    """Return a function that makes the job of a worker without Ray, in the run `run`."""
     root = StageFolder(str(tmp_path)) / "run"
     write_build(root / "build", conversations)
 
-    def make(**changes) -> Order:
+    def make(**changes) -> TrainJob:
         settings = {"batch_conversations": 6, "learning_rate": 1e-2, "dtype": "float32", "use_gpu": False}
         train = Train(**{**settings, "checkpoint_steps": 1, **changes})
         student = Student(base=str(base), max_tokens=256)
-        return Order(student, train, 0, str(base), (root / "build").url, (root / "train").url)
+        return train_job(student, train, 0, root)
 
     return make
 
 
 @pytest.fixture
-def alone():
-    """The cluster of one process, which keeps what was said and told."""
+def local_session():
+    """The class of a session of one process, which keeps its reports and lines."""
 
-    class Alone:
+    class LocalSession:
         def __init__(self):
-            self.said, self.told = [], []
+            self.lines, self.reports = [], []
 
-        def leaving(self):
+        def preempted(self):
             return False
 
-        def tell(self, step, steps, note):
-            self.told.append((step, steps, note))
+        def report(self, step, steps, note):
+            self.reports.append((step, steps, note))
 
         def say(self, line):
-            self.said.append(line)
+            self.lines.append(line)
 
-    return Alone
+    return LocalSession

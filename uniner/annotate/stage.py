@@ -1,137 +1,168 @@
-"""The annotate stage: an actor pool that asks the teacher, over the passages' chunks."""
+"""The annotate stage: a pool of actors asks the teacher about the passages, chunk by chunk."""
 
-import contextlib
 import functools
-from typing import Any
 
 from uniner.annotate.annotator import Annotator
-from uniner.config.schema import Config
-from uniner.errors import Planned, UserError
+from uniner.config.teachers import BatchTeacher, RecordingTeacher
+from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import run_folder
-from uniner.teacher import estimate, prompts, replay_server
-from uniner.teacher import settings as asking
-from uniner.teacher.batch import submission
-from uniner.teacher.batch.pending_requests import Questions
-from uniner.teacher.batch.records import Records, rejections
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.pools import pool
-from uniner.teacher.reply_cache import ReplyCache
+from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.teacher.batch.pending_requests import PendingRequests
+from uniner.teacher.batch.records import BatchRecords, rejections_in
+from uniner.teacher.batch.runner import answer_in_batches
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import estimate_requests
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.prompts import PASSAGE, PASSAGE_MARK, Prompt, annotation_prompt
+from uniner.teacher.reply_cache import ReplyCache, run_id, unpaid_texts
+from uniner.teacher.settings import (
+    check_budget,
+    check_teacher,
+    make_estimate,
+    make_server,
+    make_teacher,
+    rate_limits,
+    replay,
+    reply_cache_folder,
+    teacher_actors,
+    teacher_identity,
+)
 
-# A plan reads so many chunks at the most, and scales up.
-_PLAN_CHUNKS = 100
-
-
-def check(config: Config) -> None:
-    """Find, before Ray starts, the recording or the key, and compare with what the run began with.
-
-    Raises:
-        Planned: where only the plan is asked for and the passages are there.
-    """
-    settings = config.annotate
-    asking.check(settings)
-    if settings.recording:
-        replay_server.load(settings.recording)
-        if not asking.prompt_of(config).user.endswith(prompts.PASSAGE_MARK + prompts.PASSAGE):
-            raise UserError(
-                f"{settings.prompt}: a recording is looked up by passage, so the prompt must end with an "
-                f"empty line and 'Passage: {prompts.PASSAGE}'"
-            )
-    chunk_pipeline.check_plan(_folder(config), _plan(config))
-    if not settings.batch and not settings.plan:
-        with explained(_folder(config).url):
-            Records(_folder(config)).require_none_under_way()
-    if settings.plan and _parent(config).manifest() is not None:
-        _tell_plan(config)
+SECTIONS = ("run", "student", "teacher", "annotate")
+_ESTIMATE_CHUNKS = 100
+"""An estimate reads at most this many chunks, and scales up."""
 
 
-def run(config: Config) -> dict[str, Any]:
+def check(context: StageContext) -> None:
+    """Check the teacher, the prompt and the budget, and compare with what the stage began with."""
+    section, folder = context.sections.teacher, context.folder
+    check_teacher(section)
+    check_budget(section, context.sections.run.budget_usd, "run.budget_usd")
+    if isinstance(section, RecordingTeacher) and not _prompt(context).user.endswith(PASSAGE_MARK + PASSAGE):
+        raise UserError(
+            f"{context.sections.annotate.prompt}: a recording is looked up by passage, so the prompt must "
+            f"end with an empty line and 'Passage: {PASSAGE}'"
+        )
+    folder.check_identity(_identity(context, parents={}))
+    if not isinstance(section, BatchTeacher):
+        with explained(folder.url):
+            BatchRecords(folder).require_none_in_progress()
+
+
+def run(context: StageContext) -> Manifest:
     """Annotate the run's passages. Returns the manifest.
 
     Raises:
         Stopped: where the budget is spent.
-        Planned: where only the plan is asked for.
     """
-    settings, folder, parent = config.annotate, _folder(config), _parent(config)
-    if settings.plan:
-        _tell_plan(config)
-    with contextlib.ExitStack() as open_servers:
-        base_url, key = settings.base_url, asking.api_key(settings)
-        if settings.recording:
-            server = replay_server.RecordedTeacher(replay_server.load(settings.recording))
-            base_url, key = open_servers.enter_context(server).base_url, "recorded"
-        begun_with, teacher = _plan(config, parent.digest()), asking.teacher_of(config, base_url)
-        if settings.batch and folder.manifest() is None:
-            folder.begin(begun_with)  # what it was begun with is compared before anything is paid
-            _ask_in_batches(config, teacher, key)
-        make = functools.partial(Annotator, every_occurrence=settings.located == "all")
-        rejected = rejections(Records(folder).read())
-        spent = asking.spent_on_generating(config)
-        return chunk_pipeline.run_stage(
-            "annotate",
+    section, folder, passages = context.sections.teacher, context.folder, context.run_folder / "ingest"
+    teacher = _teacher(context)
+    sources = passages.require_manifest().chunks
+    identity = _identity(context, {"ingest": passages.digest()})
+    with replay(section) as recording_url:
+        if isinstance(section, BatchTeacher) and not folder.begin(identity):
+            _answer_in_batches(context, section, teacher)
+        chunks = {chunk.key: chunk.rows for chunk in sources}
+        pool = teacher_pool(
             folder,
-            begun_with,
-            parent,
-            pool=pool(config, folder, teacher, key, make, chunk_pipeline.chunks_of(parent), rejected, spent),
-            max_bad_share=settings.max_bad_share,
+            teacher,
+            teacher_actors(section, teacher, chunks, recording_url=recording_url),
+            functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
+            limits=rate_limits(section, context.sections.run.budget_usd),
+            cache=reply_cache_folder(section, context.sections.run.root),
+            spent_usd=_spent_on_generating(context),
+            rejected=rejections_in(BatchRecords(folder).read()),
+        )
+        return chunk_pipeline.run_stage(
+            folder,
+            identity,
+            sources,
+            read=passages.read_chunk,
+            pool=pool,
+            max_bad_share=context.sections.annotate.max_bad_share,
         )
 
 
-def _ask_in_batches(config: Config, teacher: Teacher, key: str | None) -> None:
-    """Have what the chunks lack answered by batches: what comes then finds it in the cache."""
-    settings, parent, folder, kept = (
-        config.annotate,
-        _parent(config),
-        _folder(config),
-        asking.cache_of(config),
+def estimate(context: StageContext) -> str:
+    """Return what annotating the passages left would take, from a sample of them where there are many."""
+    section, folder, passages = context.sections.teacher, context.folder, context.run_folder / "ingest"
+    teacher, chunks = _teacher(context), passages.require_manifest().rows_of_chunk
+    with explained(folder.url):
+        missing = sorted(chunks.keys() - folder.chunk_keys())
+    left, total = sum(chunks[key] for key in missing), sum(chunks.values())
+    sample = missing[:: -(-len(missing) // _ESTIMATE_CHUNKS)] if missing else []
+    texts = [text for key in sample for text in _texts(passages, key)]
+    cache = reply_cache_folder(section, context.sections.run.root)
+    requests = estimate_requests(teacher, unpaid_texts(cache, teacher, texts))
+    return make_estimate(
+        section,
+        teacher,
+        requests.scaled(left / len(texts) if texts else 0),
+        context.sections.run.budget_usd,
+        total=total,
+        done=total - left,
+        sample=texts[0] if texts else PASSAGE,
+        batch=isinstance(section, BatchTeacher),
+    ).text()
+
+
+def _texts(passages: StageFolder, key: str) -> list[str]:
+    return passages.read_columns(key, ["text"])["text"].to_pylist()
+
+
+def _answer_in_batches(context: StageContext, section: BatchTeacher, teacher: Teacher) -> None:
+    """Have the missing chunks' requests answered by batches, whose replies go to the cache."""
+    folder, passages = context.folder, context.run_folder / "ingest"
+    cache, run = reply_cache_folder(section, context.sections.run.root), run_id(folder)
+    assert cache, "only a recording has no cache"
+    index = ReplyCache(cache, teacher.request("")).read_index(run)
+    cached = ReplyCache(cache, teacher.request(""), index)
+    pending = PendingRequests(teacher=teacher, parent=passages, cache=cached, run=run)
+    spent = _spent_on_generating(context) + teacher.usd(*index.paid)
+    with explained(folder.url):
+        missing = sorted(passages.require_manifest().rows_of_chunk.keys() - folder.chunk_keys())
+        answer_in_batches(
+            pending,
+            make_server(section),
+            BatchRecords(folder),
+            missing,
+            context.sections.run.budget_usd,
+            spent,
+        )
+
+
+def _spent_on_generating(context: StageContext) -> float:
+    manifest = (context.run_folder / "generate").manifest()
+    return manifest.figures["cost_usd"] if manifest else 0.0
+
+
+def _prompt(context: StageContext) -> Prompt:
+    annotate = context.sections.annotate
+    return annotation_prompt(annotate.prompt, context.sections.student.template, annotate.reply_format)
+
+
+def _teacher(context: StageContext) -> Teacher:
+    annotate = context.sections.annotate
+    return make_teacher(
+        context.sections.teacher,
+        prompt=_prompt(context),
+        temperature=annotate.temperature,
+        max_reply_tokens=annotate.max_reply_tokens,
+        reply_format=annotate.reply_format,
     )
-    assert kept, "only a recording goes without a cache"
-    paid_by = asking.run_id(folder)
-    index = asking.index_of(kept, teacher, paid_by)
-    questions = Questions(teacher, parent, ReplyCache(kept, teacher.request(""), index), paid_by)
-    spent = asking.spent_on_generating(config) + teacher.usd(*index.tokens_paid)
-    with explained(folder.url):
-        todo = sorted(chunk_pipeline.chunks_of(parent).keys() - folder.chunk_keys())
-        submission.ask(questions, key, Records(folder), todo, settings.budget_usd, spent)
 
 
-def _tell_plan(config: Config) -> None:
-    """Print the plan, from a sample of the chunks where there are many, and end the job."""
-    settings, parent, folder = config.annotate, _parent(config), _folder(config)
-    teacher, chunks = asking.teacher_of(config, settings.base_url), chunk_pipeline.chunks_of(parent)
-    with explained(folder.url):
-        todo = sorted(chunks.keys() - folder.chunk_keys())
-    left = sum(chunks[key] for key in todo)
-    some = todo[:: -(-len(todo) // _PLAN_CHUNKS)] if todo else []
-    texts = [text for key in some for text in parent.read_chunk(key).column("text").to_pylist()]
-    unknown = asking.unpaid(config, teacher, texts)
-    asked = estimate.estimate(teacher, unknown).scaled(left / len(texts) if texts else 0)
-    total = sum(chunks.values())
-    sample = texts[0] if texts else prompts.PASSAGE
-    told = asking.told_plan(config, teacher, asked, total, total - left, sample, settings.batch)
-    print(told, flush=True)
-    raise Planned
-
-
-def _parent(config: Config) -> Folder:
-    return run_folder(config.run) / "ingest"
-
-
-def _folder(config: Config) -> Folder:
-    return run_folder(config.run) / "annotate"
-
-
-def _plan(config: Config, parent: str | None = None) -> dict[str, Any]:
-    settings = config.annotate
-    return {
-        "stage": "annotate",
-        "config": {
-            "template": config.student.template,
-            "prompt": asking.prompt_of(config).digest() if settings.prompt else None,
-            "annotate": settings.identity() | {"model": asking.model_name(settings)},
-            **({"teacher": config.teacher.identity()} if settings.served else {}),
+def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
+    annotate = context.sections.annotate
+    prompt = _prompt(context).digest() if annotate.prompt else None
+    return Identity(
+        stage="annotate",
+        settings={
+            "student": {"template": context.sections.student.template},
+            "teacher": teacher_identity(context.sections.teacher),
+            "annotate": {**annotate.identity(), "prompt": prompt},
         },
-        "parents": {"ingest": parent},
-    }
+        parents=parents,
+    )

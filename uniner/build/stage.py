@@ -16,9 +16,10 @@ from uniner.build.conversations import (
     annotation_conversations,
     count_types,
     frequency_bands,
+    gold_conversations,
+    sample_passages,
 )
 from uniner.build.filters import MentionFilters, plural_types
-from uniner.build.supervised import gold_conversations, sample_passages
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import label_renamer
@@ -29,7 +30,7 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
 from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
-from uniner.teacher.prompts import PASSAGE, chosen
+from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
 
 SECTIONS = ("run", "student", "generate", "teacher", "annotate", "build")
@@ -109,7 +110,7 @@ def run(context: StageContext) -> Manifest:
 
 def _card_facts(context: StageContext) -> card.CardFacts:
     annotate, build = context.sections.annotate, context.sections.build
-    prompt = chosen(annotate.prompt, context.sections.student.template, annotate.reply_format)
+    prompt = annotation_prompt(annotate.prompt, context.sections.student.template, annotate.reply_format)
     teacher = card.TeacherFacts(
         model=context.sections.teacher.model,
         temperature=annotate.temperature,

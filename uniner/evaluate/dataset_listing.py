@@ -1,4 +1,4 @@
-"""The catalogue in a terminal: what lies under the data folder, what does not, and where to get it."""
+"""List the benchmark's data sets in a terminal: those under the data folder, and where to get the others."""
 
 from rich.console import Console
 from rich.table import Table
@@ -6,8 +6,8 @@ from rich.table import Table
 from uniner.gold.catalogue import BenchmarkDataset, SplitSummary, catalogue, find_splits, summarize_split
 
 
-def show(data: str | None, console: Console) -> None:
-    """List the benchmark's data sets; what is found is read whole and its size set beside the paper's.
+def list_datasets(data: str | None, console: Console) -> None:
+    """List the benchmark's data sets. Those found are read whole, to show their size beside the paper's.
 
     Raises:
         UserError: where the data folder cannot be read.
@@ -23,45 +23,39 @@ def show(data: str | None, console: Console) -> None:
         table.add_column("types", justify="right")
         table.add_column("file", overflow="fold")
         for name, address in addresses.items():
-            table.add_row(
-                *_found_cells(known[name], summarize_split(name, address), (data or "").rstrip("/"))
-            )
+            table.add_row(*_table_row(known[name], summarize_split(name, address), (data or "").rstrip("/")))
         console.print(table)
-    missing = [one for name, one in known.items() if name not in addresses]
+    missing = [dataset for name, dataset in known.items() if name not in addresses]
+    folder = f" under {data}" if data else "; set evaluate.data to the folder to search"
     console.print(
-        f"{len(addresses)} of {len(known)} data sets found"
-        + (f" under {data}" if data else "; evaluate.data names the folder to look in"),
-        highlight=False,
-        soft_wrap=True,
+        f"{len(addresses)} of {len(known)} data sets found{folder}", highlight=False, soft_wrap=True
     )
     if missing:
-        console.print("missing, with licence, and where to get them:", highlight=False, soft_wrap=True)
-    for one in missing:
+        console.print("missing, with licence and source:", highlight=False, soft_wrap=True)
+    for dataset in missing:
+        groups = f" [{', '.join(dataset.groups)}]" if dataset.groups else ""
         console.print(
-            f"  {one.name}{_groups(one)} ({one.domain}; {one.licence}): {one.source}; {_reading(one)}",
+            f"  {dataset.name}{groups} ({dataset.domain}; {dataset.licence}): {dataset.source}; "
+            f"{_how_to_read(dataset)}",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
 
 
-def _found_cells(one: BenchmarkDataset, found: SplitSummary, data: str) -> tuple[str, ...]:
-    groups = ", ".join(one.groups)
-    file = found.address.rsplit(data + "/", 1)[-1]
-    if found.error:
-        return one.name, one.domain, groups, "cannot be read", "", found.error
-    passages = f"{found.passages:,} ({one.sizes[2]:,})"
-    return one.name, one.domain, groups, passages, f"{found.types} ({one.types})", file
+def _table_row(dataset: BenchmarkDataset, split: SplitSummary, data: str) -> tuple[str, ...]:
+    groups = ", ".join(dataset.groups)
+    file = split.address.rsplit(data + "/", 1)[-1]
+    if split.error:
+        return dataset.name, dataset.domain, groups, "cannot be read", "", split.error
+    passages = f"{split.passages:,} ({dataset.sizes[2]:,})"
+    return dataset.name, dataset.domain, groups, passages, f"{split.types} ({dataset.types})", file
 
 
-def _groups(one: BenchmarkDataset) -> str:
-    return f" [{', '.join(one.groups)}]" if one.groups else ""
-
-
-def _reading(one: BenchmarkDataset) -> str:
-    """Say how the source is read, and what differs from the paper's copy."""
-    if one.format == "own":
-        how = 'write it as JSON lines of {"text", "entities"} first'
+def _how_to_read(dataset: BenchmarkDataset) -> str:
+    """Return how the source's format is read, and how it differs from the paper's copy."""
+    if dataset.format == "own":
+        reading = 'convert it to JSON lines of {"text", "entities"} first'
     else:
-        how = f"read as it is ({one.format.replace('_', ' ')})"
-    return f"{how}; {one.note}" if one.note else how
+        reading = f"read as it is ({dataset.format.replace('_', ' ')})"
+    return f"{reading}; {dataset.note}" if dataset.note else reading

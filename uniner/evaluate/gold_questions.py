@@ -1,4 +1,4 @@
-"""Gold passages to questions: the unit that is asked and scored."""
+"""Turn gold passages into questions, the unit that is asked and scored."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from uniner.records import QUESTION, Question, Span, to_table
 from uniner.storage.stage_folder import Chunk
 
 
-def questions(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str]) -> list[Question]:
-    """Ask every type of each passage; a type's gold mentions in the order of the text, each once.
+def questions_of(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str]) -> list[Question]:
+    """Ask for every type in each passage. A type's gold mentions are in text order, without duplicates.
 
-    A passage of a file that asks questions itself is asked these, with the answers that the file has.
+    Where the file itself asks questions of a passage, those are asked, with the file's answers.
     """
     return [
         Question(
@@ -26,11 +26,13 @@ def questions(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str
             gold_spans=_spans(passage, type_name),
         )
         for passage in passages
-        for type_name, gold in (_every(passage, types) if passage.questions is None else passage.questions)
+        for type_name, gold in (
+            _all_types(passage, types) if passage.questions is None else passage.questions
+        )
     ]
 
 
-def _every(passage: GoldPassage, types: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def _all_types(passage: GoldPassage, types: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     return [
         (name, tuple(dict.fromkeys(entity.text for entity in passage.entities if entity.type == name)))
         for name in types
@@ -42,7 +44,7 @@ def _spans(passage: GoldPassage, type_name: str) -> tuple[Span, ...]:
     return tuple(Span(start=start, end=end) for start, end in sorted(spans))
 
 
-def cut(
+def cut_questions(
     dataset: str,
     url: str,
     chunk_passages: int,
@@ -51,32 +53,36 @@ def cut(
     else_types: bool = False,
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Chunk]:
-    """Cut a data set into chunks of questions; all types of the whole data set are asked of each passage.
+    """Cut a data set into chunks of questions; every type of the data set is asked of each passage.
 
-    It is asked for plain words in place of its labels (`catalogue.label_renamer`).
-    Of more than `max_questions` so many are drawn, each with the same chance, in their order. The draw hangs
-    on the data set's name alone: all systems, in all runs, answer the same questions.
+    Types are asked for in plain words instead of the data set's labels (`catalogue.label_renamer`). Above
+    `max_questions`, a uniform sample of that size is asked, in order. The sample depends on the data set's
+    name alone, so that all systems answer the same questions in all runs.
 
-    figures: passages (all that were cut, of which a draw may ask nothing), not_drawn (questions), and
-    left_out_<reason> (annotations that are no entity that can be asked for).
+    Figures of a chunk: passages (all, also those whose questions were not sampled), not_drawn (questions),
+    and left_out_<reason> (annotations that cannot be asked for).
 
     Raises:
-        UserError: where the data set is wrong, or has no type to ask for.
+        UserError: where the data set is malformed, or has no type to ask for.
     """
     passages = list(read_gold(url, else_types, label_renamer(dataset, labels)))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
-    many = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)
-    drawn: set[int] | None = None
-    if max_questions and many > max_questions:
-        drawn = set(random.Random(f"{dataset} questions").sample(range(many), max_questions))
-    before = 0
+    total = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)
+    sample: set[int] | None = None
+    if max_questions and total > max_questions:
+        sample = set(random.Random(f"{dataset} questions").sample(range(total), max_questions))
+    position = 0
     for number, start in enumerate(range(0, len(passages), chunk_passages)):
-        some = passages[start : start + chunk_passages]
-        every = questions(dataset, some, types)
-        kept = [one for place, one in enumerate(every, start=before) if drawn is None or place in drawn]
-        before += len(every)
-        figures: dict[str, float] = {"passages": len(some), **count_left_out(some)}
-        if len(kept) < len(every):
-            figures["not_drawn"] = len(every) - len(kept)
+        batch = passages[start : start + chunk_passages]
+        questions = questions_of(dataset, batch, types)
+        kept = [
+            question
+            for place, question in enumerate(questions, position)
+            if sample is None or place in sample
+        ]
+        position += len(questions)
+        figures: dict[str, float] = {"passages": len(batch), **count_left_out(batch)}
+        if len(kept) < len(questions):
+            figures["not_drawn"] = len(questions) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)

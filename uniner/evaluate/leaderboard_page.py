@@ -1,36 +1,38 @@
-"""The leaderboard as a self-contained HTML page, with plots and the analysis of mistakes."""
+"""The leaderboard as a self-contained HTML page, with plots and the error analysis."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from uniner.evaluate import plots
-from uniner.evaluate.leaderboard import Board, Cell, Scores
-from uniner.evaluate.leaderboard_tables import WIDE, strict
-from uniner.evaluate.published import sources
+from uniner.evaluate.leaderboard import LeaderboardCell, LeaderboardRow, LeaderboardTable, ScoresBySystem
+from uniner.evaluate.published import published_sources
+from uniner.evaluate.scoring import DatasetScores
 
-CONFUSED_TYPES = 12
+WIDE = 9
+"""Tables with more columns are transposed: a row for each data set."""
+TYPES = 12
+"""Types shown with their mistakes and confusions."""
 EXAMPLES = 4
-"""Of each kind of mistake, of as many types as there are."""
+"""Examples of each kind of mistake, from as many types as possible."""
 
 
-@dataclass(frozen=True)
-class Confusions:
-    """How often gold of a type (columns) was answered when another (rows) was asked for, at most."""
+@dataclass(frozen=True, kw_only=True)
+class ConfusionTable:
+    """The most frequent confusions: how often gold of a type (columns) answered another type (rows)."""
 
     asked: tuple[str, ...]
     gold: tuple[str, ...]
     counts: Mapping[tuple[str, str], int]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A mistake: the passage with the mention marked, what was predicted and what is gold."""
+@dataclass(frozen=True, kw_only=True)
+class MistakeExample:
+    """A mistake to show. text: the passage with the mention marked."""
 
     dataset: str
     type: str
@@ -39,92 +41,109 @@ class Example:
     gold: str
 
 
-def render(boards: Sequence[Board], scores: Scores, statements: Mapping[str, str]) -> str:
-    """Return the page's HTML."""
+def strict_rows(table: LeaderboardTable) -> list[LeaderboardRow]:
+    """Return the rows that compare by protocol strict, of ours only `strict`: all that a wide table shows."""
+    return [row for row in table.rows if row.compares_with == "strict" and row.protocol != "released"]
+
+
+def render(tables: Sequence[LeaderboardTable], scores: ScoresBySystem, statements: Mapping[str, str]) -> str:
+    """Return the page's HTML. statements: by protocol."""
     text = resources.files("uniner.evaluate").joinpath("leaderboard.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
-    named = {board.name: board for board in boards}
-    colours = plots.colours_of(scores)
-    by_dataset = [plots.by_column(named[name], colours) for name in ("all", "others") if name in named]
+    named = {table.name: table for table in tables}
+    colours = plots.system_colours(scores)
+    by_dataset = [plots.plot_columns(named[name], colours) for name in ("all", "others") if name in named]
     return page.render(
-        boards=boards,
+        tables=tables,
         wide=WIDE,
-        strict=strict,
-        shade=_shade,
+        strict_rows=strict_rows,
+        background=_background,
         statements=statements,
-        sources=sources(),
+        sources=published_sources(),
         by_dataset=[Markup(plot) for plot in by_dataset if plot],
-        by_domain=Markup(plots.by_column(named["domains"], colours)),
-        by_length=Markup(plots.by_length(scores, colours)),
-        wrong=Markup(plots.mistakes(scores, "wrong")),
-        missed=Markup(plots.mistakes(scores, "missed")),
-        systems=[
-            {
-                "name": system,
-                "by_type": Markup(plots.by_type(found)),
-                "confusions": confusions(found),
-                "examples": examples(found),
-                "mistakes": mistakes(found),
-                "broken": sum(figures["broken"] for figures in found.values()),
-                "questions": sum(figures["questions"] for figures in found.values()),
-            }
-            for system, found in scores.items()
-        ],
-        least_gold=plots.LEAST_GOLD,
+        by_domain=Markup(plots.plot_columns(named["domains"], colours)),
+        by_length=Markup(plots.plot_lengths(scores, colours)),
+        wrong=Markup(plots.plot_mistakes(scores, "wrong")),
+        missed=Markup(plots.plot_mistakes(scores, "missed")),
+        systems=[_system_section(system, by_dataset) for system, by_dataset in scores.items()],
+        min_gold=plots.MIN_GOLD,
     )
 
 
-def mistakes(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, int]]]:
+def _system_section(system: str, scores: Mapping[str, DatasetScores]) -> dict[str, object]:
+    """Return the template's values for a system's section."""
+    types = {
+        f"{name} ({dataset})": score
+        for dataset, dataset_scores in scores.items()
+        for name, score in dataset_scores.types.items()
+    }
+    return {
+        "name": system,
+        "by_type": Markup(plots.plot_types(types)),
+        "confusions": _confusions(scores),
+        "examples": _examples(scores),
+        "mistakes": _mistakes(scores),
+        "broken": sum(dataset_scores.broken for dataset_scores in scores.values()),
+        "questions": sum(dataset_scores.questions for dataset_scores in scores.values()),
+    }
+
+
+def _mistakes(scores: Mapping[str, DatasetScores]) -> list[tuple[str, dict[str, int]]]:
     """Return the types with the most mistakes, counted by kind, such as `wrong: made up`."""
     types: dict[str, Counter[str]] = {}
-    for dataset, figures in found.items():
-        for name, sides in figures["errors"]["types"].items():
-            counts = types.setdefault(f"{name} ({dataset})", Counter())
-            for side, kinds in sides.items():
-                counts.update({f"{side}: {kind.replace('_', ' ')}": many for kind, many in kinds.items()})
-    ordered = sorted(types.items(), key=lambda one: (-one[1].total(), one[0]))
-    return [(name, dict(counts)) for name, counts in ordered[:CONFUSED_TYPES]]
+    for dataset, dataset_scores in scores.items():
+        for name, counts in dataset_scores.errors.types.items():
+            kinds = types.setdefault(f"{name} ({dataset})", Counter())
+            for side, by_kind in (("wrong", counts.wrong), ("missed", counts.missed)):
+                kinds.update({f"{side}: {kind.replace('_', ' ')}": count for kind, count in by_kind.items()})
+    ordered = sorted(types.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [(name, dict(kinds)) for name, kinds in ordered[:TYPES]]
 
 
-def confusions(found: Mapping[str, Mapping[str, Any]]) -> Confusions:
-    """Return a system's most frequent confusions, all data sets together."""
+def _confusions(scores: Mapping[str, DatasetScores]) -> ConfusionTable:
     counts: Counter[tuple[str, str]] = Counter()
-    for figures in found.values():
-        for asked, golds in figures["errors"]["confusions"].items():
-            counts.update({(asked, gold): many for gold, many in golds.items()})
     rows: Counter[str] = Counter()
     columns: Counter[str] = Counter()
-    for (asked, gold), many in counts.items():
-        rows[asked] += many
-        columns[gold] += many
-    asked_most, gold_most = (
-        tuple(sorted(name for name, _ in most.most_common(CONFUSED_TYPES))) for most in (rows, columns)
+    for dataset_scores in scores.values():
+        for asked, by_gold in dataset_scores.errors.confusions.items():
+            counts.update({(asked, gold): count for gold, count in by_gold.items()})
+    for (asked, gold), count in counts.items():
+        rows[asked] += count
+        columns[gold] += count
+    asked_types, gold_types = (
+        tuple(sorted(name for name, _ in totals.most_common(TYPES))) for totals in (rows, columns)
     )
-    return Confusions(asked_most, gold_most, counts)
+    return ConfusionTable(asked=asked_types, gold=gold_types, counts=counts)
 
 
-def examples(found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Example]]:
-    """Return examples of each kind of mistake, of as many data sets and types as there are."""
-    kinds: dict[str, list[Example]] = {}
-    for place in range(EXAMPLES):
-        for dataset, figures in found.items():
-            for kind, by_type in figures["errors"].get("examples", {}).items():
+def _examples(scores: Mapping[str, DatasetScores]) -> dict[str, list[MistakeExample]]:
+    """Return examples by kind, from as many data sets and types as possible."""
+    kinds: dict[str, list[MistakeExample]] = {}
+    for number in range(EXAMPLES):
+        for dataset, dataset_scores in scores.items():
+            for kind, by_type in dataset_scores.errors.examples.items():
                 types = sorted(by_type)
-                kept = kinds.setdefault(kind, [])
-                if place < len(types) and len(kept) < EXAMPLES:
-                    one = by_type[types[place]][0]
-                    marked = _marked(one["text"], one["predicted"] or one["gold"])
-                    kept.append(Example(dataset, types[place], marked, one["predicted"], one["gold"]))
-    return {kind.replace("_", " "): kept for kind, kept in sorted(kinds.items())}
+                examples = kinds.setdefault(kind, [])
+                if number < len(types) and len(examples) < EXAMPLES:
+                    mistake = by_type[types[number]][0]
+                    example = MistakeExample(
+                        dataset=dataset,
+                        type=types[number],
+                        text=_marked(mistake.text, mistake.predicted or mistake.gold),
+                        predicted=mistake.predicted,
+                        gold=mistake.gold,
+                    )
+                    examples.append(example)
+    return {kind.replace("_", " "): examples for kind, examples in sorted(kinds.items())}
 
 
 def _marked(text: str, mention: str) -> Markup:
-    before, found, after = text.partition(mention) if mention else (text, "", "")
-    if not found:
+    before, match, after = text.partition(mention) if mention else (text, "", "")
+    if not match:
         return escape(text)
-    return Markup("{}<mark>{}</mark>{}").format(before, found, after)
+    return Markup("{}<mark>{}</mark>{}").format(before, match, after)
 
 
-def _shade(cell: Cell | None) -> str:
-    """Return a cell's background: the higher its F1, the darker."""
+def _background(cell: LeaderboardCell | None) -> str:
+    """Return the style of a cell: the higher its F1, the darker."""
     return "" if cell is None else f"background:rgba(51,101,138,{0.6 * (cell.f1 / 100) ** 1.5:.3f})"

@@ -1,38 +1,47 @@
-"""The leaderboard's plots, each as SVG text. F1 in per cent, protocol strict, ours with 95 % intervals."""
+"""The leaderboard's plots as SVG text: F1 in per cent by protocol strict, ours with 95 % intervals."""
 
 import io
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from uniner.evaluate.leaderboard import Board, Row, Scores
-from uniner.metrics.counts import Counts
+from uniner.evaluate.leaderboard import LeaderboardRow, LeaderboardTable, ScoresBySystem
+from uniner.evaluate.scoring import DatasetScores
+from uniner.metrics.counts import Counts, F1Score
 from uniner.storage.stage_folder import merge
 
 COLOURS = ("#33658a", "#d1495b", "#3a7d44", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6d597a", "#444444")
-LEAST_GOLD = 20
-"""Gold mentions that a type must have to stand among the best and the worst."""
-_PUBLISHED = {"UniNER-7B": "o", "ChatGPT": "s"}
-_ENDS = 8
+MIN_GOLD = 20
+"""Gold mentions that a type needs to be among the best and worst types."""
+_PUBLISHED_MARKERS = {"UniNER-7B": "o", "ChatGPT": "s"}
+_BEST_TYPES = 8
 
 
-def by_column(board: Board, colours: Mapping[str, str]) -> str:
-    """Return our systems' F1 by the board's columns, with the published values of the same columns."""
-    ours = [row for row in board.rows if row.ours and row.protocol == "strict"]
-    columns = [name for name in board.columns if any(name in row.cells for row in ours)]
+class LengthF1(NamedTuple):
+    """The strict F1 (0 to 1) of passages of some length, named by its words."""
+
+    name: str
+    f1: float
+
+
+def plot_columns(table: LeaderboardTable, colours: Mapping[str, str]) -> str:
+    """Return our systems' F1 by the table's columns, with published values of the same columns."""
+    ours = [row for row in table.rows if row.ours and row.protocol == "strict"]
+    columns = [name for name in table.columns if any(name in row.cells for row in ours)]
     if not columns:
         return ""
-    published = _published(board, columns)
+    published = _published_to_plot(table, columns)
 
     def draw(axes: Any) -> None:
-        for place, row in enumerate(ours):
-            shift = (place - (len(ours) - 1) / 2) * 0.6 / max(1, len(ours))
-            _dots(axes, row, columns, shift, colours[row.system])
-        for row, mark in published:
-            at = [(row.cells[name].f1, y) for y, name in enumerate(columns) if name in row.cells]
-            axes.scatter(*zip(*at, strict=True), marker=mark, s=34, facecolors="none", edgecolors="#777",
-                         linewidths=1.1, label=f"{row.system} ({row.source})")  # fmt: skip
-        axes.set_yticks(range(len(columns)), [board.columns[name] for name in columns])
+        for number, row in enumerate(ours):
+            shift = (number - (len(ours) - 1) / 2) * 0.6 / max(1, len(ours))
+            _plot_intervals(axes, row, columns, shift, colours[row.system])
+        for row in published:
+            points = [(row.cells[name].f1, y) for y, name in enumerate(columns) if name in row.cells]
+            marker = _PUBLISHED_MARKERS[row.system]
+            axes.scatter(*zip(*points, strict=True), marker=marker, s=34, facecolors="none",
+                         edgecolors="#777", linewidths=1.1, label=f"{row.system} ({row.source})")  # fmt: skip
+        axes.set_yticks(range(len(columns)), [table.columns[name] for name in columns])
         axes.set_ylim(len(columns) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("F1")
@@ -40,72 +49,74 @@ def by_column(board: Board, colours: Mapping[str, str]) -> str:
     return _svg(draw, (8.4, 1.5 + 0.32 * len(columns)))
 
 
-def _dots(axes: Any, row: Row, columns: Sequence[str], shift: float, colour: str) -> None:
-    at = [(y + shift, row.cells[name]) for y, name in enumerate(columns) if name in row.cells]
+def _plot_intervals(
+    axes: Any, row: LeaderboardRow, columns: Sequence[str], shift: float, colour: str
+) -> None:
+    points = [(y + shift, row.cells[name]) for y, name in enumerate(columns) if name in row.cells]
     errors = [
-        [0 if cell.low is None else max(0.0, cell.f1 - cell.low) for _, cell in at],
-        [0 if cell.high is None else max(0.0, cell.high - cell.f1) for _, cell in at],
+        [0 if cell.low is None else max(0.0, cell.f1 - cell.low) for _, cell in points],
+        [0 if cell.high is None else max(0.0, cell.high - cell.f1) for _, cell in points],
     ]
-    axes.errorbar([cell.f1 for _, cell in at], [y for y, _ in at], xerr=errors, fmt="D", markersize=4.5,
-                  color=colour, elinewidth=1.6, capsize=2.5, label=row.system)  # fmt: skip
+    axes.errorbar([cell.f1 for _, cell in points], [y for y, _ in points], xerr=errors, fmt="D",
+                  markersize=4.5, color=colour, elinewidth=1.6, capsize=2.5, label=row.system)  # fmt: skip
 
 
-def _published(board: Board, columns: Sequence[str]) -> list[tuple[Row, str]]:
-    """Return the published rows that are drawn as well: by the paper's protocol, one of each system."""
-    found: dict[str, Row] = {}
-    for row in board.rows:
-        # Not the headline's, which lies 1.0 above the others and has no cells to average.
-        if row.system in _PUBLISHED and row.protocol == "uniner" and row.average is not None:
-            found[row.system] = row
-    kept = [row for row in found.values() if any(name in row.cells for name in columns)]
-    return [(row, _PUBLISHED[row.system]) for row in kept]
+def _published_to_plot(table: LeaderboardTable, columns: Sequence[str]) -> list[LeaderboardRow]:
+    """Return the published rows to plot: by the paper's protocol, one for each system."""
+    rows: dict[str, LeaderboardRow] = {}
+    for row in table.rows:
+        # Without the headline, which is 1.0 above the others and has no cells to average.
+        if row.system in _PUBLISHED_MARKERS and row.protocol == "uniner" and row.average is not None:
+            rows[row.system] = row
+    return [row for row in rows.values() if any(name in row.cells for name in columns)]
 
 
-def colours_of(systems: Iterable[str]) -> dict[str, str]:
+def system_colours(systems: Iterable[str]) -> dict[str, str]:
     """Return a colour for each system, the same in all plots."""
-    return {system: COLOURS[place % len(COLOURS)] for place, system in enumerate(systems)}
+    return {system: COLOURS[number % len(COLOURS)] for number, system in enumerate(systems)}
 
 
-def by_type(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a system's best and worst types over all its data sets, of those with enough gold mentions."""
-    types = [
-        (one["f1"] * 100, f"{name} ({dataset})", int(one["tp"] + one["fn"]))
-        for dataset, figures in found.items()
-        for name, one in figures["types"].items()
-        if one["tp"] + one["fn"] >= LEAST_GOLD
-    ]
+def plot_types(scores: Mapping[str, F1Score]) -> str:
+    """Return the best and the worst of the types with enough gold mentions, with F1 and gold mentions."""
+    types = sorted(
+        (
+            (score.f1 * 100, name, int(score.tp + score.fn))
+            for name, score in scores.items()
+            if score.tp + score.fn >= MIN_GOLD
+        ),
+        reverse=True,
+    )
     if not types:
         return ""
-    types.sort(reverse=True)
-    ends = types if len(types) <= 2 * _ENDS else [*types[:_ENDS], *types[-_ENDS:]]
+    shown = types if len(types) <= 2 * _BEST_TYPES else [*types[:_BEST_TYPES], *types[-_BEST_TYPES:]]
 
     def draw(axes: Any) -> None:
-        best = min(_ENDS, (len(ends) + 1) // 2)
-        colours = [COLOURS[0] if place < best else COLOURS[1] for place in range(len(ends))]
-        axes.barh(range(len(ends)), [f1 for f1, _, _ in ends], color=colours, height=0.7)
-        axes.set_yticks(range(len(ends)), [name for _, name, _ in ends])
-        for place, (f1, _, gold) in enumerate(ends):
-            axes.text(f1 + 0.8, place, f"{f1:.1f} ({gold:,} gold)", va="center", fontsize=7.5, color="#555")
-        axes.set_ylim(len(ends) - 0.5, -0.5)
+        best = min(_BEST_TYPES, (len(shown) + 1) // 2)
+        colours = [COLOURS[0] if number < best else COLOURS[1] for number in range(len(shown))]
+        axes.barh(range(len(shown)), [f1 for f1, _, _ in shown], color=colours, height=0.7)
+        axes.set_yticks(range(len(shown)), [name for _, name, _ in shown])
+        for y, (f1, _, gold) in enumerate(shown):
+            axes.text(f1 + 0.8, y, f"{f1:.1f} ({gold:,} gold)", va="center", fontsize=7.5, color="#555")
+        axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlim(0, 115)
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("F1")
 
-    return _svg(draw, (8.4, 0.8 + 0.24 * len(ends)))
+    return _svg(draw, (8.4, 0.8 + 0.24 * len(shown)))
 
 
-def by_length(scores: Scores, colours: Mapping[str, str]) -> str:
-    """Return our systems' F1 by a passage's words, the counts of all data sets added up."""
-    lines = {system: lengths(found) for system, found in scores.items()}
-    names = sorted({start: name for line in lines.values() for start, (name, *_) in line.items()}.items())
+def plot_lengths(scores: ScoresBySystem, colours: Mapping[str, str]) -> str:
+    """Return our systems' F1 by words of the passage, over the counts of all data sets."""
+    lines = {system: _f1_by_length(by_dataset) for system, by_dataset in scores.items()}
+    names = sorted({start: length.name for line in lines.values() for start, length in line.items()}.items())
     if not names:
         return ""
 
     def draw(axes: Any) -> None:
         for system, line in lines.items():
-            at = [(x, 100 * line[start][1]) for x, (start, _) in enumerate(names) if start in line]
-            if at:
-                axes.plot(*zip(*at, strict=True), marker="D", markersize=4.5,
+            points = [(x, 100 * line[start].f1) for x, (start, _) in enumerate(names) if start in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="D", markersize=4.5,
                           color=colours[system], label=system)  # fmt: skip
         axes.set_xticks(range(len(names)), [name for _, name in names])
         axes.set_xlabel("words of the passage")
@@ -115,49 +126,47 @@ def by_length(scores: Scores, colours: Mapping[str, str]) -> str:
     return _svg(draw, (8.4, 3.1))
 
 
-def lengths(found: Mapping[str, Mapping[str, Any]]) -> dict[int, tuple[str, float, int]]:
-    """Return, by the words at which a kind of length begins, its name, F1 (0 to 1) and passages."""
-    counts: dict[int, Counts] = {}
-    passages: Counter[int] = Counter()
+def _f1_by_length(scores: Mapping[str, DatasetScores]) -> dict[int, LengthF1]:
+    """Return the strict F1 by the shortest length, in words, of each class of lengths."""
+    counts: defaultdict[int, Counts] = defaultdict(Counts)
     names: dict[int, str] = {}
-    for figures in found.values():
-        for one in figures["by_length"]:
-            start, end = one["words"]
+    for dataset_scores in scores.values():
+        for length in dataset_scores.by_length:
+            start, end = length.words
             names[start] = f"{start}+" if end is None else f"{start}-{end}"
-            counts[start] = counts.get(start, Counts()) + Counts(one["tp"], one["fp"], one["fn"])
-            passages[start] += one["passages"]
-    return {start: (names[start], added.f1, passages[start]) for start, added in counts.items()}
+            counts[start] += Counts(length.tp, length.fp, length.fn)
+    return {start: LengthF1(names[start], total.f1) for start, total in counts.items()}
 
 
-def mistakes(scores: Scores, side: str) -> str:
-    """Return how many mentions of each kind of mistake each system makes; side: `wrong` or `missed`."""
-    counted = {
-        system: merge(figures["errors"][side] for figures in found.values())
-        for system, found in scores.items()
+def plot_mistakes(scores: ScoresBySystem, side: Literal["wrong", "missed"]) -> str:
+    """Return the number of wrong or of missed mentions by system and kind of mistake."""
+    by_system = {
+        system: merge(getattr(dataset_scores.errors, side) for dataset_scores in by_dataset.values())
+        for system, by_dataset in scores.items()
     }
-    kinds = list(dict.fromkeys(kind for counts in counted.values() for kind in counts))
+    kinds = sorted({kind for counts in by_system.values() for kind in counts})
     if not kinds:
         return ""
 
     def draw(axes: Any) -> None:
-        before = [0.0] * len(counted)
-        for place, kind in enumerate(sorted(kinds)):
-            many = [counts.get(kind, 0) for counts in counted.values()]
-            axes.barh(range(len(counted)), many, left=before, height=0.6, label=kind.replace("_", " "),
-                      color=COLOURS[place % len(COLOURS)])  # fmt: skip
-            before = [sum(pair) for pair in zip(before, many, strict=True)]
-        axes.set_yticks(range(len(counted)), list(counted))
-        axes.set_ylim(len(counted) - 0.5, -0.5)
+        left = [0.0] * len(by_system)
+        for number, kind in enumerate(kinds):
+            widths = [counts.get(kind, 0) for counts in by_system.values()]
+            axes.barh(range(len(by_system)), widths, left=left, height=0.6, label=kind.replace("_", " "),
+                      color=COLOURS[number % len(COLOURS)])  # fmt: skip
+            left = [sum(pair) for pair in zip(left, widths, strict=True)]
+        axes.set_yticks(range(len(by_system)), list(by_system))
+        axes.set_ylim(len(by_system) - 0.5, -0.5)
         axes.set_xlabel(f"{side} mentions")
 
-    return _svg(draw, (8.4, 1.2 + 0.34 * len(counted)))
+    return _svg(draw, (8.4, 1.2 + 0.34 * len(by_system)))
 
 
 def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # The salt makes the same plot the same text, run after run; text stays text, dollar signs too.
+    # The salt makes a plot's text the same in each run. Text stays text, also with dollar signs.
     settings = {"svg.hashsalt": "uniner", "svg.fonttype": "none", "font.family": "sans-serif"}
     with rc_context({**settings, "text.parse_math": False}):
         figure = Figure(figsize=size, layout="constrained")

@@ -1,4 +1,4 @@
-"""Published scores, row by row, with their source and protocol (published.toml)."""
+"""Published scores by row, with their source and protocol (published.toml)."""
 
 import functools
 import math
@@ -10,20 +10,20 @@ from importlib import resources
 import msgspec
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What published numbers mean, and the protocol of ours that they are set beside (none: "")."""
+@dataclass(frozen=True, kw_only=True)
+class PublishedProtocol:
+    """What published numbers mean, and our protocol that they compare with ("": none)."""
 
     means: str
     ours: str = ""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A system's F1, in per cent, in one published table: by data set or, of the headline, by domain.
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A system's F1 in one published table, by data set or, for the headline figure, by domain.
 
-    average: as published; None where the table has none. offset: how far the values lie above the means of
-    the data sets' own published values.
+    average: as published; None where the table has none. offset: how much higher the values are than the
+    means of the data sets' own published values.
     """
 
     system: str
@@ -37,8 +37,10 @@ class Published:
     note: str
 
 
-@dataclass(frozen=True)
-class _Table:
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A table of published.toml. A list of values has one for each system."""
+
     name: str
     source: str
     protocol: str
@@ -49,45 +51,46 @@ class _Table:
     f1: dict[str, tuple[float, ...]] = field(default_factory=dict)
     domains: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def rows(self) -> list[Published]:
+    def rows(self) -> list[PublishedRow]:
+        """Return a row for each system."""
+
+        def column(values: Mapping[str, Sequence[float]], number: int) -> dict[str, float]:
+            return {name: row[number] for name, row in values.items() if not math.isnan(row[number])}
+
         return [
-            Published(
-                system,
-                self.name,
-                self.source,
-                self.protocol,
-                _column(self.f1, place),
-                _column(self.domains, place),
-                None if math.isnan(self.averages[place]) else self.averages[place],
-                self.offset,
-                self.note,
+            PublishedRow(
+                system=system,
+                table=self.name,
+                source=self.source,
+                protocol=self.protocol,
+                f1=column(self.f1, number),
+                domains=column(self.domains, number),
+                average=None if math.isnan(self.averages[number]) else self.averages[number],
+                offset=self.offset,
+                note=self.note,
             )
-            for place, system in enumerate(self.systems)
+            for number, system in enumerate(self.systems)
         ]
 
 
 @functools.cache
-def published() -> tuple[Published, ...]:
+def published_rows() -> tuple[PublishedRow, ...]:
     """Return all published rows, in the order of the file."""
-    tables = msgspec.convert(_file()["table"], list[_Table])
+    tables = msgspec.convert(_published_file()["table"], list[PublishedTable])
     return tuple(row for table in tables for row in table.rows())
 
 
 @functools.cache
-def protocols() -> dict[str, Protocol]:
-    """Return the published rows' protocols by name."""
-    return msgspec.convert(_file()["protocols"], dict[str, Protocol])
+def published_protocols() -> dict[str, PublishedProtocol]:
+    """Return the protocols of the published rows by name."""
+    return msgspec.convert(_published_file()["protocols"], dict[str, PublishedProtocol])
 
 
-def sources() -> dict[str, str]:
-    """Return where each published table stands, by its name."""
-    return {row.table: row.source for row in published()}
+def published_sources() -> dict[str, str]:
+    """Return the source of each published table by name."""
+    return {row.table: row.source for row in published_rows()}
 
 
-def _file() -> dict[str, object]:
+def _published_file() -> dict[str, object]:
     file = resources.files("uniner.evaluate").joinpath("published.toml")
     return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-def _column(rows: Mapping[str, Sequence[float]], place: int) -> dict[str, float]:
-    return {name: values[place] for name, values in rows.items() if not math.isnan(values[place])}

@@ -1,68 +1,66 @@
-"""The cells of evaluate's table: what a system said to the questions of a data set, in chunks of its own.
+"""The cells of evaluate's table: one system's answers to the questions of one data set, in chunks.
 
-A data set's questions lie in a folder named after it and the digest of what decides them (file, cut). The
-names of a system's chunks begin like that, with the digest of what it was trained on for that data set where
-it was. So cells fill in over many runs, each chunk is answered once, and what changed is another cell.
+A data set's questions lie in a folder named after the data set and a digest of its file and of how it is cut.
+The keys of a system's chunks begin with that name, followed by a digest of the training data where the system
+is trained for the data set. So cells are added over many runs, each chunk is answered once, and a change of
+the input makes a new cell.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from uniner.records import Prediction, from_table
-from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import Chunk
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A system's answers to the questions of a data set, whose chunks are `gold`'s.
+@dataclass(frozen=True, kw_only=True)
+class ResultCell:
+    """A system's answers to the questions of a data set.
 
-    rows: the questions of each of the gold's chunks, by its key. trained: what the system learnt from for
-    this data set alone; "" of one that did not.
+    gold: the folder of the questions. rows: number of questions by key of the gold chunk. trained: digest of
+    the model that was trained for this data set alone; "" for other systems.
     """
 
     dataset: str
-    gold: Folder
+    gold: StageFolder
     rows: dict[str, int]
     trained: str = ""
 
-    def keys(self) -> dict[str, str]:
-        """Return the keys of the cell's chunks, each with its gold chunk's."""
-        name = self.gold.url.rsplit("/", 1)[-1]
-        name = f"{name}-{digest_of(self.trained)}" if self.trained else name
+    def gold_keys(self) -> dict[str, str]:
+        """Return the key of the gold chunk by the cell's own chunk keys."""
+        name = self.gold.name
+        if self.trained:
+            name = f"{name}-{short_digest(self.trained)}"
         return {f"{name}-{key.rsplit('-', 1)[-1]}": key for key in self.rows}
 
     def questions(self) -> dict[str, int]:
-        """Return the keys of the cell's chunks, each with its questions."""
-        return {key: self.rows[gold_key] for key, gold_key in self.keys().items()}
+        """Return the number of questions by the cell's own chunk keys."""
+        return {key: self.rows[gold_key] for key, gold_key in self.gold_keys().items()}
+
+    def predictions(self, system: StageFolder) -> Iterator[Prediction]:
+        """Yield the answers in a system's folder, in the order of the questions."""
+        for key in sorted(self.gold_keys()):
+            yield from from_table(system.read_chunk(key).table, Prediction)
 
 
-def digest_of(said: Any) -> str:
+def short_digest(value: Any) -> str:
     """Return a short digest of a JSON value."""
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-@dataclass(frozen=True)
-class GoldOf:
-    """Reads the questions that a cell's chunk answers."""
+class CellQuestions:
+    """Reads the questions of a system's chunks by the chunk's key."""
 
-    places: dict[str, tuple[Folder, str]]
+    def __init__(self, cells: Sequence[ResultCell]):
+        """`cells` are all cells of the system."""
+        self._places = {
+            key: (cell.gold, gold_key) for cell in cells for key, gold_key in cell.gold_keys().items()
+        }
 
-    @classmethod
-    def all(cls, cells: list[Cell]) -> "GoldOf":
-        """Return the reader of all cells of a system."""
-        return cls({key: (cell.gold, gold_key) for cell in cells for key, gold_key in cell.keys().items()})
-
-    def __call__(self, key: str) -> Iterator[Chunk]:
-        """Yield the chunk of this key."""
-        gold, gold_key = self.places[key]
-        yield Chunk(key, gold.read_chunk(gold_key))
-
-
-def predictions(system: Folder, cell: Cell) -> Iterator[Prediction]:
-    """Yield what a system said to a data set's questions, in their order."""
-    for key in sorted(cell.keys()):
-        yield from from_table(system.read_chunk(key), Prediction)
+    def __call__(self, key: str) -> Chunk:
+        """Return the chunk with this key."""
+        gold, gold_key = self._places[key]
+        return Chunk(key, gold.read_chunk(gold_key).table)

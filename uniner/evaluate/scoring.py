@@ -1,24 +1,26 @@
-"""A system's predictions to scores: every protocol in one pass (paper §5; pure)."""
+"""Score a system's predictions by every protocol in one pass (paper §5; pure)."""
 
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
-from uniner.evaluate.error_analysis import Mistakes
+from uniner.evaluate.error_analysis import ErrorAnalysis, MistakeCounter
 from uniner.labels import is_else_type
-from uniner.metrics.calibration import assess
-from uniner.metrics.counts import Counts
+from uniner.metrics.calibration import CalibrationReport, report_calibration
+from uniner.metrics.counts import Counts, F1Score
 from uniner.metrics.matching import normalise
-from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, Answer
-from uniner.metrics.significance import interval
+from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, ScoredAnswer
+from uniner.metrics.significance import bootstrap_interval
 from uniner.records import Prediction
 
 LENGTHS = (16, 32, 64, 128, 256)
-"""Words at which a longer kind of passage begins."""
+"""Bounds, in words, of the classes of passage lengths."""
 PASSAGE_COUNTS = pa.schema(
     [
         pa.field("dataset", pa.string(), nullable=False),
@@ -26,202 +28,227 @@ PASSAGE_COUNTS = pa.schema(
         *(pa.field(name, pa.int64(), nullable=False) for name in ("words", "tp", "fp", "fn")),
     ]
 )
-"""A passage's length and counts by protocol `strict`."""
-_NOTHING = Counts()
+"""A passage's length and its counts by protocol `strict`."""
+_ZERO = Counts()
 
 
-class Tally:
-    """Adds up a protocol's counts: how many passages have which, and its questions."""
+@dataclass(frozen=True, kw_only=True)
+class ProtocolScore(F1Score):
+    """The score by one protocol. interval: 95 % interval of F1. broken: questions with a broken answer."""
+
+    interval: tuple[float, float]
+    questions: int
+    broken: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthScore(ProtocolScore):
+    """The strict score of passages of some length. words: shortest and longest; None: no upper bound."""
+
+    words: tuple[int, int | None]
+    passages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetScores(ProtocolScore):
+    """The scores of a system on a data set. The score itself is by protocol `strict`.
+
+    types: strict score by type. by_length: only the lengths that occur. protocols: by name
+    (`metrics.protocols.PROTOCOLS`). calibration: None where the system gives its mentions no scores.
+    """
+
+    passages: int
+    outcomes: dict[str, int]
+    calibration: CalibrationReport | None
+    types: dict[str, F1Score]
+    by_length: tuple[LengthScore, ...]
+    protocols: dict[str, ProtocolScore]
+    errors: ErrorAnalysis
+
+    @classmethod
+    def from_json(cls, value: Any) -> "DatasetScores":
+        """Read what `to_json` returned.
+
+        Raises:
+            msgspec.ValidationError: where a field is missing or has another type.
+        """
+        return msgspec.convert(value, cls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as JSON reads them back: lists in place of tuples."""
+        return msgspec.json.decode(msgspec.json.encode(self))
+
+    def without_examples(self) -> "DatasetScores":
+        """Return the scores without examples of mistakes, which are most of their bytes."""
+        return replace(self, errors=replace(self.errors, examples={}))
+
+
+class ProtocolTally:
+    """Adds up counts by one protocol: the number of passages with each combination of counts."""
 
     def __init__(self) -> None:
         self.kinds: Counter[tuple[float, float, float]] = Counter()
         self.questions = self.broken = 0
 
     def add(self, counts: Counts, questions: int, broken: int) -> None:
-        """Count a passage: the counts of its answers that the protocol takes, and how many these are."""
+        """Add a passage: the counts over the questions that the protocol takes, and their number."""
         self.kinds[counts.tp, counts.fp, counts.fn] += 1
         self.questions += questions
         self.broken += broken
 
-    def figures(self) -> dict[str, Any]:
-        """Return counts, shares, the interval of F1, questions and broken answers."""
-        return {**self._total().figures(), "interval": interval(self.kinds), **self._asked()}
+    def score(self) -> ProtocolScore:
+        """Return the micro-average."""
+        total = sum(
+            (Counts(*(count * size for count in kind)) for kind, size in self.kinds.items()), _ZERO
+        ).score()
+        interval = bootstrap_interval(self.kinds)
+        return ProtocolScore(**vars(total), interval=interval, questions=self.questions, broken=self.broken)
 
-    def figures_by_passage(self) -> dict[str, Any]:
-        """Return the same, with means of the passages' shares."""
-        scored = {Counts(*kind): many for kind, many in self.kinds.items() if any(kind)}
+    def score_by_passage(self) -> ProtocolScore:
+        """Return the micro-average's counts with the means of the passages' precision, recall and F1."""
+        scored = {Counts(*kind): size for kind, size in self.kinds.items() if any(kind)}
         passages = max(1, sum(scored.values()))
         means = {
-            name: round(sum(getattr(counts, name) * many for counts, many in scored.items()) / passages, 12)
+            name: round(sum(getattr(counts, name) * size for counts, size in scored.items()) / passages, 12)
             for name in ("precision", "recall", "f1")
         }
-        return {
-            **self._total().figures(),
-            **means,
-            "interval": interval(self.kinds, by_passage=True),
-            **self._asked(),
-        }
-
-    def _total(self) -> Counts:
-        return sum((Counts(*(count * many for count in kind)) for kind, many in self.kinds.items()), _NOTHING)
-
-    def _asked(self) -> dict[str, int]:
-        return {"questions": self.questions, "broken": self.broken}
+        return replace(self.score(), interval=bootstrap_interval(self.kinds, by_passage=True), **means)
 
 
-class Scoreboard:
-    """Adds up one system's predictions on one data set. Holds a few numbers a passage, and no prediction."""
+class DatasetScorer:
+    """Adds up one system's predictions on one data set. Keeps a few numbers a passage, and no prediction."""
 
     def __init__(self) -> None:
         names = [*COUNTING, "strict_present", "strict_with_else"]
-        self._protocols = {name: Tally() for name in names}
-        self._types: dict[str, Counts] = {}
-        self._lengths: defaultdict[int, Tally] = defaultdict(Tally)
+        self._protocols = {name: ProtocolTally() for name in names}
+        self._types: defaultdict[str, Counts] = defaultdict(Counts)
+        self._lengths: defaultdict[int, ProtocolTally] = defaultdict(ProtocolTally)
         self._outcomes: Counter[str] = Counter()
-        self._mistakes = Mistakes()
-        self._asks_else = False
-        self.ids: list[str] = []
-        self.counts: dict[str, array[int]] = {name: array("q") for name in PASSAGE_COUNTS.names[2:]}
-        # Score, right, passage of each scored mention.
-        self._told, self._right, self._passages = array("d"), list[bool](), list[str]()
+        self._mistakes = MistakeCounter()
+        self._has_else = False
+        self._passage_ids: list[str] = []
+        self._counts: dict[str, array[int]] = {name: array("q") for name in PASSAGE_COUNTS.names[2:]}
+        # One entry each for every scored mention.
+        self._scores, self._right, self._groups = array("d"), list[bool](), list[str]()
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Count a passage's answers, all together; a broken one predicts nothing."""
-        asked = [one for one in predictions if not is_else_type(one.type)]
+        """Add all answers of one passage. A broken answer predicts nothing."""
+        asked = [prediction for prediction in predictions if not is_else_type(prediction.type)]
         broken = 0
-        for one in asked:
-            self._types.setdefault(one.type, _NOTHING)
-            self._outcomes[one.outcome] += 1
-            broken += one.outcome != "ok"
-        answers = [Answer(one) for one in asked if not _is_blank(one)]
+        for prediction in asked:
+            self._types[prediction.type] += _ZERO
+            self._outcomes[prediction.outcome] += 1
+            broken += prediction.outcome != "ok"
+        answers = [ScoredAnswer(prediction) for prediction in asked if not _is_blank(prediction)]
         strict = [COUNTING[HEADLINE](answer) for answer in answers]
-        total = sum(strict, _NOTHING)
+        total = sum(strict, _ZERO)
         for answer, counts in zip(answers, strict, strict=True):
             self._types[answer.prediction.type] += counts
-            self._tell(answer, predictions[0].passage_id)
+            self._add_mention_scores(answer)
         for name, count in COUNTING.items():
-            counted = total if name == HEADLINE else sum(map(count, answers), _NOTHING)
+            counted = total if name == HEADLINE else sum(map(count, answers), _ZERO)
             self._protocols[name].add(counted, len(asked), broken)
-        self._count_present(answers, strict)
-        others = (
-            [one for one in predictions if is_else_type(one.type)] if len(asked) < len(predictions) else []
-        )
-        self._count_with_else(others, total, len(asked), broken)
+        self._add_present(answers, strict)
+        others = [prediction for prediction in predictions if is_else_type(prediction.type)]
+        self._add_with_else(others, total, len(asked), broken)
         self._mistakes.add(answers)
         words = len(predictions[0].text.split())
-        self._lengths[sum(words >= each for each in LENGTHS)].add(total, len(asked), broken)
-        self.ids.append(predictions[0].passage_id)
+        self._lengths[sum(words >= bound for bound in LENGTHS)].add(total, len(asked), broken)
+        self._passage_ids.append(predictions[0].passage_id)
         for name, number in {"words": words, "tp": total.tp, "fp": total.fp, "fn": total.fn}.items():
-            self.counts[name].append(int(number))
+            self._counts[name].append(int(number))
 
-    def _count_present(self, answers: Sequence[Answer], strict: Sequence[Counts]) -> None:
-        present = [(one, counts) for one, counts in zip(answers, strict, strict=True) if one.prediction.gold]
-        broken = sum(one.prediction.outcome != "ok" for one, _ in present)
-        self._protocols["strict_present"].add(
-            sum((counts for _, counts in present), _NOTHING), len(present), broken
-        )
+    def _add_present(self, answers: Sequence[ScoredAnswer], strict: Sequence[Counts]) -> None:
+        present = [pair for pair in zip(answers, strict, strict=True) if pair[0].prediction.gold]
+        broken = sum(answer.prediction.outcome != "ok" for answer, _ in present)
+        counts = sum((counts for _, counts in present), _ZERO)
+        self._protocols["strict_present"].add(counts, len(present), broken)
 
-    def _count_with_else(
+    def _add_with_else(
         self, others: Sequence[Prediction], total: Counts, questions: int, broken: int
     ) -> None:
-        """Add the questions about ELSE-like types to the strict count of the passage's questions."""
-        self._asks_else |= bool(others)
-        counts = sum((COUNTING[HEADLINE](Answer(one)) for one in others), total)
-        broken += sum(one.outcome != "ok" for one in others)
+        """Add the questions about ELSE-like types to the strict count of the passage's other questions."""
+        self._has_else |= bool(others)
+        counts = sum((COUNTING[HEADLINE](ScoredAnswer(prediction)) for prediction in others), total)
+        broken += sum(prediction.outcome != "ok" for prediction in others)
         self._protocols["strict_with_else"].add(counts, questions + len(others), broken)
 
-    def _tell(self, answer: Answer, passage_id: str) -> None:
-        """Note how sure the system was of each mention, and whether it was right."""
-        asked = answer.prediction
-        if not answer.predicted or not asked.scores:
+    def _add_mention_scores(self, answer: ScoredAnswer) -> None:
+        prediction = answer.prediction
+        if not answer.predicted or not prediction.scores:
             return
-        self._told.extend(asked.scores)
-        self._right.extend(normalise(mention) in answer.true for mention in answer.predicted)
-        self._passages.extend([passage_id] * len(answer.predicted))
-        if not len(self._told) == len(self._right):
-            raise ValueError(f"{len(asked.scores)} scores of {len(answer.predicted)} mentions")
+        if len(prediction.scores) != len(answer.predicted):
+            raise ValueError(
+                f"passage {prediction.passage_id} of {prediction.dataset}: {len(prediction.scores)} scores "
+                f"for {len(answer.predicted)} mentions of type {prediction.type}"
+            )
+        self._scores.extend(prediction.scores)
+        self._right.extend(normalise(mention) in answer.gold_set for mention in answer.predicted)
+        self._groups.extend([prediction.passage_id] * len(answer.predicted))
 
-    def scores(self) -> dict[str, Any]:
-        """Return the strict score with all that it is made of, the other protocols', and the mistakes.
-
-        by_length: words (from, to; the last without end), passages and strict figures of the lengths that
-        there are. protocols: figures by name (`protocols.PROTOCOLS`). calibration: if mentions' scores hold.
-        errors: `error_analysis`.
-        """
-        protocols = {name: tally.figures() for name, tally in self._protocols.items()}
-        if not self._asks_else:
+    def scores(self) -> DatasetScores:
+        """Return the scores of all passages added so far."""
+        protocols = {name: tally.score() for name, tally in self._protocols.items()}
+        if not self._has_else:
             del protocols["strict_with_else"]
-        protocols[BY_PASSAGE] = self._protocols[HEADLINE].figures_by_passage()
-        bounds = [0, *LENGTHS, None]
-        return {
-            **protocols[HEADLINE],
-            "passages": len(self.ids),
-            "outcomes": dict(sorted(self._outcomes.items())),
-            "calibration": assess(self._told, self._right, self._passages),
-            "types": {name: counts.figures() for name, counts in sorted(self._types.items())},
-            "by_length": [
-                {
-                    "words": [bounds[place], (bounds[place + 1] or 0) - 1 if bounds[place + 1] else None],
-                    "passages": tally.kinds.total(),
-                    **tally.figures(),
-                }
-                for place, tally in sorted(self._lengths.items())
-            ],
-            "protocols": protocols,
-            "errors": self._mistakes.figures(),
-        }
+        protocols[BY_PASSAGE] = self._protocols[HEADLINE].score_by_passage()
+        lengths = [(start, end - 1) for start, end in pairwise((0, *LENGTHS))] + [(LENGTHS[-1], None)]
+        return DatasetScores(
+            **vars(protocols[HEADLINE]),
+            passages=len(self._passage_ids),
+            outcomes=dict(sorted(self._outcomes.items())),
+            calibration=report_calibration(self._scores, self._right, self._groups),
+            types={name: counts.score() for name, counts in sorted(self._types.items())},
+            by_length=tuple(
+                LengthScore(**vars(tally.score()), words=lengths[number], passages=tally.kinds.total())
+                for number, tally in sorted(self._lengths.items())
+            ),
+            protocols=protocols,
+            errors=self._mistakes.analysis(),
+        )
+
+    def passages(self, dataset: str) -> pa.Table:
+        """Return the passages' counts (PASSAGE_COUNTS)."""
+        names = [dataset] * len(self._passage_ids)
+        columns = {"dataset": names, "passage_id": self._passage_ids, **self._counts}
+        return pa.table(columns, schema=PASSAGE_COUNTS)
 
 
-class Scores:
-    """A system's scores on all data sets that its predictions are of."""
+class SystemScorer:
+    """Scores a system on every data set of its predictions."""
 
     def __init__(self, predictions: Iterable[Prediction]):
-        """Add up predictions, of which a passage's stand one after the other.
+        """Add up predictions. All answers of a passage must follow one another.
 
         Raises:
-            ValueError: where a passage comes again after another one.
+            ValueError: where answers of another passage lie between them.
         """
-        self._boards: dict[str, Scoreboard] = {}
+        self._scorers: defaultdict[str, DatasetScorer] = defaultdict(DatasetScorer)
         seen: set[tuple[str, str]] = set()
-        for key, some in groupby(predictions, key=lambda one: (one.dataset, one.passage_id)):
+        for key, group in groupby(
+            predictions, key=lambda prediction: (prediction.dataset, prediction.passage_id)
+        ):
             if key in seen:
-                raise ValueError(f"the answers to passage {key[1]} of {key[0]} do not stand together")
+                raise ValueError(f"the answers to passage {key[1]} of {key[0]} do not follow one another")
             seen.add(key)
-            if key[0] not in self._boards:
-                self._boards[key[0]] = Scoreboard()
-            self._boards[key[0]].add(list(some))
+            self._scorers[key[0]].add(list(group))
 
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """Return each data set's `Scoreboard.scores`."""
-        return {dataset: board.scores() for dataset, board in sorted(self._boards.items())}
+    def scores(self) -> dict[str, DatasetScores]:
+        """Return the scores by data set."""
+        return {dataset: scorer.scores() for dataset, scorer in sorted(self._scorers.items())}
 
     def passages(self) -> pa.Table:
-        """Return the passages' counts (PASSAGE_COUNTS), for `significance.compare` with another system's."""
-        tables = [
-            pa.table({"dataset": [dataset] * len(board.ids), "passage_id": board.ids, **board.counts},
-                     schema=PASSAGE_COUNTS)
-            for dataset, board in sorted(self._boards.items())
-        ]  # fmt: skip
-        return pa.concat_tables(tables) if tables else PASSAGE_COUNTS.empty_table()
+        """Return the passages' counts (PASSAGE_COUNTS), for `significance.compare_systems`."""
+        tables = [scorer.passages(dataset) for dataset, scorer in sorted(self._scorers.items())]
+        return pa.concat_tables([PASSAGE_COUNTS.empty_table(), *tables])
 
 
-def _is_blank(one: Prediction) -> bool:
-    """Tell whether there is nothing to count but the question, by any protocol: so most questions are."""
-    nothing = not one.gold and not one.predicted and one.outcome == "ok"
-    return nothing and (one.reply == "[]" or not one.reply.lstrip().startswith("["))
+def score(predictions: Iterable[Prediction]) -> dict[str, DatasetScores]:
+    """Score a system's predictions by data set."""
+    return SystemScorer(predictions).scores()
 
 
-def score(predictions: Iterable[Prediction]) -> dict[str, dict[str, Any]]:
-    """Score a system's predictions, data set by data set."""
-    return Scores(predictions).figures()
-
-
-def without_examples(scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return scores without the examples of mistakes, which are most of their bytes."""
-    return {
-        dataset: {
-            **found,
-            "errors": {name: each for name, each in found["errors"].items() if name != "examples"},
-        }
-        for dataset, found in scores.items()
-    }
+def _is_blank(prediction: Prediction) -> bool:
+    """Return whether every protocol counts nothing but the question: true of most questions."""
+    empty = not prediction.gold and not prediction.predicted and prediction.outcome == "ok"
+    return empty and (prediction.reply == "[]" or not prediction.reply.lstrip().startswith("["))

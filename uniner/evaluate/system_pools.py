@@ -1,15 +1,13 @@
-"""The actors that answer evaluate's questions: for each kind of system, how one is made and what it needs."""
+"""The actor pool of each kind of system, and the worker that turns questions into predictions."""
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any
 
-from uniner.config.schema import Config, Engine
 from uniner.config.systems import (
-    AnySystem,
     BertSystem,
     ChatSystem,
     GlinerSystem,
@@ -17,129 +15,133 @@ from uniner.config.systems import (
     InstructUIESystem,
     TemplateSystem,
 )
-from uniner.errors import UserError
-from uniner.evaluate.predictor import Predictor
-from uniner.evaluate.systems import System, instructed
-from uniner.evaluate.systems.bert import Bert
-from uniner.evaluate.systems.bert_training import Order, train
-from uniner.evaluate.systems.chat import PROMPT, Chat
-from uniner.evaluate.systems.gliner import Gliner
+from uniner.evaluate.systems import NerSystem, instructed
+from uniner.evaluate.systems.bert import BertTagger
+from uniner.evaluate.systems.chat import PROMPT, ChatModel
+from uniner.evaluate.systems.gliner import GlinerTagger
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
-from uniner.evaluate.systems.instructuie import InstructUIE
-from uniner.evaluate.systems_registry import line_of, model_of, template_of
-from uniner.gold.reader import gold_digest
+from uniner.evaluate.systems.instructuie import InstructUIEModel
+from uniner.evaluate.systems_registry import SystemSpec
 from uniner.inference.engine import EngineSettings, engine_pool
-from uniner.inference.questions import start_asker
-from uniner.progress import say
-from uniner.runtime import chunk_pipeline
-from uniner.storage.filesystem import explained
-from uniner.storage.folder import Folder
-from uniner.storage.model_folders import model_fingerprint
-from uniner.teacher import settings as asking
-from uniner.teacher.pools import pool as asking_pool
-from uniner.teacher.replies import Replies
+from uniner.inference.questions import TypeAnswer, start_asker
+from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
+from uniner.runtime.chunk_pipeline import Pool
+from uniner.storage.stage_folder import Chunk, StageFolder, merge
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.settings import make_teacher, rate_limits, replay, reply_cache_folder, teacher_actors
 from uniner.templates import Template
-from uniner.train.stage import RAY, ray_settings
 
-_MODELS, _FAILURES = 2, 3
+_CACHED_MODELS = 2
 
 
-def pool(
-    config: Config,
-    folder: Folder,
-    system: AnySystem,
-    chunks: dict[str, int],
-    models: dict[str, str] | None = None,
-) -> chunk_pipeline.Pool:
-    """Return the actor pool that answers for a system, whose predictions go into a folder.
+class Predictor:
+    """Answers a chunk's questions. The questions of a passage are asked together."""
 
-    chunks: the keys of the chunks and their questions. models: the addresses of the models that were trained,
-    one a data set.
+    def __init__(self, system_of: Callable[[str], NerSystem]):
+        """`system_of` returns the system for a data set. A chunk has questions of one data set."""
+        self._system_of = system_of
+
+    @classmethod
+    def of(cls, system: NerSystem) -> "Predictor":
+        """Return a predictor with the same system for every data set."""
+        return cls(lambda _: system)
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Answer the questions in order. The questions of a passage must follow one another."""
+        rows = from_table(chunk.table.select(QUESTION.names), Question)
+        passages = [list(group) for _, group in groupby(rows, key=lambda question: question.passage_id)]
+        if not passages:
+            return Chunk(chunk.key, to_table([], PREDICTION))
+        answers = await self._system_of(rows[0].dataset).ask_all(
+            [(passage[0].text, [question.type for question in passage]) for passage in passages]
+        )
+        replies = [reply for answer in answers for reply in answer.answers]
+        predictions = [_prediction(question, reply) for question, reply in zip(rows, replies, strict=True)]
+        figures = merge([answer.figures for answer in answers])
+        return Chunk(chunk.key, to_table(predictions, PREDICTION), figures=figures)
+
+    def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
+        """Return the chunk of questions that crash the engine: no answers, and rejects with the reason."""
+        rows = from_table(chunk.table.select(QUESTION.names), Question)
+        predictions = [_prediction(question, TypeAnswer(question.type, "poison", {})) for question in rows]
+        rejects = [
+            {"passage_id": question.passage_id, "type": question.type, "reason": reason} for question in rows
+        ]
+        return Chunk(chunk.key, to_table(predictions, PREDICTION), rejects=rejects)
+
+
+def _prediction(question: Question, reply: TypeAnswer) -> Prediction:
+    return Prediction(
+        dataset=question.dataset,
+        passage_id=question.passage_id,
+        text=question.text,
+        type=question.type,
+        reply=reply.text,
+        predicted=reply.mentions,
+        gold=question.gold,
+        gold_spans=question.gold_spans,
+        outcome=reply.outcome,
+        scores=tuple(reply.scores.values()),
+        spans=tuple(Span(start=start, end=end) for start, end in reply.spans),
+    )
+
+
+def model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
+    """Return the actor pool of a system whose model runs in the actors.
+
+    trained_models: the addresses of the models trained for this system, by data set.
     """
-    if isinstance(system, ChatSystem):
-        return _asking(config, folder, system, chunks)
-    model = model_of(config, system)
-    if isinstance(system, TemplateSystem):
-        make = partial(make_predictor, model, template_of(config, system))
-        settings = _settings(config.engine, config.student.max_tokens)
-        return engine_pool(config.engine, partial(make, settings))
-    if isinstance(system, InstructedSystem):
-        settings = _settings(config.engine, system.max_prompt_tokens)
-        instruction = INSTRUCTIONS[system.instruction]
-        return _engines(config.engine, partial(instructed.start, model, system.kind, instruction, settings))
-    on_gpu = config.engine.gpus > 0
-    if isinstance(system, InstructUIESystem):
-        engine = config.engine
-        most = (system.max_prompt_tokens, engine.max_answer_tokens, system.batch_passages)
-        return _engines(engine, partial(InstructUIE, model, *most, on_gpu, engine.dtype))
-    if isinstance(system, GlinerSystem):
-        start = partial(Gliner, model, system.threshold, system.batch_passages, on_gpu)
-        return replace(_engines(config.engine, start), runtime_env=_environment(system))
-    return engine_pool(config.engine, partial(_trained, models or {}, system.max_tokens, on_gpu))
+    settings, engine, model = system.settings, system.engine, system.model
+    on_gpu = engine.gpus > 0
+    start: Callable[[], NerSystem]
+    if isinstance(settings, TemplateSystem):
+        limits = _engine_settings(system, system.student.max_tokens)
+        return engine_pool(engine, partial(make_predictor, model, system.template(), limits))
+    if isinstance(settings, InstructedSystem):
+        limits = _engine_settings(system, settings.max_prompt_tokens)
+        instruction = INSTRUCTIONS[settings.instruction]
+        start = partial(instructed.start, model, settings.kind, instruction, limits)
+    elif isinstance(settings, InstructUIESystem):
+        sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
+        start = partial(InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
+    elif isinstance(settings, GlinerSystem):
+        start = partial(GlinerTagger, model, settings.threshold, settings.batch_passages, on_gpu)
+        pool = engine_pool(engine, partial(_start_predictor, start))
+        return replace(pool, runtime_env=_runtime_env(settings))
+    else:
+        assert isinstance(settings, BertSystem), "a chat model does not run in the actors"
+        models = dict(trained_models)
+        return engine_pool(engine, partial(_trained_predictor, models, settings.max_tokens, on_gpu))
+    return engine_pool(engine, partial(_start_predictor, start))
 
 
-def _environment(system: GlinerSystem) -> dict[str, Any] | None:
-    if system.python:
-        return {"py_executable": system.python}
-    return {"pip": system.pip} if system.pip else None
+@contextlib.contextmanager
+def chat_pool(
+    folder: StageFolder, settings: ChatSystem, chunks: Mapping[str, int], root: str
+) -> Iterator[Pool]:
+    """Yield the actor pool of a chat model. A reply that any run has paid for is reused.
 
-
-def _trained(models: dict[str, str], max_tokens: int, on_gpu: bool) -> Predictor:
-    """Return the predictor whose model is the data set's own; the last few stay in memory."""
-
-    @lru_cache(maxsize=_MODELS)
-    def system_of(dataset: str) -> Bert:
-        return Bert(models[dataset], max_tokens, on_gpu)
-
-    return Predictor(system_of)
-
-
-def train_on(config: Config, folder: Folder, system: BertSystem, dataset: str) -> Folder:
-    """Train a system on a data set's train split, once. Returns the model's folder."""
-    settings = system.model_dump(
-        include={"epochs", "learning_rate", "batch_passages", "max_tokens", "max_passages"}
+    folder: the system's. chunks: number of questions by chunk key. root: run.root, for the reply cache.
+    """
+    name = f"evaluate.system.{folder.name}"
+    teacher = make_teacher(
+        settings.teacher,
+        prompt=PROMPT,
+        temperature=settings.temperature,
+        max_reply_tokens=settings.max_reply_tokens,
     )
-    order = Order(
-        base=model_of(config, system),
-        dataset=dataset,
-        gold=system.train[dataset],
-        labels=config.build.labels,
-        folder_url=folder.url,
-        seed=config.run.seed,
-        use_gpu=system.use_gpu,
-        **settings,
-    )
-    plan = {
-        "stage": "evaluate train",
-        "config": {**settings, "seed": order.seed, "dataset": dataset, "labels": order.labels},
-        "parents": {"model": model_fingerprint(order.base), "train": gold_digest(order.gold)},
-    }
-    if folder.begin(plan):
-        return folder
-    say(f"evaluate: training {system.model} on {dataset}")
-    started = time.monotonic()
-    with ThreadPoolExecutor(1) as thread:  # Ray Train would replace the main one's signal handlers
-        told = thread.submit(lambda: _trainer(order, system.workers, folder).fit().return_value).result()
-    if "error" in told:
-        raise UserError(told["error"])
-    with explained(folder.url):
-        (folder / RAY).remove_all()
-    folder.finish(plan, [], rows=told["examples"], figures=told, seconds=round(time.monotonic() - started, 1))
-    return folder
-
-
-def _trainer(order: Order, workers: int, folder: Folder) -> Any:
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
-        _train,  # type: ignore[arg-type]  # Ray's annotation forgets that it may return a value
-        train_loop_config={"order": order},
-        **ray_settings(folder, workers, order.use_gpu, _FAILURES),
-    )
-
-
-def _train(settings: dict[str, Any]) -> dict[str, Any]:
-    return train(settings["order"])
+    with replay(settings.teacher) as recording_url:
+        yield teacher_pool(
+            folder,
+            teacher,
+            teacher_actors(
+                settings.teacher, teacher, chunks, name=f"{name}.teacher", recording_url=recording_url
+            ),
+            partial(_chat_predictor, settings.instruction),
+            limits=rate_limits(settings.teacher, settings.budget_usd, f"{name}.budget_usd"),
+            cache=reply_cache_folder(settings.teacher, root),
+        )
 
 
 def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:
@@ -147,30 +149,30 @@ def make_predictor(model: str, template: Template, settings: EngineSettings) -> 
     return Predictor.of(start_asker(model, template, settings))
 
 
-def _settings(engine: Engine, max_prompt_tokens: int) -> EngineSettings:
-    # The published protocol has no retry.
-    return EngineSettings.of(engine, max_prompt_tokens=max_prompt_tokens, retry_answer_tokens=0)
+def _engine_settings(system: SystemSpec, max_prompt_tokens: int) -> EngineSettings:
+    # The published protocol has no second try.
+    return EngineSettings.of(system.engine, max_prompt_tokens=max_prompt_tokens, retry_answer_tokens=0)
 
 
-def _engines(engine: Engine, start: Callable[[], System]) -> chunk_pipeline.Pool:
-    """Return the pool of a system that lives in its actors."""
-    return engine_pool(engine, partial(_predictor, start))
+def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
+    if settings.python:
+        return {"py_executable": settings.python}
+    return {"pip": settings.pip} if settings.pip else None
 
 
-def _predictor(start: Callable[[], System]) -> Predictor:
+def _start_predictor(start: Callable[[], NerSystem]) -> Predictor:
     return Predictor.of(start())
 
 
-def _asking(
-    config: Config, folder: Folder, system: ChatSystem, chunks: dict[str, int]
-) -> chunk_pipeline.Pool:
-    """Return the pool that asks a server: no reply is paid for twice, whatever run paid."""
-    config = config.model_copy(update={"annotate": line_of(system)})
-    section = f"evaluate.system.{folder.url.rsplit('/', 1)[-1]}"
-    teacher = replace(asking.teacher_of(config, system.base_url), prompt=PROMPT, section=section)
-    make = partial(_chat, system.instruction)
-    return asking_pool(config, folder, teacher, asking.api_key(config.annotate), make, chunks)
+def _chat_predictor(instruction: str, teacher: CachedTeacher) -> Predictor:
+    return Predictor.of(ChatModel(teacher, INSTRUCTIONS[instruction]))
 
 
-def _chat(instruction: str, replies: Replies) -> Predictor:
-    return Predictor.of(Chat(replies, INSTRUCTIONS[instruction]))
+def _trained_predictor(models: dict[str, str], max_tokens: int, on_gpu: bool) -> Predictor:
+    """Return a predictor with one model for each data set; the last few used stay in memory."""
+
+    @lru_cache(maxsize=_CACHED_MODELS)
+    def system_of(dataset: str) -> BertTagger:
+        return BertTagger(models[dataset], max_tokens, on_gpu)
+
+    return Predictor(system_of)

@@ -1,140 +1,172 @@
-"""Which systems the section names, and what of each decides its answers. No Ray."""
+"""The systems that evaluate.systems names: their folders, models, checks and identities. No Ray."""
 
 import re
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-from uniner.config.schema import Annotate, Config
+from uniner.config.schema import EngineSection, Evaluate, Student
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
 from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
-from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import FACTS, model_address, model_fingerprint, require_model
-from uniner.storage.stage_folder import run_folder
+from uniner.storage.model_folders import FACTS, find_student_facts, model_address, model_digest, require_model
+from uniner.storage.stage_folder import Identity
+from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
 from uniner.templates import Template, make_template
 
-OWN = ("base", "student")
-"""The models of the run itself, by the names that the section gives them."""
+OWN_MODELS = ("base", "student")
+"""The models of the run itself, as evaluate.systems names them."""
 
 
-def chosen(config: Config) -> dict[str, tuple[AnySystem, Config]]:
-    """Return the systems of the section, each by the name of its folder, and the config with its engine.
+@dataclass(frozen=True, kw_only=True)
+class SystemSpec:
+    """A system to evaluate, with everything that decides its answers.
 
-    That is a plain one; students that an engine of 8 bits is to ask are there both ways.
+    name: its folder below evaluate's. model: the address of its model, or a chat model's name on its server.
+    engine and student: the sections, the engine as this system uses it. seed: run.seed, for training.
+    """
+
+    name: str
+    settings: AnySystem
+    model: str
+    engine: EngineSection
+    student: Student
+    seed: int
+
+    @property
+    def is_own_student(self) -> bool:
+        """Whether it is the student of this run."""
+        return _is_own(self.settings, "student")
+
+    @property
+    def awaits_training(self) -> bool:
+        """Whether it is this run's student, not trained yet."""
+        return self.is_own_student and not Folder(self.model).exists(FACTS)
+
+    def template(self) -> Template:
+        """Return the template by which a model is asked."""
+        return make_template(*self._template())
+
+    def _template(self) -> tuple[str, int]:
+        assert isinstance(self.settings, TemplateSystem)
+        facts = find_student_facts(self.model)
+        name = facts.template if facts else self.student.template
+        group_types = facts.group_types if facts else self.student.group_types
+        return self.settings.template or name, self.settings.group_types or group_types
+
+    def check(self, gold: Collection[str]) -> None:
+        """Find the model, or the key of its server, before Ray starts. gold: the names in evaluate.gold.
+
+        Raises:
+            UserError: where either is missing, or settings contradict each other.
+        """
+        settings, section = self.settings, f"evaluate.system.{self.name}"
+        if isinstance(settings, ChatSystem):
+            check_teacher(settings.teacher, f"{section}.teacher")
+            check_budget(settings.teacher, settings.budget_usd, f"{section}.budget_usd", f"{section}.teacher")
+            return
+        if isinstance(settings, GlinerSystem) and settings.pip and settings.python:
+            raise UserError(f"{section}: pip and python exclude each other; remove one of them")
+        if isinstance(settings, BertSystem):
+            self._check_training(settings, gold)
+        require_model(
+            self.model, "gliner_config.json" if isinstance(settings, GlinerSystem) else "config.json"
+        )
+
+    def _check_training(self, settings: BertSystem, gold: Collection[str]) -> None:
+        if not settings.train:
+            raise UserError(
+                f"evaluate.system.{self.name}.train is empty; name the train split of each data set, "
+                'such as train = {conll03 = "data/conll03/train.txt"}'
+            )
+        if unknown := settings.train.keys() - set(gold):
+            raise UserError(
+                f"evaluate.system.{self.name}.train: evaluate.gold has no data set {min(unknown)}; add "
+                "it there"
+            )
+        for url in settings.train.values():
+            verify_gold(url)  # without ELSE-like types, which it does not learn
+
+    def identity(self) -> Identity:
+        """Return what decides the answers, apart from the questions. A model counts by its content."""
+        settings = self.settings.identity()
+        if isinstance(self.settings, ChatSystem):
+            system = {**settings, "teacher": teacher_identity(self.settings.teacher)}
+            return Identity(stage="evaluate", settings={"system": system})
+        system = {name: value for name, value in settings.items() if name not in ("model", "train")}
+        engine = answer_identity(self.engine)
+        if isinstance(self.settings, TemplateSystem):
+            name, group_types = self._template()
+            system |= {"template": name, "group_types": group_types if name == "grouped" else None}
+            system["max_tokens"] = self.student.max_tokens
+        if isinstance(self.settings, BertSystem):
+            system["seed"] = self.seed
+        if isinstance(self.settings, (BertSystem, GlinerSystem)):
+            engine = {}
+        return Identity(
+            stage="evaluate",
+            settings={"system": system, "engine": engine},
+            parents={"model": model_digest(self.model)},
+        )
+
+
+def choose_systems(
+    evaluate: Evaluate, engine: EngineSection, student: Student, run: Folder, seed: int
+) -> dict[str, SystemSpec]:
+    """Return the systems to evaluate by name. run: the run's folder.
+
+    They use the engine without 8-bit computation; under an 8-bit engine, students are evaluated both ways.
 
     Raises:
-        UserError: where two have the same, or one that this stage needs itself.
+        UserError: where two systems have the same folder, or a name is reserved.
     """
-    settings = config.evaluate
-    names = [name if name in settings.system else _folder_name(name) for name in settings.systems]
+    names = [name if name in evaluate.system else _folder_name(name) for name in evaluate.systems]
     if len({*names, "gold"}) <= len(names):
-        raise UserError(f"evaluate.systems: {', '.join(names)} must differ, and none may be 'gold'")
-    taken = sorted({*OWN} & settings.system.keys())
-    if taken:
-        raise UserError(f"evaluate.system.{taken[0]}: base and student are the run's own; take another name")
-    found: dict[str, tuple[AnySystem, Config]] = {}
-    for name, named in zip(names, settings.systems, strict=True):
-        system = settings.system.get(named) or TemplateSystem(kind="template", model=named)
-        found[name] = (system, config.model_copy(update={"engine": without_fp8(config.engine)}))
-        if fp8_suffix(config.engine) and _is_student(config, system):
-            found[f"{name}{fp8_suffix(config.engine)}"] = (system, config)
-    return found
+        raise UserError(
+            f"evaluate.systems: the names {', '.join(names)} must differ from each other and from 'gold'; "
+            "rename a system, such as [evaluate.system.vicuna-7b]"
+        )
+    reserved = sorted({*OWN_MODELS} & evaluate.system.keys())
+    if reserved:
+        raise UserError(
+            f"evaluate.system.{reserved[0]}: base and student name the run's own models; choose another name"
+        )
+    systems: dict[str, SystemSpec] = {}
+    for name, reference in zip(names, evaluate.systems, strict=True):
+        settings = evaluate.system.get(reference) or TemplateSystem(kind="template", model=reference)
+        system = SystemSpec(
+            name=name,
+            settings=settings,
+            model=_model_of(settings, student, run),
+            engine=without_fp8(engine),
+            student=student,
+            seed=seed,
+        )
+        systems[name] = system
+        if fp8_suffix(engine) and _is_student(system):
+            name += fp8_suffix(engine)
+            systems[name] = replace(system, name=name, engine=engine)
+    return systems
 
 
 def _folder_name(system: str) -> str:
-    """Return a system's folder: its name, or its address in letters that a folder may have."""
+    """Return a folder name for a model's address, without characters that a folder may not have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "--", system.split("://")[-1]).strip("-.")
 
 
-def is_own_student(system: AnySystem) -> bool:
-    """Tell whether it is the student of this run."""
-    return isinstance(system, TemplateSystem) and system.model == "student"
+def _model_of(settings: AnySystem, student: Student, run: Folder) -> str:
+    if isinstance(settings, ChatSystem):
+        return settings.teacher.model
+    if _is_own(settings, "student"):
+        return (run / "train" / "student").url
+    return model_address(student.base if _is_own(settings, "base") else settings.model)
 
 
-def _is_student(config: Config, system: AnySystem) -> bool:
-    if is_own_student(system):
-        return True
-    return isinstance(system, TemplateSystem) and facts_of(config, system) is not None
+def _is_own(settings: AnySystem, name: str) -> bool:
+    return isinstance(settings, TemplateSystem) and settings.model == name
 
 
-def model_of(config: Config, system: AnySystem) -> str:
-    """Return the address of a system's model; of a chat model its name."""
-    if isinstance(system, ChatSystem):
-        return system.model
-    if is_own_student(system):
-        return (run_folder(config.run) / "train" / "student").url
-    own_base = isinstance(system, TemplateSystem) and system.model == "base"
-    return model_address(config.student.base if own_base else system.model)
-
-
-def is_to_be_trained(config: Config, system: AnySystem) -> bool:
-    """Tell whether it is this run's student, which is not there yet."""
-    return is_own_student(system) and not Folder(model_of(config, system)).exists(FACTS)
-
-
-def check(config: Config, name: str, system: AnySystem) -> None:
-    """Find a system's model, or the key of its server, before Ray starts."""
-    from uniner.teacher.settings import api_key
-
-    if isinstance(system, ChatSystem):
-        where = f"evaluate.system.{name}"
-        if not api_key(line_of(system)):
-            raise UserError(f"{where}: OPENAI_API_KEY is not set; export the server's key")
-        if system.budget_usd is not None and not system.usd_per_million_in + system.usd_per_million_out:
-            raise UserError(f"{where}.budget_usd: no price is set; set usd_per_million_in and _out")
-        return
-    if isinstance(system, GlinerSystem) and system.pip and system.python:
-        raise UserError(f"evaluate.system.{name}: leave out pip, or python")
-    if isinstance(system, BertSystem) and not system.train:
-        raise UserError(f"evaluate.system.{name}.train names no data set; name those that it is trained on")
-    if isinstance(system, BertSystem) and (unknown := system.train.keys() - config.evaluate.gold.keys()):
-        raise UserError(
-            f"evaluate.system.{name}.train: {min(unknown)} is no data set of evaluate.gold; name it there too"
-        )
-    for url in system.train.values() if isinstance(system, BertSystem) else ():
-        verify_gold(url)  # of the types that say nothing it learns none
-    described_by = "gliner_config.json" if isinstance(system, GlinerSystem) else "config.json"
-    require_model(model_of(config, system), described_by)
-
-
-def line_of(system: ChatSystem) -> Annotate:
-    """Return the teacher's settings of a chat model: it is asked through the same line."""
-    return Annotate(**system.model_dump(exclude={"kind", "instruction"}))
-
-
-def facts_of(config: Config, system: AnySystem) -> dict[str, Any] | None:
-    """Return what a student says of itself; None of a model that is no student."""
-    url = model_of(config, system)
-    with explained(url):
-        return Folder(url).read_json(FACTS)
-
-
-def template_of(config: Config, system: TemplateSystem) -> Template:
-    """Return the template by which a model is asked."""
-    return make_template(*_template(config, system, facts_of(config, system)))
-
-
-def _template(config: Config, system: TemplateSystem, facts: dict[str, Any] | None) -> tuple[str, int]:
-    told = facts or config.student.model_dump()
-    group_types = system.group_types or told.get("group_types", config.student.group_types)
-    return system.template or told["template"], group_types
-
-
-def plan_of(config: Config, system: AnySystem) -> dict[str, Any]:
-    """Return what decides a system's answers, beside the questions. A model stands by its content."""
-    said = {name: value for name, value in system.identity().items() if name not in ("model", "train")}
-    parents: dict[str, str] = {}
-    if isinstance(system, ChatSystem):
-        said["model"] = system.model
-    else:
-        parents["model"] = model_fingerprint(model_of(config, system))
-    if isinstance(system, TemplateSystem):
-        name, group_types = _template(config, system, facts_of(config, system))
-        said |= {"template": name, "group_types": group_types if name == "grouped" else None}
-        said["max_tokens"] = config.student.max_tokens
-    if isinstance(system, BertSystem):
-        said["seed"] = config.run.seed
-    elif not isinstance(system, (ChatSystem, GlinerSystem)):
-        said["engine"] = answer_identity(config.engine)
-    return {"stage": "evaluate", "config": said, "parents": parents}
+def _is_student(system: SystemSpec) -> bool:
+    is_template = isinstance(system.settings, TemplateSystem)
+    return system.is_own_student or (is_template and find_student_facts(system.model) is not None)

@@ -1,23 +1,23 @@
-"""What the teacher is asked to write: a brief a passage, of aspects that are drawn for each.
+"""The briefs that the teacher writes passages by, each with randomly drawn aspects.
 
-A prompt that says the same every time gets much the same text every time, whatever the temperature. Aspects
-that vary (kind of text, place, length, ...) give more varied and less biased texts (Yu et al. 2023, "Large
-Language Model as Attributed Training Data Generator"). The words and the aspects here are our own.
+A prompt that is always the same gets much the same text, whatever the temperature. Varying aspects (kind of
+text, place, length, ...) give more varied and less biased texts (Yu et al. 2023, "Large Language Model as
+Attributed Training Data Generator"). The words and the aspects here are our own.
 
-A brief derives from the seed, the domain and its number alone: more passages of a domain, or other domains
-beside it, leave the briefs as they are, so that their replies are found in the cache.
+A brief derives from the seed, the domain and its number alone. More passages of a domain, or more domains,
+leave the existing briefs unchanged, so that their replies are found in the cache.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from uniner.records import BRIEF, Brief, generated_source, to_table
 from uniner.storage.stage_folder import Chunk
-from uniner.teacher.prompts import Prompt, load
+from uniner.teacher.prompts import Prompt, load_prompt
 
 BRIEF_MARK = "{brief}"
-"""Where the brief goes in a prompt of one's own."""
+"""The place of the brief in a prompt file."""
 PROMPT = Prompt(
     "You write passages of text that read as if they were taken from real sources.",
     "Write one passage by the following brief. Name people, organizations, places, products, works and other "
@@ -49,17 +49,20 @@ ASPECTS: Mapping[str, Sequence[str]] = {
         "several countries", "none in particular",
     ),
 }  # fmt: skip
-"""What varies from brief to brief, each value with the same chance."""
+"""The aspects that vary from brief to brief, with values of equal probability."""
 
 
-def chosen(url: str | None) -> Prompt:
-    """Return the prompt of a file, where one is named, else our own."""
-    return load(url, BRIEF_MARK) if url else PROMPT
+def generation_prompt(url: str | None) -> Prompt:
+    """Return the prompt of a file, or our own where no file is named."""
+    return load_prompt(url, BRIEF_MARK) if url else PROMPT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Briefs:
-    """All briefs of a run; domains have so many passages each."""
+    """All briefs of a run.
+
+    domains: each with its number of passages. words: the mean length of a passage.
+    """
 
     domains: Mapping[str, int]
     seed: int
@@ -68,7 +71,7 @@ class Briefs:
     chunk_passages: int
 
     def chunks(self) -> dict[str, int]:
-        """Return the keys of all chunks, each with its rows: a chunk has passages of one domain."""
+        """Return the keys of all chunks and their rows. A chunk's passages are all of one domain."""
         return {
             f"{place:03d}-{number:05d}": min(self.chunk_passages, self.domains[domain] - first)
             for place, domain in enumerate(sorted(self.domains))
@@ -76,7 +79,7 @@ class Briefs:
         }
 
     def domain(self, key: str) -> str:
-        """Return the domain of a chunk."""
+        """Return a chunk's domain."""
         return sorted(self.domains)[int(key.split("-")[0])]
 
     def of(self, key: str) -> list[Brief]:
@@ -85,26 +88,26 @@ class Briefs:
         last = min(first + self.chunk_passages, self.domains[domain])
         return [self._brief(domain, number + 1) for number in range(first, last)]
 
-    def read(self, key: str) -> Iterator[Chunk]:
-        """Yield the chunk of a key, as `work.run_stage` reads it."""
-        yield Chunk(key, to_table(self.of(key), BRIEF))
+    def read_chunk(self, key: str) -> Chunk:
+        """Return a key's chunk, as if it were read from a parent stage."""
+        return Chunk(key, to_table(self.of(key), BRIEF))
 
     def _brief(self, domain: str, number: int) -> Brief:
         draw = f"{self.seed}/{domain}/{number}"
-        words = max(1, self.words * (50 + _drawn(f"{draw}/length", 101)) // 100)
+        words = max(1, self.words * (50 + _draw(f"{draw}/length", 101)) // 100)
         aspects = {
-            name: values[_drawn(f"{draw}/{name}", len(values))] for name, values in self.aspects.items()
+            name: values[_draw(f"{draw}/{name}", len(values))] for name, values in self.aspects.items()
         }
-        # The number makes each request another one, so that none is answered with another one's reply.
+        # The number makes each prompt unique, so the cache never returns another brief's reply.
         points = {"Domain": domain, **aspects, "Length": f"about {words} words", "Brief number": str(number)}
-        text = "\n".join(f"{name}: {value}" for name, value in points.items())
+        source = generated_source(domain)
         return Brief(
-            doc_id=f"{generated_source(domain)}-{number:07d}",
-            source=generated_source(domain),
+            doc_id=f"{source}-{number:07d}",
+            source=source,
             words=words,
-            text=text,
+            text="\n".join(f"{name}: {value}" for name, value in points.items()),
         )
 
 
-def _drawn(key: str, count: int) -> int:
+def _draw(key: str, count: int) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % count

@@ -1,58 +1,58 @@
-"""The generate stage's worker: a chunk of briefs in, the passages that the teacher wrote out, one for one."""
+"""The generate stage's worker: has the teacher write the passages of a chunk of briefs."""
 
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk
+from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
-from uniner.teacher.replies import Replies
-from uniner.teacher.reply_cache import Kept
-from uniner.teacher.reply_parser import refuses, without_thoughts
+from uniner.teacher.reply_cache import CachedReply
+from uniner.teacher.reply_parser import is_refusal, without_thoughts
 
 
 class Generator:
-    """The stage's worker."""
+    """Turns a chunk of briefs into the teacher's passages, one for each brief in order."""
 
-    def __init__(self, replies: Replies):
-        self._replies = replies
+    def __init__(self, teacher: CachedTeacher):
+        self._teacher = teacher
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Have a chunk's passages written."""
         briefs = from_table(chunk.table, Brief)
-        answers, figures = await self._replies.to([brief.text for brief in briefs])
-        passages = [self._record(brief, answer) for brief, answer in zip(briefs, answers, strict=True)]
+        answers, figures = await self._teacher.ask([brief.text for brief in briefs])
+        passages = [self._passage(brief, answer) for brief, answer in zip(briefs, answers, strict=True)]
         return Chunk(chunk.key, to_table(passages, GENERATED_PASSAGE), figures=figures)
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
-        """Return what becomes of briefs that kill the engine of a served teacher: no passages."""
-        poison = Rejection("poison", reason, 0)
-        passages = [self._record(brief, poison) for brief in from_table(chunk.table, Brief)]
+        """Return the records, without text, of briefs that crash the teacher's engine."""
+        poison = Rejection(outcome="poison", reason=reason, attempts=0)
+        passages = [self._passage(brief, poison) for brief in from_table(chunk.table, Brief)]
         return Chunk(chunk.key, to_table(passages, GENERATED_PASSAGE))
 
-    def _record(self, brief: Brief, answer: Kept | Rejection) -> GeneratedPassage:
+    def _passage(self, brief: Brief, answer: CachedReply | Rejection) -> GeneratedPassage:
         if isinstance(answer, Rejection):
-            outcome, text, said, tokens_in, tokens_out = answer.outcome, "", answer.said, 0, 0
+            outcome, text, reply, tokens_in, tokens_out = answer.outcome, "", answer.reason, 0, 0
         else:
-            outcome, text = judge(answer.text, answer.finish_reason, answer.refusal, brief.words)
-            said, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
+            outcome, text = judge_passage(answer.text, answer.finish_reason, answer.refusal, brief.words)
+            reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return GeneratedPassage(
             doc_id=brief.doc_id,
             source=brief.source,
             text=text,
             outcome=outcome,
-            reply=said,
+            reply=reply,
             brief=brief.text,
-            model=self._replies.teacher.model,
+            model=self._teacher.teacher.model,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
-            cost_usd=self._replies.teacher.usd(tokens_in, tokens_out),
+            cost_usd=self._teacher.teacher.usd(tokens_in, tokens_out),
             attempts=answer.attempts,
         )
 
 
-def judge(reply: str, finish_reason: str | None, refusal: str | None, words: int) -> tuple[str, str]:
-    """Return the outcome of a reply (see `records.GeneratedPassage`) and the passage, "" where there is none.
+def judge_passage(reply: str, finish_reason: str | None, refusal: str | None, words: int) -> tuple[str, str]:
+    """Return the outcome of a reply (see `records.GeneratedPassage`) and its passage, "" where it has none.
 
-    `words` are those that were asked for: a letter may begin with "I am sorry to tell you", but a refusal in
-    the same words is short.
+    `words` is the length that the brief asks for: a letter may begin with "I am sorry to tell you", but a
+    refusal in the same words is short.
     """
     if refusal:
         return "refused", ""
@@ -63,6 +63,6 @@ def judge(reply: str, finish_reason: str | None, refusal: str | None, words: int
     text = without_thoughts(reply).strip()
     if not text:
         return "empty", ""
-    if refuses(text) and len(text.split()) < words / 2:
+    if is_refusal(text) and len(text.split()) < words / 2:
         return "refused", ""
     return "ok", text

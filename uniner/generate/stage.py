@@ -1,130 +1,164 @@
-"""The generate stage: the teacher, reached as annotate reaches it, writes passages of the domains named.
+"""The generate stage: the teacher writes passages of the named domains, for ingest to read beside its shards.
 
-Nothing is read: the chunks are those of the briefs. What is ok among the passages is read by ingest, beside
-the shards. Where no domain is named there is nothing to do.
+Its chunks are those of the briefs. Without a domain there is nothing to do.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from uniner.config.schema import Config
-from uniner.errors import Planned, UserError
-from uniner.generate.briefs import ASPECTS, Briefs, chosen
+from uniner.config.teachers import RecordingTeacher
+from uniner.errors import UserError
+from uniner.generate.briefs import ASPECTS, Briefs, generation_prompt
 from uniner.generate.generator import Generator
-from uniner.progress import say
 from uniner.runtime import chunk_pipeline
-from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import Summary, merge, run_folder
-from uniner.teacher import estimate
-from uniner.teacher import settings as asking
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.pools import pool
+from uniner.runtime.stage_context import StageContext
+from uniner.storage.stage_folder import ChunkEntry, Identity, Manifest, StageFolder, Summary, merge
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import estimate_requests
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.reply_cache import unpaid_texts
+from uniner.teacher.settings import (
+    check_budget,
+    check_teacher,
+    make_estimate,
+    make_teacher,
+    rate_limits,
+    reply_cache_folder,
+    teacher_actors,
+    teacher_identity,
+)
 
+SECTIONS = ("run", "teacher", "generate")
 # OpenAI's rule of thumb for English.
-_TOKENS_A_WORD = 4 / 3
+_TOKENS_PER_WORD = 4 / 3
+
+log = logging.getLogger(__name__)
 
 
-def check(config: Config) -> None:
-    """Find, before Ray starts, the prompt and the key, and compare with what the run began with.
-
-    Raises:
-        Planned: where only the plan is asked for and the passages are still to be written.
-    """
-    if not config.generate.domains:
+def check(context: StageContext) -> None:
+    """Check the teacher, the prompt and the budget, and compare with what the stage began with."""
+    section = context.sections.teacher
+    if not context.sections.generate.domains:
         return
-    if config.annotate.recording:
-        raise UserError("generate: annotate.recording has no passages to give; name a server or no domains")
-    asking.check(config.annotate)
-    chunk_pipeline.check_plan(_folder(config), _plan(config))
-    if config.annotate.plan and _folder(config).manifest() is None:
-        _tell_plan(config)
-        raise Planned
+    if isinstance(section, RecordingTeacher):
+        raise UserError(
+            "generate: a recording has no passages to give; set teacher.kind=openai, or "
+            "generate.domains=default"
+        )
+    check_teacher(section)
+    check_budget(section, context.sections.run.budget_usd, "run.budget_usd")
+    context.folder.check_identity(_identity(context))
 
 
-def run(config: Config) -> dict[str, Any] | None:
-    """Have the passages written. Returns the manifest; None where there is no domain.
+def run(context: StageContext) -> Manifest | None:
+    """Have the passages written. Returns the manifest; None without a domain.
 
     Raises:
         Stopped: where the budget is spent.
     """
-    if not config.generate.domains:
-        say("generate: skipped, generate.domains names no domain")
+    if not context.sections.generate.domains:
+        log.info("generate: skipped, generate.domains names no domain")
         return None
-    briefs, folder, teacher = _briefs(config), _folder(config), _teacher(config)
-    return chunk_pipeline.run_stage(
-        "generate",
+    section, briefs, folder, teacher = (
+        context.sections.teacher,
+        _briefs(context),
+        context.folder,
+        _teacher(context),
+    )
+    pool = teacher_pool(
         folder,
-        _plan(config),
-        None,
-        read=briefs.read,
-        others=briefs.chunks(),
-        pool=pool(config, folder, teacher, asking.api_key(config.annotate), Generator, briefs.chunks()),
-        max_bad_share=config.generate.max_bad_share,
-        close=partial(_by_domain, briefs, folder),
+        teacher,
+        teacher_actors(section, teacher, briefs.chunks()),
+        Generator,
+        limits=rate_limits(section, context.sections.run.budget_usd),
+        cache=reply_cache_folder(section, context.sections.run.root),
+    )
+    return chunk_pipeline.run_stage(
+        folder,
+        _identity(context),
+        [ChunkEntry(key=key, rows=rows, bytes=rows) for key, rows in briefs.chunks().items()],
+        read=briefs.read_chunk,
+        pool=pool,
+        max_bad_share=context.sections.generate.max_bad_share,
+        results=partial(_results, briefs, folder),
     )
 
 
-def _by_domain(briefs: Briefs, folder: Folder, summaries: Sequence[Summary]) -> dict[str, Any]:
+def estimate(context: StageContext) -> str:
+    """Return what the passages left to write would take."""
+    section, generate = context.sections.teacher, context.sections.generate
+    if not generate.domains:
+        return "generate: nothing to do, generate.domains names no domain"
+    briefs, teacher = _briefs(context), _teacher(context)
+    chunks, done = briefs.chunks(), context.folder.chunk_keys()
+    texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
+    cache = reply_cache_folder(section, context.sections.run.root)
+    requests = estimate_requests(teacher, unpaid_texts(cache, teacher, texts))
+    passage_tokens = min(teacher.max_reply_tokens, generate.words * _TOKENS_PER_WORD)
+    total = sum(chunks.values())
+    return make_estimate(
+        section,
+        teacher,
+        replace(requests, tokens_out=requests.passages * passage_tokens),
+        context.sections.run.budget_usd,
+        total=total,
+        done=total - len(texts),
+        sample=briefs.of(min(chunks))[0].text,
+    ).text()
+
+
+def _results(briefs: Briefs, folder: StageFolder, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return the outcomes by domain.
+
+    Raises:
+        UserError: where a domain has no passage at all.
+    """
     outcomes: dict[str, dict[str, int]] = {}
     for summary in sorted(summaries, key=lambda summary: summary.key):
         domain = briefs.domain(summary.key)
         outcomes[domain] = merge([outcomes.get(domain, {}), summary.outcomes])
-    for domain, found in outcomes.items():
-        if not found.get("ok"):
-            listed = ", ".join(f"{count:,} {outcome}" for outcome, count in found.items())
+    for domain, counts in outcomes.items():
+        if not counts.get("ok"):
+            listed = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
             raise UserError(
-                f"generate: no passage of the domain '{domain}' came ({listed}); look at the replies in "
-                f"{folder.url}, then take another run.name without it or with another prompt"
+                f"generate: the teacher wrote no passage of the domain '{domain}' ({listed}); look at the "
+                f"replies in {folder.url}, then take another run.name without it or with another prompt"
             )
     return {"domains": outcomes}
 
 
-def _tell_plan(config: Config) -> None:
-    """Print what the stage would take."""
-    folder, briefs, teacher = _folder(config), _briefs(config), _teacher(config)
-    chunks, done = briefs.chunks(), folder.chunk_keys()
-    texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
-    asked = estimate.estimate(teacher, asking.unpaid(config, teacher, texts))
-    a_passage = min(teacher.max_reply_tokens, config.generate.words * _TOKENS_A_WORD)
-    asked = replace(asked, tokens_out=asked.passages * a_passage)
-    total, sample = sum(chunks.values()), briefs.of(min(chunks))[0].text
-    told = asking.told_plan(config, teacher, asked, total, total - len(texts), sample)
-    print(f"generate, before which no later stage can be planned:\n{told}", flush=True)
-
-
-def _folder(config: Config) -> Folder:
-    return run_folder(config.run) / "generate"
-
-
-def _briefs(config: Config) -> Briefs:
-    settings = config.generate
-    aspects = settings.aspects or ASPECTS
-    return Briefs(settings.domains, config.run.seed, settings.words, aspects, settings.chunk_passages)
-
-
-def _teacher(config: Config) -> Teacher:
-    settings = config.generate
-    return replace(
-        asking.teacher_of(config, config.annotate.base_url),
-        prompt=chosen(settings.prompt),
-        reply_format="tuples",
-        temperature=settings.temperature,
-        max_reply_tokens=settings.max_reply_tokens,
+def _briefs(context: StageContext) -> Briefs:
+    generate = context.sections.generate
+    return Briefs(
+        domains=generate.domains,
+        seed=context.seed,
+        words=generate.words,
+        aspects=generate.aspects or ASPECTS,
+        chunk_passages=generate.chunk_passages,
     )
 
 
-def _plan(config: Config) -> dict[str, Any]:
-    settings = config.generate
-    return {
-        "stage": "generate",
-        "config": {
-            "seed": config.run.seed,
-            "model": asking.model_name(config.annotate),
-            "prompt": chosen(settings.prompt).digest() if settings.prompt else None,
-            "generate": settings.identity(),
-            **({"teacher": config.teacher.identity()} if config.annotate.served else {}),
+def _teacher(context: StageContext) -> Teacher:
+    generate = context.sections.generate
+    return make_teacher(
+        context.sections.teacher,
+        prompt=generation_prompt(generate.prompt),
+        temperature=generate.temperature,
+        max_reply_tokens=generate.max_reply_tokens,
+    )
+
+
+def _identity(context: StageContext) -> Identity:
+    generate = context.sections.generate
+    prompt = generation_prompt(generate.prompt).digest() if generate.prompt else None
+    return Identity(
+        stage="generate",
+        settings={
+            "run": {"seed": context.seed},
+            "teacher": teacher_identity(context.sections.teacher),
+            "generate": {**generate.identity(), "prompt": prompt},
         },
-        "parents": {},
-    }
+    )

@@ -184,10 +184,7 @@ class Engine:
                 self._free_slots.release()
 
     async def ask(
-        self,
-        prompts: Sequence[Sequence[int]],
-        temperature: float = 0.0,
-        schema: dict[str, Any] | None = None,
+        self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, schema: dict[str, Any] | None = None
     ) -> list[EngineAnswer]:
         """Answer a passage's prompts, all sent at once. No prompt may be longer than `max_prompt_tokens`.
 

@@ -81,26 +81,19 @@ def read_chunks(
     chunk = _ChunkBuilder(part, start, settings)
     row = None
     for row in read_rows(part, settings.fields, settings.max_row_bytes, start.line):
-        first = start.passage if row.number == start.line else 0
-        if not first:
-            chunk.count("lines")
         if isinstance(row.content, str):
             chunk.reject(row)
             if len(chunk.rejects) == CHUNK_REJECTS:
                 yield chunk.finish(row.number + 1, 0, row.bytes_read)
                 chunk = chunk.next()
             continue
-        if not first:
-            chunk.count("documents")
+        first = start.passage if row.number == start.line else 0
         place = f"{part.number:05d}-{row.number:09d}"
         slots = settings.sampling.sample(place, len(row.content.text), row.content.source)
-        if not slots:
-            continue
         if not first:
-            chunk.count("documents_chosen")
-        for passage, result in _filtered(
-            _passages(place, row.content, slots, settings, tokenizer), passage_filter
-        ):
+            chunk.count_document(sampled=bool(slots))
+        passages = _passages(place, row.content, slots, settings, tokenizer)
+        for passage, result in _filtered(passages, passage_filter):
             if passage.passage_index < first:
                 continue
             chunk.add(passage, result)
@@ -126,7 +119,12 @@ class _ChunkBuilder:
     def count(self, name: str) -> None:
         self.figures[name] = self.figures.get(name, 0) + 1
 
+    def count_document(self, sampled: bool) -> None:
+        for name in ("lines", "documents", "documents_chosen")[: 2 + sampled]:
+            self.count(name)
+
     def reject(self, row: DocumentRow) -> None:
+        self.count("lines")
         self.count(f"rejected_{row.content}")
         shard, line = self.part.place(row.number)
         self.rejects.append({"shard": shard, "line": line, "reason": row.content})
@@ -181,6 +179,8 @@ def _filtered(passages: Iterable[Passage], passage_filter: PassageFilter) -> Ite
 def _passages(
     place: str, document: CorpusDocument, slots: SampledSlots, settings: IngestSettings, tokenizer: Any
 ) -> Iterator[Passage]:
+    if not slots:
+        return
     spans = cut_passages(
         document.text, tokenizer, settings.max_tokens, settings.overlap_tokens, slots.any_between
     )

@@ -1,1 +1,1 @@
-"""Counts, matching, protocols, significance, calibration."""
+"""Counting, matching, scoring protocols, significance tests and calibration."""

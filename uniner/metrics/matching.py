@@ -1,28 +1,31 @@
-"""One question's answer held against its gold, in the ways that protocols do. Pure.
+"""Compare the predicted mentions of one question with its gold mentions. Pure.
 
-Sets of mentions are sets of normalised strings; a matcher returns the question's counts.
+Sets of mentions are sets of normalised strings. `strict` and `partial` return the question's counts.
 """
 
 import json
 import re
 import string
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from uniner.metrics.counts import Counts
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _TO_FIRST_BRACKET = re.compile(r"\[.*?\]")
-_NOTHING: frozenset[str] = frozenset()
-_KEPT = 1 << 14
-"""Mentions and replies come again and again; so many are remembered."""
+_EMPTY: frozenset[str] = frozenset()
+_CACHE_SIZE = 1 << 14
+"""The same mentions and replies occur again and again."""
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def normalise(mention: str) -> str:
-    """Fold what does not count: case, punctuation, articles, white space, in this order."""
+    """Remove case, punctuation, articles and surplus white space, in this order."""
     return " ".join(_ARTICLE.sub(" ", mention.lower().translate(_PUNCTUATION)).split())
 
 
@@ -31,116 +34,100 @@ def normalised(mentions: Iterable[str]) -> frozenset[str]:
     return frozenset(map(normalise, mentions))
 
 
-def strict(said: frozenset[Any], true: frozenset[Any]) -> Counts:
-    """Count what is in both sets, in the first alone, and in the second alone."""
-    both = len(said & true)
-    return Counts(both, len(said) - both, len(true) - both)
+def strict(predicted: frozenset[Any], gold: frozenset[Any]) -> Counts:
+    """Count the elements of both sets, of `predicted` alone and of `gold` alone."""
+    right = len(predicted & gold)
+    return Counts(right, len(predicted) - right, len(gold) - right)
 
 
-def overlap(one: str, other: str) -> bool:
-    """Tell whether two normalised mentions share a word."""
-    return not set(one.split()).isdisjoint(other.split())
+def share_word(mention: str, other: str) -> bool:
+    """Return whether two normalised mentions share a word."""
+    return not set(mention.split()).isdisjoint(other.split())
 
 
-def pairs(said: Sequence[str], true: Sequence[str]) -> int:
-    """Return how many predictions find a gold mention of their own that they overlap: as many as can.
+def count_pairs(predicted: Sequence[str], gold: Sequence[str]) -> int:
+    """Return how many predictions can be paired one to one with a gold mention that shares a word.
 
-    A largest matching, by augmenting paths, so that the order of the mentions plays no part.
+    The pairing is a maximum bipartite matching, so the order of the mentions does not matter.
     """
-    having: dict[str, list[int]] = {}
-    for gold, mention in enumerate(true):
-        for word in set(mention.split()):
-            having.setdefault(word, []).append(gold)
-    edges = [sorted({gold for word in one.split() for gold in having.get(word, ())}) for one in said]
-    holder: dict[int, int] = {}  # gold mention to the prediction that has it
-    held: dict[int, int] = {}  # the other way round
-    closed: set[int] = set()  # gold from which no free one can be reached, now and later
-    for first in range(len(said)):
-        came: dict[int, int] = {}  # gold to the prediction that it was reached from
-        free = _reach(first, edges, holder, closed, came)
-        if free is None:
-            closed |= came.keys()
-        while free is not None:
-            place = came[free]
-            holder[free], before = place, held.get(place)
-            held[place] = free
-            free = before
-    return len(holder)
+    by_word: defaultdict[str, list[int]] = defaultdict(list)
+    for column, mention in enumerate(gold):
+        for word in mention.split():
+            by_word[word].append(column)
+    edges = {
+        (row, column)
+        for row, mention in enumerate(predicted)
+        for word in mention.split()
+        for column in by_word.get(word, ())
+    }
+    rows, columns = {row for row, _ in edges}, {column for _, column in edges}
+    if min(len(rows), len(columns)) <= 1:
+        return min(len(rows), len(columns))  # the usual case, without building a sparse matrix
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    shape = (len(predicted), len(gold))
+    graph = csr_array((np.ones(len(edges)), tuple(zip(*edges, strict=True))), shape=shape)
+    return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
-def _reach(
-    first: int, edges: Sequence[Sequence[int]], holder: dict[int, int], closed: set[int], came: dict[int, int]
-) -> int | None:
-    """Go from a prediction by overlaps and holders to a gold mention that is free, noting the way."""
-    queue = [first]
-    for place in queue:  # which grows
-        for gold in edges[place]:
-            if gold in came or gold in closed:
-                continue
-            came[gold] = place
-            if gold not in holder:
-                return gold
-            queue.append(holder[gold])
-    return None
+def partial(predicted: frozenset[str], gold: frozenset[str]) -> Counts:
+    """Count an equal mention as 1; pair the others one to one by a shared word, and count a pair as 1/2.
 
-
-def partial(said: frozenset[str], true: frozenset[str]) -> Counts:
-    """Count equal mentions whole, then pair the others one to one by a shared word, each pair a half.
-
-    As many pairs are made as can be. Precision is what was right of the predictions, recall of the gold.
+    As many pairs as possible are made. Precision is the count over the predictions, recall over the gold.
     """
-    right = len(said & true) + pairs(sorted(said - true), sorted(true - said)) / 2
-    return Counts(right, len(said) - right, len(true) - right)
+    right = len(predicted & gold) + count_pairs(sorted(predicted - gold), sorted(gold - predicted)) / 2
+    return Counts(right, len(predicted) - right, len(gold) - right)
 
 
-def spans_of(located: Iterable[Sequence[tuple[int, int]]]) -> frozenset[tuple[int, int]]:
-    """Return the spans of mentions, each given by its places; (-n, -n) for the n-th that has none."""
-    found: set[tuple[int, int]] = set()
+def span_set(occurrences: Iterable[Sequence[tuple[int, int]]]) -> frozenset[tuple[int, int]]:
+    """Return the spans of all mentions' occurrences; the n-th mention without any gives (-n, -n)."""
+    spans: set[tuple[int, int]] = set()
     absent = 0
-    for spans in located:
-        found.update(spans)
-        if not spans:
+    for places in occurrences:
+        spans.update(places)
+        if not places:
             absent += 1
-            found.add((-absent, -absent))
-    return frozenset(found)
+            spans.add((-absent, -absent))
+    return frozenset(spans)
 
 
-def released(reply: str, bracket_break: bool = True) -> frozenset[str]:
-    """Read a reply as the released scorer (universal-ner `src/eval/evaluate.py`) does.
+def released_mentions(reply: str, bracket_break: bool = True) -> frozenset[str]:
+    """Parse a reply as the released scorer (universal-ner `src/eval/evaluate.py`) does.
 
-    That is after the last `ASSISTANT:`, without white space around. What does not begin with a JSON list of
-    strings is no entities. bracket_break: the list ends at the first `]`, even one inside a mention, which
-    makes it none; without it the list ends where it ends.
+    It reads what follows the last `ASSISTANT:`, stripped of white space. A reply that does not begin with a
+    JSON list of strings gives no mentions. bracket_break: the list ends at the first `]`, even inside a
+    mention, which makes the list unreadable; without it the list ends at its closing bracket.
     """
-    return _NOTHING if reply == "[]" else _released(reply, bracket_break)
+    return _EMPTY if reply == "[]" else _released_mentions(reply, bracket_break)
 
 
-@lru_cache(_KEPT)
-def _released(reply: str, bracket_break: bool) -> frozenset[str]:
-    said = reply.rsplit("ASSISTANT:", 1)[-1].strip()
+@lru_cache(_CACHE_SIZE)
+def _released_mentions(reply: str, bracket_break: bool) -> frozenset[str]:
+    text = reply.rsplit("ASSISTANT:", 1)[-1].strip()
     try:
         if bracket_break:
-            found = _TO_FIRST_BRACKET.match(said)
-            value = json.loads(found.group()) if found else []
+            match = _TO_FIRST_BRACKET.match(text)
+            value = json.loads(match.group()) if match else []
         else:
-            value = json.JSONDecoder().raw_decode(said)[0] if said.startswith("[") else []
+            value = json.JSONDecoder().raw_decode(text)[0] if text.startswith("[") else []
     except (ValueError, RecursionError):
-        return _NOTHING
-    return normalised(value) if all(isinstance(each, str) for each in value) else _NOTHING
+        return _EMPTY
+    return normalised(value) if all(isinstance(mention, str) for mention in value) else _EMPTY
 
 
 def released_gold(gold: Sequence[str], bracket_break: bool = True) -> frozenset[str]:
-    """Return the gold mentions as the released scorer reads them from the answer that a test file has."""
+    """Return the gold mentions that the released scorer reads from a test file's answer."""
     if bracket_break and any("]" in mention for mention in gold):
-        return _NOTHING
+        return _EMPTY
     return normalised(gold)
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def is_list_of_strings(reply: str) -> bool:
-    """Tell whether a reply is one question's own: a JSON list of strings and nothing else."""
+    """Return whether a reply is a JSON list of strings and nothing else: the answer to one question alone."""
     try:
         value = json.loads(reply)
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(isinstance(mention, str) for mention in value)

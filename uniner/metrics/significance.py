@@ -1,12 +1,14 @@
-"""How sure a score is, and whether two systems differ: resampling of passages. Pure.
+"""Confidence intervals of scores and significance of differences, by resampling passages. Pure.
 
-Passages with the same counts are alike to a score, so a resample is a draw of how many of each kind of
-passage it has (multinomial), and a swap of two systems how many of each kind change sides (binomial): the
-same distributions as of drawing passages one by one, in a small part of the time and without the passages.
+A score does not tell passages with the same counts apart. So a resample draws how many passages of each kind
+there are (multinomial), and a swap of two systems draws how many of each kind change sides (binomial). The
+distributions are those of drawing passage by passage, which `scipy.stats.bootstrap` and `permutation_test`
+do, in a small part of the time and memory.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,102 +21,116 @@ LEVEL = 0.95
 _SEED = 20_240_119
 _BLOCK = 500
 
-Kinds = Mapping[Any, int]
-"""Counts of a passage, (tp, fp, fn) or those of two systems in a row, and how many passages have them."""
+PassageKinds = Mapping[Any, int]
+"""Number of passages by their counts: (tp, fp, fn), or those of two systems in a row."""
 
 
-def interval(kinds: Kinds, by_passage: bool = False) -> list[float]:
-    """Return the 95 % percentile bootstrap interval of F1: [low, high].
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The difference in F1 of two systems on the same passages.
+
+    difference: F1 of the first less F1 of the second. interval: 95 %, paired bootstrap over passages. p:
+    two-sided, approximate randomisation: how often swapping the two systems' answers to random passages gives
+    at least this difference.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    passages: int
+
+
+def bootstrap_interval(kinds: PassageKinds, by_passage: bool = False) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of F1: low, high.
 
     by_passage: of the mean of the passages' F1 instead of the micro-average.
     """
-    values, many = _laid_out(kinds)
-    if not len(many):
-        return [0.0, 0.0]
-    weights = np.random.default_rng(_SEED).multinomial(many.sum(), many / many.sum(), RESAMPLES)
-    return _interval(_mean_f1(weights, values) if by_passage else _f1(weights @ values))
+    values, sizes = _as_arrays(kinds)
+    if not len(sizes):
+        return 0.0, 0.0
+    weights = np.random.default_rng(_SEED).multinomial(sizes.sum(), sizes / sizes.sum(), RESAMPLES)
+    return _percentile_interval(_mean_f1(weights, values) if by_passage else _f1(weights @ values))
 
 
-def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
-    """Compare two systems' passages (`score.PASSAGE_COUNTS`), data set by data set, and on average.
+def compare_systems(first: pa.Table, second: pa.Table) -> dict[str, Comparison]:
+    """Compare two systems' passages (`evaluate.scoring.PASSAGE_COUNTS`) by data set.
 
-    Returns, for each data set and for "average" where there are several, difference (F1 of the first less
-    that of the second), interval (95 %, paired bootstrap over passages), p (two-sided, approximate
-    randomisation: how often systems whose answers to a passage change sides by chance differ as much), and
-    passages.
+    Where there are several data sets, "average" compares the means over them.
 
     Raises:
-        ValueError: where the two were not asked the same questions.
+        ValueError: where the two systems answered different questions.
     """
-    one, two = _by_dataset(first), _by_dataset(second)
-    if one.keys() != two.keys():
-        raise ValueError(f"the data sets differ: {sorted(one)} and {sorted(two)}")
-    found: dict[str, dict[str, Any]] = {}
+    ours, theirs = _by_dataset(first), _by_dataset(second)
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"cannot compare systems on different data sets: {sorted(ours)} and {sorted(theirs)}"
+        )
+    comparisons: dict[str, Comparison] = {}
     all_resampled, all_swapped, all_differences = [], [], []
-    for number, name in enumerate(sorted(one)):
-        values, many = _laid_out(_pairs(name, one[name], two[name]))
-        chance = np.random.default_rng([_SEED, number])
-        resampled = _resampled(values, many, chance)
-        swapped = _swapped(values, many, chance)
-        difference = float(_difference(many[None] @ values)[0])
-        found[name] = _comparison(difference, resampled, swapped, int(many.sum()))
+    for number, name in enumerate(sorted(ours)):
+        values, sizes = _as_arrays(_paired_kinds(name, ours[name], theirs[name]))
+        generator = np.random.default_rng([_SEED, number])
+        weights = generator.multinomial(sizes.sum(), sizes / sizes.sum(), RESAMPLES)
+        resampled = _difference(weights @ values)
+        swapped = _swapped_differences(values, sizes, generator)
+        difference = float(_difference(sizes[None] @ values)[0])
+        comparisons[name] = _comparison(difference, resampled, swapped, int(sizes.sum()))
         all_resampled.append(resampled)
         all_swapped.append(swapped)
         all_differences.append(difference)
-    if len(found) > 1:
-        found["average"] = _comparison(
+    if len(comparisons) > 1:
+        comparisons["average"] = _comparison(
             float(np.mean(all_differences)),
             np.mean(all_resampled, axis=0),
             np.mean(all_swapped, axis=0),
-            sum(one["passages"] for one in found.values()),
+            sum(comparison.passages for comparison in comparisons.values()),
         )
-    return found
+    return comparisons
 
 
-def against_first(passages: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Compare each system with the first, on the data sets that both answered (`compare`).
+def compare_with_first(passages: Mapping[str, pa.Table]) -> dict[str, dict[str, Comparison]]:
+    """Compare each system with the first, on the data sets that both answered (`compare_systems`).
 
-    passages: by system. A system that shares no data set with the first has nothing.
+    passages: by system. A system without a data set in common with the first gets an empty dictionary.
 
     Raises:
-        ValueError: where two were not asked the same questions.
+        ValueError: where two systems answered different questions.
     """
-    found = {}
+    comparisons = {}
     for name, table in list(passages.items())[1:]:
-        base = next(iter(passages.values()))
-        both = [
-            one.filter(pc.is_in(one.column("dataset"), other.column("dataset").unique()))
-            for one, other in ((table, base), (base, table))
+        first = next(iter(passages.values()))
+        shared = [
+            kept.filter(pc.is_in(kept.column("dataset"), other.column("dataset").unique()))
+            for kept, other in ((table, first), (first, table))
         ]
-        found[name] = compare(*both)
-    return found
+        comparisons[name] = compare_systems(*shared)
+    return comparisons
 
 
-def said(first: str, second: str, comparison: Mapping[str, Any]) -> str:
-    """Return a comparison as a line: `student - base +0.730 [0.700, 0.760], p < 0.001`."""
-    low, high = comparison["interval"]
-    p = comparison["p"]
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{first} - {second} {comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}], {chance}"
+def describe_comparison(first: str, second: str, comparison: Comparison) -> str:
+    """Return a comparison as a line: `student - base +0.730 [+0.700, +0.760], p < 0.001`."""
+    low, high = comparison.interval
+    p = "p < 0.001" if comparison.p < 0.001 else f"p = {comparison.p:.3f}"
+    return f"{first} - {second} {comparison.difference:+.3f} [{low:+.3f}, {high:+.3f}], {p}"
 
 
-def lines(first: str, compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """Yield a line a comparison with the first system (`against_first`): `student - base ... on news`."""
-    for system, found in compared.items():
-        for dataset, comparison in found.items():
+def comparison_lines(first: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Iterator[str]:
+    """Yield a line for each comparison of `compare_with_first`: `student - base ... on news`."""
+    for system, by_dataset in comparisons.items():
+        for dataset, comparison in by_dataset.items():
             where = "average over the data sets of both" if dataset == "average" else dataset
-            yield f"{said(system, first, comparison)} on {where}"
+            yield f"{describe_comparison(system, first, comparison)} on {where}"
 
 
-def _comparison(difference: float, resampled: Any, swapped: Any, passages: int) -> dict[str, Any]:
-    # A hair off, as sums of floats: equal differences must count as "as much".
-    as_much = int((np.abs(swapped) >= abs(difference) - 1e-12).sum())
-    return {
-        "difference": round(difference, 12),
-        "interval": _interval(resampled),
-        "p": (1 + as_much) / (1 + len(swapped)),
-        "passages": passages,
-    }
+def _comparison(difference: float, resampled: Any, swapped: Any, passages: int) -> Comparison:
+    # The tolerance absorbs rounding of sums: equal differences must count as "at least".
+    at_least = int((np.abs(swapped) >= abs(difference) - 1e-12).sum())
+    return Comparison(
+        difference=round(difference, 12),
+        interval=_percentile_interval(resampled),
+        p=(1 + at_least) / (1 + len(swapped)),
+        passages=passages,
+    )
 
 
 def _by_dataset(table: pa.Table) -> dict[str, pa.Table]:
@@ -122,35 +138,32 @@ def _by_dataset(table: pa.Table) -> dict[str, pa.Table]:
     return {name: table.filter(pc.equal(table.column("dataset"), name)) for name in names}
 
 
-def _pairs(name: str, one: pa.Table, two: pa.Table) -> Kinds:
-    """Count the passages by both systems' counts."""
-    columns = ("tp", "fp", "fn")
-    ours, theirs = (np.stack([table.column(each).to_numpy() for each in columns], 1) for table in (one, two))
-    same = one.column("passage_id").equals(two.column("passage_id"))
+def _paired_kinds(name: str, first: pa.Table, second: pa.Table) -> PassageKinds:
+    """Count passages by both systems' counts."""
+    ours, theirs = (
+        np.stack([table.column(column).to_numpy() for column in ("tp", "fp", "fn")], 1)
+        for table in (first, second)
+    )
+    same = first.column("passage_id").equals(second.column("passage_id"))
     if not same or ((ours[:, 0] + ours[:, 2]) != (theirs[:, 0] + theirs[:, 2])).any():
-        raise ValueError(f"the two systems were not asked the same questions of {name}")
+        raise ValueError(f"cannot compare systems that answered different questions of {name}")
     return Counter(map(tuple, np.concatenate([ours, theirs], 1).tolist()))
 
 
-def _laid_out(kinds: Kinds) -> tuple[Any, Any]:
-    """Return the kinds' counts, a row each, and how many passages each has; in an order of their own."""
+def _as_arrays(kinds: PassageKinds) -> tuple[Any, Any]:
+    """Return the kinds' counts, one row each, and the number of passages of each, in sorted order."""
     ordered = sorted(kinds.items())
-    return np.array([kind for kind, _ in ordered], float), np.array([many for _, many in ordered], np.int64)
+    return np.array([kind for kind, _ in ordered], float), np.array([size for _, size in ordered], np.int64)
 
 
-def _resampled(values: Any, many: Any, chance: np.random.Generator) -> Any:
-    weights = chance.multinomial(many.sum(), many / many.sum(), RESAMPLES)
-    return _difference(weights @ values)
-
-
-def _swapped(values: Any, many: Any, chance: np.random.Generator) -> Any:
-    """Return the differences after each passage's counts changed sides with a chance of a half."""
-    turned = values[:, [3, 4, 5, 0, 1, 2]] - values
-    total = many @ values
-    differ = turned.any(1)  # where both have the same counts a swap changes nothing
-    turned, many = turned[differ], many[differ]
+def _swapped_differences(values: Any, sizes: Any, generator: np.random.Generator) -> Any:
+    """Return the differences after each passage's counts changed sides with probability 1/2."""
+    change = values[:, [3, 4, 5, 0, 1, 2]] - values
+    total = sizes @ values
+    differs = change.any(1)  # a swap of equal counts changes nothing
+    change, sizes = change[differs], sizes[differs]
     blocks = [
-        _difference(total + chance.binomial(many, 0.5, (size, len(many))) @ turned)
+        _difference(total + generator.binomial(sizes, 0.5, (size, len(sizes))) @ change)
         for size in [_BLOCK] * (SWAPS // _BLOCK) + [SWAPS % _BLOCK]
     ]
     return np.concatenate(blocks)
@@ -161,18 +174,18 @@ def _difference(sums: Any) -> Any:
 
 
 def _f1(sums: Any) -> Any:
-    """Return F1 of rows of tp, fp, fn; 0 where there is nothing."""
+    """Return F1 of rows of tp, fp, fn; 0 for a row of zeros."""
     whole = 2 * sums[:, 0] + sums[:, 1] + sums[:, 2]
     return 2 * sums[:, 0] / np.where(whole, whole, 1)
 
 
 def _mean_f1(weights: Any, values: Any) -> Any:
-    """Return the weighted means of the kinds' F1, without those that have nothing to score."""
+    """Return the weighted means of the kinds' F1, leaving out kinds without any mention."""
     scored = values.sum(1) > 0
     kept = weights[:, scored]
     return (kept @ _f1(values[scored])) / np.maximum(kept.sum(1), 1)
 
 
-def _interval(values: Any) -> list[float]:
-    ends = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return [round(float(end), 6) for end in ends]
+def _percentile_interval(values: Any) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return round(float(low), 6), round(float(high), 6)

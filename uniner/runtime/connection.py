@@ -1,10 +1,11 @@
 """Connect to Ray, and find the user's error inside what Ray raises."""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -13,6 +14,7 @@ from uniner.errors import Stopped, UserError
 from uniner.progress import VERBOSE, is_verbose
 
 Ending = TypeVar("Ending", bound=Exception)
+Shared = TypeVar("Shared")
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
@@ -73,3 +75,8 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
             if isinstance(cause, BaseException) and id(cause) not in seen
         ]
     return None
+
+
+def share(value: Shared) -> Callable[[], Shared]:
+    """Put a value into Ray's object store, once. Return a function that gets it in any actor."""
+    return functools.partial(ray.get, ray.put(value))

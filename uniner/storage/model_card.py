@@ -1,54 +1,51 @@
-"""For people: the student's model card."""
+"""The student's model card, for people and the Hugging Face hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
-from jinja2 import Environment
+from huggingface_hub import ModelCard, ModelCardData
 
 from uniner import __version__
-from uniner.config.schema import Student, Train
 from uniner.templates import READ, SYSTEM, make_template
 
 _SCORES = "## Scores\n"
 
 
-def render(
-    run: str,
-    seed: int,
-    student: Student,
-    train: Train,
-    figures: dict[str, float],
-    types: list[str],
-    eos: str,
+def student_card(
+    run: str, settings: Mapping[str, Any], figures: Mapping[str, float], types: Sequence[str], eos: str
 ) -> str:
-    """Return the card; figures are the manifest's, eos is the end token's text."""
-    how = make_template(student.template, student.group_types)
-    asked = {name: ["a mention"] if place == 0 else [] for place, name in enumerate(types[:2] or ["TYPE"])}
-    question, answer = how.render(asked)[0]
+    """Return the card of a student.
+
+    settings: by their names in the config's sections student and train, and the seed. figures: train's
+    manifest's. types: the most frequent types. eos: the end token's text.
+    """
+    example = {name: [] if place else ["a mention"] for place, name in enumerate(types[:2] or ["TYPE"])}
+    question, answer = make_template(settings["template"], settings["group_types"]).render(example)[0]
     text = resources.files("uniner.storage").joinpath("student_card.md").read_text(encoding="utf-8")
-    return (
-        Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-        .from_string(text)
-        .render(
-            run=run,
-            seed=seed,
-            version=__version__,
-            base=student.base,
-            template=student.template,
-            max_tokens=student.max_tokens,
-            train=train,
-            figures=figures,
-            types=types,
-            eos=eos,
-            prompt=f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:",
-            answer=answer,
-        )
+    card = ModelCard.from_template(
+        ModelCardData(
+            base_model=settings["base"],
+            pipeline_tag="text-generation",
+            tags=["named-entity-recognition", "distillation", "universal-ner"],
+        ),
+        template_str=text,
+        run=run,
+        version=__version__,
+        settings=settings,
+        figures=figures,
+        types=types,
+        eos=eos,
+        prompt=f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:",
+        answer=answer,
     )
+    return f"{card}\n"
 
 
 def with_scores(text: str, protocol: str, scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a card with scores, each data set's f1 and questions, in place of those that stood there."""
-    head = text.split(_SCORES, 1)[0]
-    rows = [f"| {name} | {found['questions']:,} | {found['f1']:.3f} |" for name, found in scores.items()]
+    """Return a card with these scores, each data set's f1 and questions, in place of earlier ones."""
+    card = ModelCard(text)
+    rows = [f"| {name} | {score['questions']:,} | {score['f1']:.3f} |" for name, score in scores.items()]
     table = "\n".join(["| data set | questions | F1 |", "|---|---:|---:|", *rows])
-    return f"{head}{_SCORES}\n{protocol}\n\n{table}\n"
+    card.text = f"{card.text.split(_SCORES, 1)[0]}{_SCORES}\n{protocol}\n\n{table}\n"
+    return str(card)

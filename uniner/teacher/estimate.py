@@ -1,117 +1,127 @@
-"""What annotating would take, told before anything is spent: passages, tokens, price, time, a sample prompt.
+"""The estimate of what asking the teacher takes, before anything is spent: tokens, price, time, a prompt.
 
-Tokens are estimated, not counted, for any teacher's tokenizer: `CHARACTERS_A_TOKEN` characters a token, and a
-reply of a third of its passage (of 700 of ChatGPT's replies on the Pile, the mean is 0.34), at the most
-max_reply_tokens. Time is the longest of what each limit asks for; without replies seen, a reply is taken to
-last two seconds.
+Tokens are estimated for any teacher's tokenizer, not counted: `CHARACTERS_PER_TOKEN` characters a token, and
+a reply a third as long as its passage (the mean of 700 of ChatGPT's replies on the Pile is 0.34) but at most
+max_reply_tokens. The time is the longest that any limit leads to, with two seconds a reply.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uniner.runtime.rate_limits import Limits
-from uniner.teacher.batch.files import Room, request_line
-from uniner.teacher.openai_client import CHARACTERS_A_TOKEN, Teacher
+from uniner.runtime.rate_limits import RateLimits
+from uniner.teacher.batch.files import BatchFileLimits, request_line
+from uniner.teacher.completion import Teacher
+from uniner.teacher.openai_client import CHARACTERS_PER_TOKEN
 
 _REPLY_SHARE = 1 / 3
 _REPLY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Work:
-    """Passages to ask about, and the tokens that takes."""
+class RequestEstimate:
+    """The number of passages to ask about, and their tokens."""
 
     passages: float
     tokens_in: float
     tokens_out: float
 
-    def scaled(self, factor: float) -> "Work":
-        """Return so many times the work."""
-        return Work(self.passages * factor, self.tokens_in * factor, self.tokens_out * factor)
+    def scaled(self, factor: float) -> "RequestEstimate":
+        """Return the estimate for `factor` times as many passages."""
+        return RequestEstimate(self.passages * factor, self.tokens_in * factor, self.tokens_out * factor)
 
 
-def estimate(teacher: Teacher, passages: Iterable[str]) -> Work:
-    """Estimate the work of asking about passages."""
-    texts = list(passages)
-    prompt = sum(len(message["content"]) for message in teacher.request("")["messages"])
-    tokens_in = sum(prompt + len(text) for text in texts) / CHARACTERS_A_TOKEN
-    tokens_out = sum(
-        min(teacher.max_reply_tokens, len(text) * _REPLY_SHARE / CHARACTERS_A_TOKEN) for text in texts
-    )
-    return Work(len(texts), tokens_in, tokens_out)
+def estimate_requests(teacher: Teacher, passages: Sequence[str]) -> RequestEstimate:
+    """Estimate the tokens of asking about passages."""
+    characters = sum(_prompt_characters(teacher) + len(text) for text in passages)
+    reply_tokens = (len(text) * _REPLY_SHARE / CHARACTERS_PER_TOKEN for text in passages)
+    tokens_out = sum(min(teacher.max_reply_tokens, tokens) for tokens in reply_tokens)
+    return RequestEstimate(len(passages), characters / CHARACTERS_PER_TOKEN, tokens_out)
 
 
-def seconds(work: Work, limits: Limits, in_flight: int) -> tuple[float, str]:
-    """Return how long the work takes at the least, and which setting decides that."""
-    times = {"annotate.in_flight and actors": work.passages * _REPLY_SECONDS / in_flight}
+def estimate_seconds(requests: RequestEstimate, limits: RateLimits, in_flight: int) -> tuple[float, str]:
+    """Return the shortest time that requests take online, and the setting that decides it."""
+    seconds = {"teacher.in_flight and actors": requests.passages * _REPLY_SECONDS / in_flight}
     if limits.requests_per_minute:
-        times["annotate.requests_per_minute"] = work.passages * 60 / limits.requests_per_minute
+        seconds["teacher.requests_per_minute"] = requests.passages * 60 / limits.requests_per_minute
     if limits.tokens_per_minute:
-        tokens = work.tokens_in + work.tokens_out
-        times["annotate.tokens_per_minute"] = tokens * 60 / limits.tokens_per_minute
-    which = max(times, key=lambda name: times[name])
-    return times[which], which
+        tokens = requests.tokens_in + requests.tokens_out
+        seconds["teacher.tokens_per_minute"] = tokens * 60 / limits.tokens_per_minute
+    setting = max(seconds, key=lambda name: seconds[name])
+    return seconds[setting], setting
 
 
-def batches(teacher: Teacher, work: Work) -> tuple[int, float]:
-    """Return the files that the work takes in batches, and the US dollars that it may cost at the most."""
-    prompt = sum(len(message["content"]) for message in teacher.request("")["messages"])
-    around = len(request_line("0" * 32, teacher.request(""))) - prompt
-    room, size = Room(), work.tokens_in * CHARACTERS_A_TOKEN + work.passages * around
-    files = math.ceil(max(work.passages / room.requests, size / room.bytes))
-    return files, teacher.usd(size, work.passages * teacher.max_reply_tokens)
+def estimate_batches(teacher: Teacher, requests: RequestEstimate) -> tuple[int, float]:
+    """Return the number of files that requests take in batches, and their highest price in USD."""
+    line_overhead = len(request_line("0" * 32, teacher.request(""))) - _prompt_characters(teacher)
+    size = requests.tokens_in * CHARACTERS_PER_TOKEN + requests.passages * line_overhead
+    limits = BatchFileLimits()
+    files = math.ceil(max(requests.passages / limits.requests, size / limits.bytes))
+    return files, teacher.usd(size, requests.passages * teacher.max_reply_tokens)
 
 
-def describe(
-    teacher: Teacher,
-    limits: Limits,
-    in_flight: int,
-    work: Work,
-    total: int,
-    done: int,
-    sample: str,
-    engines: str | None = None,
-    batch: bool = False,
-) -> str:
-    """Return the plan as text: `work` is left to ask of `total` passages, `done` are in finished chunks.
+@dataclass(frozen=True, kw_only=True)
+class TeacherEstimate:
+    """A stage's estimate.
 
-    `engines` says which ones serve the teacher, where no server does: how fast they are nobody knows before.
+    requests: what is left to ask. total, done: all passages, and those in finished chunks. sample: a passage,
+    to show the prompt. in_flight: requests at once, of all actors. engines: describes the engines of a
+    teacher that the actors serve themselves; their speed is not known beforehand. batch: by the Batch API.
     """
-    kept = total - done - work.passages
-    usd = teacher.usd(work.tokens_in, work.tokens_out)
-    prices = f"{teacher.usd_per_million_in:g} and {teacher.usd_per_million_out:g} USD a million tokens"
-    price = f"about {usd:,.2f} USD at {prices}"
-    if not teacher.usd_per_million_in and not teacher.usd_per_million_out:
-        price = "unknown; set annotate.usd_per_million_in and annotate.usd_per_million_out"
-        price = "that of the machines" if engines else price
-    time = _time(work, limits, in_flight, batch)
-    lines = [
-        f"teacher   {teacher.model}",
-        f"passages  {work.passages:,.0f} to ask of {total:,} ({done:,} done, {kept:,.0f} in the cache)",
-        f"tokens    about {work.tokens_in:,.0f} in and {work.tokens_out:,.0f} out",
-        f"price     {price}",
-        f"engines   {engines}; how long they take is not known" if engines else f"time      {time}",
-    ]
-    if batch:
-        files, at_most = batches(teacher, work)
-        all_at_once = f", all at once with a budget of about {at_most:,.2f} USD" if at_most else ""
-        lines.append(f"batches   {files:,}{all_at_once}; the prices must be those of batches")
-    if limits.budget_usd is not None:
-        enough = "is enough" if usd <= limits.budget_usd else "will stop the run on its way"
-        lines.append(f"budget    {limits.budget_usd:,.2f} USD for the whole run: by this plan it {enough}")
-    prompt = [f"  {part['role']}: {part['content']}" for part in teacher.prompt.messages(sample)]
-    return "\n".join([*lines, "a sample prompt:", *prompt])
+
+    teacher: Teacher
+    requests: RequestEstimate
+    total: int
+    done: int
+    sample: str
+    limits: RateLimits
+    in_flight: int
+    engines: str | None = None
+    batch: bool = False
+
+    def text(self) -> str:
+        """Return the estimate as lines of text."""
+        asked = self.requests
+        usd, budget = self.teacher.usd(asked.tokens_in, asked.tokens_out), self.limits.budget_usd
+        lines = [
+            f"teacher   {self.teacher.model}",
+            f"passages  {asked.passages:,.0f} to ask of {self.total:,} ({self.done:,} done, "
+            f"{self.total - self.done - asked.passages:,.0f} in the cache)",
+            f"tokens    about {asked.tokens_in:,.0f} in and {asked.tokens_out:,.0f} out",
+            f"price     {self._price(usd)}",
+            f"engines   {self.engines}; their speed is not known" if self.engines else self._time(),
+        ]
+        if self.batch:
+            files, at_most = estimate_batches(self.teacher, asked)
+            at_once = f", all at once with a budget of about {at_most:,.2f} USD" if at_most else ""
+            lines.append(f"batches   {files:,}{at_once}; the prices must be those of batches")
+        if budget is not None:
+            verdict = "is enough" if usd <= budget else "will stop the run before its end"
+            lines.append(f"budget    {budget:,.2f} USD for the whole run: by this estimate it {verdict}")
+        messages = self.teacher.prompt.messages(self.sample)
+        prompt = [f"  {message['role']}: {message['content']}" for message in messages]
+        return "\n".join([*lines, "a sample prompt:", *prompt])
+
+    def _price(self, usd: float) -> str:
+        usd_in, usd_out = self.teacher.usd_per_million_in, self.teacher.usd_per_million_out
+        if usd_in or usd_out:
+            return f"about {usd:,.2f} USD at {usd_in:g} and {usd_out:g} USD a million tokens"
+        if self.engines:
+            return "that of the machines"
+        return "unknown; set teacher.usd_per_million_in and teacher.usd_per_million_out"
+
+    def _time(self) -> str:
+        if self.batch:
+            return "time      up to 24 h a batch (teacher.kind = batch)"
+        seconds, setting = estimate_seconds(self.requests, self.limits, self.in_flight)
+        return f"time      {_duration(seconds)} or more ({setting} decides)"
 
 
-def _time(work: Work, limits: Limits, in_flight: int, batch: bool) -> str:
-    if batch:
-        return "up to 24 h a batch (annotate.batch)"
-    duration, decides = seconds(work, limits, in_flight)
-    return f"{_duration(duration)} or more ({decides} decides)"
+def _prompt_characters(teacher: Teacher) -> int:
+    return sum(len(message["content"]) for message in teacher.request("")["messages"])
 
 
-def _duration(length_s: float) -> str:
-    if length_s < 120:
-        return f"{length_s:.0f} s"
-    return f"{length_s / 60:.0f} min" if length_s < 3 * 3600 else f"{length_s / 3600:.1f} h"
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"

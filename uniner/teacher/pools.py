@@ -1,133 +1,126 @@
-"""The actors that ask the teacher: their pool, and the one meter of the whole cluster that they share."""
+"""The actor pools that ask a teacher, on a server or in the actors' own vLLM engines."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from uniner.config.schema import Annotate, Config
 from uniner.inference.engine import EngineSettings
-from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_actor import Worker
-from uniner.runtime.rate_limits import Ask, Grant, Limits, Meter, Report, Want
+from uniner.runtime.chunk_pipeline import Pool
+from uniner.runtime.connection import share
+from uniner.runtime.rate_limits import AskMeter, Gate, RateLimits, cluster_meter
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import model_address
-from uniner.teacher.completion import Rejection
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.replies import Replies
-from uniner.teacher.reply_cache import ReplyCache
-from uniner.teacher.settings import cache_of, index_of, limits_of, run_id
-from uniner.teacher.vllm_client import engine_of
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.cached_teacher import CachedTeacher, MakeClient
+from uniner.teacher.completion import Rejection, Teacher
+from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
+from uniner.teacher.reply_cache import ReplyCache, ReplyIndex, run_id
+from uniner.teacher.vllm_client import VllmClient, teacher_engine
 
-# Requests wait on the network: an actor needs little of a CPU.
-_ACTOR_CPUS = 0.75
-# An actor reports when a request ends: it is dead when it is silent for much longer than the longest one.
+# An actor mostly waits for the network, so it needs less than a CPU.
+_SERVER_ACTOR_CPUS = 0.75
+# An actor reports to the meter when a request ends. One that is silent for the longest request and this long
+# counts as dead.
 _SILENCE_S = 60.0
 
 
-def pool(
-    config: Config,
-    folder: Folder,
-    teacher: Teacher,
-    key: str | None,
-    make: Callable[[Replies], Worker],
-    chunks: Mapping[str, int],
-    rejected: Mapping[str, Rejection] | None = None,
-    spent: float = 0.0,
-) -> chunk_pipeline.Pool:
-    """Return the actor pool of a worker that asks the teacher for a stage's folder: within the limits of all
-    actors together and what is left of the budget, and for nothing that is in the cache.
+@dataclass(frozen=True, kw_only=True)
+class TeacherActors:
+    """The actors of a pool and how each reaches the teacher.
 
-    chunks are the stage's keys and rows. What is `rejected`, by the request's key, is not asked again. spent:
-    US dollars of the budget that were spent elsewhere.
+    actors: how many at most. cpus, gpus, chunks_in_flight: of each. max_chunk_crashes: see `Pool`. timeout_s:
+    the longest time that a request may take.
     """
-    settings, keep = config.annotate, None
-    cache = cache_of(config)
-    if cache and folder.manifest() is None:
-        paid_by = run_id(folder)
-        index = index_of(cache, teacher, paid_by)
-        keep = _Keep(cache, paid_by, ray.put(index))
-        spent += teacher.usd(*index.tokens_paid)
-    worker = functools.partial(
-        _worker, make, teacher, key, _meter(settings, spent, teacher.section), keep, rejected
+
+    make_client: MakeClient
+    actors: int
+    cpus: float = _SERVER_ACTOR_CPUS
+    gpus: float = 0
+    chunks_in_flight: int
+    max_chunk_crashes: int | None = None
+    timeout_s: float
+
+
+def server_actors(
+    teacher: Teacher, server: OpenAIServer, actors: int, chunks: Mapping[str, int]
+) -> TeacherActors:
+    """Return actors that ask an OpenAI-compatible server. `chunks`: the stage's keys and rows."""
+    return TeacherActors(
+        make_client=functools.partial(OpenAIClient, teacher, server),
+        actors=actors,
+        chunks_in_flight=chunks_in_hand(chunks, server.in_flight),
+        timeout_s=server.timeout_s,
     )
-    if settings.served:
-        return _serving(config, worker)
-    in_hand = chunks_in_hand(chunks, settings.in_flight)
-    return chunk_pipeline.Pool(worker, settings.actors, _ACTOR_CPUS, chunks_in_flight=in_hand)
 
 
 def chunks_in_hand(chunks: Mapping[str, int], in_flight: int) -> int:
     """Return how many chunks an actor works on at once: enough rows for twice its requests in flight, so that
-    there are always requests to go while a chunk waits for its last replies and is written."""
-    usual = sum(chunks.values()) / max(1, len(chunks))
-    return 1 + math.ceil(2 * in_flight / max(1.0, usual))
+    requests wait to be sent even while a chunk waits for its last replies and is written."""
+    mean_rows = sum(chunks.values()) / max(1, len(chunks))
+    return 1 + math.ceil(2 * in_flight / max(1.0, mean_rows))
 
 
-def _serving(config: Config, make: Callable[..., Worker]) -> chunk_pipeline.Pool:
-    """Return the pool of actors that serve the teacher themselves."""
-    engine = config.teacher
-    make = functools.partial(make, served=(model_address(config.annotate.model), EngineSettings.of(engine)))
-    actors, in_flight = config.annotate.actors, engine.chunks_in_flight
-    return chunk_pipeline.Pool(make, actors, engine.cpus, engine.gpus, in_flight, engine.poison_tries)
+def make_vllm_client(teacher: Teacher, model: str, engine: EngineSettings, gate: Gate) -> VllmClient:
+    """Make the client of an engine in this process."""
+    return VllmClient(teacher, teacher_engine(teacher, model, engine), gate)
 
 
-@dataclass(frozen=True)
-class _Keep:
-    """Where an actor keeps replies, for which run, and (a reference to) the index of those that stand."""
+def teacher_pool(
+    stage: StageFolder,
+    teacher: Teacher,
+    actors: TeacherActors,
+    make_worker: Callable[[CachedTeacher], Worker],
+    *,
+    limits: RateLimits,
+    cache: Folder | None,
+    spent_usd: float = 0.0,
+    rejected: Mapping[str, Rejection] | None = None,
+) -> Pool:
+    """Return the actor pool of a worker that asks a teacher, for the chunks in a stage's folder.
+
+    All actors together keep to `limits`. spent_usd: the part of the budget that other stages spent; the
+    stage's own replies in the cache are added. rejected: requests, by key, that are not sent again.
+    """
+    shared_cache = None
+    if cache and stage.manifest() is None:
+        run = run_id(stage)
+        index = ReplyCache(cache, teacher.request("")).read_index(run)
+        spent_usd += teacher.usd(*index.paid)
+        shared_cache = _SharedCache(folder=cache, run=run, index=share(index))
+    ask_meter = None
+    if not limits.unlimited or actors.actors > 1:  # a single actor needs no meter of the cluster's
+        ask_meter = cluster_meter(limits, spent_usd, actors.timeout_s + _SILENCE_S)
+    make = functools.partial(
+        _make_worker, make_worker, teacher, actors.make_client, ask_meter, shared_cache, rejected
+    )
+    return Pool(
+        make_worker=make,
+        actors=actors.actors,
+        cpus=actors.cpus,
+        gpus=actors.gpus,
+        chunks_in_flight=actors.chunks_in_flight,
+        max_chunk_crashes=actors.max_chunk_crashes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SharedCache:
+    """The reply cache that actors use, the run that pays, and a function that returns the shared index."""
 
     folder: Folder
     run: str
-    index: Any
+    index: Callable[[], ReplyIndex]
 
 
-def _worker(
-    make: Callable[[Replies], Worker],
+def _make_worker(
+    make_worker: Callable[[CachedTeacher], Worker],
     teacher: Teacher,
-    key: str | None,
-    ask: Ask | None,
-    keep: _Keep | None,
+    make_client: MakeClient,
+    ask_meter: AskMeter | None,
+    shared: _SharedCache | None,
     rejected: Mapping[str, Rejection] | None,
-    served: tuple[str, EngineSettings] | None = None,
 ) -> Worker:
-    engine = engine_of(teacher, *served) if served else None
-    if keep is None:
-        return make(Replies(teacher, key, ask, engine=engine, rejected=rejected))
-    cache = ReplyCache(keep.folder, teacher.request(""), ray.get(keep.index))
-    return make(Replies(teacher, key, ask, cache, keep.run, engine, rejected))
-
-
-@ray.remote(num_cpus=0)
-class _ClusterMeter:
-    """The meter as an actor, beside the driver: it lives and dies with the run."""
-
-    def __init__(self, limits: Limits, spent_usd: float, forget_s: float):
-        self._meter = Meter(limits, spent_usd, forget_s)
-
-    def ask(self, holder: str, report: Report, wants: list[Want]) -> Grant:
-        return self._meter.ask(holder, report, wants)
-
-
-class _AskCluster:
-    """Asks the cluster's meter from any actor."""
-
-    def __init__(self, meter: Any):
-        self._meter = meter
-
-    async def __call__(self, holder: str, report: Report, wants: list[Want]) -> Grant:
-        return await self._meter.ask.remote(holder, report, wants)
-
-
-def _meter(settings: Annotate, spent: float, section: str) -> Ask | None:
-    limits = replace(limits_of(settings), section=section)
-    if limits == Limits(section=section) and settings.actors == 1:
-        return None
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    forget_s = settings.timeout_s + _SILENCE_S
-    # Ray puts `options` on the class when it decorates it: its types do not say so.
-    actor: Any = _ClusterMeter
-    return _AskCluster(actor.options(scheduling_strategy=here).remote(limits, spent, forget_s))
+    cache = ReplyCache(shared.folder, teacher.request(""), shared.index()) if shared else None
+    run = shared.run if shared else ""
+    return make_worker(CachedTeacher(teacher, make_client, ask_meter, cache, run, rejected))

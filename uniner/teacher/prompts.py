@@ -1,5 +1,4 @@
-"""What the teacher is asked: the paper's prompts, word for word (Fig. 1; the definition model's card), or a
-file of the user's own."""
+"""The prompts: the paper's, word for word (Fig. 1; the definition model's card), or a file of the user's."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from uniner.storage.filesystem import explained, filesystem
 
 SYSTEM = "You are a helpful information extraction system."
 PASSAGE = "{passage}"
-"""Where the passage goes in a prompt of one's own."""
+"""The place of the passage in a prompt file."""
 PASSAGE_MARK = "\n\nPassage: "
 PROBE = "Reply with one word."
-"""A message that asks no more than whether the server answers."""
+"""A message that only tests whether the server answers."""
 
 _TASK = {
     "type": (
@@ -29,7 +28,7 @@ _TUPLES = {
     "type": 'a list of tuples of the following format: [("entity 1", "type of entity 1"), ... ].',
     "definition": 'the following format: [("entity", "definition of entity type in a short sentence"), ... ]',
 }
-# The paper has no such variant: the words are ours.
+# The paper has no JSON variant; these words are ours.
 _JSON = {
     "type": (
         'JSON of the following format: {"entities": [{"entity": "entity 1", "type": "type of it"}, ... ]}'
@@ -39,7 +38,7 @@ _JSON = {
         'in a short sentence"}, ... ]}'
     ),
 }
-_WORDS = {"type": "string"}
+_STRING = {"type": "string"}
 JSON_SCHEMA: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {
@@ -52,7 +51,7 @@ JSON_SCHEMA: dict[str, Any] = {
                     "type": "array",
                     "items": {
                         "type": "object",
-                        "properties": {"entity": _WORDS, "type": _WORDS},
+                        "properties": {"entity": _STRING, "type": _STRING},
                         "required": ["entity", "type"],
                         "additionalProperties": False,
                     },
@@ -63,43 +62,44 @@ JSON_SCHEMA: dict[str, Any] = {
         },
     },
 }
-"""The request's response_format where annotate.reply_format is json_schema."""
+"""The request's response_format for annotate.reply_format=json_schema."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The chat messages that ask about a passage: `user` holds `mark`, where it goes; no system message where
-    `system` is ""."""
+    """The chat messages about a passage. `user` contains `mark`, the place of the passage. An empty `system`
+    means no system message."""
 
     system: str
     user: str
     mark: str = PASSAGE
 
     def messages(self, passage: str) -> list[dict[str, str]]:
-        """Return the chat messages that ask the teacher about a passage."""
-        asked = {"role": "user", "content": self.user.replace(self.mark, passage)}
-        return [{"role": "system", "content": self.system}, asked] if self.system else [asked]
+        """Return the chat messages about a passage."""
+        message = {"role": "user", "content": self.user.replace(self.mark, passage)}
+        return [{"role": "system", "content": self.system}, message] if self.system else [message]
 
     def digest(self) -> str:
-        """Return what identifies the prompt's words."""
+        """Return a digest of the prompt's text."""
         return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:16]
 
 
-def published(template: str, reply_format: str = "tuples") -> Prompt:
-    """Return the paper's prompt of a template; with `json_schema` another format is asked for.
+def published_prompt(template: str, reply_format: str = "tuples") -> Prompt:
+    """Return the paper's prompt for a student template, for replies as tuples or by `json_schema`.
 
-    Only `definition` differs: how a student is asked for types does not change what the teacher is asked.
+    Only the template `definition` has its own prompt: the others differ in how the student is asked, not the
+    teacher.
     """
-    asked = template if template == "definition" else "type"
-    form = (_TUPLES if reply_format == "tuples" else _JSON)[asked]
-    return Prompt(SYSTEM, f"{_TASK[asked]}{form}{PASSAGE_MARK}{PASSAGE}")
+    task = template if template == "definition" else "type"
+    output = (_TUPLES if reply_format == "tuples" else _JSON)[task]
+    return Prompt(SYSTEM, f"{_TASK[task]}{output}{PASSAGE_MARK}{PASSAGE}")
 
 
-def load(url: str, mark: str = PASSAGE) -> Prompt:
-    """Read a prompt file: text with `mark` where the passage goes; a first line `System: ...` is that.
+def load_prompt(url: str, mark: str = PASSAGE) -> Prompt:
+    """Read a prompt file: text that contains `mark`. A first line `System: ...` is the system message.
 
     Raises:
-        UserError: where the file is missing, no text, or without the mark.
+        UserError: where the file is missing, is not text or lacks the mark.
     """
     system, path = filesystem(url)
     with explained(url):
@@ -107,21 +107,22 @@ def load(url: str, mark: str = PASSAGE) -> Prompt:
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n").strip()
     except UnicodeDecodeError:
-        raise UserError(f"{url}: is no UTF-8 text; a prompt is a text file") from None
+        raise UserError(f"{url}: is not UTF-8 text; a prompt is a text file") from None
     first, _, rest = text.partition("\n")
-    label, colon, said = first.partition(":")
-    system_line, user = (said.strip(), rest.strip()) if colon and label.lower() == "system" else ("", text)
+    label, colon, message = first.partition(":")
+    has_system = colon and label.lower() == "system"
+    system_message, user = (message.strip(), rest.strip()) if has_system else ("", text)
     if mark not in user:
-        what = mark.strip("{}")
-        raise UserError(f"{url}: has no {mark} (after the system line); put it where the {what} goes")
-    return Prompt(system_line, user, mark)
+        name = mark.strip("{}")
+        raise UserError(f"{url}: has no {mark} (after the system line); put it where the {name} goes")
+    return Prompt(system_message, user, mark)
 
 
-def chosen(url: str | None, template: str, reply_format: str) -> Prompt:
-    """Return the prompt of a file, where one is named, else the published one."""
-    return load(url) if url else published(template, reply_format)
+def annotation_prompt(url: str | None, template: str, reply_format: str) -> Prompt:
+    """Return the prompt of a file, or the published one where no file is named."""
+    return load_prompt(url) if url else published_prompt(template, reply_format)
 
 
 def passage_in(user_message: str) -> str:
-    """Return the passage that a user message of a `published` prompt asks about."""
+    """Return the passage in a user message of a `published_prompt`."""
     return user_message.split(PASSAGE_MARK, 1)[-1]

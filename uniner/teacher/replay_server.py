@@ -1,7 +1,7 @@
-"""A teacher that answers from recorded replies, behind a real OpenAI-compatible HTTP server on loopback.
+"""A real OpenAI-compatible HTTP server on loopback that answers from recorded replies.
 
-python -m uniner.teacher.replay_server RECORDING [PORT] serves by itself and prints its address; the annotate
-stage starts one when annotate.recording is set. GET /stats tells how many completions were asked for.
+python -m uniner.teacher.replay_server RECORDING [PORT] serves by itself and prints its address. The annotate
+stage starts one for teacher.kind = recording. GET /stats returns the number of completion requests.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from uniner.storage.filesystem import explained, filesystem
 from uniner.teacher.prompts import PROBE, passage_in
 
 
-def load(url: str) -> dict[str, str]:
-    """Read a recording: JSON lines (.jsonl, .gz, .zst) of {"passage", "reply"}.
+def load_recording(url: str) -> dict[str, str]:
+    """Read a recording, JSON lines (.jsonl, .gz, .zst) of {"passage", "reply"}, as passage to reply.
 
     Raises:
-        UserError: where the file is missing or a line is none of these.
+        UserError: where the file is missing or a line is not such an object.
     """
     system, path = filesystem(url)
     replies: dict[str, str] = {}
@@ -32,14 +32,18 @@ def load(url: str) -> dict[str, str]:
                 row = msgspec.json.decode(line)
                 replies[row["passage"]] = row["reply"]
             except (msgspec.DecodeError, KeyError, TypeError):
-                raise UserError(f"{url}, line {number + 1}: is no object with passage and reply") from None
+                raise UserError(
+                    f"{url}, line {number + 1}: is not an object with passage and reply, such as "
+                    '{"passage": "Ann left.", "reply": "[]"}'
+                ) from None
     return replies
 
 
-class RecordedTeacher:
-    """The server, in a thread of its own; use as a context manager."""
+class ReplayServer:
+    """The server, in a thread of its own. Use it as a context manager."""
 
     def __init__(self, replies: dict[str, str], port: int = 0):
+        """Port 0 takes any free one; `base_url` names it once the server runs."""
         self._replies, self._port = replies, port
         self.asked = 0
         self._loop = asyncio.new_event_loop()
@@ -89,7 +93,7 @@ class RecordedTeacher:
         return web.json_response(self._completion(body["model"], prompt, reply))
 
     def _completion(self, model: str, prompt: str, reply: str) -> dict[str, Any]:
-        # Real servers count tokens; a recording has none, so usage counts words.
+        # A real server counts tokens; a recording has no tokenizer, so usage counts words.
         words_in, words_out = len(prompt.split()), len(reply.split())
         return {
             "id": f"chatcmpl-{self.asked}",
@@ -115,10 +119,10 @@ class RecordedTeacher:
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     recording, *port = sys.argv[1:]
-    with RecordedTeacher(load(recording), int(port[0]) if port else 0) as teacher:
-        print(teacher.base_url, flush=True)
+    with ReplayServer(load_recording(recording), int(port[0]) if port else 0) as server:
+        print(server.base_url, flush=True)
         threading.Event().wait()
 
 

@@ -1,15 +1,15 @@
-"""Paid replies, kept on storage for every run: what was answered once is never asked again.
+"""The cache of paid replies, shared by all runs: no request is paid for twice.
 
-A reply's key is the digest of what was asked: model, messages and sampling parameters. Replies of one kind of
-request (`scope`: all of that but the passage) lie together, in Parquet files of a chunk's replies each, named
-by the digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.parquet`. While a chunk is being worked on
-its replies go to parts, `<digest>.<unique>.parquet`, every second, so that a crash loses no more than that;
-where there are several, one file takes their place in the end.
+A reply's key is the digest of its request: model, messages and sampling parameters. Replies to requests of
+the same scope (the request without the passage) lie together, in one Parquet file per chunk, named by the
+digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.parquet`. While a chunk is in work its replies go
+to part files, `<digest>.<unique>.parquet`, every second, so that a crash loses no more than that. At the end
+one file replaces the parts.
 
-So the same passages are found with one listing and one read a chunk, whoever was stopped where. Passages that
-are chunked otherwise (a larger sample, say) are found through an index that is read once a run, 12 bytes a
-reply in memory; one that comes again in the same run, by what this actor has saved since. Where two actors
-meet it at the same time both ask: ingest.dedupe leaves repeated passages out beforehand.
+So a run with the same chunks finds its replies with one listing and one read per chunk. A run with other
+chunks (a larger sample, say) finds them through an index, which is read once a run and takes 12 bytes of
+memory per reply. A passage that repeats within a run is found among this actor's own saved replies. Two
+actors that meet it at the same time both pay for it: ingest.dedupe removes repeated passages beforehand.
 """
 
 import functools
@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,22 +30,23 @@ import pyarrow.parquet as pq
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import parquet
-from uniner.teacher.completion import Reply
+from uniner.teacher.completion import ChatRequest, Teacher, TeacherReply
 
 _READERS = 16
 _FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?\.parquet$")
-_GROUPS_AT_HAND = 64
+_GROUPS_IN_MEMORY = 64
+_RUN = "run.json"
 
 
-@dataclass(frozen=True)
-class Kept(Reply):
-    """A reply as it is kept; `run` is the id of the run that paid for it."""
+@dataclass(frozen=True, kw_only=True)
+class CachedReply(TeacherReply):
+    """A reply in the cache. `run` is the id of the run that paid for it, "" for another chunk's or run's."""
 
     key: str
     run: str
 
     @classmethod
-    def of(cls, key: str, reply: Reply, run: str) -> "Kept":
+    def of(cls, key: str, reply: TeacherReply, run: str) -> "CachedReply":
         """Put a reply under its key."""
         return cls(**asdict(reply), key=key, run=run)
 
@@ -62,126 +63,162 @@ _SCHEMA = pa.schema(
 )
 
 
-def key_of(request: dict[str, Any]) -> str:
-    """Return the key of a request: the same words, model and parameters, the same key."""
-    said = json.dumps(request, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:32]
+def request_key(request: ChatRequest) -> str:
+    """Return the key of a request: a digest of its model, messages and sampling parameters."""
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def digest_of(keys: Iterable[str]) -> str:
-    """Return the name of a chunk's replies: it derives from the requests alone."""
+def requests_digest(keys: Iterable[str]) -> str:
+    """Return the digest of a chunk's keys, in any order: the name of its replies' file."""
     return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class Index:
-    """Where the replies of a scope lie: sorted starts of keys (uint64), and for each its group's place."""
+def run_id(stage: Folder) -> str:
+    """Return the id under which a run pays, from the stage's folder; write it there at the first call."""
+    with explained(stage.url):
+        record = stage.read_json(_RUN)
+        if record is None:
+            record = {"id": uuid.uuid4().hex}
+            stage.write_json(_RUN, record)
+    return str(record["id"])
+
+
+def unpaid_texts(cache: Folder | None, teacher: Teacher, texts: Sequence[str]) -> list[str]:
+    """Return the texts that have no reply in a cache; all where there is no cache."""
+    if cache is None:
+        return list(texts)
+    index = ReplyCache(cache, teacher.request("")).read_index()
+    return [text for text in texts if not index.groups_of([request_key(teacher.request(text))])]
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of prompts and of replies."""
+
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyIndex:
+    """Which files hold a scope's replies.
+
+    groups: the digests that name the files. prefixes: the first 8 bytes of each reply's key, sorted (uint64).
+    group_of: for each prefix, its file's place in `groups`. paid: the tokens that the reading run paid for.
+    """
 
     groups: tuple[str, ...]
-    starts: np.ndarray
+    prefixes: np.ndarray
     group_of: np.ndarray
-    tokens_paid: tuple[int, int] = (0, 0)
+    paid: TokenCounts
 
     def groups_of(self, keys: Collection[str]) -> dict[str, list[str]]:
         """Return the groups that may hold keys, each with those keys."""
-        found: dict[str, list[str]] = defaultdict(list)
+        groups: dict[str, list[str]] = defaultdict(list)
         for key in keys:
-            first, last = (np.searchsorted(self.starts, _start(key), side) for side in ("left", "right"))
+            first, last = (
+                np.searchsorted(self.prefixes, _key_prefix(key), side) for side in ("left", "right")
+            )
             for place in range(int(first), int(last)):
-                found[self.groups[self.group_of[place]]].append(key)
-        return found
+                groups[self.groups[self.group_of[place]]].append(key)
+        return groups
 
 
 class ReplyCache:
-    """The replies of one scope. Its calls block on storage: call them from a thread."""
+    """The replies of one scope. Its methods block on storage: call them from a thread."""
 
-    def __init__(self, folder: Folder, scope: dict[str, Any], index: Index | None = None):
+    def __init__(self, folder: Folder, scope: ChatRequest, index: ReplyIndex | None = None):
         """`scope` is a request with an empty passage."""
-        self._folder = folder / key_of(scope)
+        self._folder = folder / request_key(scope)
         self._index = index
-        self._group = functools.lru_cache(_GROUPS_AT_HAND)(self._read_group)
+        self._group = functools.lru_cache(_GROUPS_IN_MEMORY)(self._read_group)
         self._saved: dict[str, str] = {}  # since the index was read: key to its group
 
-    def find(self, digest: str, keys: Collection[str]) -> dict[str, Kept]:
-        """Return the kept replies among a chunk's keys; `digest` is the chunk's.
+    def find(self, digest: str, keys: Collection[str]) -> dict[str, CachedReply]:
+        """Return the cached replies among the keys of a chunk with a digest.
 
-        One from another chunk comes without its run, as if another's: that chunk counts what was paid.
+        A reply from another chunk has no run, as if another run had paid: that chunk counts its cost.
         """
-        found = {key: kept for key, kept in self._read_group(digest).items() if key in keys}
-        missing = [key for key in keys if key not in found]
+        own = {key: reply for key, reply in self._read_group(digest).items() if key in keys}
+        missing = [key for key in keys if key not in own]
         groups = self._index.groups_of(missing) if self._index and missing else {}
-        others: dict[str, Kept] = {}
+        others: dict[str, CachedReply] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            for (_, some), group in zip(groups.items(), pool.map(self._group, groups), strict=True):
-                others |= {key: group[key] for key in some if key in group}
+            for group_keys, group in zip(groups.values(), pool.map(self._group, groups), strict=True):
+                others |= {key: group[key] for key in group_keys if key in group}
         for group in map(self._read_group, {self._saved[key] for key in missing if key in self._saved}):
             others |= {key: group[key] for key in missing if key in group}
-        return found | {key: replace(kept, run="") for key, kept in others.items()}
+        return own | {key: replace(reply, run="") for key, reply in others.items()}
 
-    def save(self, digest: str, replies: Sequence[Kept]) -> None:
-        """Keep some of a chunk's replies."""
+    def save(self, digest: str, replies: Sequence[CachedReply]) -> None:
+        """Save some of a chunk's replies as a part file."""
         self._write(digest, f"{digest}.{uuid.uuid4().hex}.parquet", replies)
-        self._saved |= dict.fromkeys((kept.key for kept in replies), digest)
+        self._saved |= dict.fromkeys((reply.key for reply in replies), digest)
 
-    def fold(self, digest: str) -> None:
-        """Put what was saved of a chunk bit by bit into one file."""
+    def merge_parts(self, digest: str) -> None:
+        """Merge a chunk's part files into one file."""
         names = self._names(digest)
         if len(names) > 1:
             self._write(digest, f"{digest}.parquet", list(self._read_group(digest).values()))
-            self._place(digest).remove(name for name in names if name != f"{digest}.parquet")
+            self._subfolder(digest).remove(name for name in names if name != f"{digest}.parquet")
 
-    def read_index(self, run: str) -> Index:
-        """Read where all replies of the scope lie, and the tokens (in, out) that a run paid for."""
-        names = [name for name in self._folder.tree() if _FILE.search(name)]
+    def read_index(self, run: str = "") -> ReplyIndex:
+        """Read the index of the scope, and count the tokens that a run paid for."""
         columns = ["key", "tokens_in", "tokens_out", "run"]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with explained(self._folder.url), ThreadPoolExecutor(_READERS) as pool:
+            names = [name for name in self._folder.tree() if _FILE.search(name)]
             tables = list(pool.map(functools.partial(self._read_file, columns=columns), names))
-        groups = tuple(dict.fromkeys(name.rsplit("/", 1)[-1].split(".", 1)[0] for name in names))
+        digests = [name.rsplit("/", 1)[-1].split(".", 1)[0] for name in names]
+        groups = tuple(dict.fromkeys(digests))
         place_of = {group: place for place, group in enumerate(groups)}
-        starts, places, paid = [], [], {}
-        for name, table in zip(names, tables, strict=True):
+        prefixes: list[int] = []
+        places: list[int] = []
+        paid: dict[tuple[str, str], TokenCounts] = {}
+        for digest, table in zip(digests, tables, strict=True):
             if table is None:
                 continue
-            place = place_of[name.rsplit("/", 1)[-1].split(".", 1)[0]]
-            for key, tokens_in, tokens_out, paid_by in zip(
+            for key, tokens_in, tokens_out, payer in zip(
                 *(table.column(column).to_pylist() for column in columns), strict=True
             ):
-                starts.append(_start(key))
-                places.append(place)
-                if paid_by == run:  # a key in two groups was paid for twice
-                    paid[place, key] = (tokens_in, tokens_out)
-        order = np.argsort(np.array(starts, dtype=np.uint64), kind="stable")
-        return Index(
-            groups,
-            np.array(starts, dtype=np.uint64)[order],
-            np.array(places, dtype=np.int32)[order],
-            (sum(tokens for tokens, _ in paid.values()), sum(tokens for _, tokens in paid.values())),
+                prefixes.append(_key_prefix(key))
+                places.append(place_of[digest])
+                if payer == run:  # a key in two groups was paid for twice
+                    paid[digest, key] = TokenCounts(tokens_in, tokens_out)
+        order = np.argsort(np.array(prefixes, dtype=np.uint64), kind="stable")
+        return ReplyIndex(
+            groups=groups,
+            prefixes=np.array(prefixes, dtype=np.uint64)[order],
+            group_of=np.array(places, dtype=np.int32)[order],
+            paid=TokenCounts(
+                sum(count.tokens_in for count in paid.values()),
+                sum(count.tokens_out for count in paid.values()),
+            ),
         )
 
-    def _place(self, digest: str) -> Folder:
-        # Some hundred folders: a listing stays short, and S3 spreads the load over them.
+    def _subfolder(self, digest: str) -> Folder:
+        # At most 256 folders: a listing stays short, and S3 spreads the load over them.
         return self._folder / digest[:2]
 
     def _names(self, digest: str) -> list[str]:
         with explained(self._folder.url):
-            return [name for name in self._place(digest).sizes() if name.split(".", 1)[0] == digest]
+            return [name for name in self._subfolder(digest).sizes() if name.split(".", 1)[0] == digest]
 
-    def _write(self, digest: str, name: str, replies: Sequence[Kept]) -> None:
-        table = pa.Table.from_pylist([asdict(kept) for kept in replies], schema=_SCHEMA)
+    def _write(self, digest: str, name: str, replies: Sequence[CachedReply]) -> None:
+        table = pa.Table.from_pylist([asdict(reply) for reply in replies], schema=_SCHEMA)
         with explained(self._folder.url):
-            self._place(digest).write(name, parquet(table))
+            self._subfolder(digest).write(name, parquet(table))
 
-    def _read_group(self, digest: str) -> dict[str, Kept]:
+    def _read_group(self, digest: str) -> dict[str, CachedReply]:
         while True:
             names = self._names(digest)
-            tables = [self._read(f"{digest[:2]}/{name}") for name in names]
-            standing = [table for table in tables if table is not None]
-            if len(standing) == len(names):
-                return {row["key"]: Kept(**row) for table in standing for row in table.to_pylist()}
-            # A part went while it was being read: the whole file stands in its place by now.
+            read = [self._read(f"{digest[:2]}/{name}") for name in names]
+            tables = [table for table in read if table is not None]
+            if len(tables) == len(names):
+                return {row["key"]: CachedReply(**row) for table in tables for row in table.to_pylist()}
+            # A part was removed after the listing: by now the whole file has its replies.
 
     def _read_file(self, name: str, columns: list[str]) -> pa.Table | None:
-        # A part may go while the index is read: its replies are in the whole file then.
+        # A part may be removed while the index is read: its replies are in the whole file then.
         whole = re.sub(r"\.[0-9a-f]{32}\.parquet$", ".parquet", name)
         table = self._read(name, columns)
         return self._read(whole, columns) if table is None else table
@@ -194,5 +231,5 @@ class ReplyCache:
         return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
-def _start(key: str) -> int:
+def _key_prefix(key: str) -> int:
     return int(key[:16], 16)

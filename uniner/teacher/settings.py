@@ -1,128 +1,195 @@
-"""The annotate section as what asking the teacher takes: the teacher, its key, limits, and who keeps replies.
+"""From a teacher's config section to the values that ask it: its name, server, actors, limits and cache.
 
-generate asks the same teacher, so both stages come here.
+name: what error messages call the section, such as "teacher" or "evaluate.system.chatgpt.teacher".
 """
 
+import contextlib
+import functools
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from uniner.config.schema import Annotate, Config
+from uniner.config.teachers import AnyTeacher, HttpTeacher, RecordingTeacher, ServerTeacher, VllmTeacher
 from uniner.errors import UserError
-from uniner.runtime.rate_limits import Limits
-from uniner.storage.filesystem import explained
+from uniner.inference.engine import EngineSettings
+from uniner.runtime.rate_limits import RateLimits
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import model_address, model_fingerprint, require_model
-from uniner.storage.stage_folder import run_folder
-from uniner.teacher.estimate import Work, describe
-from uniner.teacher.openai_client import Teacher
-from uniner.teacher.prompts import Prompt, chosen
-from uniner.teacher.reply_cache import Index, ReplyCache, key_of
+from uniner.storage.model_folders import model_address, model_digest, require_model
+from uniner.teacher.completion import Teacher
+from uniner.teacher.estimate import RequestEstimate, TeacherEstimate
+from uniner.teacher.openai_client import OpenAIServer
+from uniner.teacher.pools import TeacherActors, make_vllm_client, server_actors
+from uniner.teacher.prompts import Prompt
+from uniner.teacher.replay_server import ReplayServer, load_recording
 
-_CACHE, _RUN = "reply-cache", "run.json"
-
-
-def check(settings: Annotate) -> None:
-    """Find, before Ray starts, the model or the key, and the prices where there is a budget."""
-    if settings.served and (settings.base_url or settings.recording):
-        raise UserError("annotate.served: leave out annotate.base_url and annotate.recording, or this")
-    if settings.batch and (settings.served or settings.recording):
-        raise UserError("annotate.batch: only a server has a Batch API; unset annotate.served and recording")
-    if settings.served:
-        require_model(settings.model)
-    elif not settings.recording and not api_key(settings) and not settings.plan:
-        raise UserError("annotate: OPENAI_API_KEY is not set; export the teacher's key")
-    if settings.budget_usd is not None and not settings.usd_per_million_in + settings.usd_per_million_out:
-        raise UserError("annotate.budget_usd: no price is set; set annotate.usd_per_million_in and _out")
+_CACHE = "reply-cache"
 
 
-def teacher_of(config: Config, base_url: str | None) -> Teacher:
-    """Return the teacher of the annotate section."""
-    settings = config.annotate
+def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
+    """Check that the model, the recording or the server's key exists.
+
+    Raises:
+        UserError: where it does not.
+    """
+    if isinstance(section, VllmTeacher):
+        require_model(section.model)
+    elif isinstance(section, RecordingTeacher):
+        load_recording(section.path)
+    elif not api_key(section):
+        raise UserError(
+            f"{name}: the environment variable {section.api_key_env} is not set; export the server's key in "
+            f"it, or name the variable that has it, such as {name}.api_key_env=MY_KEY"
+        )
+
+
+def check_budget(
+    section: AnyTeacher, budget_usd: float | None, budget_setting: str, name: str = "teacher"
+) -> None:
+    """Check that a budget comes with prices.
+
+    Raises:
+        UserError: where it does not.
+    """
+    priced = isinstance(section, HttpTeacher) and section.usd_per_million_in + section.usd_per_million_out
+    if budget_usd is not None and not priced and not isinstance(section, VllmTeacher):
+        raise UserError(
+            f"{budget_setting}: no price is set; set {name}.usd_per_million_in=0.15, for example, and "
+            f"{name}.usd_per_million_out"
+        )
+
+
+def make_teacher(
+    section: AnyTeacher,
+    *,
+    prompt: Prompt,
+    temperature: float,
+    max_reply_tokens: int,
+    reply_format: str = "tuples",
+) -> Teacher:
+    """Return the teacher of a section, asked with a stage's prompt."""
     return Teacher(
-        model_name(settings),
-        base_url,
-        prompt_of(config),
-        settings.reply_format,
-        settings.temperature,
-        settings.max_reply_tokens,
-        settings.in_flight,
-        settings.timeout_s,
-        settings.retries,
-        settings.usd_per_million_in,
-        settings.usd_per_million_out,
+        model=model_name(section),
+        prompt=prompt,
+        reply_format=reply_format,
+        temperature=temperature,
+        max_reply_tokens=max_reply_tokens,
+        usd_per_million_in=section.usd_per_million_in if isinstance(section, HttpTeacher) else 0.0,
+        usd_per_million_out=section.usd_per_million_out if isinstance(section, HttpTeacher) else 0.0,
     )
 
 
-def model_name(settings: Annotate) -> str:
-    """Return the teacher's name: a folder's is its own and its content's, for that may change or move."""
-    fingerprint = model_fingerprint(settings.model) if settings.served else settings.model
-    if fingerprint == settings.model:
-        return settings.model
-    return f"{model_address(settings.model).rstrip('/').rsplit('/', 1)[-1]}@{fingerprint}"
+def model_name(section: AnyTeacher) -> str:
+    """Return the teacher's name; a folder's has the digest of its content, as folders change and move."""
+    if not isinstance(section, VllmTeacher):
+        return section.model
+    digest = model_digest(section.model)
+    if digest == section.model:
+        return section.model
+    return f"{model_address(section.model).rstrip('/').rsplit('/', 1)[-1]}@{digest}"
 
 
-def prompt_of(config: Config) -> Prompt:
-    """Return the prompt that annotates."""
-    return chosen(config.annotate.prompt, config.student.template, config.annotate.reply_format)
+def teacher_identity(section: AnyTeacher) -> dict[str, Any]:
+    """Return what of a section decides the replies: the model, and for an engine its number format."""
+    return section.identity() | {"model": model_name(section)}
 
 
-def api_key(settings: Annotate) -> str | None:
-    """Return the teacher's key from the environment."""
-    # A server of one's own behind base_url often asks for no key, but the client wants one.
-    return os.environ.get("OPENAI_API_KEY") or ("none" if settings.base_url else None)
+def api_key(section: ServerTeacher) -> str | None:
+    """Return the server's key from the environment."""
+    # The user's own server behind a base_url often needs no key, but the openai client requires one.
+    return os.environ.get(section.api_key_env) or ("none" if section.base_url else None)
 
 
-def limits_of(settings: Annotate) -> Limits:
+@contextlib.contextmanager
+def replay(section: AnyTeacher) -> Iterator[str | None]:
+    """Serve a recording on 127.0.0.1 meanwhile. Yields its address; None for another kind of teacher."""
+    if not isinstance(section, RecordingTeacher):
+        yield None
+        return
+    with ReplayServer(load_recording(section.path)) as server:
+        yield server.base_url
+
+
+def make_server(
+    section: HttpTeacher, name: str = "teacher", recording_url: str | None = None
+) -> OpenAIServer:
+    """Return the server of a section. recording_url: of the `ReplayServer` in its place."""
+    real = isinstance(section, ServerTeacher) and not recording_url
+    return OpenAIServer(
+        base_url=section.base_url if isinstance(section, ServerTeacher) and real else recording_url,
+        api_key=api_key(section) if isinstance(section, ServerTeacher) and real else "recorded",
+        in_flight=section.in_flight,
+        timeout_s=section.timeout_s,
+        retries=section.retries,
+        section=name,
+    )
+
+
+def teacher_actors(
+    section: AnyTeacher,
+    teacher: Teacher,
+    chunks: Mapping[str, int],
+    *,
+    name: str = "teacher",
+    recording_url: str | None = None,
+) -> TeacherActors:
+    """Return the actors that ask a teacher about a stage's chunks (key to rows)."""
+    if isinstance(section, HttpTeacher):
+        return server_actors(teacher, make_server(section, name, recording_url), section.actors, chunks)
+    engine = EngineSettings.of(section, max_prompt_tokens=section.max_prompt_tokens)
+    return TeacherActors(
+        make_client=functools.partial(make_vllm_client, teacher, model_address(section.model), engine),
+        actors=section.actors,
+        cpus=section.cpus,
+        gpus=section.gpus,
+        chunks_in_flight=section.chunks_in_flight,
+        max_chunk_crashes=section.max_chunk_crashes,
+        timeout_s=section.hang_timeout_s,
+    )
+
+
+def rate_limits(
+    section: AnyTeacher, budget_usd: float | None, budget_setting: str = "run.budget_usd"
+) -> RateLimits:
     """Return the limits of all actors together."""
-    return Limits(settings.requests_per_minute, settings.tokens_per_minute, settings.budget_usd)
+    return RateLimits(
+        requests_per_minute=section.requests_per_minute if isinstance(section, HttpTeacher) else None,
+        tokens_per_minute=section.tokens_per_minute if isinstance(section, HttpTeacher) else None,
+        budget_usd=budget_usd,
+        budget_setting=budget_setting,
+    )
 
 
-def told_plan(
-    config: Config, teacher: Teacher, asked: Work, total: int, done: int, sample: str, batch: bool = False
-) -> str:
-    """Return as text what is planned (see `plan.describe`), within the section's limits."""
-    settings = config.annotate
-    engines = f"{settings.actors} of {config.teacher.gpus:g} GPUs each" if settings.served else None
-    in_flight = settings.in_flight * settings.actors
-    return describe(teacher, limits_of(settings), in_flight, asked, total, done, sample, engines, batch)
+def make_estimate(
+    section: AnyTeacher,
+    teacher: Teacher,
+    requests: RequestEstimate,
+    budget_usd: float | None,
+    *,
+    total: int,
+    done: int,
+    sample: str,
+    batch: bool = False,
+) -> TeacherEstimate:
+    """Return a stage's estimate (see `TeacherEstimate`) within the section's limits and the budget."""
+    engines = f"{section.actors} of {section.gpus:g} GPUs each" if isinstance(section, VllmTeacher) else None
+    return TeacherEstimate(
+        teacher=teacher,
+        requests=requests,
+        total=total,
+        done=done,
+        sample=sample,
+        limits=rate_limits(section, budget_usd),
+        in_flight=1 if isinstance(section, VllmTeacher) else section.in_flight * section.actors,
+        engines=engines,
+        batch=batch,
+    )
 
 
-def cache_of(config: Config) -> Folder | None:
-    """Return the folder of the kept replies; None where none are kept."""
-    settings = config.annotate
-    if settings.recording and not settings.cache:
-        return None
-    return Folder(settings.cache) if settings.cache else Folder(config.run.root) / _CACHE
+def reply_cache_folder(section: AnyTeacher, root: str) -> Folder | None:
+    """Return the folder of the reply cache; None for a recording without one, whose replies cost nothing.
 
-
-def index_of(cache: Folder, teacher: Teacher, paid_by: str = "") -> Index:
-    """Read what stands of this teacher's replies, and what a run paid for them."""
-    with explained(cache.url):
-        return ReplyCache(cache, teacher.request("")).read_index(paid_by)
-
-
-def unpaid(config: Config, teacher: Teacher, texts: Sequence[str]) -> list[str]:
-    """Return the texts to which no run has a reply yet."""
-    cache = cache_of(config)
-    if cache is None:
-        return list(texts)
-    index = index_of(cache, teacher)
-    return [text for text in texts if not index.groups_of([key_of(teacher.request(text))])]
-
-
-def run_id(folder: Folder) -> str:
-    """Return the id under which this run pays: it goes with the stage's folder."""
-    with explained(folder.url):
-        standing = folder.read_json(_RUN)
-        if standing is None:
-            standing = {"id": uuid.uuid4().hex}
-            folder.write_json(_RUN, standing)
-    return str(standing["id"])
-
-
-def spent_on_generating(config: Config) -> float:
-    """Return the US dollars that the run paid for its generated passages."""
-    # Nothing while generate itself is at work: it then counts what it paid for by its replies.
-    manifest = (run_folder(config.run) / "generate").manifest()
-    return manifest["figures"]["cost_usd"] if manifest else 0.0
+    root: run.root, for the default folder.
+    """
+    if section.cache:
+        return Folder(section.cache)
+    return None if isinstance(section, RecordingTeacher) else Folder(root) / _CACHE

@@ -1,28 +1,26 @@
-"""Ask a teacher that a vLLM engine of this process serves, in place of a server over HTTP. No Ray, no config.
+"""The client of a teacher that runs in a vLLM engine of this process. No Ray, no config.
 
-The messages become token ids by the model's own chat template; all passages share the prompt's beginning,
-which the engine computes once. Engine and prompt length are known before the model is loaded, and loaded it
-is by the first passage that is really asked about: a run whose replies are all kept loads nothing.
+The messages become token ids by the model's own chat template. All passages share the beginning of the
+prompt, which the engine computes once. The prompt is checked before the model is loaded, and the first
+passage without a cached reply loads the model: a run whose replies are all cached loads nothing.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from jinja2 import TemplateError
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
-from uniner.runtime.rate_limits import Gate, Want
+from uniner.runtime.rate_limits import Gate, Reservation
 from uniner.storage.model_folders import local_model
-from uniner.teacher.completion import Rejection, Reply
-from uniner.teacher.openai_client import Teacher
+from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
 
 
-def engine_of(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
+def teacher_engine(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
     """Return the engine of a model (folder, s3:// address or hub name).
 
     Raises:
-        UserError: where the model cannot be asked what the teacher is asked.
+        UserError: where the model cannot take the teacher's prompt.
     """
     engine = Engine(
         local_model(model),
@@ -31,7 +29,7 @@ def engine_of(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
         lazy=True,
     )
     try:
-        prompt = _prompt(engine, teacher.request(""))
+        prompt = _token_ids(engine, teacher.request(""))
     except (ValueError, TemplateError) as error:
         if not getattr(engine.tokenizer, "chat_template", None):
             raise UserError(
@@ -44,44 +42,55 @@ def engine_of(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
         ) from None
     if len(prompt) >= engine.max_prompt_tokens:
         raise UserError(
-            f"{model}: the prompt alone has {len(prompt)} tokens, {engine.max_prompt_tokens} are allowed; "
+            f"{model}: the prompt alone has {len(prompt)} tokens, the limit is {engine.max_prompt_tokens}; "
             "raise teacher.max_prompt_tokens, or lower annotate.max_reply_tokens if the model takes no more"
         )
     return engine
 
 
-class ServedLine:
-    """An actor's line to the teacher that it serves itself."""
+class VllmClient:
+    """An actor's client of the engine that it runs itself."""
 
     def __init__(self, teacher: Teacher, engine: Engine, gate: Gate):
         self._teacher, self._engine, self._gate = teacher, engine, gate
 
-    async def ask(self, request: dict[str, Any]) -> tuple[Reply, Want] | Rejection:
-        """Ask once. The reply comes with what the gate holds for it: the caller lets the gate go.
+    async def close(self) -> None:
+        """Do nothing: the engine ends with the actor's process."""
+
+    async def ask(self, request: ChatRequest) -> tuple[TeacherReply, Reservation] | Rejection:
+        """Ask once. The caller settles the reservation that comes with the reply.
 
         Raises:
             Stopped: the budget is spent.
         """
         schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
         async with self._engine.admitted(1):
-            # Rendered only now: a chunk's passages are not all held as token ids at once.
-            prompt, longest = _prompt(self._engine, request), self._engine.max_prompt_tokens
-            if len(prompt) > longest:
-                said = f"the prompt has {len(prompt)} tokens, and {longest} are allowed; it was not sent"
-                return Rejection("rejected", said, 0)
+            # Rendered only now, so that a chunk's passages are not all in memory as token ids.
+            prompt, limit = _token_ids(self._engine, request), self._engine.max_prompt_tokens
+            if len(prompt) > limit:
+                reason = f"not sent: the prompt has {len(prompt)} tokens, the limit is {limit}"
+                return Rejection(outcome="rejected", reason=reason, attempts=0)
             tokens = (len(prompt), request["max_tokens"])
-            want = Want(sum(tokens), self._teacher.usd(*tokens))
-            await self._gate.enter(want)
+            reservation = Reservation(tokens=sum(tokens), usd=self._teacher.usd(*tokens))
+            await self._gate.enter(reservation)
             try:
                 (answer,) = await self._engine.ask([prompt], request["temperature"], schema)
             except BaseException:
-                self._gate.leave(want)
+                self._gate.settle(reservation)
                 raise
-        return Reply(answer.text, answer.finish, "", len(prompt), answer.tokens, 1), want
+        reply = TeacherReply(
+            text=answer.text,
+            finish_reason=answer.finish,
+            refusal="",
+            tokens_in=len(prompt),
+            tokens_out=answer.tokens,
+            attempts=1,
+        )
+        return reply, reservation
 
 
-def _prompt(engine: Engine, request: dict[str, Any]) -> list[int]:
-    """Return a request's messages as the model's chat template lays them out, ready for the reply."""
+def _token_ids(engine: Engine, request: ChatRequest) -> list[int]:
+    """Return a request's messages by the model's chat template, with the generation prompt."""
     ids: list[int] = engine.tokenizer.apply_chat_template(
         request["messages"], add_generation_prompt=True, return_dict=False
     )

@@ -1,4 +1,4 @@
-"""Conversations to the student."""
+"""Train the student on conversations."""
 
 CHECKPOINTS = "checkpoints"
-"""The folder of what training goes on from, in the stage's; it goes once the student stands."""
+"""The checkpoints' folder in the stage's folder; it is deleted once the student is written."""

@@ -1,9 +1,9 @@
-"""Checkpoints to go on from: model and optimizer as torch's distributed checkpoint, and the run's state.
+"""Checkpoints to resume from: model and optimizer as torch's distributed checkpoint, and the run's state.
 
-A checkpoint is a folder `step-<step>-<attempt>` of the run's storage. A step only copies what learns to host
-memory; a thread of each worker writes its shards and uploads them behind the steps that follow. `state.json`,
-by worker 0 and last, holds the run's state and the size and digest of every shard: a folder without it was
-never finished, and a broken one is noticed. A checkpoint can be loaded by another number of workers.
+A checkpoint is a folder `step-<step>-<attempt>`. A step only copies the weights that learn and their moments
+to host memory; a thread of each worker writes its shards and uploads them while the next steps run. Worker 0
+writes `state.json` last, with the run's state and each shard's size and digest: a folder without it is
+unfinished, and damage is noticed. Another number of workers can load a checkpoint.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -32,59 +32,66 @@ from torch.distributed.checkpoint.state_dict import (
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
-from uniner.train.collective import everyones, together
+from uniner.train.collective import all_gather, run_on_all
+from uniner.train.loop import StepFigures, ValidationFigures
 
 STATE = "state.json"
-# Weights that do not learn are the base model's: they need not be kept.
-_LEARNT = StateDictOptions(ignore_frozen_params=True, strict=False)
+# Frozen weights are the base model's: they are not stored.
+_LEARNED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 @dataclass
-class State:
-    """How far a run has come.
+class TrainState:
+    """A run's history.
 
-    digest: of the plan and its data. history: each step's figures. validation: step and loss of each
-    measurement. resumed: the steps from which the run went on after an interruption.
+    digest: of the schedule and its data. resumed: the steps after which the run was resumed.
     """
 
     digest: str
-    history: list[dict[str, float]] = field(default_factory=list)
-    validation: list[dict[str, float]] = field(default_factory=list)
+    history: list[StepFigures] = field(default_factory=list)
+    validation: list[ValidationFigures] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
-        """Return the steps done."""
+        """The number of steps done."""
         return len(self.history)
 
     @property
     def best(self) -> int | None:
-        """Return the step with the lowest validation loss, the first of equals; None where none was taken."""
+        """The first step with the lowest validation loss; None before the first measurement."""
         if not self.validation:
             return None
-        return int(min(self.validation, key=lambda measured: measured["loss"])["step"])
+        return min(self.validation, key=lambda figures: figures.loss).step
+
+
+class ShardSeal(NamedTuple):
+    """The size and SHA-256 of a shard's file."""
+
+    size: int
+    sha256: str
 
 
 class Checkpoints:
-    """The checkpoints of a run, the newest of which are kept. All workers call each method alike.
+    """The checkpoints of a run. Every worker must make the same calls.
 
-    keep: how many of the newest. keep_best: keep the best step's too, as long as it is the best. As a context
-    it lets what is being written come to its end, but where a worker is lost.
+    keep: how many of the newest to keep. keep_best: keep the best step's checkpoint too. Leaving the context
+    waits for the checkpoint being written, unless a worker was lost.
     """
 
     def __init__(self, folder: Folder, keep: int, keep_best: bool, device: torch.device):
         self._folder, self._keep, self._keep_best, self._device = folder, keep, keep_best, device
-        # A killed attempt's upload may still arrive: no other attempt writes where it did.
-        self._attempt = everyones(uuid.uuid4().hex[:8])[0]
-        # The thread's own group: the steps talk over theirs at the same time.
+        # An upload of a killed attempt may still arrive, so each attempt writes under names of its own.
+        self._attempt = all_gather(uuid.uuid4().hex[:8])[0]
+        # The thread needs its own group: the steps communicate at the same time.
         self._group = dist.new_group(backend="gloo")
-        pinned = device.type == "cuda"
-        # A thread begins on GPU 0, whichever is this worker's.
-        mine = (torch.cuda.set_device, (device,)) if pinned else (None, ())
-        self._thread = ThreadPoolExecutor(1, "checkpoint", *mine)
-        self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
+        on_gpu = device.type == "cuda"
+        # A new thread starts on GPU 0, whichever GPU this worker has.
+        initializer = (torch.cuda.set_device, (device,)) if on_gpu else (None, ())
+        self._thread = ThreadPoolExecutor(1, "checkpoint", *initializer)
+        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writing: Future[None] | None = None
-        self._broken: set[str] = set()
+        self._damaged: set[str] = set()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -92,55 +99,54 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, UserError):  # raised on all workers: none is lost
+        if kind is None or issubclass(kind, UserError):  # raised on all workers: none was lost
             self.wait()
         self._thread.shutdown(wait=False)
 
     def resume(
         self, model: Any, optimizer: torch.optim.Optimizer, digest: str, say: Callable[[str], None]
-    ) -> State:
-        """Load the newest checkpoint that is whole, and return its state; the others are named.
+    ) -> TrainState:
+        """Load the newest undamaged checkpoint and return its state. `say` prints each that is skipped.
 
         Raises:
-            UserError: where checkpoints were finished and none is whole, or it belongs to another plan: to
-                begin again is the user's choice.
+            UserError: all finished checkpoints are damaged, or the newest belongs to another schedule. To
+                start again is the user's decision.
         """
-        standing = everyones(together(self._standing))[0]
-        for name in sorted(standing, reverse=True):
-            if not standing[name]:
-                say(f"train: checkpoint {name} was never finished; it is left out")
-            elif trouble := fault(self._folder / name):
-                say(f"train: checkpoint {name} is broken ({trouble}); taking the one before")
-                self._broken.add(name)
+        checkpoints = all_gather(run_on_all(self._list))[0]
+        for name in sorted(checkpoints, reverse=True):
+            if not checkpoints[name]:
+                say(f"train: checkpoint {name} was never finished; it is skipped")
+            elif damage := find_damage(self._folder / name):
+                say(f"train: checkpoint {name} is broken ({damage}); taking the one before")
+                self._damaged.add(name)
             else:
                 state = load(self._folder / name, model, optimizer, digest)
                 state.resumed.append(state.steps)
                 return state
-        if self._broken:
+        if self._damaged:
             raise UserError(
-                "train: no checkpoint is whole; delete the stage's folder to train from the start"
+                f"train: all checkpoints in {self._folder.url} are broken; delete the stage's folder to "
+                "train from the start"
             )
-        return State(digest)
+        return TrainState(digest)
 
     def save(
-        self,
-        model: Any,
-        optimizer: torch.optim.Optimizer,
-        state: State,
-        beside: Callable[[], None] = lambda: None,
+        self, model: Any, optimizer: Any, state: TrainState, after_shards: Callable[[], None] = lambda: None
     ) -> None:
-        """Copy the state and return; it is written behind what follows. Waits for the one before.
+        """Copy the state and return; a thread writes it. Waits for the checkpoint before.
 
-        beside: what is to be stored too; done on every worker after its shards.
+        after_shards: called on every worker, in the thread, once its shards are stored.
         """
         self.wait()
-        weights, moments = get_state_dict(model, optimizer, options=_LEARNT)
+        weights, moments = get_state_dict(model, optimizer, options=_LEARNED)
         staged = self._stager.stage({"model": weights, "optimizer": moments})
         folder = self._folder / f"step-{state.steps:08d}-{self._attempt}"
-        self._writing = self._thread.submit(self._write, folder, staged, State(**asdict(state)), beside)
+        # A copy of the lists, which the next steps change.
+        frozen = TrainState(state.digest, [*state.history], [*state.validation], [*state.resumed])
+        self._writing = self._thread.submit(self._write, folder, staged, frozen, after_shards)
 
     def idle(self) -> bool:
-        """Tell whether nothing is being written by any worker; raises what went wrong with the writing."""
+        """Tell whether no worker is writing a checkpoint. Raises the error of a failed write."""
         if self._writing is not None:
             done = torch.tensor(float(self._writing.done()), device=self._device)
             dist.all_reduce(done, dist.ReduceOp.MIN)
@@ -149,31 +155,33 @@ class Checkpoints:
         return self._writing is None
 
     def wait(self) -> None:
-        """Return when nothing is being written; raises what went wrong with the writing."""
+        """Wait until no checkpoint is being written. Raises the error of a failed write."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def load_best(self, model: Any, state: State) -> None:
+    def load_best(self, model: Any, state: TrainState) -> None:
         """Load the best step's weights.
 
         Raises:
-            UserError: where its checkpoint is broken.
+            UserError: its checkpoint is missing or damaged.
         """
-        standing = everyones(together(self._standing))[0]
-        best = next((name for name in sorted(standing) if standing[name] and _step(name) == state.best), None)
-        trouble = fault(self._folder / best) if best else "missing"
-        if best is None or trouble:
+        checkpoints = all_gather(run_on_all(self._list))[0]
+        names = (name for name in sorted(checkpoints) if checkpoints[name] and _step(name) == state.best)
+        best = next(names, None)
+        damage = find_damage(self._folder / best) if best else "missing"
+        if best is None or damage:
             raise UserError(
-                f"train: the checkpoint of the best step {state.best} is broken ({trouble}); delete the "
+                f"train: the checkpoint of the best step {state.best} is broken ({damage}); delete the "
                 "stage's folder to train from the start"
             )
         load_weights(self._folder / best, model)
 
-    def _write(self, folder: Folder, staged: Any, state: State, beside: Callable[[], None]) -> None:
-        """Write a checkpoint, in the thread of each worker."""
-        mine = together(lambda: write_shards(folder, staged, self._group, beside), self._group)
-        files = {name: seal for worker in everyones(mine, self._group) for name, seal in worker.items()}
+    def _write(
+        self, folder: Folder, staged: Any, state: TrainState, after_shards: Callable[[], None]
+    ) -> None:
+        seals = run_on_all(lambda: write_shards(folder, staged, self._group, after_shards), self._group)
+        files = {name: seal for worker in all_gather(seals, self._group) for name, seal in worker.items()}
 
         def finish() -> None:
             if dist.get_rank() == 0:
@@ -181,25 +189,26 @@ class Checkpoints:
                     folder.write_json(STATE, {"files": files, **asdict(state)})
                     self._remove_old(state)
 
-        together(finish, self._group)
+        run_on_all(finish, self._group)
 
-    def _standing(self) -> dict[str, bool]:
-        """Return the names of the folders that stand, and whether each was finished; only worker 0 looks."""
+    def _list(self) -> dict[str, bool]:
+        """Return the names of all checkpoints, and whether each is finished. Only worker 0 reads them."""
         if dist.get_rank() != 0:
             return {}
         with explained(self._folder.url):
             files = self._folder.tree()
         return {name: f"{name}/{STATE}" in files for name in {file.split("/")[0] for file in files}}
 
-    def _remove_old(self, state: State) -> None:
-        """Delete what is kept no more, and what never was finished: nothing else is being written."""
-        standing = self._standing()
-        finished = sorted(name for name in standing if standing[name] and name not in self._broken)
+    def _remove_old(self, state: TrainState) -> None:
+        """Delete old and unfinished checkpoints. No other checkpoint is being written now."""
+        checkpoints = self._list()
+        finished = sorted(name for name in checkpoints if checkpoints[name] and name not in self._damaged)
         kept = set(finished[-self._keep :])
         if self._keep_best:
             kept |= {name for name in finished if _step(name) == state.best}
-        for name in standing.keys() - kept:
-            (self._folder / name).remove([STATE])  # first: what is half deleted must not look finished
+        for name in checkpoints.keys() - kept:
+            # state.json first, so that a half-deleted checkpoint does not look finished
+            (self._folder / name).remove([STATE])
             (self._folder / name).remove_all()
 
 
@@ -208,77 +217,83 @@ def _step(name: str) -> int:
 
 
 def write_shards(
-    folder: Folder, staged: Any, group: Any, beside: Callable[[], None]
-) -> dict[str, tuple[int, str]]:
-    """Write and upload this worker's shards. Returns the size and digest of each."""
+    folder: Folder, staged: Any, group: Any, after_shards: Callable[[], None]
+) -> dict[str, ShardSeal]:
+    """Write and upload this worker's shards. Returns each file's seal."""
     with tempfile.TemporaryDirectory(prefix="uniner-checkpoint-") as local:
         dcp.save(staged, checkpoint_id=local, process_group=group)
         seals = {}
         for file in Path(local).iterdir():
             with file.open("rb") as stream:
-                seals[file.name] = (file.stat().st_size, _digest(stream))
+                seals[file.name] = ShardSeal(file.stat().st_size, _digest(stream))
         with explained(folder.url):
             folder.upload(Path(local))
-    beside()
+    after_shards()
     return seals
 
 
-def fault(folder: Folder) -> str:
-    """Say what is broken of a checkpoint, "" where it is whole; every worker must call this.
+def find_damage(folder: Folder) -> str:
+    """Describe the damage of a checkpoint, "" if there is none; every worker must call this.
 
-    Each reads a part of the shards; what any finds is told to all.
+    Each worker reads a part of the shards and all return the same.
     """
-    return next(filter(None, everyones(together(lambda: _fault(folder)))), "")
+    return next(filter(None, all_gather(run_on_all(lambda: _find_damage(folder)))), "")
 
 
-def load(folder: Folder, model: Any, optimizer: torch.optim.Optimizer, digest: str) -> State:
-    """Read a whole checkpoint into model and optimizer; every worker must call this. Returns the run's state.
+def load(folder: Folder, model: Any, optimizer: torch.optim.Optimizer, digest: str) -> TrainState:
+    """Load an undamaged checkpoint and return the run's state; every worker must call this.
 
     Raises:
-        UserError: where it belongs to another plan.
+        UserError: it belongs to another schedule.
     """
-    state, _ = together(lambda: _read(folder))
+    state, _ = run_on_all(lambda: _read_state(folder))
     if state.digest != digest:
         raise UserError(
-            f"checkpoint {folder.url} is of another plan ({state.digest}, now {digest}): the conversations, "
-            "the tokenizer or the code that plans have changed since; delete the stage's folder to train "
-            "from the start"
+            f"checkpoint {folder.url} is of another schedule ({state.digest}, now {digest}): the "
+            "conversations, the tokenizer or the scheduling code have changed; delete the stage's folder to "
+            "train from the start"
         )
-    weights, moments = get_state_dict(model, optimizer, options=_LEARNT)
+    weights, moments = get_state_dict(model, optimizer, options=_LEARNED)
     dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=folder.url)
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_LEARNT)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_LEARNED)
     return state
 
 
 def load_weights(folder: Folder, model: Any) -> None:
-    """Read a whole checkpoint's weights into the model; every worker must call this."""
-    weights = get_model_state_dict(model, options=_LEARNT)
+    """Load an undamaged checkpoint's weights into the model; every worker must call this."""
+    weights = get_model_state_dict(model, options=_LEARNED)
     dcp.load({"model": weights}, checkpoint_id=folder.url)
-    set_model_state_dict(model, weights, options=_LEARNT)
+    set_model_state_dict(model, weights, options=_LEARNED)
 
 
-def _read(folder: Folder) -> tuple[State, dict[str, list[Any]]]:
-    """Return a checkpoint's state, and the size and digest of each of its files."""
+def _read_state(folder: Folder) -> tuple[TrainState, dict[str, ShardSeal]]:
+    """Return a checkpoint's state, and the seal of each of its files."""
     with explained(folder.url):
-        told = json.loads(folder.read(STATE))
-    files = told.pop("files")
-    return State(**told), files
+        stored = json.loads(folder.read(STATE))
+    seals = {name: ShardSeal(*seal) for name, seal in stored["files"].items()}
+    state = TrainState(
+        digest=stored["digest"],
+        history=[StepFigures(**figures) for figures in stored["history"]],
+        validation=[ValidationFigures(**figures) for figures in stored["validation"]],
+        resumed=stored["resumed"],
+    )
+    return state, seals
 
 
-def _fault(folder: Folder) -> str:
+def _find_damage(folder: Folder) -> str:
     try:
-        _, files = _read(folder)
+        _, seals = _read_state(folder)
     except (ValueError, KeyError, TypeError):
         return f"{STATE} cannot be read"
     with explained(folder.url):
         sizes = folder.sizes()
-        for name, (size, _) in files.items():
-            if sizes.get(name) != size:
+        for name, seal in seals.items():
+            if sizes.get(name) != seal.size:
                 return f"{name} is missing or cut short"
-        for name in sorted(files)[dist.get_rank() :: dist.get_world_size()]:
+        for name in sorted(seals)[dist.get_rank() :: dist.get_world_size()]:
             system, path = filesystem(folder.path(name))
             with system.open(path, "rb") as stream:
-                if _digest(stream) != files[name][1]:
+                if _digest(stream) != seals[name].sha256:
                     return f"{name} has other bytes than were written"
     return ""
 

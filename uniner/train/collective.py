@@ -1,4 +1,4 @@
-"""What all training processes do in step: what fails on one fails on all, so that none waits for another."""
+"""Collective calls: an action that fails on one worker fails on all, so that no worker waits for another."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,32 +10,33 @@ from uniner.errors import UserError
 Result = TypeVar("Result")
 
 
-def together(action: Callable[[], Result], group: Any = None) -> Result:
-    """Do something on every worker of a group (default: all) and return what this one made.
+def run_on_all(action: Callable[[], Result], group: Any = None) -> Result:
+    """Run an action on every worker of a group (default: all workers). Returns this worker's result.
 
     Raises:
-        UserError: on all, where it was raised on any.
-        Exception: where anything else went wrong: the worker's own, on the others one that tells it.
+        UserError: on all workers, if any worker raised one.
+        Exception: on all workers, if any worker raised another error; the others raise a RuntimeError that
+            quotes it.
     """
     result, error = None, None
     try:
         result = action()
     except Exception as caught:
         error = caught
-    told = everyones(error and (isinstance(error, UserError), f"{error}"), group)
-    problems = [problem for problem in told if problem]
-    for by_user, text in problems:
-        if by_user:
+    messages = all_gather(error and (isinstance(error, UserError), f"{error}"), group)
+    failures = [message for message in messages if message]
+    for is_user_error, text in failures:
+        if is_user_error:
             raise UserError(text)
     if error:
         raise error
-    if problems:
-        raise RuntimeError(f"another worker failed: {problems[0][1]}")
+    if failures:
+        raise RuntimeError(f"another worker failed: {failures[0][1]}")
     return result  # type: ignore[return-value]
 
 
-def everyones(mine: Result, group: Any = None) -> list[Result]:
-    """Return what each worker has, by rank, to all of them."""
-    told: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(told, mine, group)
-    return told
+def all_gather(value: Result, group: Any = None) -> list[Result]:
+    """Return every worker's value, in the order of their ranks, on every worker."""
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group)
+    return values

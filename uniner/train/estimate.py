@@ -1,32 +1,40 @@
-"""What training would take, told before anything is spent: tokens, steps, memory, compute, time, price.
+"""An estimate of a training run before anything is spent: tokens, steps, memory, compute, time and price.
 
-Counted, not guessed, are the tokens and the weights. Memory and time are estimates; their formulas stand at
-`memory` and `flops`. Peaks are NVIDIA's data sheets' for bfloat16 without sparsity, SXM modules.
+Tokens and weights are counted. Memory and time are estimated, by the formulas at `memory` and `flops`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-GPUS = {"H100": (989e12, 80e9), "H200": (989e12, 141e9), "A100": (312e12, 80e9)}
-"""Floating-point operations a second at most, and bytes of memory, of a GPU by what its name holds."""
+
+class GpuModel(NamedTuple):
+    """A GPU's peak, in floating-point operations a second, and its memory in bytes."""
+
+    flops: float
+    memory: float
+
+
+GPUS = {"H100": GpuModel(989e12, 80e9), "H200": GpuModel(989e12, 141e9), "A100": GpuModel(312e12, 80e9)}
+"""By a part of the GPU's name. NVIDIA's data sheets: bfloat16 without sparsity, SXM modules."""
 # Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
 _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A model's counts of weights, and the sizes that activations depend on.
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A model's numbers of weights, and the sizes that its activations depend on.
 
-    trained: weights that learn (all, or the adapters'). body: weights that each token passes, without the
-    embedding and the output layer. output: weights of the output layer, which answer tokens alone pass.
-    unit: weights of a layer. quantized: frozen weights that are kept in 4 bits.
+    trained: weights that learn (all, or the adapters'). body: weights that every token passes, without the
+    embedding and the output layer. output: weights of the output layer, which only answer tokens pass.
+    layer: weights of a decoder layer. quantized: frozen weights kept in 4 bits.
     """
 
     parameters: int
     trained: int
     body: int
     output: int
-    unit: int
+    layer: int
     layers: int
     hidden: int
     intermediate: int
@@ -34,13 +42,12 @@ class Shape:
     quantized: int = 0
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a plan goes through. tokens and the rest that are not a share or a row's are of all epochs.
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoad:
+    """The data of a run: totals are of all epochs.
 
-    turns: rows that each worker goes through, all steps. squares: sum of the samples' squared lengths.
-    useful_share: see `packing.useful_share`. row_tokens and row_answers: tokens and answer tokens of the
-    fullest row.
+    turns: rows that each worker works on. squared_lengths: sum of the samples' squared lengths. useful_share:
+    see `packing.useful_share`. row_tokens and row_answers: tokens and answer tokens of the fullest row.
     """
 
     conversations: int
@@ -55,15 +62,15 @@ class Work:
     tokens: int
     answer_tokens: int
     turns: int
-    squares: int
+    squared_lengths: int
     useful_share: float
     row_tokens: int
     row_answers: int
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes a worker."""
+class WorkerMemory:
+    """Bytes on each worker."""
 
     states: float
     gathered: float
@@ -71,20 +78,23 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all parts."""
         return self.states + self.gathered + self.activations
 
 
-def memory(shape: Shape, work: Work, workers: int, number_bytes: int, checkpointing: bool) -> Memory:
-    """Estimate a worker's memory; number_bytes is the width of the forward pass's numbers.
+def memory(
+    shape: ModelShape, load: TrainingLoad, workers: int, number_bytes: int, checkpointing: bool
+) -> WorkerMemory:
+    """Estimate a worker's memory. number_bytes: the width of the forward pass's numbers.
 
     states: (16 bytes a trained weight: float32 master, gradient and AdamW's two moments; number_bytes a
-    frozen one) / workers; a quantized one is half a byte, and its scale 4 bytes for 64, which are on every
-    worker. gathered: what FSDP holds whole, the outer weights (embedding, output) and two
-    layers, one in use and one on its way, and a layer's gradients in float32; quantized, also the weight in
-    use made whole. activations: of the fullest
-    row, 8 hidden + 4 intermediate numbers a token and layer; with checkpointing 1 hidden a token and
-    layer and one layer's all; and the answer tokens' logits, twice in float32 and once in the pass's.
+    frozen one) / workers. A quantized weight takes half a byte, and its scale 4 bytes for 64 weights, which
+    every worker has.
+    gathered: what FSDP holds whole: the outer weights (embedding, output), two layers (one in use, one being
+    gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
+    activations: for the fullest row, 8 hidden + 4 intermediate numbers a token and layer; with checkpointing
+    1 hidden a token and layer and all of one layer. Also the answer tokens' logits, twice in float32 and once
+    in the forward pass's format.
     The allocator takes some 10 % more, and CUDA 1 GB.
     """
     frozen = shape.parameters - shape.trained - shape.quantized
@@ -92,69 +102,71 @@ def memory(shape: Shape, work: Work, workers: int, number_bytes: int, checkpoint
     states += shape.quantized * _FLOAT32 / 64
     outer = shape.parameters - shape.body
     trained_share = shape.trained / shape.parameters
-    unit = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # bytes a weight of a layer
-    gathered = number_bytes * outer + 2 * unit * shape.unit + _FLOAT32 * trained_share * shape.unit
+    weight_bytes = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # in a decoder layer
+    gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + _FLOAT32 * trained_share * shape.layer
     layer = (8 * shape.hidden + 4 * shape.intermediate) * number_bytes
     kept = shape.hidden * number_bytes * shape.layers + layer if checkpointing else layer * shape.layers
-    logits = work.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
-    made_whole = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
-    return Memory(states, made_whole + (gathered if workers > 1 else 0), work.row_tokens * kept + logits)
+    logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
+    unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
+    return WorkerMemory(states, unpacked + (gathered if workers > 1 else 0), load.row_tokens * kept + logits)
 
 
-def flops(shape: Shape, work: Work, checkpointing: bool) -> float:
-    """Return the floating-point operations of all steps, those that checkpointing repeats included.
+def flops(shape: ModelShape, load: TrainingLoad, checkpointing: bool) -> float:
+    """Return the floating-point operations of all steps, including those that checkpointing repeats.
 
-    A pass forward takes 2 operations a weight and token (the output layer: and answer token), and
-    2 layers x hidden x length² for a sample's attention to what stands before. The backward pass takes twice
-    as much, but once where weights are frozen: they need no gradient. Checkpointing repeats the forward pass
-    of the body.
+    The forward pass takes 2 operations a weight and token (output layer: and answer token), and
+    2 layers x hidden x length² for a sample's causal attention. The backward pass takes twice as much, but
+    only once as much with frozen weights, which need no gradient. Checkpointing repeats the body's forward
+    pass.
     """
-    body = 2 * shape.body * work.tokens + 2 * shape.layers * shape.hidden * work.squares
-    output = 2 * shape.output * work.answer_tokens
+    body = 2 * shape.body * load.tokens + 2 * shape.layers * shape.hidden * load.squared_lengths
+    output = 2 * shape.output * load.answer_tokens
     backward = 2 if shape.trained == shape.parameters else 1
     return body * (1 + backward + checkpointing) + output * (1 + backward)
 
 
-def seconds(operations: float, work: Work, workers: int, peak: float, share_of_peak: float) -> float:
-    """Return how long so many GPUs work, where each reaches this share of its peak while it has a row."""
-    return operations / (workers * peak * share_of_peak * work.useful_share)
+def compute_seconds(
+    operations: float, load: TrainingLoad, workers: int, peak: float, share_of_peak: float
+) -> float:
+    """Return the seconds of computing if each GPU reaches this share of its peak while it has a row."""
+    return operations / (workers * peak * share_of_peak * load.useful_share)
 
 
-def traffic(shape: Shape, work: Work, workers: int, number_bytes: int) -> float:
-    """Return the bytes that FSDP sends a worker in all steps.
+def traffic(shape: ModelShape, load: TrainingLoad, workers: int, number_bytes: int) -> float:
+    """Return the bytes that FSDP sends to a worker in all steps.
 
-    With each row the weights are gathered twice in the forward pass's numbers, and the gradients of those
-    that learn are reduced in float32.
+    For each row it gathers the weights twice, in the forward pass's format, and reduces the gradients of the
+    weights that learn in float32.
     """
     weights = number_bytes * (shape.parameters - shape.quantized) + shape.quantized / 2
     row = 2 * weights + _FLOAT32 * shape.trained
-    return row * work.turns if workers > 1 else 0.0
+    return row * load.turns if workers > 1 else 0.0
 
 
-def copies_traffic(shape: Shape, work: Work, workers: int, shards: int) -> float:
-    """Return the bytes that a worker and its twins in the other copies (HSDP) exchange in all steps: with
-    each row its shard's gradients, in float32, there and back."""
-    return 2 * _FLOAT32 * shape.trained / shards * work.turns if workers > shards else 0.0
+def copies_traffic(shape: ModelShape, load: TrainingLoad, workers: int, shards: int) -> float:
+    """Return the bytes that a worker exchanges with the other copies of the model (HSDP) in all steps: for
+    each row, its shard's gradients in float32, sent and received."""
+    return 2 * _FLOAT32 * shape.trained / shards * load.turns if workers > shards else 0.0
 
 
 def traffic_seconds(count: float, workers: int) -> float:
-    """Return how long so many bytes take: the slower of the links that a worker has."""
+    """Return the seconds to send this many bytes over the slowest link between the workers."""
     return count / (_IN_NODE if workers <= _NODE else _BETWEEN_NODES)
 
 
-def peak_of(gpu: str) -> float | None:
-    """Return the operations a second at most of a GPU, by the name that its driver gives; None: not known."""
-    return next((peak for name, (peak, _) in GPUS.items() if name in gpu), None)
+def peak_flops(gpu: str) -> float | None:
+    """Return a GPU's peak by the name that its driver gives; None if the GPU is not in `GPUS`."""
+    return next((model.flops for name, model in GPUS.items() if name in gpu), None)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """All that a plan says: memory with the fewest workers, time with the most."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingEstimate:
+    """The estimate of a run: memory with the fewest workers, time with the most."""
 
     base: str
-    shape: Shape
-    work: Work
-    memory: Memory
+    shape: ModelShape
+    load: TrainingLoad
+    memory: WorkerMemory
     flops: float
     traffic: float
     workers: int
@@ -165,67 +177,63 @@ class Estimate:
     usd_per_gpu_hour: float
 
     def hours(self, gpu: str) -> float:
-        """Return the hours on the run's number of these GPUs: computing and sending overlap."""
-        return max(self._computing(gpu), self._sending()) / 3600
+        """Return the hours on this kind of GPU; computing and sending overlap."""
+        return max(self._compute_seconds(gpu), self._traffic_seconds()) / 3600
 
-    def _computing(self, gpu: str) -> float:
-        peak, _ = GPUS[gpu]
-        return seconds(self.flops, self.work, self.workers, peak, self.share_of_peak)
+    def _compute_seconds(self, gpu: str) -> float:
+        return compute_seconds(self.flops, self.load, self.workers, GPUS[gpu].flops, self.share_of_peak)
 
-    def _sending(self) -> float:
-        between = traffic_seconds(self.copies_traffic, self.workers)
-        return traffic_seconds(self.traffic, self.shards) + between
+    def _traffic_seconds(self) -> float:
+        between_copies = traffic_seconds(self.copies_traffic, self.workers)
+        return traffic_seconds(self.traffic, self.shards) + between_copies
 
-    def short(self) -> str:
-        """Return the line that a run begins with."""
-        work = self.work
+    def summary(self) -> str:
+        """Return the line that a run starts with."""
+        load = self.load
         return (
-            f"train: {work.steps:,} steps of {work.batch:,} conversations, {work.tokens:,} tokens "
-            f"({work.answer_tokens / work.tokens:.1%} answers), {self.shape.trained:,} of "
+            f"train: {load.steps:,} steps of {load.batch:,} conversations, {load.tokens:,} tokens "
+            f"({load.answer_tokens / load.tokens:.1%} answers), {self.shape.trained:,} of "
             f"{self.shape.parameters:,} weights learn; about {_size(self.memory.total)} a worker, "
             f"{self.flops:.1e} FLOPs, {_duration(self.hours('H100'))} on {self.workers} H100"
         )
 
-    def describe(self) -> str:
-        """Return the plan as text."""
-        work, shape, memory = self.work, self.shape, self.memory
+    def text(self) -> str:
+        """Return the estimate in lines."""
+        load, shape, memory = self.load, self.shape, self.memory
         adapters = f"QLoRA, {shape.quantized:,} in 4 bits" if shape.quantized else "LoRA"
-        learning = (
-            "all learn" if shape.trained == shape.parameters else f"{shape.trained:,} learn ({adapters})"
-        )
+        all_learn = shape.trained == shape.parameters
+        learning = "all learn" if all_learn else f"{shape.trained:,} learn ({adapters})"
+        copies = f", {self.shards} share a copy" if self.shards < self.workers else ""
         lines = [
             f"base       {self.base}: {shape.parameters:,} weights, {learning}",
-            f"data       {work.conversations:,} conversations ({work.split:,} split), "
-            f"{work.samples:,} samples, {work.set_aside:,} questions set aside; "
-            f"{work.validation:,} for validation",
-            f"steps      {work.steps:,}, of them {work.warmup:,} warm-up: {work.epochs} epochs, "
-            f"{work.batch:,} conversations a step",
-            f"tokens     {work.tokens:,}, of them {work.answer_tokens:,} answers "
-            f"({work.answer_tokens / work.tokens:.1%})",
-            f"packing    {work.useful_share:.1%} of the workers' time is useful; the fullest row has "
-            f"{work.row_tokens:,} tokens",
-            f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{self._copies()}: "
+            f"data       {load.conversations:,} conversations ({load.split:,} split), "
+            f"{load.samples:,} samples, {load.set_aside:,} questions set aside; "
+            f"{load.validation:,} for validation",
+            f"steps      {load.steps:,}, {load.warmup:,} of them warm-up: {load.epochs} epochs, "
+            f"{load.batch:,} conversations a step",
+            f"tokens     {load.tokens:,}, {load.answer_tokens:,} of them answers "
+            f"({load.answer_tokens / load.tokens:.1%})",
+            f"packing    {load.useful_share:.1%} of the workers' time is useful; the fullest row has "
+            f"{load.row_tokens:,} tokens",
+            f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{copies}: "
             f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
             f"{_size(memory.activations)} activations",
             f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",
+            *(self._gpu_line(gpu) for gpu in GPUS),
         ]
-        lines += [self._on(gpu) for gpu in GPUS]
         if not self.usd_per_gpu_hour:
-            lines.append("price      unknown; set train.usd_per_gpu_hour")
+            lines.append("price      unknown; set train.usd_per_gpu_hour, such as 2.5")
         return "\n".join(lines)
 
-    def _copies(self) -> str:
-        return f", {self.shards} share a copy" if self.shards < self.workers else ""
-
-    def _on(self, gpu: str) -> str:
+    def _gpu_line(self, gpu: str) -> str:
         hours = self.hours(gpu)
-        fits = "" if self.memory.total * 1.1 + 1e9 < GPUS[gpu][1] else ", but its memory is too small"
+        fits = "" if self.memory.total * 1.1 + 1e9 < GPUS[gpu].memory else ", but its memory is too small"
         usd = hours * self.workers * self.usd_per_gpu_hour
         price = f", {usd:,.2f} USD" if usd else ""
-        at = f"at {self.share_of_peak:.0%} of the peak"
-        if self._sending() > self._computing(gpu):
-            at = f"for the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU decides: fewer would do"
-        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {at}{fits}"
+        limit = f"at {self.share_of_peak:.0%} of the peak"
+        if self._traffic_seconds() > self._compute_seconds(gpu):
+            limit = f"limited by the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU; fewer GPUs would do"
+        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{fits}"
 
 
 def _size(count: float) -> str:

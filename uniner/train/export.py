@@ -1,34 +1,101 @@
-"""The trained student as a Hugging Face folder, with `uniner.json` that says how it wants to be asked."""
+"""Write the trained student as a Hugging Face folder, with `uniner.json`, and the figures of its training."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import GenerationConfig
 
-from uniner.storage.model_folders import FACTS
-from uniner.train.model import outline
-from uniner.train.quantized import unpack
+from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
+from uniner.storage.model_card import student_card
+from uniner.storage.model_folders import CARD, FACTS
+from uniner.train import lora
+from uniner.train.checkpoint import TrainState
+from uniner.train.loop import as_figures
+from uniner.train.model import empty_model
+from uniner.train.packing import useful_share
+from uniner.train.prepare import TrainingData, TrainJob
 
-TYPES = 200
+HISTORY = "history.json"
 
 
-def gather(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the whole weights on worker 0, in host memory, and nothing elsewhere; all must call this."""
-    state: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    unpack(model, state, dtype)
+@dataclass(frozen=True, kw_only=True)
+class TrainFigures:
+    """The figures of the stage's manifest.
+
+    conversations, samples, split and set_aside: see `packing.FitCounts`. tokens, answer_tokens, step_seconds:
+    of all steps. useful_share: see `packing.useful_share`. resumed: how often. exported_step: the step whose
+    weights are the student's, which the validation figures belong to.
+    """
+
+    steps: int
+    conversations: int
+    samples: int
+    split: int
+    set_aside: int
+    validation_conversations: int
+    tokens: int
+    answer_tokens: int
+    useful_share: float
+    first_loss: float
+    last_loss: float
+    step_seconds: float
+    tokens_per_s: float
+    resumed: int
+    exported_step: int
+    validation_loss: float | None = None
+    validation_f1: float | None = None
+    validation_questions: int | None = None
+    validation_broken: int | None = None
+
+
+def train_figures(data: TrainingData, state: TrainState, best: bool) -> TrainFigures:
+    """Return the manifest's figures. best: the student is the best step's, not the last step's."""
+    history, workers = state.history, dist.get_world_size()
+    lengths = [len(sample) for sample in data.training.samples]
+    exported = (best and state.best) or len(history)
+    seconds = sum(step.seconds for step in history)
+    tokens = sum(step.tokens for step in history)
+    # The figures of the exported step or, if it was not measured, of the last measured one.
+    at_exported = [figures for figures in state.validation if figures.step == exported]
+    measured = as_figures((at_exported or state.validation)[-1]) if state.validation else {}
+    return TrainFigures(
+        steps=len(history),
+        **asdict(data.training.counts),
+        validation_conversations=data.validation.counts.conversations,
+        tokens=tokens,
+        answer_tokens=sum(step.answer_tokens for step in history),
+        useful_share=round(useful_share(data.schedule.steps, lengths, workers), 4),
+        first_loss=history[0].loss,
+        last_loss=history[-1].loss,
+        step_seconds=round(seconds, 3),
+        tokens_per_s=round(tokens / seconds, 1),
+        resumed=len(state.resumed),
+        exported_step=exported,
+        **{f"validation_{name}": value for name, value in measured.items() if name != "step"},  # type: ignore[arg-type]
+    )
+
+
+def gather_weights(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the whole weights on worker 0, in host memory, and {} elsewhere; every worker must call this."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: Any = get_model_state_dict(model, options=options)
+    lora.unpack_weights(model, state, dtype)
     return {name: weight.to(dtype) for name, weight in state.items()}
 
 
-def write(
-    folder: Path, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, facts: dict[str, Any]
+def write_student(
+    folder: Path, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, facts: Mapping[str, Any]
 ) -> None:
     """Write weights (safetensors), config, tokenizer, generation config and `uniner.json` into a folder."""
-    model = outline(config).to(next(iter(weights.values())).dtype)
+    model = empty_model(config).to(next(iter(weights.values())).dtype)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.config.use_cache = True  # training turned it off
@@ -44,7 +111,39 @@ def write(
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def frequent_types(positive_types: Iterable[Sequence[str]], most: int = TYPES) -> list[str]:
-    """Return the types that most conversations have mentions of, most frequent first."""
-    counted = Counter(name for types in positive_types for name in types)
-    return sorted(counted, key=lambda name: (-counted[name], name))[:most]
+def publish(
+    job: TrainJob,
+    config: Any,
+    weights: dict[str, torch.Tensor],
+    tokenizer: Any,
+    types: list[str],
+    state: TrainState,
+    figures: TrainFigures,
+) -> None:
+    """Upload the student, its card, with LoRA the adapter, and the run's history. Only worker 0 does."""
+    if dist.get_rank() != 0:
+        return
+    folder = Folder(job.folder_url)
+    facts = {
+        "template": job.template,
+        "group_types": job.group_types,
+        "max_tokens": job.max_tokens,
+        "base": job.base,
+        "types": types,
+    }
+    with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
+        student, adapter = Path(local) / "student", Path(local) / "adapter"
+        if job.lora:
+            merged = lora.merge_adapters(empty_model(config), job.lora, weights, adapter)
+            weights = {name: weight.to(job.torch_dtype) for name, weight in merged.items()}
+            (folder / "adapter").upload(adapter)
+        write_student(student, config, weights, tokenizer, facts)
+        card = student_card(job.run_name, asdict(job), as_figures(figures), types, tokenizer.eos_token)
+        (student / CARD).write_text(card, encoding="utf-8")
+        (folder / "student").upload(student)
+        history = {
+            "steps": [as_figures(step) for step in state.history],
+            "validation": [as_figures(measured) for measured in state.validation],
+            "resumed": state.resumed,
+        }
+        folder.write_json(HISTORY, history)

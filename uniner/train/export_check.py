@@ -1,68 +1,90 @@
-"""One question to an exported student, by vLLM: a folder that it cannot load is found where it was made."""
+"""Check an exported student: load it into vLLM and ask one question, so that a broken folder is noticed."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker, TypeAnswer
 from uniner.records import Conversation, from_table
-from uniner.storage.folder import Folder
 from uniner.storage.model_folders import local_model
+from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Template
 from uniner.train.generation_eval import passage_of
 
 
-def question(build: Folder, template: Template) -> tuple[str, tuple[str, ...]]:
-    """Return the passage and types of a conversation's first question: one for validation, if any is."""
+class ExportReply(NamedTuple):
+    """The student's answer for a type, and its outcome."""
+
+    type: str
+    outcome: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportAnswer:
+    """The passage that the exported student was asked about, and its replies."""
+
+    passage: str
+    replies: tuple[ExportReply, ...]
+
+
+def first_question(build: StageFolder, template: Template) -> tuple[str, tuple[str, ...]]:
+    """Return the passage and types of a conversation's first question: a validation conversation, if any."""
     first = None
-    for chunk in build.require_manifest()["chunks"]:
-        for one in from_table(build.read_chunk(chunk["key"]), Conversation):
-            first = first or one
-            if one.split == "validation":
-                return _first_question(one, template)
+    for chunk in build.require_manifest().chunks:
+        for conversation in from_table(build.read_chunk(chunk.key).table, Conversation):
+            first = first or conversation
+            if conversation.split == "validation":
+                return _first_question(conversation, template)
     if first is None:
         raise UserError(f"{build.url}: no conversation to ask about")
     return _first_question(first, template)
 
 
-def _first_question(one: Conversation, template: Template) -> tuple[str, tuple[str, ...]]:
-    asked = one.conversations[2]["value"]
-    types = template.types_of(asked)
+def _first_question(conversation: Conversation, template: Template) -> tuple[str, tuple[str, ...]]:
+    question = conversation.conversations[2]["value"]
+    types = template.types_of(question)
     if types is None:
-        raise UserError(f"conversation {one.id}: '{asked[:80]}' is not of student.template; build it anew")
-    return passage_of(one), types
+        raise UserError(
+            f"conversation {conversation.id}: the question '{question[:80]}' is not of student.template; "
+            "run build again with this template"
+        )
+    return passage_of(conversation), types
 
 
 def ask(
-    student: str, template: Template, passage: str, types: tuple[str, ...], settings: EngineSettings
-) -> dict[str, Any]:
-    """Load a student into vLLM with an engine's settings, and ask it. Returns passage, types and replies.
+    student: str, template: Template, passage: str, types: Sequence[str], settings: EngineSettings
+) -> ExportAnswer:
+    """Load a student into vLLM with the engine's settings and ask it.
 
-    What it says may be wrong, or broken: that is for evaluate to tell.
+    The answer may be wrong or broken: evaluate measures that.
 
     Raises:
-        UserError: where vLLM does not load it, or does not answer.
+        UserError: vLLM does not load the student, or does not answer.
     """
     try:
         replies = asyncio.run(_ask(student, template, passage, types, settings))
-    except Exception as error:  # vLLM and transformers have no kind of their own
-        why = " ".join(str(error).split())[:300]
-        raise UserError(not_answering(student, why)) from error
-    told = [{"type": one.type, "outcome": one.outcome, "text": one.text} for one in replies]
-    return {"passage": passage, "replies": told}
+    except Exception as error:  # vLLM and transformers raise errors of many kinds
+        raise UserError(failed(student, " ".join(str(error).split())[:300])) from error
+    return ExportAnswer(
+        passage=passage,
+        replies=tuple(ExportReply(reply.type, reply.outcome, reply.text) for reply in replies),
+    )
 
 
-def not_answering(student: str, why: str) -> str:
-    """Return the line that tells of a student that vLLM cannot be asked with."""
+def failed(student: str, reason: str) -> str:
+    """Return the error line of a student that vLLM does not answer with."""
     return (
-        f"train: the student {student} is written, but vLLM does not answer with it: {why}; the same "
-        "command tries again, with train.check_export=false it asks nothing"
+        f"train: the student {student} is written, but vLLM does not answer with it: {reason}; run the same "
+        "command to try again, or set train.check_export=false to skip this check"
     )
 
 
 async def _ask(
-    student: str, template: Template, passage: str, types: tuple[str, ...], settings: EngineSettings
+    student: str, template: Template, passage: str, types: Sequence[str], settings: EngineSettings
 ) -> tuple[TypeAnswer, ...]:
     engine = Engine(local_model(student), settings, lazy=True)
     try:

@@ -1,7 +1,7 @@
-"""The training loop: one optimizer step after another over a plan, exact for any number of workers.
+"""The training loop: the optimizer steps of a schedule, exact for any number of workers.
 
-A step's loss is the sum of its tokens' losses over the answer tokens of the whole step, over all rows and
-workers, so it does not depend on how the rows are divided.
+The loss of a step is the mean over all its answer tokens, in all rows and on all workers, so it does not
+depend on how the rows are divided.
 """
 
 import math
@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -19,15 +19,33 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from uniner.errors import UserError
-from uniner.train.packing import IGNORED, Batch, Plan, Row, Sample, collate, empty_batch
+from uniner.train.packing import IGNORED, Batch, PackedRow, Sample, Schedule, collate, empty_batch
 
-_NAMED = 8  # passages named where a step goes wrong
-_RECENT = 20  # steps whose median loss tells a spike; half of them must be there
+_NAMED_PASSAGES = 8  # passages named in the error of a failed step
+_RECENT_STEPS = 20  # a spike is measured against their median loss; at least half of them must exist
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step did. The same on every worker: seconds are worker 0's."""
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """peak_rate: learning rate after the warm-up, which takes warmup_share of the steps.
+
+    max_grad_norm: largest gradient norm. seed: for dropout, so that a resumed run draws the same.
+    loss_spike_factor: stop at a loss of more than this many times the median of the last steps; None: never.
+    """
+
+    peak_rate: float
+    warmup_share: float
+    max_grad_norm: float
+    seed: int = 0
+    loss_spike_factor: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """The figures of one optimizer step, the same on every worker.
+
+    seconds: worker 0's. tokens_per_s: of all workers. mfu: share of the GPUs' peak, where it is known.
+    """
 
     step: int
     loss: float
@@ -36,21 +54,34 @@ class Step:
     tokens: int
     answer_tokens: int
     seconds: float
+    tokens_per_s: float
+    mfu: float | None = None
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens a second over all workers."""
-        return self.tokens / self.seconds
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFigures:
+    """The measurements after a step: the loss and, if questions were asked, the generation eval's figures."""
+
+    step: int
+    loss: float
+    f1: float | None = None
+    questions: int | None = None
+    broken: int | None = None
+
+
+def as_figures(record: Any) -> dict[str, float]:
+    """Return a dataclass's fields as a dictionary, without those that are None."""
+    return {name: value for name, value in asdict(record).items() if value is not None}
 
 
 def make_optimizer(model: Any, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW with the paper's code's betas; `train` sets the learning rate of each step."""
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(learning, lr=0.0, weight_decay=weight_decay, fused=True)
+    """Return AdamW with the betas of the paper's code; `train` sets the learning rate of each step."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(weights, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def warmup_steps(steps: int, share: float) -> int:
-    """Return the number of the steps with a rising rate."""
+    """Return the number of warm-up steps."""
     return math.ceil(steps * share)
 
 
@@ -66,90 +97,103 @@ def train(
     model: Any,
     optimizer: torch.optim.Optimizer,
     samples: Sequence[Sample],
-    plan: Plan,
+    schedule: Schedule,
+    settings: LoopSettings,
     *,
-    steps_done: int,
-    peak_rate: float,
-    warmup_share: float,
-    clip_norm: float,
     device: torch.device,
-    seed: int = 0,
+    steps_done: int = 0,
     losses: Sequence[float] = (),
-    spike_factor: float | None = None,
-) -> Iterator[Step]:
-    """Run the plan's steps after steps_done and yield each one. All workers must draw in step.
+) -> Iterator[StepFigures]:
+    """Run the schedule's steps after steps_done and yield each one's figures. All workers iterate in step.
 
-    seed: of what is left to chance in a step (dropout), so that a resumed run draws the same. losses: those
-    of the steps done. spike_factor: a loss of more than so many times the last ones' median is a spike.
+    losses: the losses of the steps done.
 
     Raises:
-        UserError: where the loss or the gradient is not finite or the loss is a spike, before the weights are
-            touched; the passages of the row with the largest loss are named.
+        UserError: the loss or the gradient is not finite, or the loss is a spike. The weights are not yet
+            changed. The error names the passages of the row with the largest loss.
     """
-    recent = deque(losses[-_RECENT:], _RECENT)
-    for number, rows in enumerate(plan.steps[steps_done:], steps_done + 1):
+    recent = deque(losses[-_RECENT_STEPS:], _RECENT_STEPS)
+    steps = len(schedule.steps)
+    for number, rows in enumerate(schedule.steps[steps_done:], steps_done + 1):
         started = time.perf_counter()
-        torch.manual_seed((seed * len(plan.steps) + number) * dist.get_world_size() + dist.get_rank())
-        rate = learning_rate(number, len(plan.steps), peak_rate, warmup_share)
-        tokens, answer_tokens = count(rows, samples)
-        parts = []
-        for batch in mine(rows, samples):
-            part = token_losses(model, batch, device) / answer_tokens
-            (part * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
-            parts.append(part.detach())
-        total, norm = _sum(torch.stack(parts).sum()), _clip(model, clip_norm)
-        if trouble := _trouble(total, norm, recent, spike_factor):
-            passages = _suspects(parts, rows, samples)
+        torch.manual_seed((settings.seed * steps + number) * dist.get_world_size() + dist.get_rank())
+        tokens, answer_tokens = count_tokens(rows, samples)
+        row_losses = _backward(model, rows, samples, answer_tokens, device)
+        loss, norm = _sum(torch.stack(row_losses).sum()), _clip(model, settings.max_grad_norm)
+        if problem := _problem(loss, norm, recent, settings.loss_spike_factor):
+            passages = _worst_passages(row_losses, rows, samples)
             raise UserError(
-                f"train: step {number} has loss {total:.4g} and gradient norm {norm:.4g}{trouble % passages}"
+                f"train: step {number} has loss {loss:.4g} and gradient norm {norm:.4g}{problem % passages}"
             )
-        recent.append(total)
+        recent.append(loss)
+        rate = learning_rate(number, steps, settings.peak_rate, settings.warmup_share)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        seconds = _of_first(time.perf_counter() - started, device)
-        yield Step(number, total, rate, norm, tokens, answer_tokens, seconds)
+        seconds = _from_worker_0(time.perf_counter() - started, device)
+        yield StepFigures(
+            step=number,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            answer_tokens=answer_tokens,
+            seconds=seconds,
+            tokens_per_s=round(tokens / seconds, 1),
+        )
+
+
+def _backward(
+    model: Any, rows: Sequence[PackedRow], samples: Sequence[Sample], answer_tokens: int, device: torch.device
+) -> list[torch.Tensor]:
+    """Compute the gradients of a step. Returns the losses of this worker's rows."""
+    row_losses = []
+    for batch in local_batches(rows, samples):
+        loss = token_losses(model, batch, device) / answer_tokens
+        (loss * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
+        row_losses.append(loss.detach())
+    return row_losses
 
 
 def mean_loss(
-    model: Any, samples: Sequence[Sample], rows: Sequence[Row], device: torch.device
+    model: Any, samples: Sequence[Sample], rows: Sequence[PackedRow], device: torch.device
 ) -> float | None:
-    """Return the mean loss an answer token, over all workers; None where there is nothing to measure."""
-    _, answer_tokens = count(rows, samples)
+    """Return the mean loss of an answer token, over all workers; None if there is no answer token."""
+    _, answer_tokens = count_tokens(rows, samples)
     if not answer_tokens:
         return None
     loss = torch.zeros((), device=device)
     model.eval()
     with torch.no_grad():
-        for batch in mine(rows, samples):
+        for batch in local_batches(rows, samples):
             loss += token_losses(model, batch, device)
     model.train()
     model.reshard()  # without a backward pass, FSDP leaves the outer weights gathered
     return _sum(loss) / answer_tokens
 
 
-def mine(rows: Sequence[Row], samples: Sequence[Sample]) -> Iterator[Batch]:
-    """Yield this worker's rows, as many as every other worker: FSDP works in lockstep, so some are empty."""
+def local_batches(rows: Sequence[PackedRow], samples: Sequence[Sample]) -> Iterator[Batch]:
+    """Yield this worker's rows. Every worker gets as many, some empty: FSDP works in lockstep."""
     rank, world = dist.get_rank(), dist.get_world_size()
     for turn in zip_longest(*[iter(rows)] * world):
         row = turn[rank]
         yield collate([samples[number] for number in row]) if row else empty_batch()
 
 
-def count(rows: Sequence[Row], samples: Sequence[Sample]) -> tuple[int, int]:
+def count_tokens(rows: Sequence[PackedRow], samples: Sequence[Sample]) -> tuple[int, int]:
     """Return the tokens and the answer tokens of rows."""
     numbers = [number for row in rows for number in row]
     return sum(len(samples[n]) for n in numbers), sum(samples[n].answer_tokens for n in numbers)
 
 
 def logits(
-    model: Any, batch: Batch, device: torch.device, places: torch.Tensor | None = None
+    model: Any, batch: Batch, device: torch.device, positions: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the model's logits, (1, n, vocabulary), of a packed row, or of the k places in it alone.
+    """Return the logits, (1, n, vocabulary), of a packed row, or of these k positions alone.
 
-    Samples are told apart by their positions, which transformers looks at only where there is neither a
-    mask nor a cache: with an attention mask of ones, or with use_cache, they would see each other.
+    transformers tells the samples apart by position_ids, but only if it gets neither a mask nor a cache: with
+    an attention mask of ones, or with use_cache, samples would see each other.
     """
     flash = "flash" in str(model.config._attn_implementation)
     output = model(
@@ -157,19 +201,19 @@ def logits(
         position_ids=torch.from_numpy(batch.position_ids).to(device),
         attention_mask=None,
         use_cache=False,
-        logits_to_keep=0 if places is None else places,
-        **(_bounds(batch, device) if flash else {}),
+        logits_to_keep=0 if positions is None else positions,
+        **(_sequence_bounds(batch, device) if flash else {}),
     )
     return output.logits
 
 
-def _bounds(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """Return where a row's samples begin and end, as FlashAttention's varlen functions want to be told."""
+def _sequence_bounds(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Return the samples' bounds in a row, as arguments of FlashAttention's varlen functions."""
     starts = np.flatnonzero(batch.position_ids[0] == 0)
     ends = np.append(starts, batch.position_ids.shape[1])
-    places, longest = torch.from_numpy(ends.astype(np.int32)).to(device), int(np.diff(ends).max())
+    bounds, longest = torch.from_numpy(ends.astype(np.int32)).to(device), int(np.diff(ends).max())
     return {
-        "cu_seq_lens_q": places, "cu_seq_lens_k": places, "max_length_q": longest, "max_length_k": longest
+        "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest
     }  # fmt: skip
 
 
@@ -179,50 +223,54 @@ def token_losses(model: Any, batch: Batch, device: torch.device) -> torch.Tensor
     Logits are computed for these tokens alone: over a large vocabulary they cost as much as many layers.
     """
     labels = torch.from_numpy(batch.labels[0, 1:]).to(device)
-    places = (labels != IGNORED).nonzero()[:, 0]
-    return cross_entropy(logits(model, batch, device, places)[0].float(), labels[places], reduction="sum")
+    positions = (labels != IGNORED).nonzero()[:, 0]
+    return cross_entropy(
+        logits(model, batch, device, positions)[0].float(), labels[positions], reduction="sum"
+    )
 
 
 def _sum(value: torch.Tensor) -> float:
-    """Return a number summed over the workers."""
     dist.all_reduce(value)
     return value.item()
 
 
-def _of_first(value: float, device: torch.device) -> float:
-    """Return worker 0's number, so that all decide alike."""
-    told = torch.tensor(value, device=device)
-    dist.broadcast(told, src=0)
-    return told.item()
+def _from_worker_0(value: float, device: torch.device) -> float:
+    """Return worker 0's number on every worker, so that all decide alike."""
+    shared = torch.tensor(value, device=device)
+    dist.broadcast(shared, src=0)
+    return shared.item()
 
 
 def _clip(model: Any, limit: float) -> float:
-    """Scale the gradients down to a norm of at most `limit`. Returns the norm they had."""
+    """Scale the gradients down to a norm of at most `limit`. Returns the norm before."""
     norm: Any = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def _trouble(loss: float, norm: float, recent: Sequence[float], factor: float | None) -> str:
-    """Say what is wrong with a step and what to do, with a %s for its passages; nothing where all is well."""
+def _problem(loss: float, norm: float, recent: Sequence[float], factor: float | None) -> str:
+    """Describe the problem of a step and what to do, with a %s for its passages; "" if there is none."""
     if not math.isfinite(loss) or not math.isfinite(norm):
-        return "; look at its passages, first at %s, or lower train.learning_rate"
-    if factor is None or len(recent) < _RECENT // 2:
+        return "; check its passages, first %s, or lower train.learning_rate"
+    if factor is None or len(recent) < _RECENT_STEPS // 2:
         return ""
     usual = statistics.median(recent)
     if loss <= factor * usual:
         return ""
     return (
-        f", {loss / usual:.1f} times the loss of the steps before; look at its passages, first at %s, or "
-        "raise train.spike_factor to go on"
+        f", {loss / usual:.1f} times the loss of the steps before; check its passages, first %s, or raise "
+        "train.loss_spike_factor to go on"
     )
 
 
-def _suspects(parts: Sequence[torch.Tensor], rows: Sequence[Row], samples: Sequence[Sample]) -> str:
-    """Name the passages of the row with the largest loss, of all workers'; parts are this one's rows'."""
-    everyones: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyones, [part.item() for part in parts])
-    losses = [loss for turn in zip(*everyones, strict=True) for loss in turn][: len(rows)]
+def _worst_passages(
+    row_losses: Sequence[torch.Tensor], rows: Sequence[PackedRow], samples: Sequence[Sample]
+) -> str:
+    """Name the passages of the row with the largest loss, of all workers. row_losses: this worker's."""
+    per_worker: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(per_worker, [loss.item() for loss in row_losses])
+    losses = [loss for turn in zip(*per_worker, strict=True) for loss in turn][: len(rows)]
     worst = max(range(len(rows)), key=lambda row: math.inf if math.isnan(losses[row]) else losses[row])
     passages = sorted({samples[sample].passage_id for sample in rows[worst]})
-    more = len({samples[sample].passage_id for row in rows for sample in row}) - len(passages[:_NAMED])
-    return ", ".join(passages[:_NAMED]) + (f" and {more} more" if more else "")
+    named = passages[:_NAMED_PASSAGES]
+    more = len({samples[sample].passage_id for row in rows for sample in row}) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")

@@ -1,25 +1,33 @@
-"""LoRA by peft: adapters beside the frozen layers of a base model, and the two merged again.
+"""LoRA by peft: adapters beside the frozen layers of a base model, and merging them into it.
 
-The adapters are parts of the model, so that sharding, checkpoints and the loop need not know of them.
+The adapters are part of the model, so sharding, checkpoints and the loop treat them like other weights.
+
+With QLoRA (arXiv 2305.14314, without its second quantisation) the frozen layers are kept in 4 bits.
+bitsandbytes packs a weight as NF4, two numbers a byte, with a float32 scale for each 64 numbers; it is
+unpacked for each use. The bytes are an ordinary parameter that does not learn, so FSDP shards them like any
+other; every worker has all scales.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 
 from uniner.errors import UserError
-from uniner.train.quantized import quantize
 
-_PREFIX = "base_model.model."  # peft's, of the names in a whole model with adapters
+BLOCK = 64
+"""The number of weights that share a scale."""
+_PREFIX = "base_model.model."  # peft's, in the names of a whole model with adapters
 
 
 @dataclass(frozen=True)
-class Lora:
-    """What adapters there are: their rank, scale, dropout, and the layers that get one (peft's terms).
+class LoraSettings:
+    """The adapters' rank, scale and dropout, and the layers that get one, in peft's terms.
 
-    bits: 4 keeps these layers in 4 bits (QLoRA); None in the forward pass's format.
+    bits: 4 keeps these layers in 4 bits (QLoRA); None keeps them in the format of the forward pass.
     """
 
     rank: int
@@ -29,50 +37,110 @@ class Lora:
     base: str
     bits: int | None = None
 
-    def config(self) -> Any:
-        """Return peft's config."""
+    def peft_config(self) -> Any:
+        """Return the settings as peft's LoraConfig."""
         from peft import LoraConfig
 
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number does
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft takes any number
             lora_dropout=self.dropout,
             target_modules=self.modules if isinstance(self.modules, str) else list(self.modules),
             base_model_name_or_path=self.base,
         )
 
 
-def adapted(model: Any, lora: Lora | None) -> Any:
-    """Put fresh adapters into a model, the only weights that learn then. None leaves it as it is.
+def add_adapters(model: Any, lora: LoraSettings | None) -> Any:
+    """Add fresh adapters to a model, which are then its only weights that learn. None changes nothing.
 
     Raises:
-        UserError: where the model has no layer of these names.
+        UserError: the model has no layer of these names.
     """
     if lora is None:
         return model
     from peft import get_peft_model
 
     try:
-        model = get_peft_model(model, lora.config()).get_base_model()
+        model = get_peft_model(model, lora.peft_config()).get_base_model()
     except ValueError as error:
-        why = " ".join(str(error).split())[:160]
-        raise UserError(f"train.lora_modules = {lora.modules}: {why}") from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"train.lora_modules = {lora.modules}: {reason}") from None
     if lora.bits:
-        quantize(model)
+        for _, adapted_layer, layer in frozen_layers(model):
+            adapted_layer.base_layer = Linear4bit(layer)
     return model
 
 
-def merged(model: Any, lora: Lora, weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+def merge_adapters(
+    model: Any, lora: LoraSettings, weights: dict[str, torch.Tensor], folder: Path
+) -> dict[str, torch.Tensor]:
     """Merge trained adapters into their base, in float32. Returns the weights of the plain model.
 
-    model: the plain base model, on the meta device. weights: those of the model that `adapted` returned; they
-    are taken over and changed. The adapters are written into `folder` as peft reads them.
+    model: the plain base model, on the meta device. weights: those of the model that `add_adapters` returned;
+    they are changed in place. folder: where the adapters are written, as peft reads them.
     """
     from peft import get_peft_model
 
     with torch.device("meta"):
-        whole = get_peft_model(model, lora.config())
+        whole = get_peft_model(model, lora.peft_config())
     whole.load_state_dict({_PREFIX + name: weight.float() for name, weight in weights.items()}, assign=True)
-    whole.save_pretrained(folder, save_embedding_layers=False)  # else it asks the hub about the base
+    whole.save_pretrained(folder, save_embedding_layers=False)  # else peft asks the hub about the base
     return whole.merge_and_unload().state_dict()
+
+
+def frozen_layers(model: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the frozen layers below a model's adapters: name, the adapted layer that holds it, the layer."""
+    for name, module in list(model.named_modules()):
+        if name.endswith(".base_layer"):
+            yield name, model.get_submodule(name.rpartition(".")[0]), module
+
+
+class Linear4bit(torch.nn.Module):  # type: ignore[misc]  # torch is Any to mypy
+    """A frozen linear layer whose weight is rounded to 4 bits."""
+
+    def __init__(self, layer: torch.nn.Linear):
+        import bitsandbytes  # noqa: F401  # it registers the operators
+
+        super().__init__()
+        self._shape = tuple(layer.weight.shape)
+        packed, scales = torch.ops.bitsandbytes.quantize_4bit(layer.weight.data, BLOCK, "nf4", torch.uint8)
+        self.packed = torch.nn.Parameter(packed, requires_grad=False)
+        self.register_buffer("scales", scales, persistent=False)  # a checkpoint holds only weights that learn
+        self.bias = layer.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output, in the inputs' number format."""
+        outputs = _Linear4bitFunction.apply(inputs, self.packed, self.scales, self._shape)
+        return outputs if self.bias is None else outputs + self.bias
+
+    def unpack(self, packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the whole weight of these bytes, with this layer's scales."""
+        return _unpack(packed, self.scales.to(packed.device), self._shape, dtype)
+
+
+class _Linear4bitFunction(torch.autograd.Function):  # type: ignore[misc]
+    """x W^T of a packed W. It keeps the bytes for the backward pass: the unpacked weights of all layers would
+    fill the memory."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Any, packed: Any, scales: Any, shape: tuple[int, ...]) -> Any:
+        context.save_for_backward(packed, scales)
+        context.shape = shape
+        return linear(inputs, _unpack(packed, scales, shape, inputs.dtype))
+
+    @staticmethod
+    def backward(context: Any, gradient: Any) -> Any:
+        packed, scales = context.saved_tensors
+        return gradient @ _unpack(packed, scales, context.shape, gradient.dtype), None, None, None
+
+
+def _unpack(packed: Any, scales: Any, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.ops.bitsandbytes.dequantize_4bit(packed, scales, BLOCK, "nf4", shape, dtype)
+
+
+def unpack_weights(model: Any, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Replace the packed weights of a gathered state dict by whole ones, rounded as they are."""
+    for name, _, layer in frozen_layers(model):
+        if isinstance(layer, Linear4bit) and state:
+            state[f"{name}.weight"] = layer.unpack(state.pop(f"{name}.packed"), dtype)

@@ -1,8 +1,9 @@
-"""Conversations to packed rows: cut to the length limit, plan every step ahead, lay a row out as arrays.
+"""Pack conversations into rows: cut them to the length limit, fix the schedule, lay rows out as arrays.
 
-What a step learns from depends on the data, the seed and the recipe alone, never on the number of workers: it
-is fixed before the first worker starts, so a run can go on with more or fewer of them. How a step's samples
-are laid in rows does depend on it: all workers have as many rows, of about the same length.
+The samples of a step depend on the data, the seed and the settings alone, never on the number of workers. The
+schedule is fixed before the first worker starts, so that a run can resume with more or fewer workers. How a
+step's samples are packed into rows does depend on it: every worker gets the same number of rows, of about the
+same length.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,17 @@ IGNORED = -100
 """The label of a token that carries no loss (torch's and transformers' convention)."""
 
 
+class RenderedConversation(NamedTuple):
+    """A conversation as token ids: its head (system line and passage), and a block for each question."""
+
+    passage_id: str
+    head: TokenBlock
+    blocks: Sequence[TokenBlock]
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A piece of a conversation that is trained as one sequence. ids is int32, loss is bool, both (n,)."""
+    """A conversation, or a piece of it, trained as one sequence. ids is int32 (n,), loss is bool (n,)."""
 
     passage_id: str
     ids: npt.NDArray[np.int32]
@@ -34,28 +44,37 @@ class Sample:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that carry loss; the first never does, as nothing predicts it."""
+        """The number of tokens that carry loss. The first never does, as no token predicts it."""
         return int(self.loss[1:].sum())
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Samples in order, how many each conversation became, and the counts of what was done.
+@dataclass(frozen=True, kw_only=True)
+class FitCounts:
+    """conversations: those with at least one sample. split: conversations cut into several samples.
 
-    counts: conversations (that became at least one sample), samples, split (conversations cut in several),
-    set_aside (questions that do not fit even alone).
+    set_aside: questions that do not fit into a sample even alone.
     """
+
+    conversations: int
+    samples: int
+    split: int
+    set_aside: int
+
+
+@dataclass(frozen=True)
+class FittedSamples:
+    """Samples in order, and how many each conversation became."""
 
     samples: list[Sample]
     per_conversation: list[int]
-    counts: dict[str, int]
+    counts: FitCounts
 
 
-def fit(conversations: Iterable[tuple[str, TokenBlock, Sequence[TokenBlock]]], max_tokens: int) -> Fitted:
-    """Fit conversations, each (passage id, head, question blocks), into samples of at most max_tokens.
+def fit(conversations: Iterable[RenderedConversation], max_tokens: int) -> FittedSamples:
+    """Fit conversations into samples of at most max_tokens.
 
-    A longer conversation is cut before a question and its head repeated, so that nothing is cut silently and
-    every question is still asked about its passage.
+    A longer conversation is cut before a question and its head is repeated, so that no text is lost and every
+    question still follows its passage.
     """
     samples: list[Sample] = []
     per_conversation: list[int] = []
@@ -67,21 +86,21 @@ def fit(conversations: Iterable[tuple[str, TokenBlock, Sequence[TokenBlock]]], m
         if pieces:
             samples += pieces
             per_conversation.append(len(pieces))
-    counts = {
-        "conversations": len(per_conversation),
-        "samples": len(samples),
-        "split": sum(pieces > 1 for pieces in per_conversation),
-        "set_aside": set_aside,
-    }
-    return Fitted(samples, per_conversation, counts)
+    counts = FitCounts(
+        conversations=len(per_conversation),
+        samples=len(samples),
+        split=sum(pieces > 1 for pieces in per_conversation),
+        set_aside=set_aside,
+    )
+    return FittedSamples(samples, per_conversation, counts)
 
 
-def _cut(blocks: Sequence[TokenBlock], room: int) -> list[list[TokenBlock]]:
-    """Divide blocks, in order, into pieces of at most `room` tokens."""
+def _cut(blocks: Sequence[TokenBlock], limit: int) -> list[list[TokenBlock]]:
+    """Divide blocks, in order, into pieces of at most `limit` tokens."""
     pieces: list[list[TokenBlock]] = []
-    filled = room
+    filled = limit
     for block in blocks:
-        if filled + len(block) > room:
+        if filled + len(block) > limit:
             pieces.append([])
             filled = 0
         pieces[-1].append(block)
@@ -95,24 +114,24 @@ def _sample(passage_id: str, head: TokenBlock, blocks: Sequence[TokenBlock]) -> 
     return Sample(passage_id, ids, np.concatenate([np.asarray(part.loss, np.bool_) for part in parts]))
 
 
-Row = list[int]
-"""Samples, by number, that are packed into one sequence."""
+PackedRow = list[int]
+"""The numbers of the samples that are packed into one sequence."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """The rows of every step, in order, and the steps (counted from 1) that end an epoch."""
 
-    steps: list[list[Row]]
+    steps: list[list[PackedRow]]
     epoch_ends: frozenset[int]
 
     def digest(self) -> str:
-        """Return a digest of which samples each step learns from; how they are packed is left out."""
-        told = "\n".join(",".join(map(str, sorted(chain.from_iterable(rows)))) for rows in self.steps)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        """Return a digest of the samples of each step. How they are packed is left out."""
+        text = "\n".join(",".join(map(str, sorted(chain.from_iterable(rows)))) for rows in self.steps)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def plan(
+def schedule(
     lengths: Sequence[int],
     per_conversation: Sequence[int],
     *,
@@ -122,14 +141,15 @@ def plan(
     row_tokens: int,
     workers: int = 1,
     max_steps: int | None = None,
-) -> Plan:
-    """Plan every step: seeded shuffle an epoch, `batch` conversations a step, packed into the workers' rows.
+) -> Schedule:
+    """Return the schedule: a seeded shuffle for each epoch, `batch` conversations a step, packed into rows.
 
-    The samples of a conversation stay in one step. An epoch's last step may be smaller; nothing is dropped.
+    lengths: tokens of each sample. per_conversation: samples of each conversation, which stay in one step.
+    The last step of an epoch may be smaller; no conversation is dropped.
     """
     starts = [0, *accumulate(per_conversation)]
-    steps: list[list[Row]] = []
-    ends = set()
+    steps: list[list[PackedRow]] = []
+    epoch_ends = set()
     for epoch in range(epochs):
         order = list(range(len(per_conversation)))
         random.Random(f"{seed} {epoch}").shuffle(order)
@@ -140,26 +160,26 @@ def plan(
                 for sample in range(starts[conversation], starts[conversation + 1])
             ]
             steps.append(pack(chosen, lengths, row_tokens, workers))
-        ends.add(len(steps))
+        epoch_ends.add(len(steps))
     steps = steps[:max_steps]
-    return Plan(steps, frozenset(ends & set(range(len(steps) + 1))))
+    return Schedule(steps, frozenset(epoch_ends & set(range(len(steps) + 1))))
 
 
-def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1) -> list[Row]:
-    """Pack samples into rows of at most row_tokens, as few as each worker can have the same number of.
+def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1) -> list[PackedRow]:
+    """Pack samples into rows of at most row_tokens: the fewest rows that give every worker the same number.
 
-    Longest first, each into the shortest row (a row is never padded, so rows cost what they hold): workers
-    go row by row in lockstep, and all wait for the one with the longest. Rows come longest first.
+    Longest sample first, each into the shortest row. Rows are not padded, so a row costs the tokens it holds.
+    Workers take rows in lockstep and wait for the longest, so rows are returned longest first.
     """
     if not chosen:
         return []
-    most = min(row_tokens, sum(lengths[sample] for sample in chosen))
-    count = -(-sum(lengths[sample] for sample in chosen) // most)
+    total = sum(lengths[sample] for sample in chosen)
+    count = -(-total // min(row_tokens, total))
     count += -count % workers
     order = sorted(chosen, key=lambda sample: -lengths[sample])
     while True:
         filled = [(0, number) for number in range(count)]
-        rows: list[Row] = [[] for _ in range(count)]
+        rows: list[PackedRow] = [[] for _ in range(count)]
         for sample in order:
             tokens, number = filled[0]
             rows[number].append(sample)
@@ -172,21 +192,21 @@ def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers
         count += workers
 
 
-def useful_share(steps: Iterable[list[Row]], lengths: Sequence[int], workers: int) -> float:
-    """Return the share of the workers' time that goes into tokens: the rest waits for the longest row.
+def useful_share(steps: Iterable[list[PackedRow]], lengths: Sequence[int], workers: int) -> float:
+    """Return the share of the workers' time that goes into tokens; the rest is waiting for the longest row.
 
-    Workers take rows in turn, the k-th of them together; each turn lasts as long as its longest row.
+    Workers take rows in turn, one each; a turn lasts as long as its longest row.
     """
-    useful, taken = 0, 0
+    useful, spent = 0, 0
     for rows in steps:
         totals = [sum(lengths[sample] for sample in row) for row in rows]
         useful += sum(totals)
-        taken += sum(workers * max(totals[first : first + workers]) for first in range(0, len(rows), workers))
-    return useful / max(1, taken)
+        spent += sum(workers * max(totals[first : first + workers]) for first in range(0, len(rows), workers))
+    return useful / max(1, spent)
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
-    """Return a digest of the samples' ids and loss marks, in order."""
+    """Return a digest of the samples' ids and loss masks, in order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(len(sample).to_bytes(4, "big") + sample.ids.tobytes() + sample.loss.tobytes())
@@ -195,10 +215,10 @@ def data_digest(samples: Sequence[Sample]) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """A row laid out for the model: int64 arrays of shape (1, n).
+    """A row as the model's inputs: int64 arrays of shape (1, n).
 
-    position_ids restart with each sample: that is how the model tells them apart. labels[i] is the id at i,
-    or IGNORED; the shift by one is the loss's.
+    position_ids restart with each sample, which is how the model tells samples apart. labels[i] is the id at
+    i, or IGNORED; the loss shifts them by one.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -207,16 +227,16 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Lay the samples of one row out one after the other."""
+    """Lay the samples of a row out one after the other."""
     ids = np.concatenate([sample.ids for sample in samples]).astype(np.int64)
     positions = np.concatenate([np.arange(len(sample), dtype=np.int64) for sample in samples])
     loss = np.concatenate([sample.loss for sample in samples])
-    # What stands before a sample's first token is another sample's end: it must not learn to predict it.
+    # A sample's first token follows the end of another sample, which must not learn to predict it.
     labels = np.where(loss & (positions > 0), ids, IGNORED)
     return Batch(ids[None], positions[None], labels[None])
 
 
 def empty_batch() -> Batch:
-    """Return a row without loss, for a worker that has none left while others still work."""
+    """Return a row without loss, for a worker that has no row left while others still have one."""
     none = np.full((1, 2), IGNORED, np.int64)
     return Batch(np.zeros((1, 2), np.int64), np.arange(2, dtype=np.int64)[None], none)

@@ -1,73 +1,119 @@
-"""From the conversations and the config to all that a run will do; no weight is loaded yet."""
+"""Prepare a run: read the conversations, fix the schedule, and estimate the cost. No weights are loaded."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from uniner.config.schema import Student, Train
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
-from uniner.storage.folder import Folder
 from uniner.storage.model_folders import load_tokenizer, loading, local_model
+from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer, make_template
-from uniner.train import estimate as estimates
-from uniner.train import export, generation_eval, loop, model, packing
-from uniner.train.estimate import Estimate, Work
-from uniner.train.generation_eval import Quiz
-from uniner.train.lora import Lora
-from uniner.train.packing import Fitted, Plan, Row
+from uniner.train import estimate as formulas
+from uniner.train import generation_eval, loop, model, packing
+from uniner.train.estimate import TrainingEstimate, TrainingLoad
+from uniner.train.generation_eval import GenerationEval
+from uniner.train.lora import LoraSettings
+from uniner.train.packing import FittedSamples, PackedRow, RenderedConversation, Schedule
+
+_FREQUENT_TYPES = 200
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to train: the sections of the stage, the seed, and addresses (build's folder, this stage's)."""
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """The settings of a run as plain values, for the workers. Settings are named as in the config.
 
-    student: Student
-    train: Train
-    seed: int
+    base: the base model as the config names it; base_address: its absolute path, s3:// address or hub name.
+    build_url, folder_url: the folders of the stages build and train. tracked: the settings that a tracking
+    service shows.
+    """
+
     base: str
+    base_address: str
+    template: str
+    group_types: int
+    max_tokens: int
     build_url: str
     folder_url: str
+    seed: int
+    epochs: int
+    max_steps: int | None
+    batch_conversations: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    max_grad_norm: float
+    dtype: str
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    lora_modules: list[str] | str
+    lora_bits: int | None
+    pack_tokens: int | None
+    activation_checkpointing: bool
+    attention: str
+    compile: bool
+    shard_workers: int | None
+    fewest_workers: int
+    most_workers: int
+    use_gpu: bool
+    checkpoint_steps: int
+    keep_checkpoints: int
+    export: str
+    loss_spike_factor: float | None
+    validation_questions: int
+    tracker: str | None
+    tracked: dict[str, Any]
+    share_of_peak: float
+    usd_per_gpu_hour: float
+
+    @property
+    def run_name(self) -> str:
+        """The run's name: the folder above the stage's."""
+        return self.folder_url.rsplit("/", 2)[-2]
 
     @property
     def row_tokens(self) -> int:
-        """Tokens a packed row."""
-        return self.train.pack_tokens or self.student.max_tokens
+        """Tokens of a packed row, at most."""
+        return self.pack_tokens or self.max_tokens
 
     @property
-    def lora(self) -> Lora | None:
-        """The adapters; None where all weights learn."""
-        train = self.train
-        if not train.lora_rank:
+    def torch_dtype(self) -> torch.dtype:
+        """The number format of the forward pass."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapters; None if all weights learn."""
+        if not self.lora_rank:
             return None
-        modules = train.lora_modules if isinstance(train.lora_modules, str) else tuple(train.lora_modules)
-        return Lora(
-            train.lora_rank,
-            train.lora_alpha,
-            train.lora_dropout,
-            modules,
-            self.student.base,
-            train.lora_bits,
+        modules = self.lora_modules if isinstance(self.lora_modules, str) else tuple(self.lora_modules)
+        return LoraSettings(
+            self.lora_rank, self.lora_alpha, self.lora_dropout, modules, self.base, self.lora_bits
         )
 
 
 @dataclass(frozen=True)
-class Data:
-    """All that the data decide, the same on every worker."""
+class TrainingData:
+    """The samples, the schedule and the evals of a run, the same on every worker.
 
-    training: Fitted
-    validation: Fitted
-    plan: Plan
-    validation_rows: list[Row]
-    quiz: Quiz
+    types: the most frequent types, most frequent first.
+    """
+
+    training: FittedSamples
+    validation: FittedSamples
+    schedule: Schedule
+    validation_rows: list[PackedRow]
+    generation_eval: GenerationEval
     types: list[str]
 
     def digest(self) -> str:
-        """Return the digest of what each step learns from; a checkpoint goes on only under the same one."""
-        return f"{packing.data_digest(self.training.samples)}-{self.plan.digest()}"
+        """Return a digest of the samples of each step; a checkpoint resumes only under the same one."""
+        return f"{packing.data_digest(self.training.samples)}-{self.schedule.digest()}"
 
 
 def config_and_tokenizer(base: str) -> tuple[Any, Any]:
@@ -80,118 +126,138 @@ def config_and_tokenizer(base: str) -> tuple[Any, Any]:
 
 def _require_attention(base: str, config: Any) -> None:
     """Refuse a model whose layers carry a state along a row (Mamba, gated delta nets, short convolutions):
-    of the conversations that share a row each would see the ones before."""
+    each conversation of a packed row would see those before it."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
     others = sorted(layers - {"full_attention", "sliding_attention", "chunked_attention"})
     if others or getattr(kind, "_is_stateful", False):
         named = f" ({', '.join(others)})" if others else ""
         raise UserError(
-            f"student.base {base}: {config.model_type} has layers that are no attention{named}: in a packed "
-            "row they cannot keep conversations apart; take a model of the Llama, Qwen or Mistral type"
+            f"student.base {base}: {config.model_type} has layers without attention{named}, which mix the "
+            "conversations of a packed row; take a model of the Llama, Qwen or Mistral type"
         )
 
 
-def prepare(order: Order, tokenizer: Any, config: Any) -> Data:
-    """Read the conversations, fit them to the length limit and plan the whole run."""
-    require_room(order.student.max_tokens, config)
-    renderer, student = Renderer(tokenizer), order.student
-    conversations = from_table(Folder(order.build_url).read_rows(), Conversation)
-    chosen = [conversation for conversation in conversations if conversation.split == "train"]
-    training = _fit(chosen, renderer, student.max_tokens)
+def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
+    """Read the conversations, fit them to the length limit and fix the schedule of the whole run.
+
+    Raises:
+        UserError: there is no conversation to train on, or the base model cannot take them.
+    """
+    require_window(job.max_tokens, config)
+    renderer = Renderer(tokenizer)
+    conversations = from_table(StageFolder(job.build_url).read_rows(), Conversation)
+    train_split = [conversation for conversation in conversations if conversation.split == "train"]
+    training = _fit(train_split, renderer, job.max_tokens)
     held_out = [conversation for conversation in conversations if conversation.split == "validation"]
-    validation = _fit(held_out, renderer, student.max_tokens)
+    validation = _fit(held_out, renderer, job.max_tokens)
     if not training.samples:
-        raise UserError(f"{order.build_url}: no conversation to train on (split train)")
+        raise UserError(f"{job.build_url}: no conversation to train on (split train)")
     largest = max(int(sample.ids.max()) for sample in training.samples)
     if largest >= config.get_text_config().vocab_size:
-        raise UserError(f"student.base {order.base}: its tokenizer has ids beyond the model's vocabulary")
-    train = order.train
-    planned = _plan(training, order, train.epochs, train.max_steps)
-    validation_rows = [row for step in _plan(validation, order, 1).steps for row in step]
-    types = export.frequent_types(conversation.positive_types for conversation in chosen)
-    asked = generation_eval.draw(
+        raise UserError(
+            f"student.base {job.base_address}: its tokenizer has ids beyond the model's vocabulary"
+        )
+    questions = generation_eval.draw(
         held_out,
         tokenizer,
-        make_template(student.template, student.group_types),
-        most=train.validation_questions,
-        max_tokens=student.max_tokens,
-        seed=order.seed,
+        make_template(job.template, job.group_types),
+        most=job.validation_questions,
+        max_tokens=job.max_tokens,
+        seed=job.seed,
     )
-    return Data(training, validation, planned, validation_rows, asked, types)
+    return TrainingData(
+        training,
+        validation,
+        _schedule(training, job, job.epochs, job.max_steps),
+        [row for step in _schedule(validation, job, 1).steps for row in step],
+        questions,
+        frequent_types(conversation.positive_types for conversation in train_split),
+    )
 
 
-def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: int) -> Fitted:
-    rendered = ((each.passage_id, *renderer.blocks(each.conversations)) for each in conversations)
+def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: int) -> FittedSamples:
+    rendered = (
+        RenderedConversation(conversation.passage_id, *renderer.blocks(conversation.conversations))
+        for conversation in conversations
+    )
     return packing.fit(rendered, max_tokens)
 
 
-def _plan(fitted: Fitted, order: Order, epochs: int, max_steps: int | None = None) -> Plan:
-    return packing.plan(
+def _schedule(fitted: FittedSamples, job: TrainJob, epochs: int, max_steps: int | None = None) -> Schedule:
+    return packing.schedule(
         [len(sample) for sample in fitted.samples],
         fitted.per_conversation,
-        seed=order.seed,
+        seed=job.seed,
         epochs=epochs,
-        batch=order.train.batch_conversations,
-        row_tokens=order.row_tokens,
-        workers=order.train.most_workers,
+        batch=job.batch_conversations,
+        row_tokens=job.row_tokens,
+        workers=job.most_workers,
         max_steps=max_steps,
     )
 
 
-def require_room(max_tokens: int, config: Any) -> None:
+def frequent_types(positive_types: Iterable[Sequence[str]], most: int = _FREQUENT_TYPES) -> list[str]:
+    """Return the types with mentions in most conversations, most frequent first."""
+    counts = Counter(name for types in positive_types for name in types)
+    return sorted(counts, key=lambda name: (-counts[name], name))[:most]
+
+
+def require_window(max_tokens: int, config: Any) -> None:
     """Refuse conversations longer than the base model's window."""
-    room = getattr(config.get_text_config(), "max_position_embeddings", max_tokens)
-    if room < max_tokens:
-        raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {room}")
+    window = getattr(config.get_text_config(), "max_position_embeddings", max_tokens)
+    if window < max_tokens:
+        raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {window}")
 
 
-def plan(order: Order) -> Estimate:
-    """Read the conversations and the base model's config, and return what training would take."""
-    config, tokenizer = config_and_tokenizer(order.base)
-    return estimate(order, prepare(order, tokenizer, config), config)
+def estimate_job(job: TrainJob) -> TrainingEstimate:
+    """Read the conversations and the base model's config, and estimate the run."""
+    config, tokenizer = config_and_tokenizer(job.base_address)
+    return estimate(job, prepare(job, tokenizer, config), config)
 
 
-def estimate(order: Order, data: Data, config: Any) -> Estimate:
-    """Return what a prepared run will take."""
-    train, shape = order.train, model.shape(config, order.lora)
-    samples, counts = data.training.samples, data.training.counts
-    lengths = [len(sample) for sample in samples]
-    answers = [sample.answer_tokens for sample in samples]
-    rows = [row for step in data.plan.steps for row in step]
+def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate:
+    """Estimate a prepared run."""
+    shape, load = model.count_weights(config, job.lora), _load(job, data)
+    width, checkpointing = job.torch_dtype.itemsize, job.activation_checkpointing
+    shards = min(job.most_workers, job.shard_workers or job.most_workers)
+    return TrainingEstimate(
+        base=job.base,
+        shape=shape,
+        load=load,
+        memory=formulas.memory(shape, load, min(shards, job.fewest_workers), width, checkpointing),
+        flops=formulas.flops(shape, load, checkpointing),
+        traffic=formulas.traffic(shape, load, shards, width),
+        workers=job.most_workers,
+        fewest_workers=job.fewest_workers,
+        shards=shards,
+        copies_traffic=formulas.copies_traffic(shape, load, job.most_workers, shards),
+        share_of_peak=job.share_of_peak,
+        usd_per_gpu_hour=job.usd_per_gpu_hour,
+    )
+
+
+def _load(job: TrainJob, data: TrainingData) -> TrainingLoad:
+    lengths = [len(sample) for sample in data.training.samples]
+    answers = [sample.answer_tokens for sample in data.training.samples]
+    steps, counts = data.schedule.steps, data.training.counts
+    rows = [row for step in steps for row in step]
     numbers = [number for row in rows for number in row]
-    work = Work(
-        conversations=counts["conversations"],
-        split=counts["split"],
-        set_aside=counts["set_aside"],
-        samples=counts["samples"],
-        validation=data.validation.counts["conversations"],
-        epochs=train.epochs,
-        batch=train.batch_conversations,
-        steps=len(data.plan.steps),
-        warmup=loop.warmup_steps(len(data.plan.steps), train.warmup_share),
+    return TrainingLoad(
+        conversations=counts.conversations,
+        split=counts.split,
+        set_aside=counts.set_aside,
+        samples=counts.samples,
+        validation=data.validation.counts.conversations,
+        epochs=job.epochs,
+        batch=job.batch_conversations,
+        steps=len(steps),
+        warmup=loop.warmup_steps(len(steps), job.warmup_share),
         tokens=sum(lengths[number] for number in numbers),
         answer_tokens=sum(answers[number] for number in numbers),
-        turns=sum(-(-len(rows) // train.most_workers) for rows in data.plan.steps),
-        squares=sum(lengths[number] ** 2 for number in numbers),
-        useful_share=packing.useful_share(data.plan.steps, lengths, train.most_workers),
+        turns=sum(-(-len(step) // job.most_workers) for step in steps),
+        squared_lengths=sum(lengths[number] ** 2 for number in numbers),
+        useful_share=packing.useful_share(steps, lengths, job.most_workers),
         row_tokens=max(sum(lengths[number] for number in row) for row in rows),
         row_answers=max(sum(answers[number] for number in row) for row in rows),
-    )
-    width = getattr(torch, train.dtype).itemsize
-    checkpointing = train.activation_checkpointing
-    shards = min(train.most_workers, train.shard_workers or train.most_workers)
-    return Estimate(
-        base=order.student.base,
-        shape=shape,
-        work=work,
-        memory=estimates.memory(shape, work, min(shards, train.fewest_workers), width, checkpointing),
-        flops=estimates.flops(shape, work, checkpointing),
-        traffic=estimates.traffic(shape, work, shards, width),
-        workers=train.most_workers,
-        fewest_workers=train.fewest_workers,
-        shards=shards,
-        copies_traffic=estimates.copies_traffic(shape, work, train.most_workers, shards),
-        share_of_peak=train.share_of_peak,
-        usd_per_gpu_hour=train.usd_per_gpu_hour,
     )

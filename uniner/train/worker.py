@@ -1,115 +1,125 @@
-"""What each training process does, from the conversations to the student; Ray stands behind `Session`.
+"""The work of each training process, from the conversations to the student. It knows no Ray.
 
-All processes run the same code in step. A `UserError` is raised on all of them or on none, so that none
-waits for another, and is returned rather than raised: trying again would not help.
+All processes run the same code in step. A `UserError` is raised on all of them or on none, so that no process
+waits for another. It is returned in the result rather than raised: starting again would not help.
 """
 
 import gzip
 import json
-import tempfile
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 from uniner.errors import UserError
-from uniner.storage import model_card
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import CARD, loading, local_model
-from uniner.train import CHECKPOINTS, export, loop, lora, model, packing, tracker
-from uniner.train.checkpoint import Checkpoints, State
-from uniner.train.collective import together
-from uniner.train.prepare import Data, Order, config_and_tokenizer, estimate, prepare
-from uniner.train.step_reporter import Watch
-from uniner.train.tracker import Tracker
+from uniner.storage.model_folders import loading, local_model
+from uniner.train import CHECKPOINTS, export, loop
+from uniner.train.checkpoint import Checkpoints, TrainState
+from uniner.train.collective import run_on_all
+from uniner.train.export import TrainFigures
+from uniner.train.loop import LoopSettings, ValidationFigures
+from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
+from uniner.train.model import choose_attention, load_sharded, read_base
+from uniner.train.prepare import TrainingData, TrainJob, config_and_tokenizer, estimate, prepare
 
-HISTORY, PACKING = "history.json", "packing.json.gz"
-_LOOK_SECONDS = 10.0  # between two looks whether this machine is being taken away
+PACKING = "packing.json.gz"
+_PREEMPTION_CHECK_SECONDS = 10.0  # of steps, between two checks
 
 
-class Session(Protocol):
-    """What a training process asks of the cluster. All call each method alike; worker 0 alone is heard."""
+class TrainSession(Protocol):
+    """A training process's connection to the cluster and the driver.
 
-    def leaving(self) -> bool:
+    Every process makes the same calls; only worker 0's reports and lines reach the driver.
+    """
+
+    def preempted(self) -> bool:
         """Tell whether a machine of this run is about to be taken away."""
         ...
 
-    def tell(self, step: int, steps: int, note: str) -> None:
-        """Tell the driver how far the run is."""
+    def report(self, step: int, steps: int, note: str) -> None:
+        """Report the progress to the driver."""
         ...
 
     def say(self, line: str) -> None:
-        """Have the driver print a line."""
+        """Print a line on the driver."""
         ...
 
 
-def work(order: Order, session: Session) -> dict[str, Any]:
-    """Train and export. Returns {"figures": ...} or {"error": one line}; the same on every worker."""
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The figures of a run, or the line of the UserError that ended it."""
+
+    figures: TrainFigures | None = None
+    error: str | None = None
+
+
+def train(job: TrainJob, session: TrainSession) -> TrainResult:
+    """Train the student and export it. Returns the same on every worker.
+
+    Raises:
+        UserError: this worker's GPU is out of memory. The others wait for this worker, so it cannot return.
+    """
     try:
-        return {"figures": _work(order, session)}
+        return TrainResult(figures=_train(job, session))
     except UserError as error:
-        return {"error": str(error)}
+        return TrainResult(error=str(error))
     except torch.OutOfMemoryError as error:
-        # Raised, as it is not the same on every worker: the others wait for this one.
         raise UserError(
-            f"train: a GPU's memory is full ({' '.join(str(error).split())[:120]}); lower train.pack_tokens, "
+            f"train: out of GPU memory ({' '.join(str(error).split())[:120]}); lower train.pack_tokens, "
             "set train.activation_checkpointing=true or take more workers"
         ) from error
 
 
-def _work(order: Order, session: Session) -> dict[str, float]:
-    device = _device(order.train.use_gpu)
-    torch.manual_seed(order.seed)
-    session.tell(0, 0, "reading the conversations")
-    config, tokenizer = together(lambda: config_and_tokenizer(order.base))
-    data = together(lambda: prepare(order, tokenizer, config))
-    together(lambda: _keep_packing(order, data))
-    expected = estimate(order, data, config)
-    session.say(expected.short())
-    session.tell(0, len(data.plan.steps), "loading the base model")
-    net = _load(order, config, device)
-    optimizer = loop.make_optimizer(net, order.train.weight_decay)
-    folder, best = Folder(order.folder_url) / CHECKPOINTS, order.train.export == "best"
-    with Checkpoints(folder, order.train.keep_checkpoints, best, device) as checkpoints:
-        state = checkpoints.resume(net, optimizer, data.digest(), session.say)
+def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
+    device = _device(job.use_gpu)
+    torch.manual_seed(job.seed)
+    session.report(0, 0, "reading the conversations")
+    config, tokenizer = run_on_all(lambda: config_and_tokenizer(job.base_address))
+    data = run_on_all(lambda: prepare(job, tokenizer, config))
+    folder, best = Folder(job.folder_url), job.export == "best"
+    run_on_all(lambda: _write_packing(folder, data))
+    expected = estimate(job, data, config)
+    session.say(expected.summary())
+    session.report(0, len(data.schedule.steps), "loading the base model")
+    model = _load_model(job, config, device)
+    optimizer = loop.make_optimizer(model, job.weight_decay)
+    with Checkpoints(folder / CHECKPOINTS, job.keep_checkpoints, best, device) as checkpoints:
+        state = checkpoints.resume(model, optimizer, data.digest(), session.say)
         if state.steps:
-            workers = dist.get_world_size()
-            session.say(f"train: going on after step {state.steps:,} with {workers} workers")
-        tracked = together(lambda: _tracker(order, session))
-        watch = Watch(order.folder_url, expected, state.steps, device, tracked)
-        _train(order, session, checkpoints, net, optimizer, data, state, device, watch)
-        session.tell(state.steps, state.steps, "writing the student")
+            session.say(f"train: resuming after step {state.steps:,} with {dist.get_world_size()} workers")
+        tracker = run_on_all(lambda: _start_tracker(job, session))
+        metrics = MetricsWriter(folder, expected, state.steps, device, tracker)
+        _Run(job, session, data, device, model, optimizer, checkpoints, state, metrics).finish_steps()
+        session.report(state.steps, state.steps, "writing the student")
         if best and state.best not in (None, state.steps):
-            checkpoints.load_best(net, state)
-    weights = export.gather(net, torch.float32 if order.lora else _dtype(order))
-    together(lambda: _publish(order, config, weights, tokenizer, data, state))
-    return figures(data, state, best)
+            checkpoints.load_best(model, state)
+    weights = export.gather_weights(model, torch.float32 if job.lora else job.torch_dtype)
+    figures = export.train_figures(data, state, best)
+    run_on_all(lambda: export.publish(job, config, weights, tokenizer, data.types, state, figures))
+    return figures
 
 
-def _keep_packing(order: Order, data: Data) -> None:
-    """Write down what each step learns from, and how it lies in rows; worker 0's work."""
+def _write_packing(folder: Folder, data: TrainingData) -> None:
+    """Record the samples of each step and row."""
     if dist.get_rank() != 0:
         return
-    told = {
+    contents = {
         "digest": data.digest(),
-        "epoch_ends": sorted(data.plan.epoch_ends),
+        "epoch_ends": sorted(data.schedule.epoch_ends),
         "samples": [sample.passage_id for sample in data.training.samples],
-        "steps": data.plan.steps,
+        "steps": data.schedule.steps,
     }
-    folder = Folder(order.folder_url)
     with explained(folder.url):
-        folder.write(PACKING, gzip.compress(json.dumps(told).encode(), mtime=0))
+        folder.write(PACKING, gzip.compress(json.dumps(contents).encode(), mtime=0))
 
 
-def _tracker(order: Order, session: Session) -> Tracker | None:
-    """Begin the tracked run; worker 0's work."""
-    if order.train.tracker is None or dist.get_rank() != 0:
+def _start_tracker(job: TrainJob, session: TrainSession) -> Tracker | None:
+    if job.tracker is None or dist.get_rank() != 0:
         return None
-    settings = {"base": order.student.base, "seed": order.seed, **order.train.identity()}
-    run = order.folder_url.rsplit("/", 2)[-2]
-    return tracker.start(order.train.tracker, run, order.folder_url, settings, session.say)
+    return start_tracker(job.tracker, job.run_name, job.folder_url, job.tracked, session.say)
 
 
 def _device(use_gpu: bool) -> torch.device:
@@ -118,173 +128,113 @@ def _device(use_gpu: bool) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
-def _dtype(order: Order) -> torch.dtype:
-    return getattr(torch, order.train.dtype)
-
-
-def _load(order: Order, config: Any, device: torch.device) -> Any:
+def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
     def read() -> Any:
-        with loading(order.base, "student.base"):
-            return model.read(local_model(order.base), order.lora) if dist.get_rank() == 0 else None
+        with loading(job.base_address, "student.base"):
+            return read_base(local_model(job.base_address), job.lora) if dist.get_rank() == 0 else None
 
-    train, dtype = order.train, _dtype(order)
-    full, checkpointing = together(read), train.activation_checkpointing
-    return together(
-        lambda: model.load(
+    base_model = run_on_all(read)
+    return run_on_all(
+        lambda: load_sharded(
             config,
-            full,
-            dtype,
+            base_model,
+            job.torch_dtype,
             device,
-            checkpointing,
-            order.lora,
-            attention=model.attention(train.attention, device, dtype),
-            compiled=train.compile,
-            shard_workers=train.shard_workers,
+            job.activation_checkpointing,
+            job.lora,
+            attention=choose_attention(job.attention, device, job.torch_dtype),
+            compiled=job.compile,
+            shard_workers=job.shard_workers,
         )
     )
 
 
-def _train(
-    order: Order,
-    session: Session,
-    checkpoints: Checkpoints,
-    net: Any,
-    optimizer: Any,
-    data: Data,
-    state: State,
-    device: torch.device,
-    watch: Watch,
-) -> None:
-    """Run the steps that are left; measure at each epoch's end, checkpoint when it is time."""
-    train, last = order.train, len(data.plan.steps)
-    look, due = _Lookout(session), False
-    session.tell(state.steps, last, _note(state))
-    steps = loop.train(
-        net,
-        optimizer,
-        data.training.samples,
-        data.plan,
-        steps_done=state.steps,
-        peak_rate=train.learning_rate,
-        warmup_share=train.warmup_share,
-        clip_norm=train.clip_norm,
-        seed=order.seed,
-        losses=[step["loss"] for step in state.history],
-        spike_factor=train.spike_factor,
-        device=device,
-    )
-    for step in steps:
-        state.history.append(watch.step(step))
-        now = step.step == last  # whether this step's checkpoint must be
-        if step.step in data.plan.epoch_ends or now:
-            measured = loop.mean_loss(net, data.validation.samples, data.validation_rows, device)
-            if measured is not None:
-                found = {"step": step.step, "loss": measured, **data.quiz.take(net, device)}
-                state.validation.append(found)
-                watch.validation(found)
-                now = now or (train.export == "best" and state.best == step.step)
-        session.tell(step.step, last, _note(state))
-        leaving = look.leaving(step.seconds)
-        # One that is due while the one before is being written comes as soon as that is done: no step waits.
-        due = due or step.step % train.checkpoint_steps == 0
-        if (checkpoints.idle() and due) or now or leaving:
-            checkpoints.save(net, optimizer, state, beside=watch.store)
-            due = False
-        if leaving:
-            checkpoints.wait()
-    checkpoints.wait()
-    together(watch.close)
+@dataclass(frozen=True)
+class _Run:
+    job: TrainJob
+    session: TrainSession
+    data: TrainingData
+    device: torch.device
+    model: Any
+    optimizer: torch.optim.Optimizer
+    checkpoints: Checkpoints
+    state: TrainState
+    metrics: MetricsWriter
+
+    def finish_steps(self) -> None:
+        """Run the remaining steps; measure at the end of each epoch, and save checkpoints when due."""
+        job, state, last = self.job, self.state, len(self.data.schedule.steps)
+        preemption, due = _PreemptionCheck(self.session), False
+        self.session.report(state.steps, last, self._note())
+        settings = LoopSettings(
+            peak_rate=job.learning_rate,
+            warmup_share=job.warmup_share,
+            max_grad_norm=job.max_grad_norm,
+            seed=job.seed,
+            loss_spike_factor=job.loss_spike_factor,
+        )
+        for step in loop.train(
+            self.model,
+            self.optimizer,
+            self.data.training.samples,
+            self.data.schedule,
+            settings,
+            device=self.device,
+            steps_done=state.steps,
+            losses=[step.loss for step in state.history],
+        ):
+            state.history.append(self.metrics.step(step))
+            required = step.step == last
+            if step.step in self.data.schedule.epoch_ends or required:
+                self._validate(step.step)
+                required = required or (job.export == "best" and state.best == step.step)
+            self.session.report(step.step, last, self._note())
+            leaving = preemption.due(step.seconds)
+            # No step waits: a checkpoint due while another is being written is saved once that is done.
+            due = due or step.step % job.checkpoint_steps == 0
+            if (self.checkpoints.idle() and due) or required or leaving:
+                self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
+                due = False
+            if leaving:
+                self.checkpoints.wait()
+        self.checkpoints.wait()
+        run_on_all(self.metrics.close)
+
+    def _validate(self, step: int) -> None:
+        data = self.data
+        loss = loop.mean_loss(self.model, data.validation.samples, data.validation_rows, self.device)
+        if loss is not None:
+            scores = data.generation_eval.run(self.model, self.device)
+            figures = ValidationFigures(step=step, loss=loss, **(asdict(scores) if scores else {}))
+            self.state.validation.append(figures)
+            self.metrics.validation(figures)
+
+    def _note(self) -> str:
+        """Return the progress line's note about the last step."""
+        if not self.state.history:
+            return ""
+        step, measured = self.state.history[-1], ""
+        if self.state.validation:
+            last = self.state.validation[-1]
+            f1 = "" if last.f1 is None else f", F1 {last.f1:.2f}"
+            measured = f", validation {last.loss:.4f}{f1}"
+        mfu = "" if step.mfu is None else f", MFU {step.mfu:.1%}"
+        return (
+            f"loss {step.loss:.4f}{measured}, gradient {step.grad_norm:.3g}, "
+            f"{step.tokens_per_s:,.0f} tokens/s{mfu}"
+        )
 
 
-class _Lookout:
-    """Looks now and then whether a machine of the run is being taken away, and says so once."""
+class _PreemptionCheck:
+    """Checks from time to time whether a machine of the run is being taken away, and tells so once."""
 
-    def __init__(self, session: Session):
-        self._session, self._unlooked, self._said = session, 0.0, False
+    def __init__(self, session: TrainSession):
+        self._session, self._unchecked, self._preempted = session, 0.0, False
 
-    def leaving(self, seconds: float) -> bool:
-        """Tell, after a step of so many seconds (the same on all workers: all must look alike)."""
-        self._unlooked += seconds
-        if self._said or self._unlooked < _LOOK_SECONDS:
+    def due(self, seconds: float) -> bool:
+        """Tell, after a step of `seconds` (the same on all workers, so all check at the same step)."""
+        self._unchecked += seconds
+        if self._preempted or self._unchecked < _PREEMPTION_CHECK_SECONDS:
             return False
-        self._unlooked, self._said = 0.0, self._session.leaving()
-        return self._said
-
-
-def _note(state: State) -> str:
-    if not state.history:
-        return ""
-    step = state.history[-1]
-    measured = ""
-    if state.validation:
-        last = state.validation[-1]
-        measured = f", validation {last['loss']:.4f}" + (f", F1 {last['f1']:.2f}" if "f1" in last else "")
-    mfu = f", MFU {step['mfu']:.1%}" if "mfu" in step else ""
-    return (
-        f"loss {step['loss']:.4f}{measured}, gradient {step['grad_norm']:.3g}, "
-        f"{step['tokens_per_s']:,.0f} tokens/s{mfu}"
-    )
-
-
-def _publish(
-    order: Order, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, data: Data, state: Any
-) -> None:
-    """Upload the student and the run's history; worker 0's work."""
-    if dist.get_rank() != 0:
-        return
-    folder = Folder(order.folder_url)
-    facts = {
-        "template": order.student.template,
-        "group_types": order.student.group_types,
-        "max_tokens": order.student.max_tokens,
-        "base": order.student.base,
-        "types": data.types,
-    }
-    with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
-        if order.lora:
-            adapter = Path(local) / "adapter"
-            whole = lora.merged(model.outline(config), order.lora, weights, adapter)
-            weights = {name: weight.to(_dtype(order)) for name, weight in whole.items()}
-            (folder / "adapter").upload(adapter)
-        export.write(Path(local) / "student", config, weights, tokenizer, facts)
-        student, run = order.student, order.folder_url.rsplit("/", 2)[-2]
-        told = figures(data, state, order.train.export == "best")
-        text = model_card.render(run, order.seed, student, order.train, told, data.types, tokenizer.eos_token)
-        (Path(local) / "student" / CARD).write_text(text, encoding="utf-8")
-        (folder / "student").upload(Path(local) / "student")
-        history = {"steps": state.history, "validation": state.validation, "resumed": state.resumed}
-        folder.write_json(HISTORY, history)
-
-
-def figures(data: Data, state: State, best: bool) -> dict[str, float]:
-    """Return the numbers of the manifest; best: whether the student is the best step's and not the last's."""
-    history, workers = state.history, dist.get_world_size()
-    lengths = [len(sample) for sample in data.training.samples]
-    exported = (best and state.best) or len(history)
-    seconds = sum(step["seconds"] for step in history)
-    tokens = sum(step["tokens"] for step in history)
-    return {
-        "steps": len(history),
-        **data.training.counts,
-        "validation_conversations": data.validation.counts["conversations"],
-        "tokens": tokens,
-        "answer_tokens": sum(step["answer_tokens"] for step in history),
-        "useful_share": round(packing.useful_share(data.plan.steps, lengths, workers), 4),
-        "first_loss": history[0]["loss"],
-        "last_loss": history[-1]["loss"],
-        **{
-            f"validation_{name}": figure
-            for name, figure in _measured(state, exported).items()
-            if name != "step"
-        },
-        "step_seconds": round(seconds, 3),
-        "tokens_per_s": round(tokens / seconds, 1),
-        "resumed": len(state.resumed),
-        "exported_step": exported,
-    }
-
-
-def _measured(state: State, step: int) -> dict[str, Any]:
-    """Return what validation found at a step, or at the last one where nothing was measured there."""
-    at = [found for found in state.validation if found["step"] == step]
-    return (at or state.validation or [{}])[-1]
+        self._unchecked, self._preempted = 0.0, self._session.preempted()
+        return self._preempted

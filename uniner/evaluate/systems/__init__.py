@@ -1,57 +1,64 @@
-"""What answers evaluate's questions, a module a system, all behind one interface: passages and types in,
-mentions out."""
+"""The systems that evaluate compares, one module each, behind one interface: passages and types in, mentions
+out."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from uniner.evaluate.systems.instructions import Found
+from uniner.evaluate.systems.instructions import MentionsByType
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 
-Parse = Callable[[Sequence[str], str], Found | None]
-"""Reads the answer to a question for types; None is one that says nothing of them."""
+AnswerParser = Callable[[Sequence[str], str], MentionsByType | None]
+"""Parses the answer to a question for types; None: the answer is broken."""
 
 
-class System(Protocol):
-    """What a predictor asks."""
+class NerSystem(Protocol):
+    """A system that finds mentions of types in passages."""
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
-        """Say of each (passage, types), in order, what mentions of each type it has."""
+        """Answer each (passage, types), in order, with the mentions of each type."""
         ...
 
 
-class InProcess(ABC):
-    """A model in this process: it answers one call after another, beside the event loop."""
+class InProcessSystem(ABC):
+    """A model in this process. It answers one call at a time, in a thread beside the event loop."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
-        """Ask about many (passage, types), in order."""
-        async with self._turn:
+        """Answer each (passage, types), in order."""
+        async with self._lock:
             return await asyncio.to_thread(self.answer, questions)
 
     @abstractmethod
     def answer(self, questions: Questions) -> list[PassageAnswers]:
-        """Do what `ask_all` does, in the calling thread."""
+        """Do the work of `ask_all` in the calling thread."""
 
 
-def judged(types: Sequence[str], answer: str, failed: str, parse: Parse) -> list[TypeAnswer]:
-    """Say what the answer to a question for these types is worth, each type's reply.
+class ScoredSpan(NamedTuple):
+    """A mention found by a tagger: offsets into the passage, and the score."""
 
-    failed: the outcome of an answer that is not worth reading; "" of one that is.
+    start: int
+    end: int
+    score: float
+
+
+def parse_replies(types: Sequence[str], answer: str, failure: str, parse: AnswerParser) -> list[TypeAnswer]:
+    """Return the reply for each type that a question asked for.
+
+    failure: the outcome of an answer that is not worth parsing; "": parse it.
     """
-    found = None if failed else parse(types, answer)
-    outcome = failed or ("unparseable" if found is None else "ok")
-    return [TypeAnswer(name, outcome, {}, answer, found[name] if found else ()) for name in types]
+    mentions = None if failure else parse(types, answer)
+    outcome = failure or ("unparseable" if mentions is None else "ok")
+    return [TypeAnswer(name, outcome, {}, answer, mentions[name] if mentions else ()) for name in types]
 
 
-def located(passage: str, found: Mapping[str, Sequence[tuple[int, int, float]]]) -> PassageAnswers:
-    """Return the answer of a system that labels a passage: of each type where its mentions stand, and the
-    score of each; of a mention that stands twice the higher one counts."""
+def tagged_answer(passage: str, spans_by_type: Mapping[str, Sequence[ScoredSpan]]) -> PassageAnswers:
+    """Return the answer of a system that tags spans. A mention's score is the highest of its spans."""
     replies = []
-    for name, spans in found.items():
+    for name, spans in spans_by_type.items():
         scores: dict[str, float] = {}
         for start, end, score in sorted(spans):
             mention = passage[start:end]

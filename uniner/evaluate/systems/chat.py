@@ -1,53 +1,56 @@
-"""A chat model: each question a request, through the teacher's line, so that no reply is paid twice."""
+"""A chat model: a request for each question, through the teacher's client, so that no reply is paid twice."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from uniner.evaluate.systems import judged
+from uniner.evaluate.systems import parse_replies
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt
-from uniner.teacher.replies import Replies
-from uniner.teacher.reply_cache import Kept
+from uniner.teacher.reply_cache import CachedReply
 
 _QUESTION = "{question}"
 PROMPT = Prompt("", _QUESTION, _QUESTION)
-"""The messages of a request: the question alone, as the published prompt states no system message."""
+"""The messages of a request: the question alone, as the published prompt has no system message."""
 
 
-class Chat:
-    """A chat model behind the replies of a line."""
+class ChatModel:
+    """A chat model on a server."""
 
-    def __init__(self, replies: Replies, instruction: Instruction):
-        self._replies, self._instruction = replies, instruction
+    def __init__(self, teacher: CachedTeacher, instruction: Instruction):
+        self._teacher, self._instruction = teacher, instruction
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
-        """Ask about all passages together. The first passage has the counts of all."""
+        """Ask about all passages at once. The first passage's answer carries the figures of all."""
         groups = [
-            (place, group)
-            for place, (_, types) in enumerate(questions)
+            (number, group)
+            for number, (_, types) in enumerate(questions)
             for group in self._instruction.groups(types)
         ]
-        texts = [self._instruction.text(questions[place][0], group) for place, group in groups]
-        replies, took = await self._replies.to(texts)
-        of_passage: list[list[TypeAnswer]] = [[] for _ in questions]
-        for (place, group), reply in zip(groups, replies, strict=True):
-            of_passage[place] += _judge(self._instruction, group, reply)
-        figures: Counter[str] = Counter({"questions": len(groups), **took})
+        texts = [self._instruction.text(questions[number][0], group) for number, group in groups]
+        replies, costs = await self._teacher.ask(texts)
+        by_passage: list[list[TypeAnswer]] = [[] for _ in questions]
+        for (number, group), reply in zip(groups, replies, strict=True):
+            by_passage[number] += _parse(self._instruction, group, reply)
+        figures: Counter[str] = Counter({"questions": len(groups), **costs})
         return [
-            PassageAnswers(tuple(said), dict(figures) if not n else {}) for n, said in enumerate(of_passage)
+            PassageAnswers(tuple(passage), dict(figures) if number == 0 else {})
+            for number, passage in enumerate(by_passage)
         ]
 
 
-def _judge(instruction: Instruction, types: Sequence[str], reply: Kept | Rejection) -> list[TypeAnswer]:
-    """Say what a reply is worth; the outcomes are an annotation's, of a reply cut at the limit too_long."""
+def _parse(
+    instruction: Instruction, types: Sequence[str], reply: CachedReply | Rejection
+) -> list[TypeAnswer]:
+    """Return the reply for each type. Outcomes are those of Annotation; too_long: cut at the limit."""
     if isinstance(reply, Rejection):
-        return [TypeAnswer(name, reply.outcome, {}, reply.said) for name in types]
+        return [TypeAnswer(name, reply.outcome, {}, reply.reason) for name in types]
     if reply.finish_reason == "length":
-        failed = "too_long"
+        failure = "too_long"
     elif reply.finish_reason == "content_filter":
-        failed = "filtered"
+        failure = "filtered"
     else:
-        failed = "refused" if reply.refusal else ""
-    return judged(types, reply.text or reply.refusal, failed, instruction.parse)
+        failure = "refused" if reply.refusal else ""
+    return parse_replies(types, reply.text or reply.refusal, failure, instruction.parse)

@@ -1,9 +1,9 @@
-"""Instruction-tuned models through vLLM, each in the prompt form that it was trained with."""
+"""Instruction-tuned models through vLLM, each in the prompt form of its training."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from uniner.evaluate.systems import judged
+from uniner.evaluate.systems import parse_replies
 from uniner.evaluate.systems.instructions import Instruction
 from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
 from uniner.inference.questions import (
@@ -31,14 +31,14 @@ FORMS = {
 }
 
 
-class Instructed:
-    """A model that is asked in a prompt form, of which `{instruction}` is a part."""
+class InstructedModel:
+    """A model with a prompt form, in which `{instruction}` is replaced."""
 
     def __init__(self, engine: EngineProtocol, form: str, instruction: Instruction):
         self._engine, self._form, self._instruction = engine, form, instruction
 
     async def ask(self, passage: str, types: Sequence[str]) -> PassageAnswers:
-        """Ask about a passage: all its questions together."""
+        """Ask all questions about a passage together."""
         figures: Counter[str] = Counter()
         groups = self._instruction.groups(types)
         answers = await send_prompts(
@@ -50,27 +50,27 @@ class Instructed:
         replies = [
             reply
             for group, answer in zip(groups, answers, strict=True)
-            for reply in _judge(self._instruction, group, answer)
+            for reply in _parse(self._instruction, group, answer)
         ]
         return PassageAnswers(tuple(replies), dict(figures))
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
-        """Ask about many (passage, types), in order."""
+        """Answer each (passage, types), in order."""
         return await ask_concurrently(self.ask, questions)
 
     def _prompt(self, instruction: str) -> list[int]:
-        # Special tokens in the text are split: a passage cannot smuggle one in.
+        # Special tokens in the text are split, so that a passage cannot inject one.
         text = self._form.replace(_INSTRUCTION, instruction)
         return self._engine.tokenizer(text, split_special_tokens=True).input_ids
 
 
-def _judge(instruction: Instruction, types: Sequence[str], answer: EngineAnswer | None) -> list[TypeAnswer]:
+def _parse(instruction: Instruction, types: Sequence[str], answer: EngineAnswer | None) -> list[TypeAnswer]:
     if answer is None:
         return [TypeAnswer(name, "overlong", {}) for name in types]
-    failed = "too_long" if answer.finish == "length" else ""
-    return judged(types, answer.text, failed, instruction.parse)
+    failure = "too_long" if answer.finish == "length" else ""
+    return parse_replies(types, answer.text, failure, instruction.parse)
 
 
-def start(model: str, kind: str, instruction: Instruction, settings: EngineSettings) -> Instructed:
+def start(model: str, kind: str, instruction: Instruction, settings: EngineSettings) -> InstructedModel:
     """Start an engine on a model (folder, s3:// address or hub name)."""
-    return Instructed(Engine(local_model(model), settings), FORMS[kind], instruction)
+    return InstructedModel(Engine(local_model(model), settings), FORMS[kind], instruction)

@@ -1,4 +1,4 @@
-"""How a model that follows instructions is asked for entities in plain words, and how its answer is read."""
+"""How models that follow instructions are asked for entities in plain words, and how answers are parsed."""
 
 import ast
 import json
@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-Found = dict[str, tuple[str, ...]]
-_NOTHING = {"", "none", "n/a", "null", "[]", "-"}
+MentionsByType = dict[str, tuple[str, ...]]
+_NO_MENTION = {"", "none", "n/a", "null", "[]", "-"}
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
@@ -22,16 +22,16 @@ class Instruction(Protocol):
         """Return the question for a group of types."""
         ...
 
-    def parse(self, types: Sequence[str], answer: str) -> Found | None:
-        """Read an answer: each type's mentions. None is "broken", () is "no such mention"."""
+    def parse(self, types: Sequence[str], answer: str) -> MentionsByType | None:
+        """Parse an answer: the mentions of each type. None: broken; (): no mention of the type."""
         ...
 
 
-class Published:
-    """The prompt behind the published rows of ChatGPT and Vicuna: that of Ye et al. (2023), as GLiNER's
-    paper prints it for the four types of CoNLL (appendix A.2); all types in one question.
+class PublishedInstruction:
+    """The prompt behind the published rows of ChatGPT and Vicuna: that of Ye et al. (2023), as GLiNER's paper
+    prints it for the four types of CoNLL (appendix A.2); all types in one question.
 
-    The order of the examples with other numbers of types is ours: the last two types have one.
+    For other numbers of types the order of the examples is ours: the last two types have one.
     """
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
@@ -39,49 +39,53 @@ class Published:
         return [tuple(types)] if types else []
 
     def text(self, passage: str, types: Sequence[str]) -> str:
-        """Return the question, the last type after "and"."""
+        """Return the question, with "and" before the last type."""
         *most, last = types
-        named = f"{', '.join(most)}{',' if len(most) > 1 else ''} and {last}" if most else last
-        shown = ["None"] * len(types)
-        shown[-2:] = ["Word1, Word2", "Word3"][-len(types) :]
-        form = " | ".join(f"{name}: {words}" for name, words in zip(types, shown, strict=True))
+        names = f"{', '.join(most)}{',' if len(most) > 1 else ''} and {last}" if most else last
+        examples = ["None"] * len(types)
+        examples[-2:] = ["Word1, Word2", "Word3"][-len(types) :]
+        form = " | ".join(f"{name}: {words}" for name, words in zip(types, examples, strict=True))
         return (
-            f"Please identify {named} Entity from the given text, output using the format as:\n\n"
+            f"Please identify {names} Entity from the given text, output using the format as:\n\n"
             f"Entity: {form}\n\nText: {passage}\n\nEntity:"
         )
 
-    def parse(self, types: Sequence[str], answer: str) -> Found | None:
-        """Read `Type: word, word | Type: None`, also a type a line; what is none of these types is left out.
+    def parse(self, types: Sequence[str], answer: str) -> MentionsByType | None:
+        """Parse `Type: word, word | Type: None`, also one type a line. Other types are ignored.
 
-        An answer that names no type at all is broken, unless it is "None".
+        An answer without any of the types is broken, unless it is "None".
         """
-        return labelled(types, re.split(r"[|\n]", answer), between=",")
+        return parse_labelled(types, re.split(r"[|\n]", answer), separator=",")
 
 
-def labelled(types: Sequence[str], parts: Sequence[str], between: str | None = None) -> Found | None:
-    """Read parts of the form `type: mention`, several mentions where something stands between them."""
+def parse_labelled(
+    types: Sequence[str], parts: Sequence[str], separator: str | None = None
+) -> MentionsByType | None:
+    """Parse parts of the form `type: mention`. separator: stands between several mentions of a part."""
     by_length = sorted(types, key=len, reverse=True)
     names = "|".join(f"({re.escape(name)})" for name in by_length)
-    label = re.compile(rf"\W*(?:entity\s*:\s*)?(?:{names})\W*?:(?P<said>.*)", re.IGNORECASE | re.DOTALL)
+    label = re.compile(rf"\W*(?:entity\s*:\s*)?(?:{names})\W*?:(?P<mentions>.*)", re.IGNORECASE | re.DOTALL)
     found: dict[str, list[str]] = {name: [] for name in types}
-    read = [match for part in parts if (match := label.fullmatch(part))]
-    if not read:
+    matches = [match for part in parts if (match := label.fullmatch(part))]
+    if not matches:
         whole = " ".join(parts).strip().rstrip(".").casefold().removeprefix("entity:").strip()
-        return dict.fromkeys(types, ()) if whole in _NOTHING - {""} else None
-    for match in read:
-        said = match["said"].split(between) if between else [match["said"]]
-        mentions = [mention.strip(" \t\r\n\"'`*[]") for mention in said]
-        name = next(name for name, matched in zip(by_length, match.groups(), strict=False) if matched)
-        found[name] += [one for one in mentions if one.casefold().strip(" .()") not in _NOTHING]
+        return dict.fromkeys(types, ()) if whole in _NO_MENTION - {""} else None
+    for match in matches:
+        texts = match["mentions"].split(separator) if separator else [match["mentions"]]
+        mentions = [text.strip(" \t\r\n\"'`*[]") for text in texts]
+        name = next(name for name, group in zip(by_length, match.groups(), strict=False) if group)
+        found[name] += [
+            mention for mention in mentions if mention.casefold().strip(" .()") not in _NO_MENTION
+        ]
     return {name: tuple(dict.fromkeys(mentions)) for name, mentions in found.items()}
 
 
-class JsonList:
-    """A question a type, answered by a JSON list: the wording is ours. The text comes first, so that the
-    questions of a passage share their beginning."""
+class JsonListInstruction:
+    """One question for each type, answered by a JSON list. The wording is ours. The text comes first, so that
+    the questions of a passage share a prefix."""
 
     def groups(self, types: Sequence[str]) -> list[tuple[str, ...]]:
-        """Give each type a question of its own."""
+        """Ask for each type in a question of its own."""
         return [(type_name,) for type_name in types]
 
     def text(self, passage: str, types: Sequence[str]) -> str:
@@ -93,35 +97,35 @@ class JsonList:
             "is none."
         )
 
-    def parse(self, types: Sequence[str], answer: str) -> Found | None:
-        """Read the first list of strings of an answer, JSON's or Python's, whatever stands around it."""
+    def parse(self, types: Sequence[str], answer: str) -> MentionsByType | None:
+        """Parse the first list of strings in an answer, in JSON's or Python's notation."""
         (type_name,) = types
-        mentions = _list_in(answer)
+        mentions = _first_list(answer)
         return None if mentions is None else {type_name: tuple(dict.fromkeys(mentions))}
 
 
-def _list_in(answer: str) -> list[str] | None:
+def _first_list(answer: str) -> list[str] | None:
     decoder = json.JSONDecoder()
     for place in (match.start() for match in re.finditer(r"\[", answer)):
         try:
-            found: Any = decoder.raw_decode(answer, place)[0]
+            value: Any = decoder.raw_decode(answer, place)[0]
         except (ValueError, RecursionError):
             continue
-        if _are_strings(found):
-            return found
+        if _are_strings(value):
+            return value
     match = _LIST.search(answer)
     try:
-        found = ast.literal_eval(match[0]) if match else None
+        value = ast.literal_eval(match[0]) if match else None
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if _are_strings(found) else None
+    return value if _are_strings(value) else None
 
 
-def _are_strings(found: Any) -> bool:
-    """Tell whether it is a list of strings that a file can hold: none with half of a character."""
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+def _are_strings(value: Any) -> bool:
+    """Return whether it is a list of strings without lone surrogates, which no file can hold."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return False
-    return not any("\ud800" <= letter <= "\udfff" for one in found for letter in one)
+    return not any("\ud800" <= letter <= "\udfff" for text in value for letter in text)
 
 
-INSTRUCTIONS: dict[str, Instruction] = {"published": Published(), "json": JsonList()}
+INSTRUCTIONS: dict[str, Instruction] = {"published": PublishedInstruction(), "json": JsonListInstruction()}

@@ -4,10 +4,10 @@ Instruction, options and layout are those of its released data for named entitie
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from uniner.evaluate.systems import InProcess, judged
-from uniner.evaluate.systems.instructions import Found, labelled
+from uniner.evaluate.systems import InProcessSystem, parse_replies
+from uniner.evaluate.systems.instructions import MentionsByType, parse_labelled
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 from uniner.storage.model_folders import local_model
 
@@ -17,18 +17,26 @@ _INSTRUCTION = (
 )
 
 
+class DecodedAnswer(NamedTuple):
+    """An answer's text, whether it ended with the end token, and its number of tokens."""
+
+    text: str
+    ended: bool
+    tokens: int
+
+
 def prompt(passage: str, types: Sequence[str]) -> str:
-    """Return what the model is asked."""
+    """Return the prompt."""
     return f"{_INSTRUCTION}Option: {', '.join(types)} \nText: {passage} \nAnswer:"
 
 
-def parse(types: Sequence[str], answer: str) -> Found | None:
-    """Read `type: word; type: word`, or None; an answer that names none of the types is broken."""
-    return labelled(types, answer.split(";"))
+def parse(types: Sequence[str], answer: str) -> MentionsByType | None:
+    """Parse `type: word; type: word`, or None; an answer without any of the types is broken."""
+    return parse_labelled(types, answer.split(";"))
 
 
-class InstructUIE(InProcess):
-    """The model in this process; it decodes greedily, passages of one length together."""
+class InstructUIEModel(InProcessSystem):
+    """The model in this process. It decodes greedily, in batches of passages with similar lengths."""
 
     def __init__(
         self,
@@ -39,47 +47,48 @@ class InstructUIE(InProcess):
         on_gpu: bool,
         dtype: str,
     ):
-        """`model` is a folder, s3:// address or hub name; dtype as vLLM names them."""
+        """`model` is a folder, s3:// address or hub name; dtype is named as in vLLM."""
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
         super().__init__()
-        where = local_model(model)
-        self._tokenizer = AutoTokenizer.from_pretrained(where)
-        number = dtype if dtype == "auto" else getattr(torch, dtype)
+        folder = local_model(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
         self._device = "cuda" if on_gpu else "cpu"
-        self._model: Any = AutoModelForSeq2SeqLM.from_pretrained(where, dtype=number).to(self._device).eval()
+        loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch_dtype)
+        self._model = loaded.to(self._device).eval()
         self._max_prompt_tokens, self._max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self._batch_passages = batch_passages
 
     def answer(self, questions: Questions) -> list[PassageAnswers]:
-        """Ask about the passages that fit, by length."""
-        ids = [self._tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
-        fits = [place for place, one in enumerate(ids) if len(one) <= self._max_prompt_tokens]
+        """Answer the questions whose prompt fits, the shortest first."""
+        prompts = [self._tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
+        fitting = [number for number, ids in enumerate(prompts) if len(ids) <= self._max_prompt_tokens]
         replies = [[TypeAnswer(name, "overlong", {}) for name in types] for _, types in questions]
         tokens = [0] * len(questions)
-        fits.sort(key=lambda place: len(ids[place]))
-        for first in range(0, len(fits), self._batch_passages):
-            places = fits[first : first + self._batch_passages]
-            answers = self._answer([ids[place] for place in places])
-            for place, (text, ended, count) in zip(places, answers, strict=True):
-                failed = "" if ended else "too_long"
-                replies[place], tokens[place] = judged(questions[place][1], text, failed, parse), count
+        fitting.sort(key=lambda number: len(prompts[number]))
+        for first in range(0, len(fitting), self._batch_passages):
+            numbers = fitting[first : first + self._batch_passages]
+            answers = self._answer([prompts[number] for number in numbers])
+            for number, answer in zip(numbers, answers, strict=True):
+                failure = "" if answer.ended else "too_long"
+                replies[number] = parse_replies(questions[number][1], answer.text, failure, parse)
+                tokens[number] = answer.tokens
         return [
             PassageAnswers(
-                tuple(said),
-                {"questions": 1, "prompt_tokens": len(one), "answer_tokens": count} if count else {},
+                tuple(passage),
+                {"questions": 1, "prompt_tokens": len(ids), "answer_tokens": count} if count else {},
             )
-            for said, one, count in zip(replies, ids, tokens, strict=True)
+            for passage, ids, count in zip(replies, prompts, tokens, strict=True)
         ]
 
-    def _answer(self, prompts: list[list[int]]) -> list[tuple[str, bool, int]]:
-        """Return each answer's text, whether it ended by itself, and its tokens."""
+    def _answer(self, prompts: list[list[int]]) -> list[DecodedAnswer]:
         import torch
 
         batch = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
         with torch.inference_mode():
-            made = self._model.generate(
+            output = self._model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 max_new_tokens=self._max_answer_tokens,
@@ -88,11 +97,10 @@ class InstructUIE(InProcess):
             )
         end = self._tokenizer.eos_token_id
         answers = []
-        for row in made.tolist():
-            ids = row[1:]  # the first starts the decoder
+        for row in output.tolist():
+            ids = row[1:]  # the first id is the decoder's start token
             ended = end in ids
             ids = ids[: ids.index(end)] if ended else ids
-            answers.append(
-                (self._tokenizer.decode(ids, skip_special_tokens=True).strip(), ended, len(ids) + 1)
-            )
+            text = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+            answers.append(DecodedAnswer(text, ended, len(ids) + 1))
         return answers

@@ -1,1 +1,1 @@
-"""The Batch API."""
+"""The teacher through the Batch API of an OpenAI-compatible server."""

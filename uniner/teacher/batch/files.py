@@ -1,8 +1,8 @@
-"""The files of the Batch API: requests out, what became of each back in. Both are JSON lines by `custom_id`.
+"""The files of the Batch API: requests out, their answers in. Both are JSON lines with a `custom_id`.
 
-The output file has a line for each request that was answered with 200, the error file for each other one.
-What was refused stands in `response` (status and the server's words) or, where there was no HTTP answer at
-all, in `error`; a batch that expired or was cancelled may have no line for a request.
+The output file has a line for each request answered with 200, the error file one for each other answer. An
+HTTP error is in `response` (status and message). Where there was no HTTP answer at all, the reason is in
+`error`. A batch that expired or was cancelled may have no line for a request.
 """
 
 import json
@@ -14,17 +14,24 @@ from typing import Any, Final
 import msgspec
 
 from uniner.errors import UserError
-from uniner.teacher.completion import GarbageError, Rejection, Reply, rejection, reply_of
-from uniner.teacher.openai_client import Teacher
+from uniner.teacher.completion import (
+    ChatRequest,
+    InvalidCompletionError,
+    Rejection,
+    Teacher,
+    TeacherReply,
+    read_rejection,
+    read_reply,
+)
 
 ENDPOINT: Final = "/v1/chat/completions"
-# What a line says of a request that was not got round to.
+# The error codes of requests that the server did not get to.
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
 
 
-@dataclass(frozen=True)
-class Room:
-    """What a file may hold: requests, bytes, and US dollars at the most. OpenAI takes 50,000 and 200 MB."""
+@dataclass(frozen=True, kw_only=True)
+class BatchFileLimits:
+    """The most that a file may hold: requests, bytes and USD. OpenAI takes 50,000 requests and 200 MB."""
 
     requests: int = 50_000
     bytes: int = 100_000_000
@@ -32,10 +39,10 @@ class Room:
 
 
 class RequestFile:
-    """A file of requests, each under its key, and the chunks that they are of. At most `room` in memory."""
+    """A file of requests by key, and the chunks that they come from. Its `limits` also bound its memory."""
 
-    def __init__(self, teacher: Teacher, room: Room):
-        self._teacher, self._room = teacher, room
+    def __init__(self, teacher: Teacher, limits: BatchFileLimits):
+        self._teacher, self._limits = teacher, limits
         self._keys: set[str] = set()
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -45,18 +52,18 @@ class RequestFile:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def add(self, chunk: str, requests: Mapping[str, dict[str, Any]]) -> bool:
-        """Add a chunk's requests; those that are in the file already are asked once.
+    def add(self, chunk: str, requests: Mapping[str, ChatRequest]) -> bool:
+        """Add a chunk's requests. A request that the file already has is not added again.
 
-        A chunk goes in whole, or as far as there is room where it is the file's first. Returns False where
-        nothing of it went in: the file is full.
+        The whole chunk is added, or as much as fits where it is the file's first. Returns False where nothing
+        is added because the file is full.
         """
         lines = {key: request_line(key, asked) for key, asked in requests.items() if key not in self._keys}
-        fits = self._fitting(list(lines.values()))
-        if fits < len(lines) and (self.chunks or not fits):
+        count = self._count_fitting(list(lines.values()))
+        if count < len(lines) and (self.chunks or not count):
             return False
         self.chunks.append(chunk)
-        for key, line in list(lines.items())[:fits]:
+        for key, line in list(lines.items())[:count]:
             self._keys.add(key)
             self._lines.append(line)
             self._bytes += len(line)
@@ -64,16 +71,16 @@ class RequestFile:
         return True
 
     def data(self) -> bytes:
-        """Return the file."""
+        """Return the file's content."""
         return b"".join(self._lines)
 
-    def _fitting(self, lines: list[bytes]) -> int:
+    def _count_fitting(self, lines: list[bytes]) -> int:
         size, usd = self._bytes, self.usd
         for number, line in enumerate(lines):
             size += len(line)
             usd += self._usd_at_most(line)
-            full = len(self) + number >= self._room.requests
-            if full or size > self._room.bytes or usd > self._room.usd:
+            full = len(self) + number >= self._limits.requests
+            if full or size > self._limits.bytes or usd > self._limits.usd:
                 return number
         return len(lines)
 
@@ -82,10 +89,10 @@ class RequestFile:
         return self._teacher.usd(len(line), self._teacher.max_reply_tokens)
 
 
-def request_line(key: str, request: dict[str, Any]) -> bytes:
-    """Return the line that asks a request under a key."""
-    asked = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": request}
-    return msgspec.json.encode(asked) + b"\n"
+def request_line(key: str, request: ChatRequest) -> bytes:
+    """Return a request's line in the file."""
+    line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": request}
+    return msgspec.json.encode(line) + b"\n"
 
 
 class _Response(msgspec.Struct):
@@ -98,56 +105,63 @@ class _Error(msgspec.Struct):
     message: str | None = None
 
 
-class _Outcome(msgspec.Struct):
+class _AnswerLine(msgspec.Struct):
     custom_id: str
     response: _Response | None = None
     error: _Error | None = None
 
 
 @dataclass
-class Answers:
-    """What became of a batch's requests, by key: replied, refused for the passage's sake, or (with the
-    server's words) broken for the server's. A request in none of them was not asked."""
+class BatchAnswers:
+    """A batch's answers by request key: replies, rejections of the passage, or the server's own errors.
 
-    replies: dict[str, Reply] = field(default_factory=dict)
-    refused: dict[str, Rejection] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
+    A request in none of them was not asked.
+    """
+
+    replies: dict[str, TeacherReply] = field(default_factory=dict)
+    rejections: dict[str, Rejection] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
     def read(self, data: bytes, name: str) -> None:
-        """Add what an output or error file says.
+        """Add the answers in an output or error file.
 
         Raises:
-            UserError: where a line is no answer of the Batch API.
+            UserError: where a line is not an answer of the Batch API.
         """
         for number, line in enumerate(data.split(b"\n")):
             if line.strip():
                 try:
-                    self._take(msgspec.json.decode(line, type=_Outcome))
+                    self._add(msgspec.json.decode(line, type=_AnswerLine))
                 except msgspec.DecodeError as error:
-                    raise UserError(f"{name}, line {number + 1}: is no answer of a batch ({error})") from None
+                    raise UserError(
+                        f"{name}, line {number + 1}: is not an answer of the Batch API ({error})"
+                    ) from None
 
-    def _take(self, line: _Outcome) -> None:
+    def _add(self, line: _AnswerLine) -> None:
         if line.response and line.response.status_code:
-            self._take_response(line.custom_id, line.response)
+            self._add_response(line.custom_id, line.response)
         elif line.error is None or line.error.code not in _NOT_ASKED:
             error = line.error or _Error()
-            self.broken[line.custom_id] = f"{error.code or 'no answer'}: {error.message or ''}"
+            self.errors[line.custom_id] = f"{error.code or 'no answer'}: {error.message or ''}"
 
-    def _take_response(self, key: str, response: _Response) -> None:
+    def _add_response(self, key: str, response: _Response) -> None:
         body = bytes(response.body)
         if response.status_code == 200:
             try:
-                self.replies[key] = reply_of(body, 1)
-            except GarbageError as error:
-                self.broken[key] = str(error)
+                self.replies[key] = read_reply(body, 1)
+            except InvalidCompletionError as error:
+                self.errors[key] = str(error)
             return
-        said = json.loads(body)
-        told = said.get("error", said) if isinstance(said, dict) else None
-        code, message = (told.get("code"), told.get("message")) if isinstance(told, dict) else (None, said)
-        # As the client words it where the same is said online.
-        words = " ".join(f"Error code: {response.status_code} - {message}".split())
-        refused = rejection(response.status_code, code, words, 1)
-        if refused:
-            self.refused[key] = refused
+        code, message = _code_and_message(json.loads(body))
+        # In the openai client's words, so that a rejection reads the same online.
+        reason = " ".join(f"Error code: {response.status_code} - {message}".split())
+        rejection = read_rejection(response.status_code, code, reason, 1)
+        if rejection:
+            self.rejections[key] = rejection
         else:
-            self.broken[key] = words
+            self.errors[key] = reason
+
+
+def _code_and_message(body: Any) -> tuple[str | None, Any]:
+    error = body.get("error", body) if isinstance(body, dict) else None
+    return (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, body)

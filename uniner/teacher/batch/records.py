@@ -1,4 +1,4 @@
-"""What a run knows of its batches: a record each, on storage before there is anything to pay."""
+"""The run's records of its batches, each written before the batch costs anything."""
 
 import re
 from collections import Counter
@@ -9,17 +9,20 @@ from uniner.errors import UserError
 from uniner.storage.folder import Folder
 from uniner.teacher.completion import Rejection
 
-# How often the server may fail to answer a request before its outcome is failed.
-_TRIES = 3
+# A request that the server failed to answer this often has the outcome failed.
+_MAX_ATTEMPTS = 3
 _NAME = re.compile(r"\d{5}\.json")
 # A record's `ended` where the server does not know the batch: it was never created.
 NEVER_CREATED = "never created"
 
 
-@dataclass(frozen=True)
-class Record:
-    """A batch as it stands on storage. `batch` is None until it is known to be created, `ended` its last
-    status once all that it brought is kept; refused: outcome and the server's words by key; broken: words."""
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord:
+    """A batch on storage.
+
+    batch: the server's id, None until its creation is confirmed. ended: its last status, once all its replies
+    are saved. refused: outcome and the server's words by request key. broken: the server's errors by key.
+    """
 
     number: int
     chunks: list[str]
@@ -32,52 +35,53 @@ class Record:
     broken: dict[str, str] = field(default_factory=dict)
 
 
-class Records:
-    """The records of a stage's batches. Its calls block on storage."""
+class BatchRecords:
+    """The records of a stage's batches. Its methods block on storage."""
 
     def __init__(self, stage: Folder):
         self._folder = stage / "batches"
 
-    def read(self) -> list[Record]:
+    def read(self) -> list[BatchRecord]:
         """Return the records by number."""
         names = sorted(filter(_NAME.fullmatch, self._folder.sizes()))
-        return [Record(**self._folder.read_json(name)) for name in names]
+        return [BatchRecord(**self._folder.read_json(name)) for name in names]
 
-    def write(self, record: Record) -> None:
+    def write(self, record: BatchRecord) -> None:
         """Write a record, whole or not at all."""
         self._folder.write_json(self._name(record), asdict(record))
 
-    def address(self, record: Record) -> str:
-        """Return a record's address, to name it to the user."""
+    def address(self, record: BatchRecord) -> str:
+        """Return a record's address, for messages to the user."""
         return self._folder.path(self._name(record))
 
-    def require_none_under_way(self) -> None:
-        """Refuse to ask online what is under way in batches.
+    def require_none_in_progress(self) -> None:
+        """Refuse to ask online while batches are in progress: their requests would be paid for twice.
 
         Raises:
             UserError: naming a batch.
         """
         for record in self.read():
             if record.ended is None:
-                told = f"batch {record.batch} is under way" if record.batch else "a batch may be under way"
+                batch = f"batch {record.batch} is" if record.batch else "a batch may be"
                 raise UserError(
-                    f"{self.address(record)}: {told} and paid for; go on with annotate.batch=true"
+                    f"{self.address(record)}: {batch} in progress and paid for; set teacher.kind=batch to "
+                    "fetch its replies"
                 )
 
     @staticmethod
-    def _name(record: Record) -> str:
+    def _name(record: BatchRecord) -> str:
         return f"{record.number:05d}.json"
 
 
-def rejections(records: Iterable[Record]) -> dict[str, Rejection]:
-    """Return what batches found to have no reply, by key: refused, or broken `_TRIES` times."""
-    found: dict[str, Rejection] = {}
-    tries: Counter[str] = Counter()
+def rejections_in(records: Iterable[BatchRecord]) -> dict[str, Rejection]:
+    """Return the requests, by key, that batches left without a reply: refused, or `_MAX_ATTEMPTS` errors."""
+    rejections: dict[str, Rejection] = {}
+    attempts: Counter[str] = Counter()
     for record in records:
-        for key, (outcome, said) in record.refused.items():
-            found[key] = Rejection(outcome, said, 1)
-        tries.update(record.broken.keys())
-        for key, said in record.broken.items():
-            if tries[key] >= _TRIES:
-                found[key] = Rejection("failed", said, tries[key])
-    return found
+        for key, (outcome, reason) in record.refused.items():
+            rejections[key] = Rejection(outcome=outcome, reason=reason, attempts=1)
+        attempts.update(record.broken.keys())
+        for key, reason in record.broken.items():
+            if attempts[key] >= _MAX_ATTEMPTS:
+                rejections[key] = Rejection(outcome="failed", reason=reason, attempts=attempts[key])
+    return rejections

@@ -1,0 +1,130 @@
+"""A paid reply is never paid for again: in other runs, in other chunks, after a crash."""
+
+import asyncio
+import threading
+
+import pytest
+from aiohttp import web
+
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.prompts import published_prompt
+from uniner.teacher.replay_server import ReplayServer
+from uniner.teacher.reply_cache import ReplyCache, request_key, requests_digest
+
+TEXTS = [f"Ann {n} met Bob." for n in range(40)]
+REPLIES = {text: f'[("{text[:6]}", "person")]' for text in TEXTS}
+
+
+def total(figures, name):
+    return sum(figure[name] for figure in figures)
+
+
+def test_another_run_pays_nothing_whatever_its_chunks(teacher_at, annotate, root):
+    cache = StageFolder(f"{root}/cache")
+    with ReplayServer(REPLIES) as server:
+        rows, figures = annotate(teacher_at(server), TEXTS, cache=cache, chunk_rows=10)
+        assert (server.asked, total(figures, "cache_hits"), total(figures, "cache_misses")) == (40, 0, 40)
+        assert total(figures, "cost_usd") == pytest.approx(sum(row.cost_usd for row in rows)) != 0
+        for texts, chunk_rows in ((TEXTS, 10), (TEXTS, 7), (TEXTS[::-1], 40)):
+            again, figures = annotate(
+                teacher_at(server), texts, cache=cache, chunk_rows=chunk_rows, run="other", actors=2
+            )
+            assert server.asked == 40
+            assert (total(figures, "cache_hits"), total(figures, "cache_misses")) == (40, 0)
+            assert (total(figures, "requests"), total(figures, "cost_usd")) == (0, 0)
+            assert total(figures, "saved_usd") == pytest.approx(sum(row.cost_usd for row in rows))
+            expected = {row.text: (row.outcome, row.entities, row.cost_usd, row.attempts) for row in rows}
+            assert {
+                row.text: (row.outcome, row.entities, row.cost_usd, row.attempts) for row in again
+            } == expected
+
+
+def test_another_model_prompt_or_parameter_asks_again(teacher_at, annotate, tmp_path):
+    cache = StageFolder(str(tmp_path))
+    with ReplayServer(REPLIES) as server:
+        annotate(teacher_at(server), TEXTS, cache=cache)
+        for asked, changes in enumerate(
+            [
+                {"model": "n"},
+                {"temperature": 0.5},
+                {"max_reply_tokens": 51},
+                {"prompt": published_prompt("definition")},
+            ],
+            2,
+        ):
+            annotate(teacher_at(server, **changes), TEXTS, cache=cache)
+            assert server.asked == asked * 40
+        annotate(teacher_at(server, timeout_s=9.0, usd_per_million_in=2.0), TEXTS, cache=cache)
+        assert server.asked == 5 * 40, "time-outs and prices are not part of the key"
+
+
+def test_only_replies_are_cached(teacher_at, annotate, tmp_path):
+    with ReplayServer({**REPLIES, TEXTS[1]: "no list"}) as server:
+        for _ in range(2):
+            rows, _ = annotate(teacher_at(server), [*TEXTS[:5], "unknown"], cache=StageFolder(str(tmp_path)))
+            assert [row.outcome for row in rows] == ["ok", "unparseable", "ok", "ok", "ok", "rejected"]
+        assert server.asked == 6 + 1 + 1, (
+            "a rejection is not cached: the server may accept the passage another day"
+        )
+
+
+def test_a_passage_of_two_chunks_is_paid_for_and_counted_once(teacher_at, annotate, tmp_path):
+    texts = [*TEXTS[:10], *TEXTS[5:15]]
+    with ReplayServer(REPLIES) as server:
+        rows, figures = annotate(teacher_at(server), texts, cache=StageFolder(str(tmp_path)), chunk_rows=10)
+        assert [row.text for row in rows] == texts and {row.outcome for row in rows} == {"ok"}
+        assert (server.asked, total(figures, "requests"), total(figures, "cache_hits")) == (15, 15, 5)
+        paid, saved = total(figures, "cost_usd"), total(figures, "saved_usd")
+        assert paid == pytest.approx(sum(row.cost_usd for row in [*rows[:10], *rows[15:]]))
+        assert saved == pytest.approx(sum(row.cost_usd for row in rows[10:15]))
+
+
+def test_a_passage_that_repeats_in_a_chunk_is_paid_for_once(teacher_at, annotate):
+    with ReplayServer(REPLIES) as server:
+        rows, figures = annotate(teacher_at(server), [TEXTS[0], TEXTS[1], TEXTS[0]])
+    assert [row.text for row in rows] == [TEXTS[0], TEXTS[1], TEXTS[0]]
+    assert rows[0].entities == rows[2].entities
+    assert (server.asked, figures[0]["requests"]) == (2, 2)
+
+
+def test_replies_before_a_fatal_error_are_cached(teacher_at, annotate, tmp_path):
+    class Locked(ReplayServer):
+        async def _complete(self, request):
+            if self.asked >= 20:
+                self.asked += 1
+                return web.json_response({"error": {"message": "no"}}, status=401)
+            return await super()._complete(request)
+
+    cache = StageFolder(str(tmp_path))
+    with Locked(REPLIES) as server, pytest.raises(ExceptionGroup):
+        annotate(teacher_at(server, in_flight=1), TEXTS, cache=cache)
+    with ReplayServer(REPLIES) as server:
+        rows, _ = annotate(teacher_at(server), TEXTS, cache=cache)
+    assert {row.outcome for row in rows} == {"ok"}
+    assert server.asked == 20
+
+
+def test_replies_are_saved_within_a_second_though_the_chunk_is_not_done(
+    teacher_at, annotate, tmp_path, wait_until
+):
+    class Half(ReplayServer):
+        async def _complete(self, request):
+            if self.asked >= 20:
+                self.asked += 1
+                await self.gate.wait()
+            return await super()._complete(request)
+
+    with Half(REPLIES) as server:
+        server.gate = asyncio.Event()
+        served, cache = teacher_at(server, timeout_s=60.0), StageFolder(str(tmp_path))
+        running = threading.Thread(target=annotate, args=(served, TEXTS), kwargs={"cache": cache})
+        running.start()
+        requests = [request_key(served.teacher.request(text)) for text in TEXTS]
+        reader = ReplyCache(cache, served.teacher.request(""))
+        try:
+            wait_until(lambda: len(reader.find(requests_digest(requests), requests)) == 20, 30)
+            assert running.is_alive()
+        finally:
+            server._loop.call_soon_threadsafe(server.gate.set)
+            running.join()
+        assert len(reader.find(requests_digest(requests), requests)) == 40

@@ -1,0 +1,294 @@
+"""The parser of replies: which ones it reads, which are unparseable, and that the two never look alike."""
+
+import re
+import sys
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from uniner.teacher.reply_parser import ParsedReply, judge_reply, parse_reply
+
+ANN, BONN = ("Ann", "person"), ("Bonn", "city")
+
+WHOLE = {
+    "as the prompt asks": ('[("Ann", "person"), ("Bonn", "city")]', [ANN, BONN]),
+    "single quotes": ("[('Ann', 'person'), ('Bonn', 'city')]", [ANN, BONN]),
+    "tuples as lists": ('[["Ann", "person"], ["Bonn", "city"]]', [ANN, BONN]),
+    "a tuple of tuples": ('(("Ann", "person"), ("Bonn", "city"))', [ANN, BONN]),
+    "sets": ('[{"Ann", "person"}, {"Bonn", "city"}]', [ANN, BONN]),
+    "a line each": ('[\n  ("Ann", "person"),\n  ("Bonn", "city")\n]', [ANN, BONN]),
+    "a trailing comma": ('[("Ann", "person"), ("Bonn", "city"),]', [ANN, BONN]),
+    "trailing commas within": ('[("Ann", "person",), ("Bonn", "city",),]', [ANN, BONN]),
+    "commas left out": ('[("Ann", "person")\n("Bonn", "city")]', [ANN, BONN]),
+    "semicolons": ('[("Ann", "person"); ("Bonn", "city")]', [ANN, BONN]),
+    "colons in tuples": ('[("Ann": "person"), ("Bonn": "city")]', [ANN, BONN]),
+    "and so on": ('[("Ann", "person"), ("Bonn", "city"), ...]', [ANN, BONN]),
+    "a code fence": ('```python\n[("Ann", "person")]\n```', [ANN]),
+    "a fence with no language": ('```\n[("Ann", "person")]\n```', [ANN]),
+    "a fence after another list": ('As [("a", "b")]:\n```\n[("Ann", "person")]\n```', [ANN]),
+    "a fence with no end": ('```python\n[("Ann", "person")]', [ANN]),
+    "an assignment in code": ('```python\nfound = [("Ann", "person")]\nprint(found)\n```', [ANN]),
+    "text around": ('Here they are: [("Ann", "person")]. Anything else?', [ANN]),
+    "a bracket in the text": ('See [1] and [the list]: [("Ann", "person")] (that is all)', [ANN]),
+    "a label": ('Output: [("Ann", "person")]', [ANN]),
+    "thoughts before": ('<think>[("Bob", "person")]?</think>\n[("Ann", "person")]', [ANN]),
+    "several lists": ('People: [("Ann", "person")]\nPlaces: [("Bonn", "city")]', [ANN, BONN]),
+    "an empty list and another": ('Dates: []\nPeople: [("Ann", "person")]', [ANN]),
+    "a list a line": ('[("Ann", "person")]\n[("Bonn", "city")]', [ANN, BONN]),
+    "numbered tuples": ('1. ("Ann", "person")\n2. ("Bonn", "city")', [ANN, BONN]),
+    "bulleted tuples": ('- ("Ann", "person")\n- ("Bonn", "city")', [ANN, BONN]),
+    "bulleted lists of two": ('* ["Ann", "person"]\n* ["Bonn", "city"]', [ANN, BONN]),
+    "tuples alone": ('("Ann", "person"), ("Bonn", "city")', [ANN, BONN]),
+    "tuples after text": ('Entities: ("Ann", "person"), ("Bonn", "city")', [ANN, BONN]),
+    "objects": ('[{"entity": "Ann", "type": "person"}, {"entity": "Bonn", "type": "city"}]', [ANN, BONN]),
+    "objects with other names": ('[{"text": "Ann", "label": "person"}]', [ANN]),
+    "objects with more fields": ('[{"Name": "Ann", "Type": "person", "start": 3, "sure": true}]', [ANN]),
+    "objects of a tagger": ('[{"word": "Ann", "entity": "person", "score": 0.98}]', [ANN]),
+    "an object a line": (
+        '{"entity": "Ann", "type": "person"}\n{"entity": "Bonn", "type": "city"}',
+        [ANN, BONN]),
+    "one object": ('{"entity": "Ann", "type": "person"}', [ANN]),
+    "several types": ('[{"entity": "Ann", "type": ["person", "poet"]}]', [ANN, ("Ann", "poet")]),
+    "several types in a tuple": ('[("Ann", ["person", "poet"])]', [ANN, ("Ann", "poet")]),
+    "several mentions": ('[{"type": "person", "text": ["Ann", "Bob"]}]', [ANN, ("Bob", "person")]),
+    "lists by type": (
+        '{"person": ["Ann", "Bob"], "city": ["Bonn"], "date": []}',
+        [ANN, ("Bob", "person"), BONN]),
+    "a list of lists by type": ('[{"person": ["Ann"]}, {"city": ["Bonn"]}]', [ANN, BONN]),
+    "the JSON schema": ('{"entities": [{"entity": "Ann", "type": "person"}]}', [ANN]),
+    "the schema around tuples": ('{"entities": [["Ann", "person"]]}', [ANN]),
+    "the schema by type": ('{"entities": {"person": ["Ann"]}}', [ANN]),
+    "the schema with more": ('{"language": "en", "entities": [("Ann", "person")], "n": 1}', [ANN]),
+    "typographic quotes": ("[(“Ann”, “person”), (‘Bonn’, ‘city’)]", [ANN, BONN]),
+    "German and French quotes": ("[(„Ann“, „person“), («Bonn», «city»)]", [ANN, BONN]),
+    "backquotes": ("[(`Ann`, `person`)]", [ANN]),
+    "no quotes": ("[(Ann, person), (New York, city in America)]", [ANN, ("New York", "city in America")]),
+    "types without quotes": ("[('Ann', person), ('Bonn', city)]", [ANN, BONN]),
+    "no type": ('[("Ann", None)]', [("Ann", "None")]),
+    "a year without quotes": ('[(1984, "year")]', [("1984", "year")]),
+    "running numbers": ('[(1, "Ann", "person"), (2, "Bonn", "city")]', [ANN, BONN]),
+    "offsets and scores": ('[("Ann", "person", 0, 3), ("Bonn", "city", 0.9)]', [ANN, BONN]),
+    "an apostrophe": (
+        "[('Ann O'Hara', 'person'), ('the Smiths'', 'band')]",
+        [("Ann O'Hara", "person"), ("the Smiths'", "band")]),
+    "an apostrophe before a comma": ("[('James', Ann and co', 'firm')]", [("James', Ann and co", "firm")]),
+    "a quotation within": ('[("the "Ritz" hotel", "hotel")]', [('the "Ritz" hotel', "hotel")]),
+    "inches": ('[("5\'10"", "height")]', [("5'10\"", "height")]),
+    "escaped quotes": (
+        '[("the \\"Ritz\\"", "hotel"), (\'O\\\'Hara\', \'person\')]',
+        [('the "Ritz"', "hotel"), ("O'Hara", "person")]),
+    "brackets in a mention": ('[("f(x) [sic]", "function")]', [("f(x) [sic]", "function")]),
+    "other escapes": (
+        '[("Zo\\u00eb\\n", "person"), ("\\ud83d\\ude00", "emoji")]',
+        [("Zoë\n", "person"), ("😀", "emoji")]),
+    "a list as a JSON string": ('"[(\\"Ann\\", \\"person\\")]"', [ANN]),
+    "escaped for nothing": ('[(\\"Ann\\", \\"person\\")]', [ANN]),
+    "a bracket too many": ('[("Ann", "person")), ("Bonn", "city")]]', [ANN, BONN]),
+    "a tuple's end left out": ('[("Ann", "person"), ("Bonn", "city"]', [ANN, BONN]),
+    "windows line ends": ('[\r\n("Ann", "person"),\r\n]\r\n', [ANN]),
+}  # fmt: skip
+
+EMPTY = {
+    "nothing": "[]",
+    "a blank": "[ ]",
+    "a fence": "```json\n[]\n```",
+    "the schema": '{"entities": []}',
+    "text around": "There are no entities in this passage: []",
+    "types with none": '{"person": [], "city": []}',
+    "no object": "{}",
+}
+
+CUT = {
+    "within a mention": ('[("Ann", "person"), ("Bo', [ANN]),
+    "after a mention": ('[("Ann", "person"), ("Bonn"', [ANN]),
+    "within a type": ('[("Ann", "person"), ("Bonn", "ci', [ANN]),
+    "before a tuple's end": ('[("Ann", "person"), ("Bonn", "city"', [ANN]),
+    "between tuples": ('[("Ann", "person"), ("Bonn", "city"),', [ANN, BONN]),
+    "before the list's end": ('[("Ann", "person"), ("Bonn", "city")', [ANN, BONN]),
+    "within an object": ('[{"entity": "Ann", "type": "person"}, {"entity": "Bonn", "ty', [ANN]),
+    "within several types": ('[("Ann", "person"), ("Bonn", ["city", "cap', [ANN]),
+    "within the schema": ('{"entities": [{"entity": "Ann", "type": "person"}, {"ent', [ANN]),
+    "within lists by type": ('{"person": ["Ann"], "city": ["Bonn", "Col', [ANN, BONN]),
+    "within a fence": ('```python\n[("Ann", "person"), ("Bo', [ANN]),
+    "within lines of tuples": ('1. ("Ann", "person")\n2. ("Bo', [ANN]),
+    "and text goes on": ('[("Ann", "person"),\n("Bonn", "city")\n\nThat is all.', [ANN, BONN]),
+}
+
+UNPARSEABLE = {
+    "prose": "There are none.",
+    "nothing": "",
+    "nothing said": "None",
+    "a refusal": "I'm sorry, but I can't help with that.",
+    "tuples of three": '[("Ann", "person", "extra")]',
+    "one bad tuple": '[("Ann", "person"), ("Bonn", "city", "place")]',
+    "one bad line": '1. ("Ann", "person")\n2. ("Bonn", "city", "place")',
+    "one bad item": '[("Ann", "person"), "Bonn"]',
+    "one broken tuple": '[("Ann", "person"), ("Bonn" city)]',
+    "mentions alone": '["Ann", "Bonn"]',
+    "a flat list": '["Ann", "person", "Bonn", "city"]',
+    "a number for a type": '[("Ann", 3)]',
+    "no type": '[("Ann",)]',
+    "no key says which": '[{"Ann": "person"}]',
+    "types alone": '{"types": ["person", "city"]}',
+    "mentions in the schema": '{"entities": ["Ann", "Bonn"]}',
+    "code": "[__import__('os')]",
+    "code that calls": 'print("Ann", "person")',
+    "code that subscripts": "int numbers[] = f();",
+    "checkboxes": "- [ ] Ann\n- [ ] Bonn",
+    "cut before a pair": '[("Ann',
+    "cut at once": "[",
+    "a list of nothing but brackets": "[[[]",
+    "a list of citations": "Seen by many [1, 2], (Smith, 2010) and [see Jones].",
+    "brackets": "[" * 2000,
+}
+
+
+@pytest.mark.parametrize(("reply", "pairs"), WHOLE.values(), ids=WHOLE)
+def test_a_list_in_any_shape_is_read(reply, pairs):
+    assert parse_reply(reply) == ParsedReply(tuple(pairs))
+
+
+@pytest.mark.parametrize("reply", EMPTY.values(), ids=EMPTY)
+def test_an_empty_list_means_no_entities(reply):
+    assert parse_reply(reply) == ParsedReply(())
+
+
+@pytest.mark.parametrize(("reply", "pairs"), CUT.values(), ids=CUT)
+def test_the_complete_part_of_a_list_that_breaks_off_counts(reply, pairs):
+    assert parse_reply(reply) == ParsedReply(tuple(pairs), cut=True)
+
+
+@pytest.mark.parametrize("reply", UNPARSEABLE.values(), ids=UNPARSEABLE)
+def test_a_reply_without_a_list_of_pairs_is_unparseable(reply):
+    assert parse_reply(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish", "refusal", "outcome", "pairs"),
+    [
+        ('[("Ann", "person")]', "stop", None, "ok", (ANN,)),
+        ("[]", "stop", None, "ok", ()),
+        ("[]", None, None, "ok", ()),
+        ("I see Ann.", "stop", None, "unparseable", ()),
+        ("I'm sorry, but I can't do that.", "stop", None, "refused", ()),
+        ("As an AI language model, I do not.", "stop", None, "refused", ()),
+        ('I am sorry for the delay: [("Ann", "person")]', "stop", None, "ok", (ANN,)),
+        ("", "stop", "I will not", "refused", ()),
+        ("", "content_filter", None, "filtered", ()),
+        ('[("Ann", "person"), ("Bo', "length", None, "too_long", (ANN,)),
+        ('[("An', "length", None, "too_long", ()),
+        ('[("Ann", "person"), ("Bo', "stop", None, "cut", (ANN,)),
+        ("[" * 5000 + r"\"Ann\"", "stop", None, "unparseable", ()),
+        (r'"[(\"A\ud83d\", \"person\")]"', "stop", None, "ok", (("A?", "person"),)),
+    ],
+)
+def test_every_reply_has_an_outcome_and_only_a_list_has_pairs(reply, finish, refusal, outcome, pairs):
+    assert judge_reply(reply, finish, refusal) == (outcome, pairs)
+
+
+def plain(reply):
+    """The reply with its escapes undone, by another way than the parser's."""
+    return re.sub(
+        r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\\'\"/bfnrt\n])",
+        lambda match: (
+            chr(int(match[1][1:], 16) % 0x110000)
+            if len(match[1]) > 1
+            else dict(zip("bfnrt\n", ["\b", "\f", "\n", "\r", "\t", ""], strict=True)).get(match[1], match[1])
+        ),
+        reply,
+    )
+
+
+# Pieces of replies, so that brackets and quotes meet in every order.
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "[",
+                "]",
+                "(",
+                ")",
+                "{",
+                "}",
+                '"',
+                "'",
+                "“",
+                "”",
+                ",",
+                ":",
+                " ",
+                "\n",
+                "\\",
+                '\\"',
+                "```",
+                "...",
+                "1",
+            ),
+            *(
+                "Ann",
+                "person",
+                "None",
+                "entity",
+                "type",
+                "entities",
+                '("Ann", "person")',
+                "- ",
+                "1. ",
+                "</think>",
+            ),
+        ]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), PIECES))
+@example('[("a\\ud800", "b")]')
+def test_no_reply_raises_and_nothing_is_invented(reply):
+    parsed = parse_reply(reply)
+    for text in (text for pair in (parsed.mentions if parsed else ()) for text in pair):
+        assert any(text in source for source in (reply, plain(reply), plain(plain(reply))))
+        text.encode()  # no half of a surrogate pair: it could not be stored
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(), st.text())))
+def test_a_list_that_python_writes_is_read_back(pairs):
+    assert parse_reply(repr(pairs)) == ParsedReply(tuple(pairs))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), min_size=1), st.data())
+def test_a_list_cut_anywhere_gives_its_first_pairs_or_nothing(pairs, data):
+    whole = repr(pairs)
+    parsed = parse_reply(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert parsed is None or (parsed.cut and parsed.mentions == tuple(pairs[: len(parsed.mentions)]))
+
+
+JUNK = [
+    "[", "(", "{", "['", "('", '["', "[(", "[('a', ", '("a"', "'", "' ' ", "',a", "[ ", "```", "\\", "{'a': ",
+    "[1] ", "(a ", "[(a ", "- [x] ", "[“", "...", ", ", "</think>", "1. [",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_takes_linear_time(junk):
+    def lines_run(length):
+        run = 0
+
+        def trace(frame, event, argument):
+            nonlocal run
+            run += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            parse_reply(junk * (length // len(junk)))
+        finally:
+            sys.settrace(before)
+        return run
+
+    assert lines_run(20_000) < 6 * max(lines_run(4_000), 100)

@@ -1,0 +1,179 @@
+"""The estimate against known figures of the model and the data; it starts nothing."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
+
+from uniner import cli
+from uniner.errors import UserError
+from uniner.storage.stage_folder import StageFolder
+from uniner.train import estimate, model, worker
+from uniner.train.prepare import config_and_tokenizer, require_window
+
+LLAMA_7B = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    tie_word_embeddings=False,
+)
+LOAD = estimate.TrainingLoad(
+    conversations=45_889,
+    split=0,
+    set_aside=0,
+    samples=45_889,
+    validation=0,
+    epochs=3,
+    batch=256,
+    steps=540,
+    warmup=22,
+    tokens=82_800_000,
+    answer_tokens=5_000_000,
+    turns=540 * 5,
+    squared_lengths=82_800_000 * 600,
+    useful_share=1.0,
+    row_tokens=4096,
+    row_answers=300,
+)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return model.count_weights(LLAMA_7B)
+
+
+def test_a_7b_model_is_counted_without_being_loaded(llama):
+    assert llama.parameters == llama.trained == 6_738_415_616
+    assert llama.parameters - llama.body == 2 * 32000 * 4096
+    assert llama.layer == pytest.approx(4 * 4096**2 + 3 * 4096 * 11008, rel=1e-3)
+
+
+def test_tied_weights_are_counted_once(tied_base, base):
+    tied, untied = (model.count_weights(AutoConfig.from_pretrained(folder)) for folder in (tied_base, base))
+    assert untied.parameters - tied.parameters == tied.output == untied.output
+    assert tied.body == untied.body
+
+
+def test_compute_and_time_are_those_of_the_paper_s_recipe(llama):
+    """6 x 6.48e9 x 82.8e6 is 3.217e18; attention and, for the answers, the output layer come on top."""
+    operations = estimate.flops(llama, LOAD, checkpointing=False)
+    assert operations == pytest.approx(3.217e18 + 0.039e18 + 0.004e18, rel=1e-3)
+    repeated = estimate.flops(llama, LOAD, checkpointing=True)
+    assert repeated == pytest.approx(operations * 4 / 3, rel=0.01)
+    assert estimate.compute_seconds(operations, LOAD, 8, 989e12, 0.42) / 60 == pytest.approx(16.35, rel=1e-3)
+    waiting = dataclasses.replace(LOAD, useful_share=0.5)
+    assert estimate.compute_seconds(operations, waiting, 8, 989e12, 0.42) / 60 == pytest.approx(
+        32.7, rel=1e-3
+    )
+    adapters = dataclasses.replace(llama, trained=llama.trained // 100)
+    assert estimate.flops(adapters, LOAD, checkpointing=False) == pytest.approx(operations * 2 / 3)
+
+
+def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
+    eight = estimate.memory(llama, LOAD, 8, 2, checkpointing=False)
+    assert eight.states == pytest.approx(6.738e9 * 16 / 8, rel=1e-3)
+    assert estimate.memory(llama, LOAD, 64, 2, False).states == eight.states / 8
+    assert eight.activations > 4 * estimate.memory(llama, LOAD, 8, 2, True).activations
+    adapters = dataclasses.replace(llama, trained=20_000_000)
+    assert estimate.memory(adapters, LOAD, 8, 2, False).states < eight.states / 7
+    assert eight.gathered < 2 * 6.738e9 / 5
+    packed = dataclasses.replace(adapters, quantized=32 * (4 * 4096**2 + 3 * 4096 * 11008))
+    rest = packed.parameters - packed.trained - packed.quantized
+    expected = 16 * packed.trained + 2 * rest + packed.quantized * (1 / 2 + 4 / 64)
+    assert estimate.memory(packed, LOAD, 1, 2, True).states == pytest.approx(expected)
+
+
+def test_between_nodes_the_network_may_decide(llama):
+    """A row costs 8 bytes a weight: with few tokens a row, sending takes longer than computing."""
+    fast = estimate.TrainingEstimate(
+        base="llama",
+        shape=llama,
+        load=dataclasses.replace(LOAD, turns=540),
+        memory=estimate.memory(llama, LOAD, 64, 2, False),
+        flops=estimate.flops(llama, LOAD, False),
+        traffic=estimate.traffic(llama, dataclasses.replace(LOAD, turns=540), 64, 2),
+        workers=64,
+        fewest_workers=8,
+        shards=64,
+        copies_traffic=0.0,
+        share_of_peak=0.4,
+        usd_per_gpu_hour=2.0,
+    )
+    assert fast.traffic == pytest.approx(540 * 8 * 6.738e9, rel=1e-3)
+    assert fast.hours("H100") == pytest.approx(fast.traffic / 50e9 / 3600)
+    assert "64 x H100   10 min, 20.70 USD limited by the network" in fast.text()
+    eight = dataclasses.replace(fast, workers=8, shards=8)
+    assert eight.hours("H100") == pytest.approx(fast.flops / (8 * 989e12 * 0.4) / 3600)
+    assert estimate.traffic(llama, LOAD, 1, 2) == 0
+    # Copies of eight: weights are gathered within a node, an eighth of the gradients crosses nodes.
+    between = estimate.copies_traffic(llama, fast.load, 64, 8)
+    assert between == pytest.approx(540 * 8 * 6.738e9 / 8, rel=1e-3)
+    assert estimate.copies_traffic(llama, fast.load, 8, 8) == 0
+    copies = dataclasses.replace(fast, shards=8, copies_traffic=between)
+    seconds = fast.traffic / 450e9 + between / 50e9
+    assert copies.hours("H100") == pytest.approx(max(seconds, copies._compute_seconds("H100")) / 3600)
+    assert ", 8 share a copy" in copies.text()
+
+
+def test_a_gpu_s_peak_is_found_by_its_name():
+    assert estimate.peak_flops("NVIDIA H200") == estimate.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert estimate.peak_flops("Tesla T4") is None
+
+
+def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_build, tmp_path, capsys):
+    """By the command line, before Ray starts: figures counted from the data, exit code 0."""
+    write_build(StageFolder(str(tmp_path)) / "r" / "build", conversations)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
+        '[ingest]\nshards = ["none"]\n[train]\nepochs = 2\nbatch_conversations = 6\nworkers = [8, 64]\n'
+    )
+    assert cli.run(["train"], [str(config), "train.plan=true", "train.usd_per_gpu_hour=1000000"]) == 0
+    text = capsys.readouterr().out
+    assert "21 conversations (0 split), 21 samples, 0 questions set aside; 3 for validation" in text
+    assert "8, 1 of them warm-up: 2 epochs, 6 conversations a step" in text
+    weights = model.count_weights(AutoConfig.from_pretrained(base)).parameters
+    assert f"{weights:,} weights, all learn" in text
+    # memory is of the fewest workers, time and price of the most
+    assert "a worker of 8" in text and "64 x H200" in text and " USD" in text
+    assert not (tmp_path / "r" / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        (MambaConfig(num_hidden_layers=2), "mamba has layers without attention"),
+        (
+            Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]),
+            r"without attention \(conv\)",
+        ),
+    ],
+)
+def test_a_base_that_mixes_the_conversations_of_a_row_is_refused(config, layers, base, tmp_path):
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"student.base {tmp_path}: .*{layers}.* Llama, Qwen or Mistral"):
+        config_and_tokenizer(str(tmp_path))
+
+
+def test_the_window_is_read_from_a_nested_text_config(base, tmp_path):
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    Gemma3Config(text_config={"num_hidden_layers": 2, "max_position_embeddings": 64}).save_pretrained(
+        tmp_path
+    )
+    config, _ = config_and_tokenizer(str(tmp_path))
+    with pytest.raises(UserError, match=r"student\.max_tokens = 65: the base model takes at most 64"):
+        require_window(65, config)
+    require_window(64, config)
+
+
+def test_out_of_gpu_memory_is_one_line(monkeypatch):
+    def fail(job, session):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(worker, "_train", fail)
+    with pytest.raises(UserError, match=r"GPU memory \(CUDA out of memory.*lower train\.pack_tokens"):
+        worker.train(None, None)

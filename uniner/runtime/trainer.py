@@ -1,0 +1,226 @@
+"""Ray Train behind plain functions: run a training function on several workers and show its progress.
+
+A training function is called as `train_function(job, session)` in each worker process and knows nothing of
+Ray: `TrainerSession` is its connection to the cluster and the driver.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import WorkerCrashedError
+
+from uniner.errors import UserError
+from uniner.progress import Progress
+from uniner.runtime import connection
+from uniner.storage.filesystem import filesystem, is_remote
+from uniner.storage.folder import Folder
+
+RAY_FOLDER = "ray"
+"""The folder in a stage's folder where Ray Train keeps its own state."""
+_POLL_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class RunProgress(NamedTuple):
+    """The steps done, the steps in all (0: not known yet) and a note for the progress line."""
+
+    step: int
+    steps: int
+    note: str
+
+
+class RunBoard:
+    """An actor that worker 0 writes the run's progress to, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._progress = RunProgress(0, 0, "waiting for workers")
+        self._lines: list[str] = []
+
+    def report(self, progress: RunProgress) -> None:
+        """Replace the progress."""
+        self._progress = progress
+
+    def say(self, line: str) -> None:
+        """Add a line for the driver to print."""
+        self._lines.append(line)
+
+    def read(self) -> tuple[RunProgress, list[str]]:
+        """Return the progress, and the lines added since the last read."""
+        lines, self._lines = self._lines, []
+        return self._progress, lines
+
+
+class TrainerSession:
+    """A worker's connection to the cluster and the driver (`train.worker.TrainSession`).
+
+    board: None if the driver shows no progress.
+    """
+
+    def __init__(self, board: Any | None):
+        import ray.train
+
+        self._ray_train = ray.train
+        self._board = board if ray.train.get_context().get_world_rank() == 0 else None
+
+    def preempted(self) -> bool:
+        """Tell whether a machine of this run is about to be taken away."""
+        return self._ray_train.get_preemption_info() is not None
+
+    def report(self, step: int, steps: int, note: str) -> None:
+        """Send worker 0's progress to the driver."""
+        if self._board:
+            self._board.report.remote(RunProgress(step, steps, note))
+
+    def say(self, line: str) -> None:
+        """Send a line of worker 0 to the driver, which prints it."""
+        if self._board:
+            self._board.say.remote(line)
+
+
+def run_training(
+    train_function: Callable[[Any, TrainerSession], Any],
+    job: Any,
+    *,
+    folder: Folder,
+    workers: int | tuple[int, int],
+    use_gpu: bool,
+    max_failures: int,
+    progress: str | None = None,
+) -> Any:
+    """Run `train_function(job, session)` on every worker. Returns worker 0's result.
+
+    folder: Ray Train keeps its state in a subfolder. workers: a number, or (fewest, most): Ray Train starts
+    as many as the cluster has room for, and restarts them all when there is room for more. max_failures:
+    worker failures after which Ray Train starts the workers again. progress: the name of the progress line;
+    None shows none.
+
+    Raises:
+        UserError: raised by a worker. A function that raises it on all workers alike should return it
+            instead: Ray Train would start the workers again, to no use.
+    """
+    board = _start_board() if progress else None
+    settings = {"function": train_function, "job": job, "board": board}
+    result: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            trainer = _torch_trainer(settings, folder, workers, use_gpu, max_failures)
+            result.set_result(trainer.fit().return_value)
+        except BaseException as error:
+            result.set_exception(_user_error_in(error) or error)
+
+    # In a thread: Ray Train would replace the main thread's signal handlers.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    if progress:
+        _show_progress(thread, board, progress)
+    return result.result()
+
+
+def _start_board() -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(RunBoard).options(scheduling_strategy=here).remote()
+
+
+def _show_progress(thread: threading.Thread, board: Any, name: str) -> None:
+    with Progress(name, None, "steps") as bar:
+        shown, last, alive = 0, None, True
+        while alive:
+            thread.join(_POLL_SECONDS)
+            alive = thread.is_alive()  # before the board is read, so that its last lines are printed too
+            progress, lines = ray.get(board.read.remote())
+            for line in lines:
+                log.info(line)
+            if progress == last:
+                continue
+            last = progress
+            if progress.steps and not shown:
+                bar.skip(progress.step)
+                shown = progress.step
+            # After a failure the steps since the last checkpoint run again: they count once.
+            more, shown = max(0, progress.step - shown), max(shown, progress.step)
+            bar.add(more, share=shown / progress.steps if progress.steps else None, note=progress.note)
+
+
+def _torch_trainer(
+    settings: dict[str, Any], folder: Folder, workers: int | tuple[int, int], use_gpu: bool, max_failures: int
+) -> Any:
+    # How often Ray Train looks at its workers: its default of 2 s would be a large part of a short run.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    import pyarrow.fs
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    system, path = filesystem(folder.url)
+    # s3fs, not Arrow's own S3 client: it reads the same AWS_* variables as the rest, also AWS_ENDPOINT_URL.
+    remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(system)) if is_remote(folder.url) else None
+    resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
+    return TorchTrainer(
+        _run_worker,  # type: ignore[arg-type]  # Ray's annotation does not allow a return value, Ray does
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=RAY_FOLDER,
+            storage_path=path,
+            storage_filesystem=remote,
+            failure_config=FailureConfig(max_failures=max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # Ray's stubs lag
+        ),
+    )
+
+
+def _run_worker(settings: dict[str, Any]) -> Any:
+    return settings["function"](settings["job"], TrainerSession(settings["board"]))
+
+
+def _user_error_in(error: BaseException) -> UserError | None:
+    """Find the UserError in Ray Train's exceptions, which keep the workers' errors in fields of their own."""
+    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+    user_errors = (connection.user_error_in(cause) for cause in (error, *inner) if cause is not None)
+    return next((user_error for user_error in user_errors if user_error), None)
+
+
+def require_workers(section: str, workers: int | tuple[int, int], use_gpu: bool) -> None:
+    """Check that the cluster has resources for the fewest workers; one that can grow is waited for.
+
+    Raises:
+        UserError: this machine alone has too few CPUs or GPUs.
+    """
+    kind = "GPU" if use_gpu else "CPU"
+    fewest = workers if isinstance(workers, int) else workers[0]
+    available = ray.cluster_resources().get(kind, 0)
+    if available >= fewest:
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        log.info(f"{section}: waiting for {fewest} {kind}s, the cluster has {available:.0f} now")
+        return
+    join = f"set {section}.use_gpu=false, or join a cluster with RAY_ADDRESS"
+    raise UserError(
+        f"{section}.workers = {workers} needs {fewest} {kind}s, this machine has {available:.0f}; "
+        + (join if use_gpu else "lower it")
+    )
+
+
+def run_in_own_process(
+    function: Callable[..., Any], *arguments: Any, cpus: float, gpus: float, crashed: str
+) -> Any:
+    """Run a function in a Ray worker process that ends with it, and return its result.
+
+    Raises:
+        UserError: raised by the function, or with the text `crashed` if its process died.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=0)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except WorkerCrashedError:
+        raise UserError(crashed) from None
+    except Exception as error:
+        raise connection.user_error_in(error) or error from None

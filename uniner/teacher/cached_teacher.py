@@ -1,0 +1,152 @@
+"""A teacher behind the reply cache: each text is asked and paid for once.
+
+Replies are saved every second while a chunk is in work, so that a crash loses no more than the last second's.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Protocol
+
+from uniner.runtime.rate_limits import AskMeter, Gate, Meter, RateLimits, Reservation, local_meter
+from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
+from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
+
+_SAVE_SECONDS = 1.0
+
+
+class TeacherClient(Protocol):
+    """A connection to a teacher: `OpenAIClient` or `VllmClient`."""
+
+    async def ask(self, request: ChatRequest) -> tuple[TeacherReply, Reservation] | Rejection:
+        """Return a reply with its reservation at the gate, for the caller to settle, or a rejection."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+MakeClient = Callable[[Gate], TeacherClient]
+"""Makes a client in the actor that uses it, behind the actor's gate."""
+
+
+class CachedTeacher:
+    """Answers a chunk's texts, from the cache or by the teacher."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        make_client: MakeClient,
+        ask_meter: AskMeter | None = None,
+        cache: ReplyCache | None = None,
+        run: str = "",
+        rejected: Mapping[str, Rejection] | None = None,
+    ):
+        """`ask_meter` reaches the cluster's meter; None: no limits. `run` is the id of the run that pays.
+
+        rejected: requests, by key, that are not sent again.
+        """
+        self.teacher, self._cache, self._run, self._rejected = teacher, cache, run, rejected or {}
+        self._gate = Gate(ask_meter or local_meter(Meter(RateLimits())))
+        self._client = make_client(self._gate)
+
+    async def close(self) -> None:
+        """Close the connections to the teacher. An actor's end with its process."""
+        await self._client.close()
+
+    async def ask(self, texts: Sequence[str]) -> tuple[list[CachedReply | Rejection], dict[str, float]]:
+        """Return the answers to a chunk's texts, one for each text in order, and the chunk's figures."""
+        all_requests = [self.teacher.request(text) for text in texts]
+        keys = [request_key(request) for request in all_requests]
+        requests = dict(zip(keys, all_requests, strict=True))  # a repeated text is asked once
+        digest = requests_digest(requests)
+        cached = await asyncio.to_thread(self._cache.find, digest, requests) if self._cache else {}
+        answers: dict[str, CachedReply | Rejection] = {
+            **{key: self._rejected[key] for key in requests if key in self._rejected},
+            **cached,
+        }
+        missing = {key: request for key, request in requests.items() if key not in answers}
+        answers |= await self._ask_all(digest, missing)
+        figures = {**self._costs(answers), "cache_hits": len(cached), "cache_misses": len(missing)}
+        return [answers[key] for key in keys], figures
+
+    async def _ask_all(
+        self, digest: str, requests: Mapping[str, ChatRequest]
+    ) -> dict[str, CachedReply | Rejection]:
+        if not requests:
+            return {}
+        saver = _ReplySaver(self._cache, digest)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(saver.save_until_end())
+                tasks = {
+                    key: group.create_task(self._ask_one(saver, key, request))
+                    for key, request in requests.items()
+                }
+                await asyncio.wait(tasks.values())
+                saver.end()
+        finally:
+            await saver.save()  # where one request failed, the others' replies are paid for too
+        if self._cache:
+            await asyncio.to_thread(self._cache.merge_parts, digest)
+        return {key: task.result() for key, task in tasks.items()}
+
+    async def _ask_one(self, saver: "_ReplySaver", key: str, request: ChatRequest) -> CachedReply | Rejection:
+        answer = await self._client.ask(request)
+        if isinstance(answer, Rejection):
+            return answer
+        reply, reservation = answer
+        cached = CachedReply.of(key, reply, self._run)
+        usd = self.teacher.usd(reply.tokens_in, reply.tokens_out)
+        # The money counts as in flight until the reply is saved: when the budget stops the run, nothing is
+        # lost.
+        saver.add(cached, lambda: self._gate.settle(reservation, reply.tokens_in + reply.tokens_out, usd))
+        return cached
+
+    def _costs(self, answers: Mapping[str, CachedReply | Rejection]) -> dict[str, float]:
+        """Add up what this run paid, also before it was stopped, and what other runs' replies saved it."""
+        replies = [answer for answer in answers.values() if isinstance(answer, CachedReply)]
+        paid = [reply for reply in replies if reply.run == self._run]
+        rejections = [answer for answer in answers.values() if isinstance(answer, Rejection)]
+        return {
+            "requests": sum(answer.attempts for answer in chain[CachedReply | Rejection](paid, rejections)),
+            "tokens_in": sum(reply.tokens_in for reply in paid),
+            "tokens_out": sum(reply.tokens_out for reply in paid),
+            "cost_usd": self._usd(paid),
+            "saved_usd": self._usd(reply for reply in replies if reply.run != self._run),
+        }
+
+    def _usd(self, replies: Iterable[CachedReply]) -> float:
+        return sum(self.teacher.usd(reply.tokens_in, reply.tokens_out) for reply in replies)
+
+
+class _ReplySaver:
+    """Saves a chunk's replies to the cache as they arrive."""
+
+    def __init__(self, cache: ReplyCache | None, digest: str):
+        self._cache, self._digest = cache, digest
+        self._unsaved: list[tuple[CachedReply, Callable[[], None]]] = []
+        self._ended = asyncio.Event()
+
+    def add(self, reply: CachedReply, on_saved: Callable[[], None]) -> None:
+        """Take a reply. `on_saved` is called once it is safe, or at once where there is no cache."""
+        if self._cache is None:
+            on_saved()
+        else:
+            self._unsaved.append((reply, on_saved))
+
+    def end(self) -> None:
+        self._ended.set()
+
+    async def save_until_end(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _SAVE_SECONDS)
+            await self.save()
+
+    async def save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, []
+        if unsaved and self._cache:
+            await asyncio.to_thread(self._cache.save, self._digest, [reply for reply, _ in unsaved])
+        for _, on_saved in unsaved:
+            on_saved()
