@@ -38,7 +38,7 @@ def test_wrong_credentials_are_one_clear_line(bucket, s3_endpoint):
 
     enforce(b"0")
     try:
-        with pytest.raises(UserError, match=r"access refused .*check the AWS_\* credentials"):
+        with pytest.raises(UserError, match=r"access denied .*check the AWS_\* credentials"):
             expand([f"{bucket}/a.zst"])
     finally:
         enforce(b"inf")
