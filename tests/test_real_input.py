@@ -74,7 +74,7 @@ def counted(replies, drop_types):
 def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, ray_session, capsys):
     replies = load_recording(str(shared_pile / "teacher_replies.jsonl.gz"))
     with ReplayServer(replies) as teacher:
-        words = [config, f"annotate.base_url={teacher.base_url}"]
+        words = [config, f"teacher.base_url={teacher.base_url}"]
         assert cli.run(["ingest", "annotate", "build", "train", "tag"], words) == 0
         assert teacher.asked == 700, "each passage is asked for once"
         again = [*words, "run.name=again", "build.negatives=uniform"]
@@ -94,10 +94,10 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     for name in ("pile", "again"):
         run = StageFolder(f"{bucket}/real/runs/{name}")
         asked, built = ((run / stage).require_manifest() for stage in ("annotate", "build"))
-        assert asked["figures"]["entities"] == sum(len(row["entities"]) for row in annotations)
-        assert (built["types"], built["figures"]["conversations"]) == (len(types), len(kept))
-        assert built["figures"]["mentions"] == types.total()
-    asked = asked["figures"]
+        assert asked.figures["entities"] == sum(len(row["entities"]) for row in annotations)
+        assert (built.results["types"], built.figures["conversations"]) == (len(types), len(kept))
+        assert built.figures["mentions"] == types.total()
+    asked = asked.figures
     assert (asked["cache_hits"], asked["cache_misses"], asked["requests"]) == (700, 0, 0)
     printed = capsys.readouterr().out
     assert f"passages annotated 700, dropped: no entities -{700 - len(kept)}" in printed
@@ -111,7 +111,7 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     assert grounded
     assert all(text[e["start"] : e["end"]] == e["text"] for text, e in grounded)
     assert {e["type"] for _, e in found} <= set(TYPES)
-    figures = (run / "tag").require_manifest()["figures"]
+    figures = (run / "tag").require_manifest().figures
     assert figures["characters"] == sum(len(row["text"]) for row in passages)
     overlong = {row["passage_id"] for row in tagged if row["outcome"] == "overlong"}
     cut = sum(len(row["text"]) for row in passages if row["passage_id"] in overlong)

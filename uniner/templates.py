@@ -199,10 +199,7 @@ def render_conversation(
     asking about a data set that the student was not trained on.
     """
     dataset_line = f"Dataset: {dataset}\n " if dataset else ""
-    turns = [
-        {"from": "human", "value": f"{dataset_line}Text: {passage}"},
-        {"from": "gpt", "value": READ},
-    ]
+    turns = [{"from": "human", "value": f"{dataset_line}Text: {passage}"}, {"from": "gpt", "value": READ}]
     for question, answer in template.render(answers):
         turns.append({"from": "human", "value": question})
         turns.append({"from": "gpt", "value": answer})

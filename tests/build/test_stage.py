@@ -62,36 +62,43 @@ def make_config(tmp_path, base, root, *words):
     path = tmp_path / "config.toml"
     path.write_text(
         f'[run]\nroot = "{root}"\nname = "r"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["none"]\n'
-        '[annotate]\nmodel = "some-teacher"\n[build]\nvalidation_share = 0.1\nsingular_types = true\n'
+        '[teacher]\nmodel = "some-teacher"\n[build]\nvalidation_share = 0.1\nsingular_types = true\n'
     )
     return load([str(path), *words])
 
 
-def annotate(root) -> None:
-    folder = StageFolder(str(root)) / "r" / "annotate"
-    folder.begin({"stage": "annotate"})
-    chunks = [
-        Chunk(f"{key:05d}-00000", to_table([annotation(40 * key + n) for n in range(40)], ANNOTATION))
-        for key in range(6)
-    ]
-    folder.finish({"stage": "annotate"}, [folder.write_chunk(chunk) for chunk in chunks], seconds=1.0)
+@pytest.fixture
+def annotate(complete_stage):
+    """Return a function that writes a complete annotate stage."""
+
+    def write(root) -> None:
+        chunks = [
+            Chunk(f"{key:05d}-00000", to_table([annotation(40 * key + n) for n in range(40)], ANNOTATION))
+            for key in range(6)
+        ]
+        complete_stage(StageFolder(str(root)) / "r" / "annotate", chunks)
+
+    return write
 
 
 def conversations(folder: StageFolder) -> list[Conversation]:
     return from_table(folder.read_rows(), Conversation)
 
 
-def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base, gold, ray_session):
+def test_teacher_and_gold_data_become_one_training_set_and_a_card(
+    tmp_path, base, gold, annotate, stage_context, ray_session
+):
     annotate(tmp_path)
     config = make_config(
         tmp_path, base, tmp_path, f'build.supervised={{news = "{gold}"}}', 'build.labels={PER = "person"}',
         "build.supervised_examples=20", "build.train_json=true", "build.negatives_per_passage=1",
     )  # fmt: skip
-    stage.check(config)
-    manifest = stage.run(config)
+    context = stage_context(stage, config)
+    stage.check(context)
+    manifest = stage.run(context)
     folder = StageFolder(str(tmp_path)) / "r" / "build"
     built = conversations(folder)
-    figures = manifest["figures"]
+    figures = manifest.figures
     assert len([c for c in built if c.dataset == "teacher"]) == 216
     assert len([c for c in built if c.dataset == "news"]) == figures["from_news"] == 20
     assert (figures["passages"], figures["dropped_unparseable"], figures["mentions_not_in_passage"]) == (
@@ -111,47 +118,54 @@ def test_teacher_and_gold_data_become_one_training_set_and_a_card(tmp_path, base
         assert len(image.getcolors(1 << 24)) > 10
 
 
-def test_ray_writes_the_same_bytes_as_one_process(tmp_path, base, gold, ray_session, monkeypatch):
+def test_ray_writes_the_same_bytes_as_one_process(
+    tmp_path, base, gold, annotate, stage_context, ray_session, monkeypatch
+):
     written = {}
     for mode in ("ray", "alone"):
         root = tmp_path / mode
         annotate(root)
         config = make_config(tmp_path, base, root, f'build.supervised={{news = "{gold}"}}')
         if mode == "alone":
-            monkeypatch.setattr(stage.chunk_pipeline, "stream", stream_alone)
+            monkeypatch.setattr(stage.chunk_pipeline, "make_chunks", make_alone)
             monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
-        stage.run(config)
+        stage.run(stage_context(stage, config))
         folder = root / "r" / "build"
         written[mode] = {file.name: file.read_bytes() for file in folder.glob("chunk-*.parquet")}
     assert written["ray"] == written["alone"]
     assert len(written["ray"]) == 7
 
 
-def stream_alone(folder, items, read, pool=None):
+def make_alone(folder, items, make):
     for item in reversed(items):
-        yield from (folder.write_chunk(chunk) for chunk in read(item))
+        yield from (folder.write_chunk(chunk) for chunk in make(item))
 
 
-def test_without_a_teacher_annotate_need_not_have_run(tmp_path, base, gold, ray_session, monkeypatch):
+def test_without_a_teacher_annotate_need_not_have_run(
+    tmp_path, base, gold, stage_context, ray_session, monkeypatch
+):
     monkeypatch.chdir(gold.parent)  # Ray's workers do not change folder: they need the absolute path
     words = ("build.teacher_weight=0", 'build.supervised={news = "gold.jsonl"}', "build.dataset_line=false")
-    config = make_config(tmp_path, base, tmp_path, *words)
-    stage.check(config)
-    assert stage.run(config)["rows"] == 30
+    context = stage_context(stage, make_config(tmp_path, base, tmp_path, *words))
+    stage.check(context)
+    assert stage.run(context).rows == 30
     built = conversations(StageFolder(str(tmp_path)) / "r" / "build")
     assert built[0].conversations[0]["value"] == "Text: Eve sat."
     assert to_table(built, CONVERSATION).num_rows == 30
 
 
-def test_missing_input_is_refused_before_ray_starts(tmp_path, base):
-    with pytest.raises(UserError, match="leaves nothing to train on"):
-        stage.check(make_config(tmp_path, base, tmp_path, "build.teacher_weight=0"))
+def test_missing_input_is_refused_before_ray_starts(tmp_path, base, stage_context):
+    def check(word):
+        stage.check(stage_context(stage, make_config(tmp_path, base, tmp_path, word)))
+
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        check("build.teacher_weight=0")
     with pytest.raises(UserError, match=r"gone\.jsonl"):
-        stage.check(make_config(tmp_path, base, tmp_path, 'build.supervised={news = "gone.jsonl"}'))
+        check('build.supervised={news = "gone.jsonl"}')
 
 
 def test_types_to_drop_are_normalized_like_all_types():
-    filters, _ = stage._count(None, Build(drop_types=["MISC", " Else "]))
+    filters, _ = stage._count_mentions(None, Build(drop_types=["MISC", " Else "]))
     assert filters.drop_types == {"misc", "else"}
 
 
@@ -161,10 +175,13 @@ def test_a_file_with_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
         {"from": speaker, "value": turn} for speaker, turn in zip(("human", "gpt") * 2, turns, strict=True)
     ]
     (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": conversation}]))
-    settings = Build(supervised={"crossner_ai": f"{tmp_path}/train.json"}, labels={"programlang": "language"})
-    settings_of_conversations = stage.ConversationSettings(0, validation_share=0)
-    (chunk,) = stage._build(
-        f"{stage._GOLD}crossner_ai", None, settings, None, settings_of_conversations, None
+    build = stage._ChunkBuilder(
+        annotations=None,
+        settings=Build(labels={"programlang": "language"}),
+        gold={"crossner_ai": f"{tmp_path}/train.json"},
+        sampler=None,
+        conversation=stage.ConversationSettings(0, validation_share=0),
+        filters=None,
     )
-    (built,) = from_table(chunk.table, Conversation)
+    (built,) = from_table(build(f"{stage._GOLD}crossner_ai").table, Conversation)
     assert built.positive_types == ("programlang",), "evaluate asks for the same word"

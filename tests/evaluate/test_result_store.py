@@ -9,7 +9,6 @@ from aiohttp import web
 
 from uniner.evaluate import stage
 from uniner.storage.stage_folder import MANIFEST
-from uniner.teacher.replay_server import ReplayServer
 
 pytestmark = pytest.mark.ray
 NAMES = ("Bo", "Cy", "Di", "Ed")

@@ -12,7 +12,7 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.generate.stage import _by_domain
 from uniner.ingest.stage import _recipe
-from uniner.storage.stage_folder import Summary, StageFolder
+from uniner.storage.stage_folder import StageFolder, Summary
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from uniner.config import schema
+from uniner.config.schema import EngineSection
+from uniner.config.teachers import VllmTeacher
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings, engine_pool
 from uniner.inference.questions import QuestionAsker
@@ -175,16 +176,17 @@ def test_settings_come_from_the_config_section():
     }  # fmt: skip
     lengths = {"max_answer_tokens": 9, "retry_answer_tokens": 10}
     fp8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
-    section = schema.Engine(**values, **lengths, **fp8, hang_seconds=11, actors=5, min_actors=4)
+    section = EngineSection(**values, **lengths, **fp8, hang_timeout_s=11, actors=5, min_actors=4)
     settings = EngineSettings.of(section, max_prompt_tokens=12)
     expected = {**values, **lengths, **fp8, "hang_timeout_s": 11, "max_prompt_tokens": 12}
     assert {field.name: getattr(settings, field.name) for field in fields(settings)} == expected
     assert EngineSettings.of(section, max_prompt_tokens=12, retry_answer_tokens=0).retry_answer_tokens == 0
-    teacher = EngineSettings.of(schema.Teacher(**values, max_prompt_tokens=13))
+    teacher = EngineSettings.of(VllmTeacher(model="m", **values, max_prompt_tokens=13))
     assert (teacher.max_prompt_tokens, teacher.dtype, teacher.quantization) == (13, "float16", None)
     pool = engine_pool(section, lambda: None)
-    assert (pool.actors, pool.least, pool.cpus, pool.gpus) == (5, 4, 3, 2)
-    assert (pool.chunks_in_flight, pool.poison_tries) == (section.chunks_in_flight, section.poison_tries)
+    assert (pool.actors, pool.min_actors, pool.cpus, pool.gpus) == (5, 4, 3, 2)
+    assert pool.chunks_in_flight == section.chunks_in_flight
+    assert pool.max_chunk_crashes == section.max_chunk_crashes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="vLLM's CPU memory is looked up in Linux's /proc")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from uniner.config.schema import Ingest
-from uniner.ingest import chunk_reader, stage
+from uniner.ingest import chunk_reader, selection
 from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, read_chunks
 from uniner.ingest.document_reader import REASONS, RowFields, parse
 from uniner.ingest.passage_filters import FilterResult
@@ -99,16 +98,19 @@ def test_the_neighbours_of_a_duplicate_own_their_overlap(shard, tokenizer, tmp_p
         for chunk in read_chunks(part(url), ShardPosition(), settings, tokenizer)
     ]
     keys = sorted(summary.key for summary in summaries)
-    rows = [row for key in keys for row in candidates.read_chunk(key).to_pylist()]
+    rows = [row for key in keys for row in candidates.read_chunk(key).table.to_pylist()]
     duplicate = duplicates(np.array([row["digest"] for row in rows], np.uint64))
     assert 0 < duplicate.sum() < len(rows)
-    items = []
+    chunks = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            stage.chunk_pipeline, "stream", lambda _, new_items, read: items.extend(new_items) or []
+            selection.chunk_pipeline,
+            "make_chunks",
+            lambda _, items, make: chunks.extend(chunk for item in items for chunk in make(item)) or [],
         )
-        stage._select(folder, candidates, summaries, Ingest(dedupe=True))
-    chunks = [chunk for item in items for chunk in stage._read_selected(item, candidates)]
+        selection.select_passages(
+            folder, candidates, summaries, dedupe=True, max_passages=None, stratified=False
+        )
     assert len(passages(chunks)) == len(rows) - duplicate.sum()
     require_each_character_owned_once(passages(chunks))
 

@@ -26,11 +26,7 @@ def text_of(seed, count=40):
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    texts = {
-        "news": ["Too short.", text_of(1), text_of(2)],
-        "law": [text_of(3), text_of(2)],
-        "none": [],
-    }
+    texts = {"news": ["Too short.", text_of(1), text_of(2)], "law": [text_of(3), text_of(2)], "none": []}
     return collect_ngrams(texts, 12)
 
 

@@ -43,7 +43,7 @@ def config(tmp_path, base, write_shard):
 def test_dropped_passages_are_counted_and_the_rest_survives_an_interruption(config, ray_session, monkeypatch):
     folder = StageFolder(str(config.parent / "runs/clean/ingest"))
     with monkeypatch.context() as patch:
-        patch.setattr(StageFolder, "finish", lambda *_, **__: 1 / 0)
+        patch.setattr(StageFolder, "write_manifest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.run(["ingest"], [str(config)])
     keys = sorted(folder.chunk_keys())
@@ -57,7 +57,7 @@ def test_dropped_passages_are_counted_and_the_rest_survives_an_interruption(conf
         sentence(number) for number in range(70)
     ]
     manifest = folder.require_manifest()
-    figures = manifest["figures"]
+    figures = manifest.figures
     assert figures["passages_sampled"] == 3 * 34
     dropped = {name: count for name, count in figures.items() if name.startswith("dropped_")}
     assert dropped == {
@@ -67,8 +67,8 @@ def test_dropped_passages_are_counted_and_the_rest_survives_an_interruption(conf
         "dropped_duplicate": 20 + 3,
         "dropped_unwanted": 0,
     }
-    assert manifest["benchmarks"] == {"bench": {"texts": 1, "too_short": 0, "dropped": 3}}
-    assert manifest["rows"] == 70 == figures["passages_sampled"] - sum(dropped.values())
+    assert manifest.results["benchmarks"] == {"bench": {"texts": 1, "too_short": 0, "dropped": 3}}
+    assert manifest.rows == 70 == figures["passages_sampled"] - sum(dropped.values())
 
 
 def test_digests_alone_select_n_passages_and_strata_get_their_share(
@@ -79,7 +79,7 @@ def test_digests_alone_select_n_passages_and_strata_get_their_share(
         return StageFolder(str(tmp_path / "runs" / name / "ingest")).read_rows().to_pylist()
 
     for seed in (0, 1):
-        selected = ingested(f"seed-{seed}", "ingest.passages=20", f"run.seed={seed}")
+        selected = ingested(f"seed-{seed}", "ingest.max_passages=20", f"run.seed={seed}")
         ordered = sorted(map(sentence, range(70)), key=lambda text: text_digest(text, seed))
         assert {row["text"] for row in selected} == set(ordered[:20])
     sizes = {"rare": 5, "common": 60, "usual": 30}
@@ -90,12 +90,13 @@ def test_digests_alone_select_n_passages_and_strata_get_their_share(
     ]
     write_shard(tmp_path / "sources.jsonl.zst", rows)
     words = [f'ingest.shards=["{tmp_path}/sources.jsonl.zst"]', "ingest.stratified=true"]
-    rows = ingested("strata", *words, "ingest.passages=25")
+    rows = ingested("strata", *words, "ingest.max_passages=25")
     assert Counter(row["source"] for row in rows) == {"rare": 5, "common": 10, "usual": 10}
     capsys.readouterr()
-    few = [*words, "ingest.passages=90", "ingest.sample=0.5", "run.name=few"]
+    few = [*words, "ingest.max_passages=90", "ingest.sample=0.5", "run.name=few"]
     assert cli.run(["ingest"], [str(config), *few]) == 1
-    assert "ingest.passages asks for 90; take another run.name with ingest.sample=" in capsys.readouterr().err
+    error = "fewer than ingest.max_passages = 90; take another run.name with ingest.sample="
+    assert error in capsys.readouterr().err
 
 
 class ManyChunksFolder:
@@ -117,5 +118,5 @@ class ManyChunksFolder:
 
 
 def test_a_complete_part_of_more_than_100_000_chunks_is_recognised():
-    summaries, left = stage._standing(ManyChunksFolder(), [ShardPart(0, "jsonl", ("shard",), (1,))])
+    summaries, left = stage._existing_chunks(ManyChunksFolder(), [ShardPart(0, "jsonl", ("shard",), (1,))])
     assert (len(summaries), left) == (ManyChunksFolder.many, [])

@@ -5,12 +5,10 @@ import random
 
 import pytest
 
-from uniner.metrics.calibration import (
-    calibrate,
-    expected_calibration_error,
-    fit_platt,
-    report_calibration,
-)
+from uniner.errors import UserError
+from uniner.metrics.calibration import calibrate, expected_calibration_error, fit_platt, report_calibration
+from uniner.storage.model_folders import calibration_of, model_digest, write_calibrations
+from uniner.storage.stage_folder import StageFolder
 
 
 def draw_mentions(slope: float, intercept: float, size: int, seed: int = 3):
@@ -59,3 +57,19 @@ def test_overconfident_scores_are_corrected_and_the_error_is_cross_fitted():
     alone = report_calibration([0.9] * 50, [True] * 50, ["p"] * 50)
     assert alone.expected_error_calibrated is None and alone.expected_error == pytest.approx(0.1)
     assert report_calibration([], [], []) is None
+
+
+def test_a_students_folder_holds_its_calibration_and_keeps_its_digest(tmp_path):
+    student = StageFolder(str(tmp_path))
+    student.write("config.json", b"{}")
+    before = model_digest(student.url)
+    with pytest.raises(UserError, match=r"no calibration for the gold data set 'news' \(it has none yet\)"):
+        calibration_of(student.url, "news")
+    fit_on_news = {"mentions": 9, "slope": 0.5, "intercept": -1.0}
+    write_calibrations(student, {"news": fit_on_news})
+    write_calibrations(student, {"law": {**fit_on_news, "slope": 0.75}})  # news stays
+    assert calibration_of(student.url, "news") == (0.5, -1.0)
+    assert calibration_of(student.url, "law") == (0.75, -1.0)
+    with pytest.raises(UserError, match=r"'empty' \(it has law, news\); name it in evaluate\.gold"):
+        calibration_of(student.url, "empty")
+    assert model_digest(student.url) == before

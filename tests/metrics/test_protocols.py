@@ -14,7 +14,6 @@ import pytest
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.scoring import score
 from uniner.records import Prediction, Question, from_table
-from uniner.templates import SINGLE_TYPE
 
 EPSILON = 1e-10
 

@@ -12,7 +12,7 @@ from uniner.config.schema import Config
 def config(tmp_path, base):
     """Return a function that makes a config of a run whose student is ready."""
     shutil.copytree(base, tmp_path / "student")
-    facts = {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["person", "city"]}
+    facts = {"template": "type", "group_types": 5, "max_tokens": 512, "base": "", "types": ["person", "city"]}
     (tmp_path / "student" / "uniner.json").write_text(json.dumps(facts))
 
     def make(**sections):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from uniner.errors import Planned
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder, Summary
 from uniner.tag import estimate, stage
@@ -44,7 +43,9 @@ def test_an_estimate_gives_time_and_price():
 
 
 @pytest.mark.ray
-def test_chunks_tagged_for_an_estimate_count_as_done(config, tmp_path, ray_session, monkeypatch, capsys):
+def test_chunks_tagged_for_an_estimate_count_as_done(
+    config, tmp_path, stage_context, complete_stage, ray_session, monkeypatch
+):
     def make(*arguments):
         class EmptyTagger:
             async def __call__(self, chunk):
@@ -80,14 +81,13 @@ def test_chunks_tagged_for_an_estimate_count_as_done(config, tmp_path, ray_sessi
         for n in range(200)
     ]
     chunks = [Chunk(f"{n}", to_table(passages, PASSAGE)) for n in range(5)]
-    (run / "ingest").finish({}, [(run / "ingest").write_chunk(chunk) for chunk in chunks])
-    with pytest.raises(Planned):
-        stage.run(config(plan=True))
-    assert "passages  600 to tag of 1,000 (400 done)" in capsys.readouterr().out
+    complete_stage(run / "ingest", chunks)
+    context = stage_context(stage, config())
+    assert "passages  600 to tag of 1,000 (400 done)" in stage.estimate(context)
     tag = run / "tag"
     assert tag.chunk_keys() == {"0", "2"} and tag.manifest() is None
     before = tag.sizes()
-    manifest = stage.run(config())
-    assert manifest["rows"] == 1000 and manifest["figures"] == {"questions": 45}
-    assert manifest["input"] == {"chunks": 5, "rows": 1000}
+    manifest = stage.run(context)
+    assert manifest.rows == 1000 and manifest.figures == {"questions": 45}
+    assert manifest.results["input"] == {"chunks": 5, "rows": 1000}
     assert before.items() <= tag.sizes().items()

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 from rich.console import Console
 
-from uniner.errors import Planned, UserError
+from uniner.errors import UserError
 from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
 from uniner.records import TaggedEntity, TaggedPassage
@@ -45,13 +45,12 @@ class Engine:
 
 @pytest.mark.parametrize("from_input", [False, True])
 def test_a_text_is_printed_with_its_entities_and_no_run_is_touched(
-    config, tmp_path, monkeypatch, capsys, from_input
+    config, tmp_path, stage_context, monkeypatch, capsys, from_input
 ):
     text = "Ann went home. " + "Then it rained for a long while. " * 20 + "So Ann stayed.\n"
     monkeypatch.setattr(interactive, "Engine", Engine)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    with pytest.raises(Planned):
-        stage.check(config(text="-" if from_input else text))
+    stage.tag_text(stage_context(stage, config()), "-" if from_input else text)
     output = capsys.readouterr().out
     assert output.startswith("Ann [person] went home. Then it") and "So Ann [person] stayed.\n" in output
     assert "not in the text: Bob [person]" in output
@@ -83,11 +82,14 @@ def test_a_terminal_shows_colours_unless_no_color_is_set(monkeypatch, no_color, 
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == "First\n\nAnn [person] [b]sleeps[/b].\n"
 
 
-def test_a_student_without_types_is_an_error(config, tmp_path):
+def test_a_student_without_types_is_an_error(config, tmp_path, stage_context, monkeypatch):
     facts = json.loads((tmp_path / "student" / "uniner.json").read_text())
     (tmp_path / "student" / "uniner.json").write_text(json.dumps({**facts, "types": []}))
-    with pytest.raises(UserError, match=r"lists no types of its own; set tag\.types"):
-        stage.check(config(text="Ann"))
+    monkeypatch.setattr(interactive, "Engine", Engine)
+    context = stage_context(stage, config())
+    for refuse in (stage.check, lambda context: stage.tag_text(context, "Ann")):
+        with pytest.raises(UserError, match=r"lists no types of its own; set tag\.types"):
+            refuse(context)
 
 
 TEXT = "Zoe Ann of Bonn,\r\nOberbonn. \U0001f600 Zoe"
@@ -147,7 +149,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch):
 def test_the_page_tags_a_typed_text_and_ends_with_the_job(tmp_path, base, job, wait_until):
     student = tmp_path / "student"
     shutil.copytree(base, student)
-    facts = {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["person", "city"]}
+    facts = {"template": "type", "group_types": 5, "max_tokens": 512, "base": "", "types": ["person", "city"]}
     (student / "uniner.json").write_text(json.dumps(facts))
     config = tmp_path / "c.toml"
     config.write_text(
@@ -158,7 +160,7 @@ def test_the_page_tags_a_typed_text_and_ends_with_the_job(tmp_path, base, job, w
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = job("tag", config, f"tag.page={port}")
+    process = job("tag", config, "--serve", port)
     address = f"http://127.0.0.1:{port}"
     wait_until(lambda: process.poll() is not None or _answers(address))
     body = json.dumps({"data": ["Ann Lee of Velmora met Bo in Tarn.", "person, city"]}).encode()

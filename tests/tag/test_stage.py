@@ -7,18 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
-from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.model_folders import student_facts, write_calibrations
-from uniner.storage.stage_folder import Chunk, StageFolder, merge
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
+from uniner.storage.stage_folder import Chunk, StageFolder, Summary, merge
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
@@ -239,11 +240,10 @@ def make_student(folder: Path, base: Path, template: str = "type") -> Path:
 
 @pytest.mark.ray
 def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
-    tmp_path, model, make_config, ray_session, capsys
+    tmp_path, model, make_config, stage_context, complete_stage, ray_session, capsys
 ):
     student = make_student(tmp_path / "student", model)
-    ingest = StageFolder(str(tmp_path)) / "r" / "ingest"
-    summaries, passages = [], {}
+    chunks, passages = [], {}
     for key in range(3):
         some = []
         for doc_id, text in list(DOCUMENTS.items())[3 * key : 3 * key + 3]:
@@ -261,19 +261,22 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
                     )
                 )
         passages |= {passage.passage_id: passage for passage in some}
-        summaries.append(ingest.write_chunk(Chunk(f"{key:05d}-00000", to_table(some, PASSAGE))))
-    ingest.finish({"stage": "ingest"}, summaries, seconds=0.0)
+        chunks.append(Chunk(f"{key:05d}-00000", to_table(some, PASSAGE)))
+    complete_stage(StageFolder(str(tmp_path)) / "r" / "ingest", chunks)
 
-    config = make_config(tmp_path, model, student=str(student))
-    stage.check(config)
-    manifest = stage.run(config)
+    def context_with(**settings):
+        return stage_context(stage, make_config(tmp_path, model, student=str(student), **settings))
 
-    assert manifest["config"]["tag"]["types"] == TYPES
+    context = context_with()
+    stage.check(context)
+    manifest = stage.run(context)
+
+    assert manifest.identity.settings["tag"]["types"] == TYPES
     output = capsys.readouterr().err
-    assert "asking the student's 4 most frequent types: person, city, company, river" in output
+    assert "asking for the student's 4 most frequent types: person, city, company, river" in output
     rows = from_table((StageFolder(str(tmp_path)) / "r" / "tag").read_rows(), TaggedPassage)
     assert [row.passage_id for row in rows] == list(passages)
-    assert manifest["outcomes"] == {"ok": 18}
+    assert manifest.outcomes == {"ok": 18}
     for row in rows:
         passage, document = passages[row.passage_id], DOCUMENTS[row.doc_id]
         found = {(entity.text, entity.type) for entity in row.entities if entity.start >= 0}
@@ -287,74 +290,83 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
             assert entity.score > 0.9
         twice = [entity.start for entity in row.entities if entity.text == "Sankt Ülm"]
         assert len(twice) == passage.text.count("Sankt Ülm")
-    assert manifest["figures"]["questions"] == len(passages) * len(TYPES)
+    assert manifest.figures["questions"] == len(passages) * len(TYPES)
 
-    stage.run(config)
+    stage.run(context)
     assert "tag: already done, 18 passages" in capsys.readouterr().err
     # Other tables are written from the same entities. Parts of a killed writer are removed.
     tag, located = (
         StageFolder(str(tmp_path)) / "r" / "tag",
         sum(e.start >= 0 for row in rows for e in row.entities),
     )
-    assert sum(manifest["mentions_by_type"].values()) == located > 0 and not (tag / "entities").tree()
+    mentions_by_type = manifest.results["tables"]["mentions_by_type"]
+    assert sum(mentions_by_type.values()) == located > 0 and not (tag / "entities").tree()
     for settings in ({"entity_table": True}, {"entity_table": True, "partition_by_source": True}):
         (tag / "entities").write("source=x/part-of-a-killed-writer.parquet", b"half")
         if "partition_by_source" in settings:
             tag.remove(["manifest.json"])
-        again = stage.run(make_config(tmp_path, model, student=str(student), **settings))
-        assert again["figures"] == manifest["figures"]
-        assert again["mentions_by_type"] == manifest["mentions_by_type"]
+        again = stage.run(context_with(**settings))
+        assert again.figures == manifest.figures
+        assert again.results["tables"]["mentions_by_type"] == mentions_by_type
         table = pd.read_parquet(f"{tag.url}/entities")
-        assert len(table) == manifest["figures"]["entities"] and (table.start >= 0).sum() == located
+        assert len(table) == manifest.figures["entities"] and (table.start >= 0).sum() == located
         surfaces = pd.read_parquet(f"{tag.url}/aggregate.parquet")
         assert surfaces.mentions.sum() == located and (surfaces.documents <= len(DOCUMENTS)).all()
     before = (tag / "entities").tree()
-    stage.run(config)  # a table that is no longer requested stays
+    stage.run(context)  # a table that is no longer requested stays
     assert (tag / "entities").tree() == before
-    with pytest.raises(UserError, match=r"made with other settings: config\.tag\.types"):
-        stage.check(make_config(tmp_path, model, student=str(student), types=["city"]))
+    with pytest.raises(UserError, match=r"made with other settings: tag\.types"):
+        stage.check(context_with(types=["city"]))
 
 
-def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(tmp_path, base, make_config):
-    student = make_student(tmp_path / "student", Path(base), template="grouped")
-    config = make_config(tmp_path, Path(base), student=str(student))
-    stage.check(config)
-    facts = student_facts(str(student))
-    assert (
-        stage.asked_by(config, facts) == MultiTypeTemplate(5) and stage.asked_by(config, None) == SINGLE_TYPE
-    )
-    with pytest.raises(UserError, match="is no student folder"):
-        stage.check(make_config(tmp_path, Path(base), student=str(base)))
-    stage.check(make_config(tmp_path, Path(base)))  # this run's student is still to be trained
+def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(
+    tmp_path, base, make_config, stage_context, complete_stage
+):
+    complete_stage(StageFolder(str(tmp_path)) / "r" / "ingest")
+    for template, expected in (("grouped", MultiTypeTemplate(5)), ("type", SINGLE_TYPE)):
+        student = make_student(tmp_path / template, Path(base), template)
+        context = stage_context(stage, make_config(tmp_path, Path(base), student=str(student)))
+        stage.check(context)
+        _, worker = stage._prepare(context)
+        assert worker.args[:2] == (str(student), expected)
+    with pytest.raises(UserError, match="is not a student folder"):
+        stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(base))))
+    # This run's student is not trained yet.
+    stage.check(stage_context(stage, make_config(tmp_path, Path(base))))
 
 
-def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_engine_config):
+def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_engine_config, stage_context):
     student = StageFolder(str(tmp_path / "r" / "train" / "student"))
-    student.write_json(
-        "uniner.json", {"template": "type", "group_types": 5, "max_tokens": 512, "types": ["a"]}
-    )
+    facts = StudentFacts(template="type", max_tokens=512, base="", types=("a",))
+    student.write_json("uniner.json", asdict(facts))
     gold, tag = {"news": "unused.jsonl"}, {"calibration": "news"}
-    config = make_engine_config(tmp_path, base, tag=tag)
-    with pytest.raises(UserError, match="not measured on a gold data set 'news'"):
-        stage.check(config)
-    stage.check(make_engine_config(tmp_path, base, tag=tag, evaluate={"gold": gold}))  # evaluate runs first
-    write_calibrations(student, {"news": {"calibration": {"slope": 0.5, "intercept": -1.0}}})
-    stage.check(config)
-    assert stage._rules(config).calibration == (0.5, -1.0)
-    facts = student.read_json("uniner.json")
-    plan = stage._plan(config, facts, stage._types(config, facts), parents={})
-    assert plan["config"]["tag"]["calibration"] == (0.5, -1.0)
-    StageFolder(str(tmp_path / "r" / "tag")).begin(plan)
-    stage.check(config)
-    write_calibrations(student, {"news": {"calibration": {"slope": 0.25, "intercept": -1.0}}})
-    with pytest.raises(UserError, match=r"config\.tag\.calibration was \[0\.5, -1\.0\]"):
-        stage.check(config)
+    context = stage_context(stage, make_engine_config(tmp_path, base, tag=tag))
+    with pytest.raises(UserError, match="has no calibration for the gold data set 'news'"):
+        stage.check(context)
+    # evaluate runs before tag.
+    with_gold = make_engine_config(tmp_path, base, tag=tag, evaluate={"gold": gold})
+    stage.check(stage_context(stage, with_gold))
+    write_calibrations(student, {"news": {"slope": 0.5, "intercept": -1.0}})
+    stage.check(context)
+    assert stage._rules(context.sections.tag, student.url).calibration == (0.5, -1.0)
+    assert student_facts(student.url) == facts
+    identity = stage._identity(context, facts, stage._select_types(context.sections.tag, facts), parents={})
+    assert identity.settings["tag"]["calibration"] == (0.5, -1.0)
+    context.folder.begin(identity)
+    context.folder.write_chunk(Chunk("a", to_table([], TAGGED_PASSAGE)))
+    stage.check(context)
+    write_calibrations(student, {"news": {"slope": 0.25, "intercept": -1.0}})
+    with pytest.raises(UserError, match=r"tag\.calibration was \[0\.5, -1\.0\], now \[0\.25, -1\.0\]"):
+        stage.check(context)
 
 
-def test_chunks_that_do_not_match_the_passages_are_an_error(tmp_path, make_engine_config, base):
+def test_chunks_that_do_not_match_the_passages_are_an_error(
+    tmp_path, make_engine_config, base, complete_stage
+):
     ingest, tag = StageFolder(str(tmp_path / "ingest")), StageFolder(str(tmp_path / "tag"))
-    ingest.write_json("manifest.json", {"chunks": [{"key": "a", "rows": 3}, {"key": "b", "rows": 2}]})
+    complete_stage(ingest, [Chunk("a", pa.table({"n": [1, 2, 3]})), Chunk("b", pa.table({"n": [1, 2]}))])
     settings = make_engine_config(tmp_path, base).tag
     for rows in ({"a": 3, "b": 1}, {"a": 3}, {"a": 3, "b": 2, "c": 1}):
-        with pytest.raises(RuntimeError, match=r"chunk [bc] has .* rows, its passages are"):
-            stage._close(settings, tag, ingest, rows)
+        summaries = [Summary(key, count, 1, 0.0) for key, count in rows.items()]
+        with pytest.raises(RuntimeError, match=r"chunk [bc] has .* rows for .* passages"):
+            stage._results(settings, tag, ingest, summaries)

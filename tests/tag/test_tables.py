@@ -24,7 +24,10 @@ SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "n
 def write_run(
     root: str, documents: int = 30
 ) -> tuple[StageFolder, StageFolder, tuple[str, ...], list[tuple]]:
-    """Write tagged chunks; documents begin and end within them or span several. Also return all entities."""
+    """Write tagged chunks; documents begin and end within them or span several.
+
+    Returns the folders of ingest and tag, the chunks' keys and all entities as tuples.
+    """
     random.seed(5)
     ingest, tag, everything = StageFolder(root) / "ingest", StageFolder(root) / "tag", []
     passages, tagged = [], []
@@ -183,8 +186,8 @@ def test_chunks_read_with_duckdb_as_the_readme_says(tmp_path):
 
 
 def documented():
-    """Return the tables of docs/tagged.md, by their order: column to type."""
-    lines = (Path(__file__).parents[2] / "docs" / "tagged.md").read_text().splitlines()
+    """Return the tables of docs/tagging.md, by their order: column to type."""
+    lines = (Path(__file__).parents[2] / "docs" / "tagging.md").read_text().splitlines()
     tables, row = [], re.compile(r"\| `(\w+)` \| `([\w<>]+)` \|")
     for line in lines:
         if line.startswith("|---"):
@@ -244,4 +247,4 @@ def test_a_chunk_without_entities_is_a_table_without_rows(tmp_path):
 def test_tagged_passages_of_another_chunk_are_refused(tmp_path):
     ingest, tag, keys, _ = write_run(str(tmp_path))
     with pytest.raises(ValueError, match="not those of the chunk"):
-        tables.entity_rows(tag.read_chunk(keys[0]), ingest.read_chunk(keys[1]))
+        tables.entity_rows(tag.read_chunk(keys[0]).table, ingest.read_chunk(keys[1]).table)

@@ -129,11 +129,11 @@ def test_an_entity_in_an_overlap_belongs_to_one_of_the_two_passages():
 
 def test_case_and_white_space_are_normalised_and_the_grounding_tells():
     assert entities(ok("person", "ann lee")) == [
-        ("Ann Lee", "person", "folded"),
-        ("ANN  LEE", "person", "folded"),
+        ("Ann Lee", "person", "normalized"),
+        ("ANN  LEE", "person", "normalized"),
     ]
     # str.lower() changes the length of a letter before it; the offsets stay right.
-    assert entities(ok("word", "TOO.")) == [("too.", "word", "folded")]
+    assert entities(ok("word", "TOO.")) == [("too.", "word", "normalized")]
 
 
 def test_a_span_of_a_type_appears_once_whatever_the_spelling_and_overlaps_stay():

@@ -11,7 +11,7 @@ from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
 from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.storage.stage_folder import Chunk
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger, count_characters
 from uniner.tag.types import TypeSelection
@@ -113,7 +113,7 @@ def test_characters_in_an_overlap_count_once():
 
 @pytest.mark.ray
 def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
-    tmp_path, base, make_engine_config, ray_session, monkeypatch
+    tmp_path, base, make_engine_config, stage_context, complete_stage, ray_session, monkeypatch
 ):
     texts = ["Ann left.", "", "%&§ ((( \x00 \U0001f4a5", "word " * 200, "the deadly one", "Ann came.", " \n "]
 
@@ -154,11 +154,11 @@ def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
     facts = {"template": "type", "group_types": 5, "max_tokens": 512, "base": "", "types": ["person"]}
     (student / "uniner.json").write_text(json.dumps(facts))
     config = make_engine_config(
-        tmp_path, base, engine={"poison_tries": 1, "max_bad_share": 1.0}, tag={"student": str(student)}
+        tmp_path, base, engine={"max_chunk_crashes": 1, "max_bad_share": 1.0}, tag={"student": str(student)}
     )
-    ingest, tag = StageFolder(str(tmp_path)) / "r" / "ingest", StageFolder(str(tmp_path)) / "r" / "tag"
-    ingest.finish({}, [ingest.write_chunk(chunk_of(*texts))])
-    manifest = stage.run(config)
+    context = stage_context(stage, config)
+    complete_stage(context.run_folder / "ingest", [chunk_of(*texts)])
+    manifest, tag = stage.run(context), context.folder
 
     rows = from_table(tag.read_rows(), TaggedPassage)
     assert [row.passage_id for row in rows] == [f"d-{n}" for n in range(len(texts))]
@@ -167,8 +167,8 @@ def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
     assert [row.failed_types for row in rows if row.outcome != "ok"] == [("person",), ("person",)]
     (reject,) = tag.read_rejects("k")
     assert reject["passage_id"] == "d-4" and reject["reason"].startswith("poison: ")
-    assert manifest["outcomes"] == {"ok": 5, "overlong": 1, "poison": 1}
-    assert manifest["input"] == {"chunks": 1, "rows": len(texts)}
-    figures = manifest["figures"]
+    assert manifest.outcomes == {"ok": 5, "overlong": 1, "poison": 1}
+    assert manifest.results["input"] == {"chunks": 1, "rows": len(texts)}
+    figures = manifest.figures
     assert figures["characters"] == sum(map(len, texts))
     assert figures["cut_characters"] == len(texts[3]) + len(texts[4])

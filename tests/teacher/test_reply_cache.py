@@ -39,7 +39,10 @@ def test_replies_are_found_in_parts_in_the_merged_file_and_through_the_index(roo
 
 
 def test_a_part_that_is_removed_while_it_is_read_is_found_in_the_merged_file(tmp_path, monkeypatch):
-    cache, digest = ReplyCache(StageFolder(str(tmp_path)), {}), requests_digest([cached(1).key, cached(2).key])
+    cache, digest = (
+        ReplyCache(StageFolder(str(tmp_path)), {}),
+        requests_digest([cached(1).key, cached(2).key]),
+    )
     cache.save(digest, [cached(1)])
     cache.save(digest, [cached(2)])
     read, merged = cache._read, threading.Event()

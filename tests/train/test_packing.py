@@ -7,15 +7,7 @@ import pytest
 
 from uniner.templates import TEMPLATES, Renderer, make_template, render_conversation
 from uniner.train import packing
-from uniner.train.packing import (
-    IGNORED,
-    FitCounts,
-    RenderedConversation,
-    collate,
-    fit,
-    pack,
-    schedule,
-)
+from uniner.train.packing import IGNORED, FitCounts, RenderedConversation, collate, fit, pack, schedule
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +22,7 @@ def render(renderer, conversation, passage_id="p"):
 DEFINITION = "a person, real or invented, who is named"
 LEARNED = {
     "type": [' ["Ada \\"A\\" Lovelace", "Zürich"]</s>', " []</s>", " []</s>"],
-    "grouped": [
-        ' {"person": ["Ada \\"A\\" Lovelace", "Zürich"]}</s>',
-        " {}</s>",
-        ' ["person"]</s>',
-    ],
+    "grouped": [' {"person": ["Ada \\"A\\" Lovelace", "Zürich"]}</s>', " {}</s>", ' ["person"]</s>'],
     "all_in_one": [' {"person": ["Ada \\"A\\" Lovelace", "Zürich"]}</s>'],
 }
 

@@ -165,11 +165,7 @@ def gold_conversations(
         if by_type or conversation.negative_types
     ]
     counts = count_questions(conversations)
-    return conversations, {
-        **counts,
-        f"from_{dataset}": counts["conversations"],
-        **count_left_out(passages),
-    }
+    return conversations, {**counts, f"from_{dataset}": counts["conversations"], **count_left_out(passages)}
 
 
 def _absent_types(questions: Sequence[GoldQuestion], totals: Counter[str]) -> dict[str, int]:

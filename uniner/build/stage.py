@@ -70,7 +70,7 @@ def run(context: StageContext) -> Manifest:
         return chunk_pipeline.log_complete("build", manifest, "conversations", folder)
     filters, mentions = _count_mentions(annotations, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
-    chunk_builder = _ChunkBuilder(
+    conversation_builder = _ConversationBuilder(
         annotations=annotations,
         settings=settings,
         gold={name: absolute(address) for name, address in settings.supervised.items()},
@@ -102,7 +102,7 @@ def run(context: StageContext) -> Manifest:
         folder,
         identity,
         [*(annotations.require_manifest().chunks if annotations else ()), *gold],
-        read=chunk_builder,
+        read=conversation_builder,
         unit="conversations",
         results=results,
     )
@@ -176,7 +176,7 @@ def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ChunkBuilder:
+class _ConversationBuilder:
     """Makes the conversations of a chunk of annotations, or of a gold data set, by key."""
 
     annotations: StageFolder | None

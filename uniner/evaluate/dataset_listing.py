@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from uniner.gold.catalogue import catalogue, find_splits
+from uniner.gold.catalogue import BenchmarkDataset, SplitSummary, catalogue, find_splits, summarize_split
 
 
 def list_datasets(data: str | None, console: Console) -> None:
@@ -23,7 +23,7 @@ def list_datasets(data: str | None, console: Console) -> None:
         table.add_column("types", justify="right")
         table.add_column("file", overflow="fold")
         for name, address in addresses.items():
-            table.add_row(*_table_row(known[name], read(name, address), (data or "").rstrip("/")))
+            table.add_row(*_table_row(known[name], summarize_split(name, address), (data or "").rstrip("/")))
         console.print(table)
     missing = [dataset for name, dataset in known.items() if name not in addresses]
     folder = f" under {data}" if data else "; set evaluate.data to the folder to search"
@@ -43,16 +43,16 @@ def list_datasets(data: str | None, console: Console) -> None:
         )
 
 
-def _table_row(dataset: DataSet, split: Found, data: str) -> tuple[str, ...]:
+def _table_row(dataset: BenchmarkDataset, split: SplitSummary, data: str) -> tuple[str, ...]:
     groups = ", ".join(dataset.groups)
     file = split.address.rsplit(data + "/", 1)[-1]
-    if split.problem:
-        return dataset.name, dataset.domain, groups, "cannot be read", "", split.problem
+    if split.error:
+        return dataset.name, dataset.domain, groups, "cannot be read", "", split.error
     passages = f"{split.passages:,} ({dataset.sizes[2]:,})"
     return dataset.name, dataset.domain, groups, passages, f"{split.types} ({dataset.types})", file
 
 
-def _how_to_read(dataset: DataSet) -> str:
+def _how_to_read(dataset: BenchmarkDataset) -> str:
     """Return how the source's format is read, and how it differs from the paper's copy."""
     if dataset.format == "own":
         reading = 'convert it to JSON lines of {"text", "entities"} first'

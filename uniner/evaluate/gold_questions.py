@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from uniner.gold.catalogue import label_renamer
-from uniner.gold.reader import read_gold
+from uniner.gold.reader import count_left_out, read_gold
 from uniner.gold.records import GoldPassage
 from uniner.records import QUESTION, Question, Span, to_table
 from uniner.storage.stage_folder import Chunk
@@ -26,7 +26,9 @@ def questions_of(dataset: str, passages: Sequence[GoldPassage], types: Sequence[
             gold_spans=_spans(passage, type_name),
         )
         for passage in passages
-        for type_name, gold in (_all_types(passage, types) if passage.asked is None else passage.asked)
+        for type_name, gold in (
+            _all_types(passage, types) if passage.questions is None else passage.questions
+        )
     ]
 
 
@@ -53,7 +55,7 @@ def cut_questions(
 ) -> Iterator[Chunk]:
     """Cut a data set into chunks of questions; every type of the data set is asked of each passage.
 
-    Types are asked for in plain words instead of the data set's labels (`catalogue.words_of`). Above
+    Types are asked for in plain words instead of the data set's labels (`catalogue.label_renamer`). Above
     `max_questions`, a uniform sample of that size is asked, in order. The sample depends on the data set's
     name alone, so that all systems answer the same questions in all runs.
 
@@ -66,7 +68,7 @@ def cut_questions(
     passages = list(read_gold(url, else_types, label_renamer(dataset, labels)))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
-    total = sum(len(types) if passage.asked is None else len(passage.asked) for passage in passages)
+    total = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)
     sample: set[int] | None = None
     if max_questions and total > max_questions:
         sample = set(random.Random(f"{dataset} questions").sample(range(total), max_questions))
@@ -80,7 +82,7 @@ def cut_questions(
             if sample is None or place in sample
         ]
         position += len(questions)
-        figures: dict[str, float] = {"passages": len(batch), **left_out(batch)}
+        figures: dict[str, float] = {"passages": len(batch), **count_left_out(batch)}
         if len(kept) < len(questions):
             figures["not_drawn"] = len(questions) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.records import Prediction, from_table
-from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import Chunk
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +25,13 @@ class ResultCell:
     """
 
     dataset: str
-    gold: Folder
+    gold: StageFolder
     rows: dict[str, int]
     trained: str = ""
 
     def gold_keys(self) -> dict[str, str]:
         """Return the key of the gold chunk by the cell's own chunk keys."""
-        name = self.gold.url.rsplit("/", 1)[-1]
+        name = self.gold.name
         if self.trained:
             name = f"{name}-{short_digest(self.trained)}"
         return {f"{name}-{key.rsplit('-', 1)[-1]}": key for key in self.rows}
@@ -41,10 +40,10 @@ class ResultCell:
         """Return the number of questions by the cell's own chunk keys."""
         return {key: self.rows[gold_key] for key, gold_key in self.gold_keys().items()}
 
-    def predictions(self, system: Folder) -> Iterator[Prediction]:
+    def predictions(self, system: StageFolder) -> Iterator[Prediction]:
         """Yield the answers in a system's folder, in the order of the questions."""
         for key in sorted(self.gold_keys()):
-            yield from from_table(system.read_chunk(key), Prediction)
+            yield from from_table(system.read_chunk(key).table, Prediction)
 
 
 def short_digest(value: Any) -> str:
@@ -61,7 +60,7 @@ class CellQuestions:
             key: (cell.gold, gold_key) for cell in cells for key, gold_key in cell.gold_keys().items()
         }
 
-    def __call__(self, key: str) -> Iterator[Chunk]:
-        """Yield the chunk with this key."""
+    def __call__(self, key: str) -> Chunk:
+        """Return the chunk with this key."""
         gold, gold_key = self._places[key]
-        yield Chunk(key, gold.read_chunk(gold_key))
+        return Chunk(key, gold.read_chunk(gold_key).table)

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from uniner.evaluate.error_analysis import ErrorAnalysis, MistakeCounter
-from uniner.gold.reader import is_else
+from uniner.labels import is_else_type
 from uniner.metrics.calibration import CalibrationReport, report_calibration
 from uniner.metrics.counts import Counts, F1Score
 from uniner.metrics.matching import normalise
@@ -133,7 +133,7 @@ class DatasetScorer:
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Add all answers of one passage. A broken answer predicts nothing."""
-        asked = [prediction for prediction in predictions if not is_else(prediction.type)]
+        asked = [prediction for prediction in predictions if not is_else_type(prediction.type)]
         broken = 0
         for prediction in asked:
             self._types[prediction.type] += _ZERO
@@ -149,7 +149,7 @@ class DatasetScorer:
             counted = total if name == HEADLINE else sum(map(count, answers), _ZERO)
             self._protocols[name].add(counted, len(asked), broken)
         self._add_present(answers, strict)
-        others = [prediction for prediction in predictions if is_else(prediction.type)]
+        others = [prediction for prediction in predictions if is_else_type(prediction.type)]
         self._add_with_else(others, total, len(asked), broken)
         self._mistakes.add(answers)
         words = len(predictions[0].text.split())

@@ -1,13 +1,14 @@
 """The actor pool of each kind of system, and the worker that turns questions into predictions."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
-from uniner.config.schema import Config, Engine
 from uniner.config.systems import (
+    BertSystem,
     ChatSystem,
     GlinerSystem,
     InstructedSystem,
@@ -20,17 +21,15 @@ from uniner.evaluate.systems.chat import PROMPT, ChatModel
 from uniner.evaluate.systems.gliner import GlinerTagger
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIEModel
-from uniner.evaluate.systems_registry import SystemSpec, annotate_settings
-from uniner.inference.questions import TypeAnswer
+from uniner.evaluate.systems_registry import SystemSpec
+from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.questions import TypeAnswer, start_asker
 from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
-from uniner.runtime import chunk_pipeline
-from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import Chunk, merge
-from uniner.tag.stage import engine_settings
-from uniner.tag.stage import pool as engine_pool
-from uniner.teacher import settings as asking
-from uniner.teacher.pools import pool as asking_pool
-from uniner.teacher.replies import Replies
+from uniner.runtime.chunk_pipeline import Pool
+from uniner.storage.stage_folder import Chunk, StageFolder, merge
+from uniner.teacher.cached_teacher import CachedTeacher
+from uniner.teacher.pools import teacher_pool
+from uniner.teacher.settings import make_teacher, rate_limits, replay, reply_cache_folder, teacher_actors
 from uniner.templates import Template
 
 _CACHED_MODELS = 2
@@ -57,7 +56,7 @@ class Predictor:
         answers = await self._system_of(rows[0].dataset).ask_all(
             [(passage[0].text, [question.type for question in passage]) for passage in passages]
         )
-        replies = [reply for answer in answers for reply in answer.replies]
+        replies = [reply for answer in answers for reply in answer.answers]
         predictions = [_prediction(question, reply) for question, reply in zip(rows, replies, strict=True)]
         figures = merge([answer.figures for answer in answers])
         return Chunk(chunk.key, to_table(predictions, PREDICTION), figures=figures)
@@ -88,60 +87,71 @@ def _prediction(question: Question, reply: TypeAnswer) -> Prediction:
     )
 
 
-def model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> chunk_pipeline.Pool:
+def model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
     """Return the actor pool of a system whose model runs in the actors.
 
     trained_models: the addresses of the models trained for this system, by data set.
     """
     settings, engine, model = system.settings, system.engine, system.model
-    if isinstance(settings, TemplateSystem):
-        make = partial(make_predictor, model, system.template())
-        return engine_pool(partial(make, _engine_settings(engine, system.student.max_tokens)), engine)
-    if isinstance(settings, InstructedSystem):
-        instruction = INSTRUCTIONS[settings.instruction]
-        start: Callable[[], NerSystem] = partial(
-            instructed.start,
-            model,
-            settings.kind,
-            instruction,
-            **_engine_settings(engine, settings.max_prompt_tokens),
-        )
-        return engine_pool(partial(_start_predictor, start), engine)
     on_gpu = engine.gpus > 0
-    if isinstance(settings, InstructUIESystem):
-        limits = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
-        start = partial(InstructUIEModel, model, *limits, on_gpu, engine.dtype)
-        return engine_pool(partial(_start_predictor, start), engine)
-    if isinstance(settings, GlinerSystem):
+    start: Callable[[], NerSystem]
+    if isinstance(settings, TemplateSystem):
+        limits = _engine_settings(system, system.student.max_tokens)
+        return engine_pool(engine, partial(make_predictor, model, system.template(), limits))
+    if isinstance(settings, InstructedSystem):
+        limits = _engine_settings(system, settings.max_prompt_tokens)
+        instruction = INSTRUCTIONS[settings.instruction]
+        start = partial(instructed.start, model, settings.kind, instruction, limits)
+    elif isinstance(settings, InstructUIESystem):
+        sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
+        start = partial(InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
+    elif isinstance(settings, GlinerSystem):
         start = partial(GlinerTagger, model, settings.threshold, settings.batch_passages, on_gpu)
-        pool = engine_pool(partial(_start_predictor, start), engine)
+        pool = engine_pool(engine, partial(_start_predictor, start))
         return replace(pool, runtime_env=_runtime_env(settings))
-    assert not isinstance(settings, ChatSystem), "a chat model does not run in the actors"
-    return engine_pool(partial(_trained_predictor, dict(trained_models), settings.max_tokens, on_gpu), engine)
+    else:
+        assert isinstance(settings, BertSystem), "a chat model does not run in the actors"
+        models = dict(trained_models)
+        return engine_pool(engine, partial(_trained_predictor, models, settings.max_tokens, on_gpu))
+    return engine_pool(engine, partial(_start_predictor, start))
 
 
+@contextlib.contextmanager
 def chat_pool(
-    config: Config, folder: Folder, settings: ChatSystem, chunks: dict[str, int]
-) -> chunk_pipeline.Pool:
-    """Return the actor pool of a chat model on a server. A reply that any run has paid for is reused.
+    folder: StageFolder, settings: ChatSystem, chunks: Mapping[str, int], root: str
+) -> Iterator[Pool]:
+    """Yield the actor pool of a chat model. A reply that any run has paid for is reused.
 
-    folder: the system's. chunks: number of questions by chunk key.
+    folder: the system's. chunks: number of questions by chunk key. root: run.root, for the reply cache.
     """
-    config = config.model_copy(update={"annotate": annotate_settings(settings)})
-    section = f"evaluate.system.{folder.url.rsplit('/', 1)[-1]}"
-    teacher = replace(asking.teacher_of(config, settings.base_url), prompt=PROMPT, section=section)
-    make = partial(_chat_predictor, settings.instruction)
-    return asking_pool(config, folder, teacher, asking.api_key(config.annotate), make, chunks)
+    name = f"evaluate.system.{folder.name}"
+    teacher = make_teacher(
+        settings.teacher,
+        prompt=PROMPT,
+        temperature=settings.temperature,
+        max_reply_tokens=settings.max_reply_tokens,
+    )
+    with replay(settings.teacher) as recording_url:
+        yield teacher_pool(
+            folder,
+            teacher,
+            teacher_actors(
+                settings.teacher, teacher, chunks, name=f"{name}.teacher", recording_url=recording_url
+            ),
+            partial(_chat_predictor, settings.instruction),
+            limits=rate_limits(settings.teacher, settings.budget_usd, f"{name}.budget_usd"),
+            cache=reply_cache_folder(settings.teacher, root),
+        )
 
 
-def make_predictor(model: str, template: Template, settings: dict[str, Any]) -> Predictor:
+def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:
     """Start an engine in this process and return the worker that asks it."""
     return Predictor.of(start_asker(model, template, settings))
 
 
-def _engine_settings(engine: Engine, max_tokens: int) -> dict[str, Any]:
+def _engine_settings(system: SystemSpec, max_prompt_tokens: int) -> EngineSettings:
     # The published protocol has no second try.
-    return {**engine_settings(engine, max_tokens), "retry_answer_tokens": 0}
+    return EngineSettings.of(system.engine, max_prompt_tokens=max_prompt_tokens, retry_answer_tokens=0)
 
 
 def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
@@ -154,8 +164,8 @@ def _start_predictor(start: Callable[[], NerSystem]) -> Predictor:
     return Predictor.of(start())
 
 
-def _chat_predictor(instruction: str, replies: Replies) -> Predictor:
-    return Predictor.of(ChatModel(replies, INSTRUCTIONS[instruction]))
+def _chat_predictor(instruction: str, teacher: CachedTeacher) -> Predictor:
+    return Predictor.of(ChatModel(teacher, INSTRUCTIONS[instruction]))
 
 
 def _trained_predictor(models: dict[str, str], max_tokens: int, on_gpu: bool) -> Predictor:

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
-from uniner.config.schema import Annotate, Engine, Evaluate, Student
+from uniner.config.schema import EngineSection, Evaluate, Student
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
-from uniner.storage.filesystem import explained
+from uniner.gold.reader import verify_gold
+from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import FACTS, model_address, model_digest, require_model
-from uniner.templates import Template, template
+from uniner.storage.model_folders import FACTS, find_student_facts, model_address, model_digest, require_model
+from uniner.storage.stage_folder import Identity
+from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
+from uniner.templates import Template, make_template
 
 OWN_MODELS = ("base", "student")
 """The models of the run itself, as evaluate.systems names them."""
@@ -28,7 +30,7 @@ class SystemSpec:
     name: str
     settings: AnySystem
     model: str
-    engine: Engine
+    engine: EngineSection
     student: Student
     seed: int
 
@@ -44,13 +46,14 @@ class SystemSpec:
 
     def template(self) -> Template:
         """Return the template by which a model is asked."""
-        return template(*self._template())
+        return make_template(*self._template())
 
     def _template(self) -> tuple[str, int]:
         assert isinstance(self.settings, TemplateSystem)
-        defaults = student_facts_or_none(self.model) or self.student.model_dump()
-        group_types = self.settings.group_types or defaults.get("group_types", self.student.group_types)
-        return self.settings.template or defaults["template"], group_types
+        facts = find_student_facts(self.model)
+        name = facts.template if facts else self.student.template
+        group_types = facts.group_types if facts else self.student.group_types
+        return self.settings.template or name, self.settings.group_types or group_types
 
     def check(self, gold: Collection[str]) -> None:
         """Find the model, or the key of its server, before Ray starts. gold: the names in evaluate.gold.
@@ -58,24 +61,18 @@ class SystemSpec:
         Raises:
             UserError: where either is missing, or settings contradict each other.
         """
-        from uniner.teacher.settings import api_key
-
         settings, section = self.settings, f"evaluate.system.{self.name}"
         if isinstance(settings, ChatSystem):
-            if not api_key(annotate_settings(settings)):
-                raise UserError(f"{section}: OPENAI_API_KEY is not set; export the key of the server")
-            if (
-                settings.budget_usd is not None
-                and not settings.usd_per_million_in + settings.usd_per_million_out
-            ):
-                raise UserError(f"{section}.budget_usd needs prices; set usd_per_million_in and _out")
+            check_teacher(settings.teacher, f"{section}.teacher")
+            check_budget(settings.teacher, settings.budget_usd, f"{section}.budget_usd", f"{section}.teacher")
             return
         if isinstance(settings, GlinerSystem) and settings.pip and settings.python:
             raise UserError(f"{section}: pip and python exclude each other; remove one of them")
         if isinstance(settings, BertSystem):
             self._check_training(settings, gold)
-        described_by = "gliner_config.json" if isinstance(settings, GlinerSystem) else "config.json"
-        require_model(self.model, described_by)
+        require_model(
+            self.model, "gliner_config.json" if isinstance(settings, GlinerSystem) else "config.json"
+        )
 
     def _check_training(self, settings: BertSystem, gold: Collection[str]) -> None:
         if not settings.train:
@@ -89,31 +86,33 @@ class SystemSpec:
                 "it there"
             )
         for url in settings.train.values():
-            verify(url)  # without ELSE-like types, which it does not learn
+            verify_gold(url)  # without ELSE-like types, which it does not learn
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the answers, apart from the questions. A model is identified by its content."""
-        identity = {
-            name: value for name, value in self.settings.identity().items() if name not in ("model", "train")
-        }
-        parents: dict[str, str] = {}
+    def identity(self) -> Identity:
+        """Return what decides the answers, apart from the questions. A model counts by its content."""
+        settings = self.settings.identity()
         if isinstance(self.settings, ChatSystem):
-            identity["model"] = self.model
-        else:
-            parents["model"] = model_digest(self.model)
+            system = {**settings, "teacher": teacher_identity(self.settings.teacher)}
+            return Identity(stage="evaluate", settings={"system": system})
+        system = {name: value for name, value in settings.items() if name not in ("model", "train")}
+        engine = answer_identity(self.engine)
         if isinstance(self.settings, TemplateSystem):
             name, group_types = self._template()
-            identity |= {"template": name, "group_types": group_types if name == "grouped" else None}
-            identity["max_tokens"] = self.student.max_tokens
+            system |= {"template": name, "group_types": group_types if name == "grouped" else None}
+            system["max_tokens"] = self.student.max_tokens
         if isinstance(self.settings, BertSystem):
-            identity["seed"] = self.seed
-        elif not isinstance(self.settings, (ChatSystem, GlinerSystem)):
-            identity["engine"] = answering(self.engine)
-        return {"stage": "evaluate", "config": identity, "parents": parents}
+            system["seed"] = self.seed
+        if isinstance(self.settings, (BertSystem, GlinerSystem)):
+            engine = {}
+        return Identity(
+            stage="evaluate",
+            settings={"system": system, "engine": engine},
+            parents={"model": model_digest(self.model)},
+        )
 
 
 def choose_systems(
-    evaluate: Evaluate, engine: Engine, student: Student, run: Folder, seed: int
+    evaluate: Evaluate, engine: EngineSection, student: Student, run: Folder, seed: int
 ) -> dict[str, SystemSpec]:
     """Return the systems to evaluate by name. run: the run's folder.
 
@@ -140,26 +139,15 @@ def choose_systems(
             name=name,
             settings=settings,
             model=_model_of(settings, student, run),
-            engine=plain(engine),
+            engine=without_fp8(engine),
             student=student,
             seed=seed,
         )
         systems[name] = system
-        if suffix(engine) and _is_student(system):
-            name += suffix(engine)
+        if fp8_suffix(engine) and _is_student(system):
+            name += fp8_suffix(engine)
             systems[name] = replace(system, name=name, engine=engine)
     return systems
-
-
-def annotate_settings(system: ChatSystem) -> Annotate:
-    """Return a chat model's settings as an annotate section: the teacher's client takes one."""
-    return Annotate(**system.model_dump(exclude={"kind", "instruction"}))
-
-
-def student_facts_or_none(model: str) -> dict[str, Any] | None:
-    """Return the facts in a student's folder; None for any other model."""
-    with explained(model):
-        return Folder(model).read_json(FACTS)
 
 
 def _folder_name(system: str) -> str:
@@ -169,7 +157,7 @@ def _folder_name(system: str) -> str:
 
 def _model_of(settings: AnySystem, student: Student, run: Folder) -> str:
     if isinstance(settings, ChatSystem):
-        return settings.model
+        return settings.teacher.model
     if _is_own(settings, "student"):
         return (run / "train" / "student").url
     return model_address(student.base if _is_own(settings, "base") else settings.model)
@@ -181,4 +169,4 @@ def _is_own(settings: AnySystem, name: str) -> bool:
 
 def _is_student(system: SystemSpec) -> bool:
     is_template = isinstance(system.settings, TemplateSystem)
-    return system.is_own_student or (is_template and student_facts_or_none(system.model) is not None)
+    return system.is_own_student or (is_template and find_student_facts(system.model) is not None)

@@ -156,10 +156,7 @@ def _letters(name: str) -> str:
 
 
 def resolve_group(
-    group: str | None,
-    data: str | None,
-    gold: Mapping[str, str],
-    say: Callable[[str], None] | None = None,
+    group: str | None, data: str | None, gold: Mapping[str, str], say: Callable[[str], None] | None = None
 ) -> dict[str, str]:
     """Return the gold data sets to score, name to address: `gold`, and the group's splits below `data`.
 

@@ -54,8 +54,7 @@ def rename_types(passage: GoldPassage, rename: Callable[[str], str]) -> GoldPass
     if passage.questions is not None:
         return passage
     return replace(
-        passage,
-        entities=tuple(replace(entity, type=rename(entity.type)) for entity in passage.entities),
+        passage, entities=tuple(replace(entity, type=rename(entity.type)) for entity in passage.entities)
     )
 
 

@@ -318,14 +318,4 @@ ASTRONOMY = Domain(
     ),
 )
 
-DOMAINS: tuple[Domain, ...] = (
-    BUSINESS,
-    MEDICINE,
-    BIOLOGY,
-    SPORTS,
-    TRAVEL,
-    SOFTWARE,
-    LAW,
-    FOOD,
-    ASTRONOMY,
-)
+DOMAINS: tuple[Domain, ...] = (BUSINESS, MEDICINE, BIOLOGY, SPORTS, TRAVEL, SOFTWARE, LAW, FOOD, ASTRONOMY)

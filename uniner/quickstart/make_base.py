@@ -184,9 +184,7 @@ def batches(
             yield collate(chosen)
 
 
-def collate(
-    sequences: list[TokenSequence],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(sequences: list[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pad sequences to the rows of a batch."""
     width = -(-max(len(sequence.ids) for sequence in sequences) // ROUND_TO) * ROUND_TO
 

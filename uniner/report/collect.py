@@ -86,12 +86,7 @@ def collect(run: StageFolder, name: str) -> RunReport:
     """Read what exists of a run. Stages that are not complete are left out."""
     manifests = {stage: manifest for stage in _FIGURES if (manifest := (run / stage).manifest())}
     rows = (
-        StageRow(
-            stage=stage,
-            rows=manifest.rows,
-            seconds=manifest.seconds,
-            figure=_FIGURES[stage](manifest),
-        )
+        StageRow(stage=stage, rows=manifest.rows, seconds=manifest.seconds, figure=_FIGURES[stage](manifest))
         for stage, manifest in manifests.items()
     )
     return RunReport(

@@ -151,11 +151,7 @@ def _show_progress(thread: threading.Thread, board: Any, name: str) -> None:
 
 
 def _torch_trainer(
-    settings: dict[str, Any],
-    folder: Folder,
-    workers: int | tuple[int, int],
-    use_gpu: bool,
-    max_failures: int,
+    settings: dict[str, Any], folder: Folder, workers: int | tuple[int, int], use_gpu: bool, max_failures: int
 ) -> Any:
     # How often Ray Train looks at its workers: its default of 2 s would be a large part of a short run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

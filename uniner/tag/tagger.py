@@ -8,7 +8,7 @@ from typing import Literal
 
 from uniner.grounding import locate, most_likely
 from uniner.inference.questions import QuestionAsker, TypeAnswer
-from uniner.metrics.calibration import calibrated
+from uniner.metrics.calibration import calibrate
 from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk, merge
@@ -134,7 +134,7 @@ def apply_rules(
     dropped_overlapping, each entity by the first rule that drops it.
     """
     counts: Counter[str] = Counter()
-    kept = [_filtered(_calibrated(row.entities, rules), rules, counts) for row in rows]
+    kept = [_filtered(_calibrate(row.entities, rules), rules, counts) for row in rows]
     if rules.flat:
         for run in _overlapping_runs(passages):
             entities = without_overlaps(
@@ -181,10 +181,10 @@ def without_overlaps(run: Sequence[Passage], entities: Sequence[TaggedEntity]) -
     return chosen
 
 
-def _calibrated(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence[TaggedEntity]:
+def _calibrate(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence[TaggedEntity]:
     if rules.calibration is None:
         return entities
-    return [replace(entity, score=calibrated(entity.score, *rules.calibration)) for entity in entities]
+    return [replace(entity, score=calibrate(entity.score, *rules.calibration)) for entity in entities]
 
 
 def _filtered(

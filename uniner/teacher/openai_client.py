@@ -207,7 +207,7 @@ def _characters(request: ChatRequest) -> int:
 
 
 def _timed_out(error: BaseException | None) -> bool:
-    """Look for a time-out among the causes: on aiohttp, openai's own also stands for a lost connection."""
+    """Look for a time-out among the causes: openai's own exception also means a lost connection."""
     return error is not None and (isinstance(error, TimeoutError) or _timed_out(error.__cause__))
 
 

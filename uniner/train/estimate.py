@@ -14,11 +14,7 @@ class GpuModel(NamedTuple):
     memory: float
 
 
-GPUS = {
-    "H100": GpuModel(989e12, 80e9),
-    "H200": GpuModel(989e12, 141e9),
-    "A100": GpuModel(312e12, 80e9),
-}
+GPUS = {"H100": GpuModel(989e12, 80e9), "H200": GpuModel(989e12, 141e9), "A100": GpuModel(312e12, 80e9)}
 """By a part of the GPU's name. NVIDIA's data sheets: bfloat16 without sparsity, SXM modules."""
 # Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
 _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8

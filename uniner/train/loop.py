@@ -145,11 +145,7 @@ def train(
 
 
 def _backward(
-    model: Any,
-    rows: Sequence[PackedRow],
-    samples: Sequence[Sample],
-    answer_tokens: int,
-    device: torch.device,
+    model: Any, rows: Sequence[PackedRow], samples: Sequence[Sample], answer_tokens: int, device: torch.device
 ) -> list[torch.Tensor]:
     """Compute the gradients of a step. Returns the losses of this worker's rows."""
     row_losses = []

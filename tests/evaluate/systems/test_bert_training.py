@@ -33,12 +33,7 @@ def make_job(tmp_path, base, gold, dataset="d", labels=None):
         use_gpu=False,
     )
     return BertTrainingJob(
-        settings=settings,
-        base=base,
-        dataset=dataset,
-        labels=labels or {},
-        output=f"{tmp_path}/model",
-        seed=0,
+        settings=settings, base=base, dataset=dataset, labels=labels or {}, output=f"{tmp_path}/model", seed=0
     )
 
 

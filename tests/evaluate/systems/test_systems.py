@@ -20,7 +20,6 @@ from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
-from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache
 
 PUBLISHED, JSON = INSTRUCTIONS["published"], INSTRUCTIONS["json"]

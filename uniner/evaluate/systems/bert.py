@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from uniner.evaluate.systems import InProcessSystem, ScoredSpan, tagged_answer
 from uniner.gold.records import GoldEntity
-from uniner.inference.questions import Questions
+from uniner.inference.questions import PassageAnswers, Questions
 from uniner.storage.model_folders import local_model
 
 OUTSIDE = "O"
@@ -115,7 +115,7 @@ class BertTagger(InProcessSystem):
         self._model: Any = AutoModelForTokenClassification.from_pretrained(folder).to(self._device).eval()
         self._max_tokens = max_tokens
 
-    def answer(self, questions: Questions) -> list[Asked]:
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Tag the passages. A type outside the train split has no mentions."""
         numbered = [
             (number, piece)

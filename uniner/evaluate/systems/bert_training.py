@@ -4,10 +4,11 @@ The loss of a step is the mean over its labelled words, whatever the number of p
 checkpoints: training takes minutes, and starts again after a failure.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from uniner.errors import UserError
 from uniner.evaluate.systems.bert import EncodedPiece, bio_labels, encode_pieces, label_words
 from uniner.gold.catalogue import label_renamer
 from uniner.gold.reader import gold_digest, read_gold
-from uniner.progress import say
-from uniner.runtime.trainer import RAY_FOLDER, TrainerSession, run_training
+from uniner.runtime import trainer
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model, model_digest
+from uniner.storage.stage_folder import Identity, Manifest, StageFolder
 
 _NO_LABEL = -100
 _WARM_UP, _WEIGHT_DECAY, _MAX_NORM = 0.1, 0.01, 1.0
 _MAX_FAILURES = 3
 _HYPERPARAMETERS = {"epochs", "learning_rate", "batch_passages", "max_tokens", "max_passages"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,55 +56,57 @@ class LabelledPiece:
     labels: list[int]
 
 
-def train_model(job: BertTrainingJob) -> Folder:
+@dataclass(frozen=True, kw_only=True)
+class BertTrainingResult:
+    """What training made, or the error in one line; the same on every process."""
+
+    examples: int = 0
+    steps: int = 0
+    types: int = 0
+    last_loss: float = 0.0
+    error: str = ""
+
+
+def train_model(job: BertTrainingJob) -> StageFolder:
     """Train a model on Ray Train, unless its folder is complete. Returns the folder."""
-    folder = Folder(job.output)
-    settings = job.settings.model_dump(include=_HYPERPARAMETERS)
-    identity = {
-        "stage": "evaluate train",
-        "config": {**settings, "seed": job.seed, "dataset": job.dataset, "labels": dict(job.labels)},
-        "parents": {
-            "model": model_digest(job.base),
-            "train": gold_digest(job.settings.train[job.dataset]),
-        },
-    }
+    folder = StageFolder(job.output)
+    settings = {**job.settings.model_dump(include=_HYPERPARAMETERS), "labels": dict(job.labels)}
+    identity = Identity(
+        stage="evaluate train",
+        settings={"run": {"seed": job.seed}, "system": {**settings, "dataset": job.dataset}},
+        parents={"model": model_digest(job.base), "train": gold_digest(job.settings.train[job.dataset])},
+    )
     if folder.begin(identity):
         return folder
-    say(f"evaluate: training {job.settings.model} on {job.dataset}")
+    log.info(f"evaluate: training {job.settings.model} on {job.dataset}")
     started = time.monotonic()
-    result = run_training(
-        _run_worker,
+    result: BertTrainingResult = trainer.run_training(
+        train_worker,
         job,
         folder=folder,
         workers=job.settings.workers,
         use_gpu=job.settings.use_gpu,
         max_failures=_MAX_FAILURES,
     )
-    if "error" in result:
-        raise UserError(result["error"])
+    if result.error:
+        raise UserError(result.error)
     with explained(folder.url):
-        (folder / RAY_FOLDER).remove_all()
-    seconds = round(time.monotonic() - started, 1)
-    folder.finish(identity, [], rows=result["examples"], figures=result, seconds=seconds)
+        (folder / trainer.RAY_FOLDER).remove_all()
+    figures = {name: value for name, value in asdict(result).items() if name != "error"}
+    manifest = Manifest.of(identity, [], time.monotonic() - started)
+    folder.write_manifest(replace(manifest, rows=result.examples, figures=figures))
     return folder
 
 
-def _run_worker(job: BertTrainingJob, _session: TrainerSession) -> dict[str, Any]:
-    return train_worker(job)
-
-
-def train_worker(job: BertTrainingJob) -> dict[str, Any]:
-    """Train in one process of all, and write the model.
-
-    Returns its figures, or {"error": one line}; the same on every process.
-    """
+def train_worker(job: BertTrainingJob, _session: trainer.TrainerSession | None = None) -> BertTrainingResult:
+    """Train in one process of all, and write the model."""
     try:
         return _train(job)
     except UserError as error:  # every process raises the same one, and a retry would not help
-        return {"error": str(error)}
+        return BertTrainingResult(error=str(error))
 
 
-def _train(job: BertTrainingJob) -> dict[str, Any]:
+def _train(job: BertTrainingJob) -> BertTrainingResult:
     import torch
     import torch.distributed as dist
     from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -130,8 +135,9 @@ def _train(job: BertTrainingJob) -> dict[str, Any]:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             Folder(job.output).upload(Path(folder))
-    figures = {"examples": len(examples), "steps": steps, "types": len(names) // 2}
-    return {**figures, "last_loss": round(last_loss, 6)}
+    return BertTrainingResult(
+        examples=len(examples), steps=steps, types=len(names) // 2, last_loss=round(last_loss, 6)
+    )
 
 
 def _optimise(

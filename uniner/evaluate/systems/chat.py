@@ -9,6 +9,7 @@ from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt
+from uniner.teacher.reply_cache import CachedReply
 
 _QUESTION = "{question}"
 PROMPT = Prompt("", _QUESTION, _QUESTION)
@@ -29,7 +30,7 @@ class ChatModel:
             for group in self._instruction.groups(types)
         ]
         texts = [self._instruction.text(questions[number][0], group) for number, group in groups]
-        replies, costs = await self._replies.to(texts)
+        replies, costs = await self._teacher.ask(texts)
         by_passage: list[list[TypeAnswer]] = [[] for _ in questions]
         for (number, group), reply in zip(groups, replies, strict=True):
             by_passage[number] += _parse(self._instruction, group, reply)
@@ -40,7 +41,9 @@ class ChatModel:
         ]
 
 
-def _parse(instruction: Instruction, types: Sequence[str], reply: Kept | Rejection) -> list[TypeAnswer]:
+def _parse(
+    instruction: Instruction, types: Sequence[str], reply: CachedReply | Rejection
+) -> list[TypeAnswer]:
     """Return the reply for each type. Outcomes are those of Annotation; too_long: cut at the limit."""
     if isinstance(reply, Rejection):
         return [TypeAnswer(name, reply.outcome, {}, reply.reason) for name in types]

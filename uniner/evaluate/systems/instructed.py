@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 from uniner.evaluate.systems import parse_replies
 from uniner.evaluate.systems.instructions import Instruction
-from uniner.inference.engine import Engine
+from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
 from uniner.inference.questions import (
     EngineProtocol,
     PassageAnswers,
     Questions,
+    TypeAnswer,
+    ask_concurrently,
     send_prompts,
 )
 from uniner.storage.model_folders import local_model
@@ -35,7 +37,7 @@ class InstructedModel:
     def __init__(self, engine: EngineProtocol, form: str, instruction: Instruction):
         self._engine, self._form, self._instruction = engine, form, instruction
 
-    async def ask(self, passage: str, types: Sequence[str]) -> Asked:
+    async def ask(self, passage: str, types: Sequence[str]) -> PassageAnswers:
         """Ask all questions about a passage together."""
         figures: Counter[str] = Counter()
         groups = self._instruction.groups(types)
@@ -52,9 +54,9 @@ class InstructedModel:
         ]
         return PassageAnswers(tuple(replies), dict(figures))
 
-    async def ask_all(self, questions: Questions) -> list[Asked]:
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
         """Answer each (passage, types), in order."""
-        return await ask_together(self.ask, questions)
+        return await ask_concurrently(self.ask, questions)
 
     def _prompt(self, instruction: str) -> list[int]:
         # Special tokens in the text are split, so that a passage cannot inject one.
@@ -62,14 +64,13 @@ class InstructedModel:
         return self._engine.tokenizer(text, split_special_tokens=True).input_ids
 
 
-def _parse(instruction: Instruction, types: Sequence[str], answer: Answer | None) -> list[Reply]:
+def _parse(instruction: Instruction, types: Sequence[str], answer: EngineAnswer | None) -> list[TypeAnswer]:
     if answer is None:
-        return [Reply(name, "overlong", {}) for name in types]
+        return [TypeAnswer(name, "overlong", {}) for name in types]
     failure = "too_long" if answer.finish == "length" else ""
     return parse_replies(types, answer.text, failure, instruction.parse)
 
 
-def start(model: str, kind: str, instruction: Instruction, **settings: object) -> InstructedModel:
-    """Start an engine on a model (folder, s3:// address or hub name) with `Engine`'s settings."""
-    engine = Engine(local_model(model), **settings)  # type: ignore[arg-type]
-    return InstructedModel(engine, FORMS[kind], instruction)
+def start(model: str, kind: str, instruction: Instruction, settings: EngineSettings) -> InstructedModel:
+    """Start an engine on a model (folder, s3:// address or hub name)."""
+    return InstructedModel(Engine(local_model(model), settings), FORMS[kind], instruction)
