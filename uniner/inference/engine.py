@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from uniner.runtime.chunk_actor import Worker
     from uniner.runtime.chunk_pipeline import Pool
 
-# Named by its class: for "uni" on CPU vLLM takes "mp", as it cannot set up threads otherwise. It can here: the
-# variables are set before the engine's process starts. Saves a process and a third of a start's CPU time.
+# Named by its class: on CPU vLLM replaces "uni" by "mp", to be able to set up threads. Here the variables are
+# set before the engine's process starts. This saves a process and a third of a start's CPU time.
 _CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _SHUTDOWN_S = 1.0
 
