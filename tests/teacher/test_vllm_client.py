@@ -257,8 +257,9 @@ def test_an_engine_that_fails_to_start_is_tried_once_and_not_at_all_without_mone
     monkeypatch.setattr(Engine, "_start", start)
     poor = local_meter(Meter(RateLimits(budget_usd=1e-9)))
     teacher, (chunk,) = teacher_of(model), passage_chunks(TEXTS)
+    (first,) = passage_chunks(TEXTS[:1])
     with pytest.RaisesGroup(pytest.RaisesExc(Stopped), flatten_subgroups=True):
-        asyncio.run(annotator_of(teacher, serve(model), ask_meter=poor)(chunk))
+        asyncio.run(annotator_of(teacher, serve(model), ask_meter=poor)(first))
     assert started == []
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(annotator_of(teacher, serve(model))(chunk))
