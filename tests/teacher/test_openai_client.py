@@ -308,7 +308,7 @@ def test_the_json_schema_is_sent_where_the_reply_format_needs_it(serve, teacher_
     [
         (401, "refuses the key .*check OPENAI_API_KEY"),
         (402, "requires payment"),
-        (404, "not found .*check annotate.model"),
+        (404, "not found .*check teacher.model"),
         (400, "400"),  # not about the passage: the probe is rejected too
         (503, "503"),
     ],
@@ -328,4 +328,4 @@ def test_an_unreachable_server_is_one_clear_line(teacher_at, annotate):
     with pytest.raises(ExceptionGroup) as caught:
         annotate(teacher_at("http://127.0.0.1:9/v1", retries=0), ["Ann"])
     assert "cannot be reached" in str(user_error_in(caught.value))
-    assert "annotate.base_url" in str(user_error_in(caught.value))
+    assert "teacher.base_url" in str(user_error_in(caught.value))
