@@ -92,6 +92,7 @@ def estimate(context: StageContext) -> str:
     section, generate = context.sections.teacher, context.sections.generate
     if not generate.domains:
         return "generate: nothing to do, generate.domains names no domain"
+    check(context)
     briefs, teacher = _briefs(context), _teacher(context)
     chunks, done = briefs.chunks(), context.folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]
