@@ -37,8 +37,9 @@ import ray
 from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
+from uniner.storage.manifest import Summary
 from uniner.storage.model_folders import model_digest
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 ROWS = 100
 """Mean rows a chunk."""

@@ -11,7 +11,8 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.generate import stage as generate
 from uniner.ingest import stage as ingest
-from uniner.storage.stage_folder import StageFolder, Summary
+from uniner.storage.manifest import Summary
+from uniner.storage.stage_folder import StageFolder
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import BatchRecords, rejections_in
 from uniner.teacher.batch.runner import answer_in_batches

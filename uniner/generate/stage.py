@@ -15,7 +15,8 @@ from uniner.generate.briefs import ASPECTS, Briefs, generation_prompt
 from uniner.generate.generator import Generator
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.stage_folder import ChunkEntry, Identity, Manifest, StageFolder, Summary, merge
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
 from uniner.teacher.pools import teacher_pool

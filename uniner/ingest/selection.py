@@ -17,7 +17,8 @@ from uniner.ingest.chunk_reader import DIGEST
 from uniner.ingest.sampling import duplicates, smallest_per_stratum
 from uniner.records import PASSAGE
 from uniner.runtime import chunk_pipeline
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.storage.manifest import Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 _READERS = 16
 

@@ -35,8 +35,9 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import expand, is_remote
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import Identity, Manifest, Summary, merge
 from uniner.storage.model_folders import load_tokenizer, model_digest, require_model
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, StageFolder, Summary, merge, rejects_name
+from uniner.storage.stage_folder import Chunk, StageFolder, rejects_name
 
 SECTIONS = ("student", "generate", "ingest")
 _BENCHMARKS = "benchmarks.npz"

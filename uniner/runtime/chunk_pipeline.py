@@ -20,7 +20,8 @@ from uniner.progress import Progress, StageCost
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary, merge
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 log = logging.getLogger(__name__)
 
