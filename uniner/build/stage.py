@@ -76,14 +76,7 @@ def run(context: StageContext) -> Manifest:
         settings=settings,
         gold={name: absolute(address) for name, address in settings.supervised.items()},
         sampler=NegativeSampler(mentions, settings.negatives),
-        conversation=ConversationSettings(
-            context.seed,
-            settings.negatives_per_positive,
-            settings.negatives_per_passage,
-            settings.validation_share,
-            settings.teacher_weight,
-            make_template(context.sections.student.template, context.sections.student.group_types),
-        ),
+        conversation=_conversation_settings(context),
         filters=filters,
     )
     facts = _card_facts(context)
@@ -106,6 +99,18 @@ def run(context: StageContext) -> Manifest:
         read=conversation_builder,
         unit="conversations",
         results=results,
+    )
+
+
+def _conversation_settings(context: StageContext) -> ConversationSettings:
+    student, settings = context.sections.student, context.sections.build
+    return ConversationSettings(
+        context.seed,
+        settings.negatives_per_positive,
+        settings.negatives_per_passage,
+        settings.validation_share,
+        settings.teacher_weight,
+        make_template(student.template, student.group_types),
     )
 
 
