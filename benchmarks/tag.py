@@ -115,7 +115,7 @@ def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
     from uniner.inference.engine import Engine, EngineSettings
     from uniner.inference.questions import QuestionAsker
-    from uniner.storage.stage_folder import merge
+    from uniner.storage.manifest import merge
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
     settings = EngineSettings(

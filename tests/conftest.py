@@ -1,4 +1,4 @@
-"""What tests share: a real S3 server, one real local Ray, and the run folders that stages read."""
+"""Fixtures that tests share: a real S3 server, a real local Ray, tiny models, folders that stages read."""
 
 import json
 import os
@@ -15,7 +15,8 @@ import zstandard
 from uniner.config.schema import Config
 from uniner.progress import set_up_logging
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, Identity, Manifest
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -30,7 +31,7 @@ _VARIABLES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def environment():
-    """Test credentials and no cluster of the user's, before anything reads them."""
+    """Set test credentials and remove the user's cluster address and key before anything reads them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.delenv("OPENAI_API_KEY", raising=False)
@@ -42,7 +43,7 @@ def environment():
 
 @pytest.fixture(scope="session")
 def s3_server(environment):
-    """A real S3 server on a free port; AWS_ENDPOINT_URL names it. Ray's workers inherit the variables."""
+    """A real S3 server on a free port, in AWS_ENDPOINT_URL; Ray's workers inherit the variables."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -61,7 +62,7 @@ def s3_endpoint(s3_server):
 
 @pytest.fixture(scope="session")
 def bucket(s3_endpoint):
-    """An empty bucket's address, shared by the session: take a prefix of your own."""
+    """A bucket's address. The session shares it: use a prefix of your own."""
     import boto3
 
     boto3.client("s3").create_bucket(Bucket="uniner-tests")
@@ -87,7 +88,7 @@ def ray_session(s3_endpoint):
 
 @pytest.fixture(scope="session")
 def base():
-    """The nano base model that ships: its tokenizer cuts passages in tests too."""
+    """The nano base model that ships."""
     from uniner.quickstart.prepare import BASE
 
     return BASE
@@ -165,7 +166,7 @@ def complete_stage():
 
 @pytest.fixture
 def shared_data():
-    """Return a function that returns a folder of real data, where they are at hand."""
+    """Return a function that returns a folder of real data, and skips the test where it is missing."""
 
     def find(name):
         folder = SHARED / "data" / name
@@ -204,7 +205,7 @@ def make_engine_config():
 
 @pytest.fixture(scope="session")
 def job():
-    """Return a function that starts a job as a user would, a process of its own; what still runs is ended."""
+    """Return a function that starts a job in its own process, as a user does; all are ended afterwards."""
     started = []
 
     def start(name, *words):
@@ -232,12 +233,12 @@ def run_job(job):
 
 @pytest.fixture
 def wait_until():
-    """Return a function that waits for a condition, and fails when it does not come."""
+    """Return a function that waits for a condition, and fails if it stays false."""
 
     def wait(condition, seconds=120):
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "the awaited condition did not come"
+            assert time.monotonic() < deadline, f"the condition stayed false for {seconds} s"
             time.sleep(0.01)
 
     return wait
@@ -280,12 +281,10 @@ def passage_chunks():
 
 
 @pytest.fixture(scope="session")
-def write_passages(passage_chunks):
-    """Return a function that writes passages into a folder as a finished ingest stage. Returns the keys."""
+def write_passages(passage_chunks, complete_stage):
+    """Return a function that writes passages into a folder as a complete ingest stage. Returns the keys."""
 
     def write(folder, texts, rows=10**6):
-        summaries = [folder.write_chunk(chunk) for chunk in passage_chunks(texts, rows)]
-        folder.finish({"stage": "ingest", "config": {}, "parents": {}}, summaries)
-        return [summary.key for summary in summaries]
+        return [chunk.key for chunk in complete_stage(folder, passage_chunks(texts, rows)).chunks]
 
     return write

@@ -1,4 +1,4 @@
-"""What a user can get wrong: each ends in one clear line and the exit code of the design."""
+"""Mistakes of the user: each ends in one clear line and the design's exit code."""
 
 import json
 import signal
@@ -28,13 +28,13 @@ def config(tmp_path, base, write_shard):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_ray_starts_is_a_stop_like_any_other(config, capsys, number):
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+def test_a_signal_before_ray_starts_stops_the_job(config, capsys, number):
+    before = {handled: signal.getsignal(handled) for handled in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = cli.run(["ingest"], [config], prepare=lambda _: signal.raise_signal(number))
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
     assert code == 3
     assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
 
@@ -49,31 +49,31 @@ def error_line(capsys):
     ("stage", "words", "message"),
     [
         ("ingest", ["ingest.max_token=3"], "unknown setting ingest.max_token (did you mean max_tokens?)"),
-        ("ingest", ["ingest.sample=2"], "ingest.sample = 2: input should be less than or equal to 1"),
+        ("ingest", ["ingest.sample=2"], "ingest.sample = 2: must be less than or equal to 1"),
         ("ingest", ['ingest.shards=["{tmp}/absent.jsonl.zst"]'], "absent.jsonl.zst: no such file"),
         ("ingest", ['ingest.shards=["{tmp}/*.parquet"]'], "*.parquet: the glob matches no file"),
         ("ingest", ['ingest.shards=["{tmp}"]'], "is a folder; name its files"),
-        ("ingest", ["student.base={tmp}"], "is no model folder (no config.json)"),
-        ("ingest", ["student.base=./no/such/model"], "no/such/model: is no model folder"),
-        ("ingest", ["student.base={tmp}/half"], "half: cannot be loaded as a model"),
+        ("ingest", ["student.base={tmp}"], "is not a model folder (no config.json)"),
+        ("ingest", ["student.base=./no/such/model"], "no/such/model is not a model folder"),
+        ("ingest", ["student.base={tmp}/half"], "half cannot be loaded as a model"),
         ("ingest", ['ingest.decontaminate={x="{tmp}"}'], "is a folder; name a file"),
         ("annotate", [], "OPENAI_API_KEY is not set"),
         (
             "annotate",
-            ["annotate.recording={tmp}/broken_recording.jsonl"],
+            ["teacher.kind=recording", "teacher.path={tmp}/broken_recording.jsonl"],
             "line 1: is not an object with passage",
         ),
-        ("tag", ["tag.student={tmp}"], "is no student folder (no uniner.json)"),
+        ("tag", ["tag.student={tmp}"], "is not a student folder (no uniner.json)"),
         ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
     ],
 )
-def test_found_before_ray_starts(stage, words, message, config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_run", lambda *_: pytest.fail("Ray would have been started"))
+def test_a_mistake_is_found_before_ray_starts(stage, words, message, config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_run_checked", lambda *_: pytest.fail("Ray would have been started"))
     assert cli.run([stage], [config, *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 2
     assert message in error_line(capsys)
 
 
-def test_no_bucket_is_found_before_ray_starts(config, s3_endpoint, capsys):
+def test_a_missing_bucket_is_found_before_ray_starts(config, s3_endpoint, capsys):
     assert cli.run(["ingest"], [config, 'ingest.shards=["s3://absent-bucket/*.zst"]']) == 2
     assert "s3://absent-bucket/*.zst: no such bucket" in error_line(capsys)
     assert cli.run(["ingest"], [config, "run.root=s3://absent-bucket"]) == 2
@@ -111,14 +111,14 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
 
 @pytest.mark.ray
 def test_a_stage_without_its_parent_a_changed_setting_and_an_unreachable_teacher(config, ray_session, capsys):
-    teacher = "annotate.base_url=http://127.0.0.1:9/v1"
+    teacher = "teacher.base_url=http://127.0.0.1:9/v1"
     assert cli.run(["annotate"], [config, teacher]) == 1
-    assert "ingest: the stage ingest is not done" in error_line(capsys)
+    assert "ingest: the stage ingest is not complete" in error_line(capsys)
     assert cli.run(["ingest"], [config]) == 0
     capsys.readouterr()
     assert cli.run(["ingest"], [config, "ingest.max_tokens=9"]) == 2
-    assert "config.ingest.max_tokens was 256, now 9; take another run.name" in error_line(capsys)
-    assert cli.run(["annotate"], [config, teacher, "annotate.retries=0"]) == 1
+    assert "ingest.max_tokens was 256, now 9; take another run.name" in error_line(capsys)
+    assert cli.run(["annotate"], [config, teacher, "teacher.retries=0"]) == 1
     assert "http://127.0.0.1:9/v1/: cannot be reached" in error_line(capsys)
 
 
@@ -128,7 +128,7 @@ def test_too_many_bad_annotations(config, ray_session, capsys):
     replies |= {row["text"]: '[("Ann", "person")]' for row in GOOD[20:]}
     assert cli.run(["ingest"], [config]) == 0
     with ReplayServer(replies) as teacher:
-        words = [config, f"annotate.base_url={teacher.base_url}"]
+        words = [config, f"teacher.base_url={teacher.base_url}"]
         assert cli.run(["annotate"], words) == 1
         assert "50.0% of 40 rows are bad (20 unparseable), the limit is 20.0%" in error_line(capsys)
         assert cli.run(["annotate"], [*words, "annotate.max_bad_share=0.5"]) == 0

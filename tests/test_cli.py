@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from uniner.cli import STAGES, app
 from uniner.config.schema import Config
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, run_folder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk, run_folder
 
 RUNNER = CliRunner()
 COMMANDS = (*STAGES, "pipeline", "quickstart", "status", "settings")
@@ -111,3 +112,11 @@ def test_a_job_is_the_same_command(config):
     )
     assert job.returncode == 2
     assert "error: tag.plan moved: use the option --estimate" in job.stderr
+
+
+def test_a_submitted_job_with_a_relative_root_is_refused(config, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    result = invoke("ingest", config, "run.root=runs")
+    assert result.exit_code == 2
+    assert "run.root = 'runs' is relative" in result.output and "such as run.root=s3://" in result.output
+    assert invoke("status", config).exit_code == 0

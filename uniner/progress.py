@@ -43,11 +43,6 @@ def is_verbose() -> bool:
     return os.environ.get(VERBOSE, "") not in ("", "0")
 
 
-def say(line: str) -> None:
-    """Log a line."""
-    log.info(line)
-
-
 class Progress:
     """Counts a stage's rows. An unknown total is estimated from the share of the work done."""
 

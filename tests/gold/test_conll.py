@@ -73,7 +73,7 @@ def test_tabs_keep_blanks_in_tokens_and_comments_and_windows_line_ends_are_remov
         (b"alone", r"line 3: 'alone' needs a token"),
         (b"\tB-PER", r"line 3: '\\tB-PER' needs a token"),
         (b"# nothing", r"line 3: '# nothing' needs a token"),
-        (b"B\xe9 B-PER", r"line 3: is no UTF-8"),
+        (b"B\xe9 B-PER", r"line 3 is not UTF-8"),
     ],
 )
 def test_a_line_without_token_and_tag_is_named(tmp_path, line, message):

@@ -11,8 +11,9 @@ from uniner.evaluate import stage, system_pools
 from uniner.evaluate.system_pools import Predictor
 from uniner.inference.fp8_gate import answer_identity, require_f1
 from uniner.inference.questions import PassageAnswers, TypeAnswer
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_digest
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.stage_folder import StageFolder
 from uniner.tag import stage as tag
 
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}

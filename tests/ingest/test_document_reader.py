@@ -142,7 +142,7 @@ def test_rejected_rows_of_parquet_have_a_reason(tmp_path):
 def test_truncated_parquet_is_named(tmp_path, keep):
     data = FILES["a.parquet"]
     (tmp_path / "a.parquet").write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(UserError, match=r"a\.parquet: broken or truncated Parquet \(.*\); fetch"):
+    with pytest.raises(UserError, match=r"a\.parquet: broken or truncated Parquet \(.*\); download"):
         parts(str(tmp_path / "a.parquet"))
 
 
@@ -171,5 +171,5 @@ def test_an_unreadable_shard_is_named_before_any_work(tmp_path, name, message):
 
 
 def test_an_unknown_protocol_is_named():
-    with pytest.raises(UserError, match="nonsense://x/y: addresses of this kind cannot be read"):
+    with pytest.raises(UserError, match="nonsense://x/y: this kind of address is not supported"):
         expand(["nonsense://x/y"])

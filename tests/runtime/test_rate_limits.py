@@ -136,7 +136,7 @@ def test_all_waiting_requests_stop_once_the_budget_is_spent_and_nothing_is_in_fl
     ended = asyncio.run(work())
     assert all(isinstance(error, Stopped) for error in ended)
     assert "0.5 USD are spent" in str(ended[0])
-    assert "annotate.budget_usd is 1: raise it" in str(ended[0])
+    assert "run.budget_usd is 1: raise it" in str(ended[0])
 
 
 def test_a_gate_asks_once_for_all_waiting_requests():

@@ -8,11 +8,11 @@ import pytest
 
 from uniner.errors import UserError
 from uniner.storage.filesystem import expand, explained
-from uniner.storage.stage_folder import StageFolder
+from uniner.storage.folder import Folder
 
 
 def test_globs_and_lists_of_files(root):
-    folder = StageFolder(root)
+    folder = Folder(root)
     for name in ("b.zst", "a.zst", "c.txt"):
         folder.write(name, b"x")
     assert expand([folder.path("*.zst")]) == [folder.path("a.zst"), folder.path("b.zst")]
@@ -38,7 +38,7 @@ def test_wrong_credentials_are_one_clear_line(bucket, s3_endpoint):
 
     enforce(b"0")
     try:
-        with pytest.raises(UserError, match=r"access refused .*check the AWS_\* credentials"):
+        with pytest.raises(UserError, match=r"access denied .*check the AWS_\* credentials"):
             expand([f"{bucket}/a.zst"])
     finally:
         enforce(b"inf")

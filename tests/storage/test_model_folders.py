@@ -19,7 +19,7 @@ def test_a_model_folder_is_copied_once_to_the_node(folder, tmp_path):
     first = fetch_model(folder.url, tmp_path / "cache")
     assert first == fetch_model(folder.url, tmp_path / "cache")
     assert (Path(first) / "config.json").read_bytes() == b"{}"
-    folder.write("config.json", b"[]")  # trained again: as many bytes, others
+    folder.write("config.json", b"[]")  # trained again: the same size, other bytes
     assert (Path(fetch_model(folder.url, tmp_path / "cache")) / "config.json").read_bytes() == b"[]"
 
 
@@ -34,6 +34,6 @@ def test_one_of_a_node_s_processes_copies_a_model_and_the_others_wait(bucket, tm
 
     monkeypatch.setattr(Folder, "download", counted)
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: fetch_model(folder.url, tmp_path / "cache"), range(4)))
-    assert len(found) == len(downloads) == 1
+        copies = set(pool.map(lambda _: fetch_model(folder.url, tmp_path / "cache"), range(4)))
+    assert len(copies) == len(downloads) == 1
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]

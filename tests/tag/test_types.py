@@ -41,7 +41,7 @@ def test_a_file_has_one_type_in_each_line_and_comments(tmp_path):
     [
         (b"person\n# only this\n person # again\n", r"line 3: 'person' is already in line 1"),
         (b"# nothing\n\n", "names no type; write one type in each line"),
-        (b"\xff\n", "line 1: is no UTF-8"),
+        (b"\xff\n", "line 1 is not UTF-8"),
         (None, "no such file"),
     ],
 )

@@ -29,7 +29,8 @@ from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
 
@@ -70,19 +71,12 @@ def run(context: StageContext) -> Manifest:
         return chunk_pipeline.log_complete("build", manifest, "conversations", folder)
     filters, mentions = _count_mentions(annotations, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
-    chunk_builder = _ChunkBuilder(
+    conversation_builder = _ConversationBuilder(
         annotations=annotations,
         settings=settings,
         gold={name: absolute(address) for name, address in settings.supervised.items()},
         sampler=NegativeSampler(mentions, settings.negatives),
-        conversation=ConversationSettings(
-            context.seed,
-            settings.negatives_per_positive,
-            settings.negatives_per_passage,
-            settings.validation_share,
-            settings.teacher_weight,
-            make_template(context.sections.student.template, context.sections.student.group_types),
-        ),
+        conversation=_conversation_settings(context),
         filters=filters,
     )
     facts = _card_facts(context)
@@ -102,9 +96,21 @@ def run(context: StageContext) -> Manifest:
         folder,
         identity,
         [*(annotations.require_manifest().chunks if annotations else ()), *gold],
-        read=chunk_builder,
+        read=conversation_builder,
         unit="conversations",
         results=results,
+    )
+
+
+def _conversation_settings(context: StageContext) -> ConversationSettings:
+    student, settings = context.sections.student, context.sections.build
+    return ConversationSettings(
+        context.seed,
+        settings.negatives_per_positive,
+        settings.negatives_per_passage,
+        settings.validation_share,
+        settings.teacher_weight,
+        make_template(student.template, student.group_types),
     )
 
 
@@ -176,7 +182,7 @@ def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ChunkBuilder:
+class _ConversationBuilder:
     """Makes the conversations of a chunk of annotations, or of a gold data set, by key."""
 
     annotations: StageFolder | None

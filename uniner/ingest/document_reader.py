@@ -138,7 +138,7 @@ def _read_text_files(part: ShardPart, fields: RowFields, max_bytes: int, first: 
         blocks, size = [], 0
         for block, _ in read_blocks(url):
             if block is None:
-                raise UserError(f"{url}: broken or truncated compression; fetch the file again")
+                raise UserError(f"{url}: broken or truncated compression; download the file again")
             size += len(block)
             if size > max_bytes:
                 break

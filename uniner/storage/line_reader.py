@@ -1,4 +1,4 @@
-"""Lines of a file, plain, .gz or .zst (any number of frames), as a stream of a few MB."""
+"""Stream the lines of a plain, .gz or .zst file (any number of frames) with a few MB of memory."""
 
 import sys
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-"""A file's last suffix to how it is compressed."""
-# What is decompressed at once stays in the processor's cache: with 4 MB reading takes a fifth longer.
+"""The last suffix of a file to its compression."""
+# A block fits into the processor's cache: with 4 MB, reading takes a fifth longer.
 _BLOCK_BYTES = 1 << 20
 _FETCH_BYTES = 8 << 20
 
 
 class Line(NamedTuple):
-    """A line: its number (from 0), its bytes without the line end, and how far the file is read.
+    """A line: its number (from 0), and its bytes without the line end; None if it is too long.
 
-    data is None where the line was longer than asked for. bytes_read counts the file's own (compressed)
-    bytes, offset the bytes of all lines up to this one's end.
+    bytes_read: compressed bytes of the file read so far. offset: bytes of all lines to the end of this one.
     """
 
     number: int
@@ -31,17 +30,17 @@ class Line(NamedTuple):
 
 
 def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
-    """Yield the lines of a file in order; of one with more than `longest` bytes, nothing is held.
+    """Yield the lines of a file in order. A line of more than `longest` bytes is not kept in memory.
 
     Raises:
-        UserError: where the compression is broken or ends too early, naming the last good line.
+        UserError: naming the last good line, if the compression is broken or ends too early.
     """
     number, offset, size = 0, 0, 0
     held: list[bytes] = []
     for block, bytes_read in read_blocks(url):
         if block is None:
             raise UserError(
-                f"{url}: broken or truncated {_kind(url)} after line {number}; fetch the file again"
+                f"{url}: broken or truncated {_kind(url)} after line {number}; download the file again"
             )
         *ends, start = block.split(b"\n")
         for end in ends:
@@ -56,7 +55,7 @@ def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
             number += 1
         size += len(start)
         if size > longest:
-            held = []  # what was held of it is let go; what follows is only measured
+            held = []  # the rest of the line is only measured
         elif start:
             held.append(start)
     if size:
@@ -65,38 +64,38 @@ def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
 
 
 def read_text_lines(url: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file, each with its number (from 1), without line end and byte-order mark.
+    """Yield the lines of a UTF-8 file with their numbers (from 1), without line end and byte-order mark.
 
     Raises:
-        UserError: naming the line that is no UTF-8; and as `read_lines` does.
+        UserError: naming a line that is not UTF-8; and as `read_lines`.
     """
     for number, data, *_ in read_lines(url):
-        assert data is not None, "no line is too long here"
+        assert data is not None, "lines of any length are read"
         try:
             text = data.decode("utf-8" if number else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{url}, line {number + 1}: is no UTF-8 ({error.reason}); save the file as UTF-8"
+                f"{url}, line {number + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
             ) from None
         yield number + 1, text.removesuffix("\r")
 
 
 def read_whole(url: str) -> bytes:
-    """Return a file's bytes, decompressed.
+    """Return a file's decompressed bytes.
 
     Raises:
-        UserError: where the compression is broken or ends too early.
+        UserError: if the compression is broken or ends too early.
     """
     blocks = [block for block, _ in read_blocks(url)]
     if None in blocks:
-        raise UserError(f"{url}: broken or truncated {_kind(url)}; fetch the file again")
+        raise UserError(f"{url}: broken or truncated {_kind(url)}; download the file again")
     return b"".join(block for block in blocks if block)
 
 
 def read_blocks(url: str) -> Iterator[tuple[bytes | None, int]]:
-    """Yield a file's bytes, decompressed, in blocks, each with how much of the file itself is read.
+    """Yield a file's decompressed bytes in blocks, each with the compressed bytes read so far.
 
-    A last block of None says that the compression is broken from there on.
+    A last block of None means that the compression is broken from there on.
     """
     system, path = filesystem(url)
     compression = _kind(url)
@@ -107,7 +106,7 @@ def read_blocks(url: str) -> Iterator[tuple[bytes | None, int]]:
         while True:
             block = _read(stream, compressed=compression is not None)
             if not block:
-                # No program compresses nothing to an empty file: its upload failed.
+                # No program compresses nothing to an empty file: the upload failed.
                 if block is None or (compression and not some):
                     yield None, raw.tell()
                 return
@@ -119,7 +118,7 @@ def _read(stream: Any, compressed: bool) -> bytes | None:
     try:
         return stream.read(_BLOCK_BYTES)
     except OSError as error:
-        # Arrow says what is wrong with the compression as a bare OSError; the storage's own have a number.
+        # Arrow raises a bare OSError for broken compression; errors of the storage have a number.
         if compressed and type(error) is OSError and error.errno is None:
             return None
         raise

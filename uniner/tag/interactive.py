@@ -1,6 +1,7 @@
 """Texts tagged in this process, shown in the terminal or on a Gradio page. No run, no Ray."""
 
 import contextlib
+import logging
 import os
 import re
 import warnings
@@ -14,13 +15,14 @@ from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.passages import cut_passages
-from uniner.progress import say
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
 from uniner.templates import Template
+
+log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _SUGGESTED_TYPES = 12
@@ -149,7 +151,7 @@ def serve_page(tagger: TextTagger, types: Sequence[str], port: int) -> None:
         )
     except OSError as error:
         raise UserError(f"the page cannot use port {port} of {_HOST}: {error}; take another port") from None
-    say(f"tag: the page is at http://{_HOST}:{port}, until this job is stopped (Ctrl-C)")
+    log.info(f"tag: the page is at http://{_HOST}:{port}, until this job is stopped (Ctrl-C)")
     try:
         with contextlib.suppress(Stopped):
             page.block_thread()

@@ -61,7 +61,7 @@ class PublishedInstruction:
 def parse_labelled(
     types: Sequence[str], parts: Sequence[str], separator: str | None = None
 ) -> MentionsByType | None:
-    """Parse parts of the form `type: mention`. separator: stands between several mentions of a part."""
+    """Parse parts of the form `type: mention`. separator: between the mentions of a part."""
     by_length = sorted(types, key=len, reverse=True)
     names = "|".join(f"({re.escape(name)})" for name in by_length)
     label = re.compile(rf"\W*(?:entity\s*:\s*)?(?:{names})\W*?:(?P<mentions>.*)", re.IGNORECASE | re.DOTALL)

@@ -13,6 +13,7 @@ outcome failed. A batch without any reply ends the run.
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +23,14 @@ from typing import Any
 from openai.types import Batch
 
 from uniner.errors import Stopped, UserError
-from uniner.progress import say
 from uniner.teacher.batch.client import BatchClient, BatchRefusedError
 from uniner.teacher.batch.files import BatchAnswers, BatchFileLimits, RequestFile
 from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import NEVER_CREATED, BatchRecord, BatchRecords, rejections_in
 from uniner.teacher.completion import Rejection
 from uniner.teacher.openai_client import OpenAIServer
+
+log = logging.getLogger(__name__)
 
 POLL_S = 30.0
 _ENDED = {"completed", "failed", "expired", "cancelled"}
@@ -143,7 +145,7 @@ class BatchRunner:
             raise
         self._states[number] = batch
         await self._write(replace(record, batch=batch.id))
-        say(f"annotate: batch {batch.id} submitted, {len(file):,} requests, answered within 24 h")
+        log.info(f"annotate: batch {batch.id} submitted, {len(file):,} requests, answered within 24 h")
 
     def _fill(self, queue: deque[str]) -> RequestFile:
         limits = replace(self._limits, usd=min(self._limits.usd, self._affordable()))
@@ -207,7 +209,8 @@ class BatchRunner:
                 return
             if record.requests > 1:
                 self._limits = replace(self._limits, requests=record.requests // 2)
-                say(f"annotate: {problems[0].message}; trying files of {self._limits.requests:,} requests")
+                smaller = f"trying files of {self._limits.requests:,} requests"
+                log.info(f"annotate: {problems[0].message}; {smaller}")
                 return
         reasons = [f"{problem.code}: {problem.message} (line {problem.line})" for problem in problems]
         reasons += answers.errors.values()
@@ -251,5 +254,5 @@ class BatchRunner:
             f"{completed:,} of {total:,} requests answered, {failed:,} failed; {self._spent:.2f} USD"
         )
         if self._all and progress != self._last_progress:
-            say(progress)
+            log.info(progress)
             self._last_progress = progress
