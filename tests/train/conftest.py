@@ -14,7 +14,6 @@ from uniner.templates import Renderer, render_conversation
 from uniner.train import packing
 from uniner.train.packing import RenderedConversation
 from uniner.train.prepare import TrainJob
-from uniner.train.stage import train_job
 
 NAMES = ["Berlin", "Ada Lovelace", 'a "quoted" name', "Zürich", "Nairobi", "Grace [Hopper]"]
 
@@ -140,7 +139,7 @@ def make_job(base, conversations, write_build, tmp_path):
         settings = {"batch_conversations": 6, "learning_rate": 1e-2, "dtype": "float32", "use_gpu": False}
         train = Train(**{**settings, "checkpoint_steps": 1, **changes})
         student = Student(base=str(base), max_tokens=256)
-        return train_job(student, train, 0, root)
+        return TrainJob(student=student, train=train, seed=0, run=root, base_address=str(base))
 
     return make
 

@@ -99,10 +99,9 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
 
         import torch.distributed as dist
 
-        from uniner.storage.stage_folder import StageFolder
         from uniner.train import CHECKPOINTS, worker
 
-        checkpoints = StageFolder(job.folder_url) / CHECKPOINTS
+        checkpoints = job.run / "train" / CHECKPOINTS
 
         def finished(number):
             return any(f"{number:08d}" in name and "state.json" in name for name in checkpoints.tree())

@@ -12,7 +12,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import GenerationConfig
 
 from uniner.storage.filesystem import explained
-from uniner.storage.folder import Folder
 from uniner.storage.model_card import student_card
 from uniner.storage.model_folders import CARD, FACTS, StudentFacts
 from uniner.train import lora
@@ -122,22 +121,17 @@ def publish(
     """Upload the student, its card, with LoRA the adapter, and the run's history. Only worker 0 does."""
     if dist.get_rank() != 0:
         return
-    folder = Folder(job.folder_url)
-    facts = StudentFacts(
-        template=job.template,
-        group_types=job.group_types,
-        max_tokens=job.max_tokens,
-        base=job.base,
-        types=tuple(types),
-    )
+    folder, settings = job.run / "train", job.student.model_dump()
+    facts = {name: settings[name] for name in ("template", "group_types", "max_tokens", "base")}
+    settings |= {**job.train.model_dump(), "seed": job.seed}
     with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
         student, adapter = Path(local) / "student", Path(local) / "adapter"
         if job.lora:
             merged = lora.merge_adapters(empty_model(config), job.lora, weights, adapter)
             weights = {name: weight.to(job.torch_dtype) for name, weight in merged.items()}
             (folder / "adapter").upload(adapter)
-        write_student(student, config, weights, tokenizer, facts)
-        card = student_card(job.run_name, asdict(job), as_figures(figures), types, tokenizer.eos_token)
+        write_student(student, config, weights, tokenizer, StudentFacts(**facts, types=tuple(types)))
+        card = student_card(job.run.name, settings, as_figures(figures), types, tokenizer.eos_token)
         (student / CARD).write_text(card, encoding="utf-8")
         (folder / "student").upload(student)
         history = {

@@ -8,8 +8,9 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -101,36 +102,29 @@ def train(
     settings: LoopSettings,
     *,
     device: torch.device,
-    steps_done: int = 0,
     losses: Sequence[float] = (),
 ) -> Iterator[StepFigures]:
-    """Run the schedule's steps after steps_done and yield each one's figures. All workers iterate in step.
+    """Run the schedule's remaining steps and yield each one's figures. All workers iterate in step.
 
-    losses: the losses of the steps done.
+    losses: of the steps already done.
 
     Raises:
         UserError: the loss or the gradient is not finite, or the loss is a spike. The weights are not yet
             changed. The error names the passages of the row with the largest loss.
     """
     recent = deque(losses[-_RECENT_STEPS:], _RECENT_STEPS)
-    steps = len(schedule.steps)
-    for number, rows in enumerate(schedule.steps[steps_done:], steps_done + 1):
+    steps, done = len(schedule.steps), len(losses)
+    for number, rows in enumerate(schedule.steps[done:], done + 1):
         started = time.perf_counter()
         torch.manual_seed((settings.seed * steps + number) * dist.get_world_size() + dist.get_rank())
         tokens, answer_tokens = count_tokens(rows, samples)
         row_losses = _backward(model, rows, samples, answer_tokens, device)
         loss, norm = _sum(torch.stack(row_losses).sum()), _clip(model, settings.max_grad_norm)
-        if problem := _problem(loss, norm, recent, settings.loss_spike_factor):
-            passages = _worst_passages(row_losses, rows, samples)
-            raise UserError(
-                f"train: step {number} has loss {loss:.4g} and gradient norm {norm:.4g}{problem % passages}"
-            )
+        worst = partial(_worst_passages, row_losses, rows, samples)
+        _require_sound(number, loss, norm, recent, settings.loss_spike_factor, worst)
         recent.append(loss)
         rate = learning_rate(number, steps, settings.peak_rate, settings.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
+        _update(optimizer, rate)
         seconds = _from_worker_0(time.perf_counter() - started, device)
         yield StepFigures(
             step=number,
@@ -154,6 +148,13 @@ def _backward(
         (loss * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
         row_losses.append(loss.detach())
     return row_losses
+
+
+def _update(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def mean_loss(
@@ -247,18 +248,26 @@ def _clip(model: Any, limit: float) -> float:
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def _problem(loss: float, norm: float, recent: Sequence[float], factor: float | None) -> str:
-    """Describe the problem of a step and what to do, with a %s for its passages; "" if there is none."""
+def _require_sound(
+    number: int,
+    loss: float,
+    norm: float,
+    recent: Sequence[float],
+    factor: float | None,
+    worst_passages: Callable[[], str],
+) -> None:
+    """Raise the error of a step whose loss or gradient is not finite, or whose loss is a spike."""
+    usual = statistics.median(recent) if len(recent) >= _RECENT_STEPS // 2 else math.inf
     if not math.isfinite(loss) or not math.isfinite(norm):
-        return "; check its passages, first %s, or lower train.learning_rate"
-    if factor is None or len(recent) < _RECENT_STEPS // 2:
-        return ""
-    usual = statistics.median(recent)
-    if loss <= factor * usual:
-        return ""
-    return (
-        f", {loss / usual:.1f} times the loss of the steps before; check its passages, first %s, or raise "
-        "train.loss_spike_factor to go on"
+        spike, remedy = "", "lower train.learning_rate"
+    elif factor is not None and loss > factor * usual:
+        spike = f", {loss / usual:.1f} times the loss of the steps before"
+        remedy = "raise train.loss_spike_factor to go on"
+    else:
+        return
+    raise UserError(
+        f"train: step {number} has loss {loss:.4g} and gradient norm {norm:.4g}{spike}; check its passages, "
+        f"first {worst_passages()}, or {remedy}"
     )
 
 

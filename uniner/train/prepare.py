@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
+from uniner.config.schema import Student, Train
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.model_folders import load_tokenizer, loading, local_model
@@ -25,75 +26,31 @@ _FREQUENT_TYPES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """The settings of a run as plain values, for the workers. Settings are named as in the config.
+    """A run and its settings, for the workers.
 
-    base: the base model as the config names it; base_address: its absolute path, s3:// address or hub name.
-    build_url, folder_url: the folders of the stages build and train. tracked: the settings that a tracking
-    service shows.
+    run: the run's folder. base_address: the base model's absolute path, s3:// address or hub name.
     """
 
-    base: str
-    base_address: str
-    template: str
-    group_types: int
-    max_tokens: int
-    build_url: str
-    folder_url: str
+    student: Student
+    train: Train
     seed: int
-    epochs: int
-    max_steps: int | None
-    batch_conversations: int
-    learning_rate: float
-    warmup_share: float
-    weight_decay: float
-    max_grad_norm: float
-    dtype: str
-    lora_rank: int
-    lora_alpha: float
-    lora_dropout: float
-    lora_modules: list[str] | str
-    lora_bits: int | None
-    pack_tokens: int | None
-    activation_checkpointing: bool
-    attention: str
-    compile: bool
-    shard_workers: int | None
-    fewest_workers: int
-    most_workers: int
-    use_gpu: bool
-    checkpoint_steps: int
-    keep_checkpoints: int
-    export: str
-    loss_spike_factor: float | None
-    validation_questions: int
-    tracker: str | None
-    tracked: dict[str, Any]
-    share_of_peak: float
-    usd_per_gpu_hour: float
-
-    @property
-    def run_name(self) -> str:
-        """The run's name: the folder above the stage's."""
-        return self.folder_url.rsplit("/", 2)[-2]
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of a packed row, at most."""
-        return self.pack_tokens or self.max_tokens
+    run: StageFolder
+    base_address: str
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The number format of the forward pass."""
-        return getattr(torch, self.dtype)
+        return getattr(torch, self.train.dtype)
 
     @property
     def lora(self) -> LoraSettings | None:
         """The adapters; None if all weights learn."""
-        if not self.lora_rank:
+        train = self.train
+        if not train.lora_rank:
             return None
-        modules = self.lora_modules if isinstance(self.lora_modules, str) else tuple(self.lora_modules)
+        modules = train.lora_modules if isinstance(train.lora_modules, str) else tuple(train.lora_modules)
         return LoraSettings(
-            self.lora_rank, self.lora_alpha, self.lora_dropout, modules, self.base, self.lora_bits
+            train.lora_rank, train.lora_alpha, train.lora_dropout, modules, self.student.base, train.lora_bits
         )
 
 
@@ -144,15 +101,16 @@ def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
     Raises:
         UserError: there is no conversation to train on, or the base model cannot take them.
     """
-    require_window(job.max_tokens, config)
+    student, build = job.student, job.run / "build"
+    require_window(student.max_tokens, config)
     renderer = Renderer(tokenizer)
-    conversations = from_table(StageFolder(job.build_url).read_rows(), Conversation)
+    conversations = from_table(build.read_rows(), Conversation)
     train_split = [conversation for conversation in conversations if conversation.split == "train"]
-    training = _fit(train_split, renderer, job.max_tokens)
+    training = _fit(train_split, renderer, student.max_tokens)
     held_out = [conversation for conversation in conversations if conversation.split == "validation"]
-    validation = _fit(held_out, renderer, job.max_tokens)
+    validation = _fit(held_out, renderer, student.max_tokens)
     if not training.samples:
-        raise UserError(f"{job.build_url}: no conversation to train on (split train)")
+        raise UserError(f"{build.url}: no conversation to train on (split train)")
     largest = max(int(sample.ids.max()) for sample in training.samples)
     if largest >= config.get_text_config().vocab_size:
         raise UserError(
@@ -161,15 +119,15 @@ def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
     questions = generation_eval.draw(
         held_out,
         tokenizer,
-        make_template(job.template, job.group_types),
-        most=job.validation_questions,
-        max_tokens=job.max_tokens,
+        make_template(student.template, student.group_types),
+        most=job.train.validation_questions,
+        max_tokens=student.max_tokens,
         seed=job.seed,
     )
     return TrainingData(
         training,
         validation,
-        _schedule(training, job, job.epochs, job.max_steps),
+        _schedule(training, job, job.train.epochs, job.train.max_steps),
         [row for step in _schedule(validation, job, 1).steps for row in step],
         questions,
         frequent_types(conversation.positive_types for conversation in train_split),
@@ -190,9 +148,9 @@ def _schedule(fitted: FittedSamples, job: TrainJob, epochs: int, max_steps: int 
         fitted.per_conversation,
         seed=job.seed,
         epochs=epochs,
-        batch=job.batch_conversations,
-        row_tokens=job.row_tokens,
-        workers=job.most_workers,
+        batch=job.train.batch_conversations,
+        row_tokens=job.train.pack_tokens or job.student.max_tokens,
+        workers=job.train.most_workers,
         max_steps=max_steps,
     )
 
@@ -218,26 +176,27 @@ def estimate_job(job: TrainJob) -> TrainingEstimate:
 
 def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate:
     """Estimate a prepared run."""
-    shape, load = model.count_weights(config, job.lora), _load(job, data)
-    width, checkpointing = job.torch_dtype.itemsize, job.activation_checkpointing
-    shards = min(job.most_workers, job.shard_workers or job.most_workers)
+    train = job.train
+    shards = min(train.most_workers, train.shard_workers or train.most_workers)
+    shape, load = model.count_weights(config, job.lora), _load(train, data)
+    width, checkpointing = job.torch_dtype.itemsize, train.activation_checkpointing
     return TrainingEstimate(
-        base=job.base,
+        base=job.student.base,
         shape=shape,
         load=load,
-        memory=formulas.memory(shape, load, min(shards, job.fewest_workers), width, checkpointing),
+        memory=formulas.memory(shape, load, min(shards, train.fewest_workers), width, checkpointing),
         flops=formulas.flops(shape, load, checkpointing),
         traffic=formulas.traffic(shape, load, shards, width),
-        workers=job.most_workers,
-        fewest_workers=job.fewest_workers,
+        workers=train.most_workers,
+        fewest_workers=train.fewest_workers,
         shards=shards,
-        copies_traffic=formulas.copies_traffic(shape, load, job.most_workers, shards),
-        share_of_peak=job.share_of_peak,
-        usd_per_gpu_hour=job.usd_per_gpu_hour,
+        copies_traffic=formulas.copies_traffic(shape, load, train.most_workers, shards),
+        share_of_peak=train.share_of_peak,
+        usd_per_gpu_hour=train.usd_per_gpu_hour,
     )
 
 
-def _load(job: TrainJob, data: TrainingData) -> TrainingLoad:
+def _load(train: Train, data: TrainingData) -> TrainingLoad:
     lengths = [len(sample) for sample in data.training.samples]
     answers = [sample.answer_tokens for sample in data.training.samples]
     steps, counts = data.schedule.steps, data.training.counts
@@ -249,15 +208,15 @@ def _load(job: TrainJob, data: TrainingData) -> TrainingLoad:
         set_aside=counts.set_aside,
         samples=counts.samples,
         validation=data.validation.counts.conversations,
-        epochs=job.epochs,
-        batch=job.batch_conversations,
+        epochs=train.epochs,
+        batch=train.batch_conversations,
         steps=len(steps),
-        warmup=loop.warmup_steps(len(steps), job.warmup_share),
+        warmup=loop.warmup_steps(len(steps), train.warmup_share),
         tokens=sum(lengths[number] for number in numbers),
         answer_tokens=sum(answers[number] for number in numbers),
-        turns=sum(-(-len(step) // job.most_workers) for step in steps),
+        turns=sum(-(-len(step) // train.most_workers) for step in steps),
         squared_lengths=sum(lengths[number] ** 2 for number in numbers),
-        useful_share=packing.useful_share(steps, lengths, job.most_workers),
+        useful_share=packing.useful_share(steps, lengths, train.most_workers),
         row_tokens=max(sum(lengths[number] for number in row) for row in rows),
         row_answers=max(sum(answers[number] for number in row) for row in rows),
     )

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from uniner.config.schema import Student, Train
+from uniner.config.schema import Train
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline, trainer
@@ -117,26 +117,14 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     )
 
 
-def train_job(student: Student, train: Train, seed: int, run: StageFolder) -> "TrainJob":
-    """Return the settings of a run as plain values, for the workers. run: the run's folder."""
+def _job(context: StageContext) -> "TrainJob":
     from uniner.train.prepare import TrainJob
 
-    settings = {**train.model_dump(), **student.model_dump()}
-    names = {field.name for field in dataclasses.fields(TrainJob)}
+    student, run = context.sections.student, context.run_folder
+    base_address = model_address(student.base)
     return TrainJob(
-        **{name: value for name, value in settings.items() if name in names},
-        base_address=model_address(student.base),
-        build_url=(run / "build").url,
-        folder_url=(run / "train").url,
-        seed=seed,
-        fewest_workers=train.fewest_workers,
-        most_workers=train.most_workers,
-        tracked={"base": student.base, "seed": seed, **train.identity()},
+        student=student, train=context.sections.train, seed=context.seed, run=run, base_address=base_address
     )
-
-
-def _job(context: StageContext) -> "TrainJob":
-    return train_job(context.sections.student, context.sections.train, context.seed, context.run_folder)
 
 
 def _train(context: StageContext) -> "TrainFigures":

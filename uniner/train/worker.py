@@ -74,19 +74,20 @@ def train(job: TrainJob, session: TrainSession) -> TrainResult:
 
 
 def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
-    device = _device(job.use_gpu)
+    train, folder = job.train, job.run / "train"
+    device = _device(train.use_gpu)
     torch.manual_seed(job.seed)
     session.report(0, 0, "reading the conversations")
     config, tokenizer = run_on_all(lambda: config_and_tokenizer(job.base_address))
     data = run_on_all(lambda: prepare(job, tokenizer, config))
-    folder, best = Folder(job.folder_url), job.export == "best"
+    best = train.export == "best"
     run_on_all(lambda: _write_packing(folder, data))
     expected = estimate(job, data, config)
     session.say(expected.summary())
     session.report(0, len(data.schedule.steps), "loading the base model")
     model = _load_model(job, config, device)
-    optimizer = loop.make_optimizer(model, job.weight_decay)
-    with Checkpoints(folder / CHECKPOINTS, job.keep_checkpoints, best, device) as checkpoints:
+    optimizer = loop.make_optimizer(model, train.weight_decay)
+    with Checkpoints(folder / CHECKPOINTS, train.keep_checkpoints, best, device) as checkpoints:
         state = checkpoints.resume(model, optimizer, data.digest(), session.say)
         if state.steps:
             session.say(f"train: resuming after step {state.steps:,} with {dist.get_world_size()} workers")
@@ -117,9 +118,10 @@ def _write_packing(folder: Folder, data: TrainingData) -> None:
 
 
 def _start_tracker(job: TrainJob, session: TrainSession) -> Tracker | None:
-    if job.tracker is None or dist.get_rank() != 0:
+    if job.train.tracker is None or dist.get_rank() != 0:
         return None
-    return start_tracker(job.tracker, job.run_name, job.folder_url, job.tracked, session.say)
+    settings = {"base": job.student.base, "seed": job.seed, **job.train.identity()}
+    return start_tracker(job.train.tracker, job.run.name, (job.run / "train").url, settings, session.say)
 
 
 def _device(use_gpu: bool) -> torch.device:
@@ -140,11 +142,11 @@ def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
             base_model,
             job.torch_dtype,
             device,
-            job.activation_checkpointing,
+            job.train.activation_checkpointing,
             job.lora,
-            attention=choose_attention(job.attention, device, job.torch_dtype),
-            compiled=job.compile,
-            shard_workers=job.shard_workers,
+            attention=choose_attention(job.train.attention, device, job.torch_dtype),
+            compiled=job.train.compile,
+            shard_workers=job.train.shard_workers,
         )
     )
 
@@ -163,15 +165,15 @@ class _Run:
 
     def finish_steps(self) -> None:
         """Run the remaining steps; measure at the end of each epoch, and save checkpoints when due."""
-        job, state, last = self.job, self.state, len(self.data.schedule.steps)
+        train, state, last = self.job.train, self.state, len(self.data.schedule.steps)
         preemption, due = _PreemptionCheck(self.session), False
         self.session.report(state.steps, last, self._note())
         settings = LoopSettings(
-            peak_rate=job.learning_rate,
-            warmup_share=job.warmup_share,
-            max_grad_norm=job.max_grad_norm,
-            seed=job.seed,
-            loss_spike_factor=job.loss_spike_factor,
+            peak_rate=train.learning_rate,
+            warmup_share=train.warmup_share,
+            max_grad_norm=train.max_grad_norm,
+            seed=self.job.seed,
+            loss_spike_factor=train.loss_spike_factor,
         )
         for step in loop.train(
             self.model,
@@ -180,18 +182,17 @@ class _Run:
             self.data.schedule,
             settings,
             device=self.device,
-            steps_done=state.steps,
             losses=[step.loss for step in state.history],
         ):
             state.history.append(self.metrics.step(step))
             required = step.step == last
             if step.step in self.data.schedule.epoch_ends or required:
                 self._validate(step.step)
-                required = required or (job.export == "best" and state.best == step.step)
+                required = required or (train.export == "best" and state.best == step.step)
             self.session.report(step.step, last, self._note())
             leaving = preemption.due(step.seconds)
             # No step waits: a checkpoint due while another is being written is saved once that is done.
-            due = due or step.step % job.checkpoint_steps == 0
+            due = due or step.step % train.checkpoint_steps == 0
             if (self.checkpoints.idle() and due) or required or leaving:
                 self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
                 due = False
