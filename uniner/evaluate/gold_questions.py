@@ -1,7 +1,7 @@
 """Turn gold passages into questions, the unit that is asked and scored."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from uniner.gold.catalogue import label_renamer
@@ -69,20 +69,21 @@ def cut_questions(
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
     total = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)
-    sample: set[int] | None = None
-    if max_questions and total > max_questions:
-        sample = set(random.Random(f"{dataset} questions").sample(range(total), max_questions))
+    drawn = _draw(dataset, total, max_questions)
     position = 0
     for number, start in enumerate(range(0, len(passages), chunk_passages)):
         batch = passages[start : start + chunk_passages]
         questions = questions_of(dataset, batch, types)
-        kept = [
-            question
-            for place, question in enumerate(questions, position)
-            if sample is None or place in sample
-        ]
+        kept = [question for place, question in enumerate(questions, position) if place in drawn]
         position += len(questions)
         figures: dict[str, float] = {"passages": len(batch), **count_left_out(batch)}
         if len(kept) < len(questions):
             figures["not_drawn"] = len(questions) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)
+
+
+def _draw(dataset: str, total: int, most: int | None) -> Collection[int]:
+    """Return the numbers of the questions to ask, of all questions of a data set."""
+    if not most or total <= most:
+        return range(total)
+    return set(random.Random(f"{dataset} questions").sample(range(total), most))

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
+from typing import NamedTuple
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
@@ -21,8 +21,7 @@ EXAMPLES = 4
 """Examples of each kind of mistake, from as many types as possible."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfusionTable:
+class ConfusionTable(NamedTuple):
     """The most frequent confusions: how often gold of a type (columns) answered another type (rows)."""
 
     asked: tuple[str, ...]
@@ -30,8 +29,7 @@ class ConfusionTable:
     counts: Mapping[tuple[str, str], int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MistakeExample:
+class MistakeExample(NamedTuple):
     """A mistake to show. text: the passage with the mention marked."""
 
     dataset: str
@@ -102,8 +100,7 @@ def _mistakes(scores: Mapping[str, DatasetScores]) -> list[tuple[str, dict[str, 
 
 def _confusions(scores: Mapping[str, DatasetScores]) -> ConfusionTable:
     counts: Counter[tuple[str, str]] = Counter()
-    rows: Counter[str] = Counter()
-    columns: Counter[str] = Counter()
+    rows, columns = Counter[str](), Counter[str]()
     for dataset_scores in scores.values():
         for asked, by_gold in dataset_scores.errors.confusions.items():
             counts.update({(asked, gold): count for gold, count in by_gold.items()})
@@ -113,7 +110,7 @@ def _confusions(scores: Mapping[str, DatasetScores]) -> ConfusionTable:
     asked_types, gold_types = (
         tuple(sorted(name for name, _ in totals.most_common(TYPES))) for totals in (rows, columns)
     )
-    return ConfusionTable(asked=asked_types, gold=gold_types, counts=counts)
+    return ConfusionTable(asked_types, gold_types, counts)
 
 
 def _examples(scores: Mapping[str, DatasetScores]) -> dict[str, list[MistakeExample]]:
@@ -125,15 +122,9 @@ def _examples(scores: Mapping[str, DatasetScores]) -> dict[str, list[MistakeExam
                 types = sorted(by_type)
                 examples = kinds.setdefault(kind, [])
                 if number < len(types) and len(examples) < EXAMPLES:
-                    mistake = by_type[types[number]][0]
-                    example = MistakeExample(
-                        dataset=dataset,
-                        type=types[number],
-                        text=_marked(mistake.text, mistake.predicted or mistake.gold),
-                        predicted=mistake.predicted,
-                        gold=mistake.gold,
-                    )
-                    examples.append(example)
+                    mistake, name = by_type[types[number]][0], types[number]
+                    text = _marked(mistake.text, mistake.predicted or mistake.gold)
+                    examples.append(MistakeExample(dataset, name, text, mistake.predicted, mistake.gold))
     return {kind.replace("_", " "): examples for kind, examples in sorted(kinds.items())}
 
 

@@ -3,7 +3,7 @@
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from uniner.evaluate.leaderboard import LeaderboardRow, LeaderboardTable, ScoresBySystem
 from uniner.evaluate.scoring import DatasetScores
@@ -15,13 +15,6 @@ MIN_GOLD = 20
 """Gold mentions that a type needs to be among the best and worst types."""
 _PUBLISHED_MARKERS = {"UniNER-7B": "o", "ChatGPT": "s"}
 _BEST_TYPES = 8
-
-
-class LengthF1(NamedTuple):
-    """The strict F1 (0 to 1) of passages of some length, named by its words."""
-
-    name: str
-    f1: float
 
 
 def plot_columns(table: LeaderboardTable, colours: Mapping[str, str]) -> str:
@@ -107,18 +100,19 @@ def plot_types(scores: Mapping[str, F1Score]) -> str:
 
 def plot_lengths(scores: ScoresBySystem, colours: Mapping[str, str]) -> str:
     """Return our systems' F1 by words of the passage, over the counts of all data sets."""
-    lines = {system: _f1_by_length(by_dataset) for system, by_dataset in scores.items()}
-    names = sorted({start: length.name for line in lines.values() for start, length in line.items()}.items())
-    if not names:
+    lines = {system: _counts_by_length(by_dataset) for system, by_dataset in scores.items()}
+    lengths = sorted({words for line in lines.values() for words in line}, key=lambda words: words[0])
+    if not lengths:
         return ""
 
     def draw(axes: Any) -> None:
         for system, line in lines.items():
-            points = [(x, 100 * line[start].f1) for x, (start, _) in enumerate(names) if start in line]
+            points = [(x, 100 * line[words].f1) for x, words in enumerate(lengths) if words in line]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="D", markersize=4.5,
                           color=colours[system], label=system)  # fmt: skip
-        axes.set_xticks(range(len(names)), [name for _, name in names])
+        names = [f"{start}+" if end is None else f"{start}-{end}" for start, end in lengths]
+        axes.set_xticks(range(len(names)), names)
         axes.set_xlabel("words of the passage")
         axes.set_ylabel("F1")
         axes.set_ylim(0, 100)
@@ -126,16 +120,13 @@ def plot_lengths(scores: ScoresBySystem, colours: Mapping[str, str]) -> str:
     return _svg(draw, (8.4, 3.1))
 
 
-def _f1_by_length(scores: Mapping[str, DatasetScores]) -> dict[int, LengthF1]:
-    """Return the strict F1 by the shortest length, in words, of each class of lengths."""
-    counts: defaultdict[int, Counts] = defaultdict(Counts)
-    names: dict[int, str] = {}
+def _counts_by_length(scores: Mapping[str, DatasetScores]) -> dict[tuple[int, int | None], Counts]:
+    """Return the strict counts by class of lengths: the shortest and longest in words."""
+    counts: defaultdict[tuple[int, int | None], Counts] = defaultdict(Counts)
     for dataset_scores in scores.values():
         for length in dataset_scores.by_length:
-            start, end = length.words
-            names[start] = f"{start}+" if end is None else f"{start}-{end}"
-            counts[start] += Counts(length.tp, length.fp, length.fn)
-    return {start: LengthF1(names[start], total.f1) for start, total in counts.items()}
+            counts[length.words] += Counts(length.tp, length.fp, length.fn)
+    return counts
 
 
 def plot_mistakes(scores: ScoresBySystem, side: Literal["wrong", "missed"]) -> str:

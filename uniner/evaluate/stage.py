@@ -6,24 +6,23 @@ a data set each, are added over many runs (see `result_store`): a new run asks f
 that it does not name stay. Under an 8-bit engine, students are evaluated both ways: `student`, `student-fp8`.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from uniner.config.systems import BertSystem, ChatSystem
+from uniner.config.systems import BertSystem
 from uniner.evaluate.dataset_listing import list_datasets as print_datasets
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.leaderboard_writer import write_leaderboard
 from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
 from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
-from uniner.evaluate.system_pools import chat_pool, model_pool
+from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import resolve_group
@@ -51,9 +50,9 @@ ScoresBySystem = dict[str, dict[str, Any]]
 class EvaluateResults:
     """What the manifest says of the table. cells: data set -> digest of its questions."""
 
-    protocol: str
-    cells: dict[str, str]
-    scores: ScoresBySystem
+    protocol: str = PROTOCOL
+    cells: dict[str, str] = field(default_factory=dict)
+    scores: ScoresBySystem = field(default_factory=dict)
 
 
 def check(context: StageContext) -> None:
@@ -82,9 +81,7 @@ def run(context: StageContext) -> Manifest | None:
     questions = {dataset: _cut_gold(context, dataset, gold[dataset]) for dataset in sorted(gold)}
     cells = {name: _ask(context, system, questions) for name, system in _systems(context).items()}
     scores, comparisons = _score(folder, cells)
-    for line in _lines(scores):
-        log.info(f"evaluate: {line}")
-    for line in comparison_lines(next(iter(cells), ""), comparisons):
+    for line in (*_lines(scores), *comparison_lines(next(iter(cells), ""), comparisons)):
         log.info(f"evaluate: {line}")
     brief = {
         name: {dataset: score.without_examples().to_json() for dataset, score in by_dataset.items()}
@@ -158,7 +155,8 @@ def _ask(context: StageContext, system: SystemSpec, questions: Mapping[str, Stag
         if wanted.keys() - manifest.rows_of_chunk.keys():
             folder.remove([MANIFEST])  # it lists fewer cells
         wanted = {**manifest.rows_of_chunk, **wanted}
-    with _pool(context, folder, system, models, wanted) as pool:
+    addresses = {dataset: model.url for dataset, model in models.items()}
+    with system_pool(system, folder, wanted, addresses, context.sections.run.root) as pool:
         chunk_pipeline.run_stage(
             folder,
             identity,
@@ -171,26 +169,10 @@ def _ask(context: StageContext, system: SystemSpec, questions: Mapping[str, Stag
     return cells
 
 
-def _pool(
-    context: StageContext,
-    folder: StageFolder,
-    system: SystemSpec,
-    models: Mapping[str, StageFolder],
-    chunks: Mapping[str, int],
-) -> contextlib.AbstractContextManager[chunk_pipeline.Pool]:
-    if isinstance(system.settings, ChatSystem):
-        return chat_pool(folder, system.settings, chunks, context.sections.run.root)
-    addresses = {dataset: model.url for dataset, model in models.items()}
-    return contextlib.nullcontext(model_pool(system, addresses))
-
-
 def _train_models(
-    context: StageContext,
-    folder: StageFolder,
-    system: SystemSpec,
-    datasets: Sequence[str] | Mapping[str, Any],
+    context: StageContext, folder: StageFolder, system: SystemSpec, datasets: Iterable[str]
 ) -> dict[str, StageFolder]:
-    """Train a system that learns from each data set's train split. Returns its models, none of others."""
+    """Train a system that learns from each data set's train split. Returns its models; others have none."""
     settings = system.settings
     if not isinstance(settings, BertSystem):
         return {}
@@ -227,10 +209,9 @@ def _score(
     scores: dict[str, dict[str, DatasetScores]] = {}
     passages: dict[str, pa.Table] = {}
     for name, cells in systems.items():
-        scores[name] = {
-            cell.dataset: DatasetScores.from_json(scored[name, cell.dataset][0]) for cell in cells
-        }
-        counts = [pa.table(scored[name, cell.dataset][1], schema=PASSAGE_COUNTS) for cell in cells]
+        results = {cell.dataset: scored[name, cell.dataset] for cell in cells}
+        scores[name] = {dataset: DatasetScores.from_json(score) for dataset, (score, _) in results.items()}
+        counts = [pa.table(columns, schema=PASSAGE_COUNTS) for _, columns in results.values()]
         passages[name] = pa.concat_tables([PASSAGE_COUNTS.empty_table(), *counts])
     return scores, compare_with_first(passages)
 
@@ -263,9 +244,7 @@ def _update_manifest(folder: StageFolder, cells: dict[str, str], scores: ScoresB
     """
     identity = Identity(stage="evaluate", settings={})
     before = folder.begin(identity)
-    earlier = (
-        EvaluateResults(**before.results) if before else EvaluateResults(protocol="", cells={}, scores={})
-    )
+    earlier = EvaluateResults(**before.results) if before else EvaluateResults()
     changed = {name for name, digest in earlier.cells.items() if digest != cells.get(name, digest)}
     table = {
         system: {dataset: score for dataset, score in by_dataset.items() if dataset not in changed}
@@ -273,22 +252,19 @@ def _update_manifest(folder: StageFolder, cells: dict[str, str], scores: ScoresB
     }
     table = {system: {**table.get(system, {}), **scores.get(system, {})} for system in {**scores, **table}}
     table = {system: by_dataset for system, by_dataset in table.items() if by_dataset}
-    results = EvaluateResults(protocol=PROTOCOL, cells={**earlier.cells, **cells}, scores=table)
+    results = EvaluateResults(cells={**earlier.cells, **cells}, scores=table)
     if before and (earlier.scores, earlier.cells) == (results.scores, results.cells):
         return before
     # A system that was stopped while it answered more cells, or removed, has no manifest.
     manifests = [manifest for system in table if (manifest := (folder / system).manifest())]
     all_scores = [score for by_dataset in table.values() for score in by_dataset.values()]
-    manifest = Manifest.of(
-        identity, [], sum(manifest.seconds for manifest in manifests), results=asdict(results)
+    seconds = sum(manifest.seconds for manifest in manifests)
+    manifest = replace(
+        Manifest.of(identity, [], seconds, results=asdict(results)),
+        rows=sum(score["questions"] for score in all_scores),
+        outcomes=merge(score["outcomes"] for score in all_scores),
     )
-    return folder.write_manifest(
-        replace(
-            manifest,
-            rows=sum(score["questions"] for score in all_scores),
-            outcomes=merge(score["outcomes"] for score in all_scores),
-        )
-    )
+    return folder.write_manifest(manifest)
 
 
 def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:
@@ -296,7 +272,10 @@ def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:
     datasets = dict.fromkeys(dataset for by_dataset in scores.values() for dataset in by_dataset)
     for dataset in datasets:
         answered = {name: by_dataset[dataset] for name, by_dataset in scores.items() if dataset in by_dataset}
-        systems = ", ".join(_f1_text(name, score) for name, score in answered.items())
+        systems = ", ".join(
+            f"{name} F1 {score.f1:.3f}" + (f" ({score.broken:,} answers broken)" if score.broken else "")
+            for name, score in answered.items()
+        )
         questions = next(iter(answered.values())).questions
         yield f"{systems} on {dataset} (strict, string sets, {questions:,} questions)"
     if len(datasets) > 1:
@@ -305,8 +284,3 @@ def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:
             for name, by_dataset in scores.items()
         )
         yield f"on average {', '.join(means)} of {len(datasets)} data sets"
-
-
-def _f1_text(system: str, scores: DatasetScores) -> str:
-    broken = f" ({scores.broken:,} answers broken)" if scores.broken else ""
-    return f"{system} F1 {scores.f1:.3f}{broken}"

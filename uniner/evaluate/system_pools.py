@@ -88,61 +88,62 @@ def _prediction(question: Question, reply: TypeAnswer) -> Prediction:
     )
 
 
-def model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
-    """Return the actor pool of a system whose model runs in the actors.
+@contextlib.contextmanager
+def system_pool(
+    system: SystemSpec, folder: StageFolder, chunks: Mapping[str, int], models: Mapping[str, str], root: str
+) -> Iterator[Pool]:
+    """Yield the actor pool of a system.
 
-    trained_models: the addresses of the models trained for this system, by data set.
+    folder: the system's. chunks: number of questions by chunk key. models: addresses of the models that were
+    trained for this system, by data set. root: run.root, for the reply cache.
     """
+    settings = system.settings
+    if not isinstance(settings, ChatSystem):
+        yield _model_pool(system, models)
+        return
+    with replay(settings.teacher) as recording_url:
+        yield _chat_pool(settings, folder, chunks, root, recording_url)
+
+
+def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
     settings, engine, model = system.settings, system.engine, system.model
-    on_gpu = engine.gpus > 0
-    start: Callable[[], NerSystem]
+    on_gpu, environment = engine.gpus > 0, None
+    make: Callable[[], Predictor]
     if isinstance(settings, TemplateSystem):
         limits = _engine_settings(system, system.student.max_tokens)
-        return engine_pool(engine, partial(make_predictor, model, system.template(), limits))
-    if isinstance(settings, InstructedSystem):
+        make = partial(make_predictor, model, system.template(), limits)
+    elif isinstance(settings, InstructedSystem):
         limits = _engine_settings(system, settings.max_prompt_tokens)
         instruction = INSTRUCTIONS[settings.instruction]
-        start = partial(instructed.start, model, settings.kind, instruction, limits)
+        make = partial(_start_predictor, instructed.start, model, settings.kind, instruction, limits)
     elif isinstance(settings, InstructUIESystem):
         sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
-        start = partial(InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
+        make = partial(_start_predictor, InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
     elif isinstance(settings, GlinerSystem):
-        start = partial(GlinerTagger, model, settings.threshold, settings.batch_passages, on_gpu)
-        pool = engine_pool(engine, partial(_start_predictor, start))
-        return replace(pool, runtime_env=_runtime_env(settings))
+        threshold, batch = settings.threshold, settings.batch_passages
+        make = partial(_start_predictor, GlinerTagger, model, threshold, batch, on_gpu)
+        environment = _runtime_env(settings)
     else:
         assert isinstance(settings, BertSystem), "a chat model does not run in the actors"
-        models = dict(trained_models)
-        return engine_pool(engine, partial(_trained_predictor, models, settings.max_tokens, on_gpu))
-    return engine_pool(engine, partial(_start_predictor, start))
+        make = partial(_trained_predictor, dict(trained_models), settings.max_tokens, on_gpu)
+    return replace(engine_pool(engine, make), runtime_env=environment)
 
 
-@contextlib.contextmanager
-def chat_pool(
-    folder: StageFolder, settings: ChatSystem, chunks: Mapping[str, int], root: str
-) -> Iterator[Pool]:
-    """Yield the actor pool of a chat model. A reply that any run has paid for is reused.
-
-    folder: the system's. chunks: number of questions by chunk key. root: run.root, for the reply cache.
-    """
-    name = f"evaluate.system.{folder.name}"
-    teacher = make_teacher(
-        settings.teacher,
-        prompt=PROMPT,
-        temperature=settings.temperature,
-        max_reply_tokens=settings.max_reply_tokens,
+def _chat_pool(
+    settings: ChatSystem, folder: StageFolder, chunks: Mapping[str, int], root: str, recording_url: str | None
+) -> Pool:
+    """Return the actor pool of a chat model. A reply that any run has paid for is reused."""
+    section, name = settings.teacher, f"evaluate.system.{folder.name}"
+    longest, temperature = settings.max_reply_tokens, settings.temperature
+    teacher = make_teacher(section, prompt=PROMPT, temperature=temperature, max_reply_tokens=longest)
+    return teacher_pool(
+        folder,
+        teacher,
+        teacher_actors(section, teacher, chunks, name=f"{name}.teacher", recording_url=recording_url),
+        partial(_chat_predictor, settings.instruction),
+        limits=rate_limits(section, settings.budget_usd, f"{name}.budget_usd"),
+        cache=reply_cache_folder(section, root),
     )
-    with replay(settings.teacher) as recording_url:
-        yield teacher_pool(
-            folder,
-            teacher,
-            teacher_actors(
-                settings.teacher, teacher, chunks, name=f"{name}.teacher", recording_url=recording_url
-            ),
-            partial(_chat_predictor, settings.instruction),
-            limits=rate_limits(settings.teacher, settings.budget_usd, f"{name}.budget_usd"),
-            cache=reply_cache_folder(settings.teacher, root),
-        )
 
 
 def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:
@@ -161,8 +162,8 @@ def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
     return {"pip": settings.pip} if settings.pip else None
 
 
-def _start_predictor(start: Callable[[], NerSystem]) -> Predictor:
-    return Predictor.of(start())
+def _start_predictor(start: Callable[..., NerSystem], *arguments: Any) -> Predictor:
+    return Predictor.of(start(*arguments))
 
 
 def _chat_predictor(instruction: str, teacher: CachedTeacher) -> Predictor:

@@ -3,11 +3,10 @@
 `worker.py` has the work of each training process. torch is imported only once the config is checked.
 """
 
-import dataclasses
 import importlib.util
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from uniner.config.schema import Train
@@ -52,7 +51,7 @@ def run(context: StageContext) -> Manifest:
     results = {"check": asdict(_check_export(context, build))} if train.check_export else {}
     from uniner.train.loop import as_figures
 
-    manifest = dataclasses.replace(
+    manifest = replace(
         Manifest.of(identity, [], time.monotonic() - started, results=results),
         rows=figures.conversations,
         figures=as_figures(figures),

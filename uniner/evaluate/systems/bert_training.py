@@ -114,7 +114,7 @@ def _train(job: BertTrainingJob) -> BertTrainingResult:
 
     settings = job.settings
     torch.manual_seed(job.seed)
-    workers = dist.get_world_size() if dist.is_initialized() else 1
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     with loading(job.base, "evaluate.system.*.model"):
         base = local_model(job.base)
         tokenizer = AutoTokenizer.from_pretrained(base)
@@ -126,18 +126,16 @@ def _train(job: BertTrainingJob) -> BertTrainingResult:
     device = torch.device("cuda", torch.cuda.current_device()) if settings.use_gpu else torch.device("cpu")
     model = model.to(device).train()
     steps = -(-len(examples) // settings.batch_passages) * settings.epochs
-    last_loss = _optimise(job, model, tokenizer, examples, steps, device)
+    total = torch.tensor(_optimise(job, model, tokenizer, examples, steps, rank, workers))
     if workers > 1:
-        total = torch.tensor([last_loss], device=device)
         dist.all_reduce(total)
-        last_loss = float(total)
-    if workers == 1 or dist.get_rank() == 0:
+    if rank == 0:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             Folder(job.output).upload(Path(folder))
     return BertTrainingResult(
-        examples=len(examples), steps=steps, types=len(names) // 2, last_loss=round(last_loss, 6)
+        examples=len(examples), steps=steps, types=len(names) // 2, last_loss=round(total.item(), 6)
     )
 
 
@@ -147,14 +145,13 @@ def _optimise(
     tokenizer: Any,
     examples: Sequence[LabelledPiece],
     steps: int,
-    device: Any,
+    rank: int,
+    workers: int,
 ) -> float:
     """Train for all epochs. Returns this process's share of the last step's loss."""
     import torch
-    import torch.distributed as dist
 
     settings = job.settings
-    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     net = torch.nn.parallel.DistributedDataParallel(model) if workers > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=_WEIGHT_DECAY)
     warm_up = max(1, round(_WARM_UP * steps))
@@ -170,7 +167,7 @@ def _optimise(
             words = sum(len(example.labels) for example in batch)
             own = batch[rank::workers]
             # A process without examples takes part with weight 0: the others wait for its gradients.
-            loss = _loss(net, tokenizer, own or batch[:1], device) * (workers / words if own else 0.0)
+            loss = _loss(net, tokenizer, own or batch[:1], model.device) * (workers / words if own else 0.0)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
