@@ -111,3 +111,11 @@ def test_a_job_is_the_same_command(config):
     )
     assert job.returncode == 2
     assert "error: tag.plan moved: use the option --estimate" in job.stderr
+
+
+def test_a_submitted_job_with_a_relative_root_is_refused(config, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    result = invoke("ingest", config, "run.root=runs")
+    assert result.exit_code == 2
+    assert "run.root = 'runs' is relative" in result.output and "such as run.root=s3://" in result.output
+    assert invoke("status", config).exit_code == 0

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -22,8 +23,11 @@ from uniner.config.schema import Config
 from uniner.errors import Stopped, UserError
 from uniner.progress import VERBOSE, set_up_logging
 from uniner.runtime.stage_context import Stage, StageContext
+from uniner.storage.filesystem import is_remote
 from uniner.storage.stage_folder import run_folder
 
+_SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that `ray job submit` sets for the job's process."""
 STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
 
 app = typer.Typer(
@@ -154,7 +158,7 @@ def status(config: ConfigFile, settings: Settings = None) -> None:
     from uniner.report.status import describe_status
 
     def show(words: Sequence[str]) -> None:
-        section = load(words).run
+        section = _load(words).run
         print(describe_status(run_folder(section.root, section.name), STAGES[:-1]))
 
     _exit(_exit_code(lambda: show(_words(config, settings))))
@@ -163,6 +167,18 @@ def status(config: ConfigFile, settings: Settings = None) -> None:
 @_command("List all settings, or those of a section, with types and defaults.", name="settings")
 def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTION]")] = None) -> None:
     _exit(_exit_code(lambda: print(describe(section))))
+
+
+def _load(words: Sequence[str]) -> Config:
+    """Load the config, and refuse a submitted job's output where Ray would delete it."""
+    config = load(words)
+    root = config.run.root
+    if _SUBMITTED_JOB in os.environ and not (is_remote(root) or Path(root).is_absolute()):
+        raise UserError(
+            f"run.root = {root!r} is relative: in a submitted job it would be in Ray's temporary folder; set "
+            "an address that all nodes see, such as run.root=s3://my-bucket/uniner"
+        )
+    return config
 
 
 def run(
@@ -174,7 +190,7 @@ def run(
     """
 
     def check() -> list[tuple[Stage, StageContext]]:
-        config = load(words)
+        config = _load(words)
         config = prepare(config) if prepare else config
         checked = [(module, _context(config, module)) for module in map(_module, stages)]
         for module, context in checked:
@@ -210,7 +226,7 @@ def _mode(stage: str, words: Sequence[str], act: Callable[[Any, StageContext], o
 
     def act_on_stage() -> None:
         module = _module(stage)
-        act(module, _context(load(words), module))
+        act(module, _context(_load(words), module))
 
     return _exit_code(act_on_stage)
 

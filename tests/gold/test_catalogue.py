@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from uniner.errors import UserError
-from uniner.evaluate.dataset_listing import show
-from uniner.evaluate.gold_questions import cut
+from uniner.evaluate.dataset_listing import list_datasets
+from uniner.evaluate.gold_questions import cut_questions
 from uniner.gold.catalogue import (
     DOMAINS,
     catalogue,
@@ -92,13 +92,13 @@ def test_splits_are_found_by_name_in_any_layout_and_read(tmp_path):
         "mit_movie": "Mit-Movie.jsonl",
         "findvehicle": "FindVehicle_test.txt",
     }
-    (chunk,) = cut("conll03", str(tmp_path / "conll03" / "test.txt"), 9, None)
+    (chunk,) = cut_questions("conll03", str(tmp_path / "conll03" / "test.txt"), 9, None)
     questions = [(row["type"], row["gold"]) for row in chunk.table.to_pylist()]
     assert questions == [("organization", ["UN"]), ("person", ["Ann"]), ("organization", []), ("person", [])]
     assert chunk.figures["left_out_else_type"] == 1
 
     console = Console(width=150, file=io.StringIO())
-    show(str(tmp_path), console)
+    list_datasets(str(tmp_path), console)
     text = console.file.getvalue()
     assert "5 of 50 data sets found" in text
     assert "2 (3,453)" in text and "2 (3)" in text  # conll03: here and in the paper
@@ -120,7 +120,7 @@ def test_a_file_with_its_own_questions_keeps_their_words(tmp_path):
     }
     (tmp_path / "CrossNER_AI.json").write_text(json.dumps([row]))
     address = find_splits(str(tmp_path))["crossner_ai"]
-    (chunk,) = cut("crossner_ai", address, 9, None)
+    (chunk,) = cut_questions("crossner_ai", address, 9, None)
     assert chunk.table.column("type").to_pylist() == ["programlang"]
     summary = summarize_split("crossner_ai", address)
     assert (summary.passages, summary.types) == (1, 1)

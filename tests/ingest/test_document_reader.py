@@ -171,5 +171,5 @@ def test_an_unreadable_shard_is_named_before_any_work(tmp_path, name, message):
 
 
 def test_an_unknown_protocol_is_named():
-    with pytest.raises(UserError, match="nonsense://x/y: addresses of this kind cannot be read"):
+    with pytest.raises(UserError, match="nonsense://x/y: this kind of address is not supported"):
         expand(["nonsense://x/y"])

@@ -48,9 +48,8 @@ def test_a_truncated_file_is_named(tmp_path, broken, keep):
     path = tmp_path / f"0.jsonl{broken}"
     data = COMPRESS[broken](b"\n".join(LINES))
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(
-        UserError, match=rf"0\.jsonl\{broken}: broken or truncated \w+ after line \d+; download"
-    ):
+    error = rf"0\.jsonl\{broken}: broken or truncated \w+ after line \d+; download"
+    with pytest.raises(UserError, match=error):
         list(read_lines(str(path)))
 
 

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from uniner.runtime.chunk_actor import Worker
     from uniner.runtime.chunk_pipeline import Pool
 
+# Named by its class: on CPU vLLM replaces "uni" by "mp", to be able to set up threads. Here the variables are
+# set before the engine's process starts. This saves a process and a third of a start's CPU time.
+_CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+_SHUTDOWN_S = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -274,7 +279,7 @@ class Engine:
         if self._llm is None:
             return
         handler = self._llm.output_handler
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=_SHUTDOWN_S)
         if handler:
             await asyncio.wait([handler])
         del self._llm
@@ -299,7 +304,7 @@ def _vllm_arguments(model: str, settings: EngineSettings, window: int, with_sche
         "enforce_eager": gpus == 0,  # compiling for a CPU takes longer than it saves
         "tensor_parallel_size": devices,
         # Set, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
-        "distributed_executor_backend": "uni" if devices == 1 else "mp",
+        "distributed_executor_backend": _CPU_EXECUTOR if gpus == 0 else "uni" if devices == 1 else "mp",
         "skip_tokenizer_init": not with_schemas,  # ids in, ids out
         "generation_config": "vllm",  # greedy, whatever the model's folder sets
         "disable_log_stats": True,
