@@ -151,7 +151,6 @@ def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> l
         f"student.base={BASE}",
         f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
         f"ingest.max_tokens={MAX_TOKENS}",
-        "teacher.kind=recording",
         f"teacher.path={folder.path('teacher.jsonl.gz')}",
         f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
         "build.negatives_per_positive=1.0",
