@@ -24,14 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from benchmarks.table import Measured, last_line, python_with, say, show
 from benchmarks.teacher import SlowTeacher, slow_teacher
 from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime import connection
-from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.storage.stage_folder import Chunk, Identity, Manifest
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
@@ -51,18 +50,8 @@ def chunks(count: int) -> Iterator[Chunk]:
     """Yield `count` passages of about 200 words in chunks."""
     chance = random.Random(0)
     words = [
-        "the",
-        "of",
-        "in",
-        "river",
-        "report",
-        "market",
-        "sensor",
-        "harbour",
-        "signal",
-        "copper",
-        "theory",
-    ]
+        "the", "of", "in", "river", "report", "market", "sensor", "harbour", "signal", "copper", "theory",
+    ]  # fmt: skip
     for start in range(0, count, CHUNK_PASSAGES):
         passages = []
         for number in range(start, min(count, start + CHUNK_PASSAGES)):
@@ -97,8 +86,8 @@ def ask_annotator(server: SlowTeacher, count: int) -> None:
             await annotator(chunk)
 
     async def work() -> None:
-        connection = OpenAIServer(base_url=server.base_url, api_key="key", in_flight=IN_FLIGHT)
-        annotator = Annotator(CachedTeacher(TEACHER, functools.partial(OpenAIClient, TEACHER, connection)))
+        address = OpenAIServer(base_url=server.base_url, api_key="key", in_flight=IN_FLIGHT)
+        annotator = Annotator(CachedTeacher(TEACHER, functools.partial(OpenAIClient, TEACHER, address)))
         await asyncio.gather(*(lane(annotator) for _ in range(3)))
         await annotator.close()
 
@@ -110,24 +99,20 @@ def ask_annotator(server: SlowTeacher, count: int) -> None:
 def ask_stage(server: SlowTeacher, count: int) -> None:
     """Ask with the stage on local Ray, over an ingest folder of the passages."""
     from uniner.annotate import stage
-    from uniner.config.schema import Annotate, Config, Ingest, Run, Student
+    from uniner.config.schema import Config, Run, Student
+    from uniner.config.teachers import OpenAITeacher
     from uniner.quickstart.prepare import BASE
-    from uniner.runtime import connection
+    from uniner.runtime.stage_context import StageContext
 
     with tempfile.TemporaryDirectory() as root, connection.connected():
-        folder = StageFolder(f"{root}/annotate/ingest")
-        plan: dict[str, Any] = {"stage": "ingest"}
-        folder.begin(plan)
-        folder.finish(plan, [folder.write_chunk(chunk) for chunk in chunks(count)])
-        settings = Annotate(model="m", base_url=server.base_url, in_flight=IN_FLIGHT)
-        stage.run(
-            Config(
-                run=Run(root=root, name="annotate"),
-                student=Student(base=str(BASE)),
-                ingest=Ingest(shards=["none.jsonl"]),
-                annotate=settings,
-            )
-        )
+        run, student = Run(root=root, name="annotate"), Student(base=str(BASE))
+        teacher = OpenAITeacher(model="m", base_url=server.base_url, in_flight=IN_FLIGHT)
+        config = Config(run=run, student=student, teacher=teacher)
+        context = StageContext.of(config, "annotate", stage.SECTIONS)
+        ingest = context.run_folder / "ingest"
+        summaries = [ingest.write_chunk(chunk) for chunk in chunks(count)]
+        ingest.write_manifest(Manifest.of(Identity(stage="ingest", settings={}), summaries, 0.0))
+        stage.run(context)
 
 
 def ask_ray(server: SlowTeacher, count: int) -> None:
@@ -191,13 +176,10 @@ def measure(seconds: int = 40) -> list[Measured]:
     os.environ.setdefault("OPENAI_API_KEY", "key")
     annotator = _rate("annotator", ask_annotator, count)
     stage = _rate("stage", ask_stage, count)
+    limit = f"{IN_FLIGHT} in flight / {MEAN_S:g} s"
     rows = [
-        Measured(
-            "annotator", annotator, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
-        ),
-        Measured(
-            "annotate stage", stage, "replies/s", f"{IN_FLIGHT} in flight / {MEAN_S:g} s", POSSIBLE, "0.9"
-        ),
+        Measured(name, rate, "replies/s", limit, POSSIBLE, "0.9")
+        for name, rate in (("annotator", annotator), ("annotate stage", stage))
     ]
     python = python_with("curator", ["bespokelabs-curator"])
     curator = _rate("Curator", functools.partial(ask_curator, python=python), count) if python else 0.0

@@ -68,8 +68,6 @@ def make_tagger(seconds: float = 0.0) -> Tagger:
 
 def make_passages(folder: StageFolder, chunks: int) -> None:
     """Write the passages as ingest does."""
-    identity = Identity(stage="ingest", settings={})
-    folder.begin(identity)
     summaries = []
     for number in range(chunks):
         texts = [f"Ann {number} met Bob {n} in Bonn, on the Rhine." for n in range(CHUNK_PASSAGES)]
@@ -87,7 +85,7 @@ def make_passages(folder: StageFolder, chunks: int) -> None:
             for n, text in enumerate(texts)
         ]
         summaries.append(folder.write_chunk(Chunk(f"{number:05d}", to_table(passages, PASSAGE))))
-    folder.write_manifest(Manifest.of(identity, summaries, seconds=0.0))
+    folder.write_manifest(Manifest.of(Identity(stage="ingest", settings={}), summaries, 0.0))
 
 
 def drive(root: str, seconds: float) -> None:
@@ -96,15 +94,12 @@ def drive(root: str, seconds: float) -> None:
 
     from uniner.runtime import chunk_pipeline, connection
 
-    passages = StageFolder(root) / "ingest"
     pool = chunk_pipeline.Pool(make_worker=partial(make_tagger, seconds), actors=3, max_chunk_crashes=3)
+    passages, identity = StageFolder(root) / "ingest", Identity(stage="tag", settings={})
     with connection.connected():
+        chunks = passages.require_manifest().chunks
         chunk_pipeline.run_stage(
-            StageFolder(root) / "tag",
-            Identity(stage="tag", settings={}),
-            passages.require_manifest().chunks,
-            read=passages.read_chunk,
-            pool=pool,
+            StageFolder(root) / "tag", identity, chunks, read=passages.read_chunk, pool=pool
         )
 
 
@@ -139,15 +134,8 @@ class Testbed:
         self.driver: subprocess.Popen[bytes] | None = None
 
     def _serve(self) -> None:
-        command = [
-            "rclone",
-            "serve",
-            "s3",
-            "--auth-key",
-            ",".join(SECRETS),
-            "--addr",
-            f"127.0.0.1:{self._port}",
-        ]
+        address = f"127.0.0.1:{self._port}"
+        command = ["rclone", "serve", "s3", "--auth-key", ",".join(SECRETS), "--addr", address]
         log = (self._folder / "server.log").open("ab")
         self._server = subprocess.Popen([*command, str(self._folder)], stdout=log, stderr=log)
         while True:
@@ -161,14 +149,8 @@ class Testbed:
 
     def start_driver(self) -> None:
         """Start the driver's command, again after a kill."""
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.fault_injection",
-            "--drive",
-            self.root,
-            str(self._seconds),
-        ]
+        words = ["--drive", self.root, str(self._seconds)]
+        command = [sys.executable, "-m", "benchmarks.fault_injection", *words]
         environment = {**os.environ, "RAY_ADDRESS": self._cluster.address}
         self.driver = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
 
@@ -195,11 +177,11 @@ class Testbed:
         return True
 
     def _actors(self) -> Iterator[psutil.Process]:
-        """Yield the processes of this cluster's actors that work on chunks."""
+        """Yield the processes of this cluster's chunk actors."""
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                name = " ".join(process.cmdline())
-                if name.startswith("ray::") and "ChunkActor" in name:
+                title = " ".join(process.cmdline())
+                if title.startswith("ray::") and "ChunkActor" in title:
                     yield process
 
     def close(self) -> None:

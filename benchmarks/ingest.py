@@ -144,8 +144,6 @@ def measure_ray(path: str) -> float:
     """Return MB of text a CPU second of reading and iterating all rows with Ray Data."""
     import ray
 
-    from uniner.runtime import connection
-
     with connection.connected():
         ray.data.DataContext.get_current().enable_progress_bars = False
         before, characters = _cpu_seconds(), 0
@@ -179,6 +177,7 @@ def measure_memory(path: str) -> float:
     """Run ingest over a shard on local Ray. Returns its workers' largest peak memory in MB."""
     from uniner.config.schema import Config, Ingest, Run, Student
     from uniner.ingest import stage
+    from uniner.runtime.stage_context import StageContext
 
     peaks: dict[int, float] = {}
     finished = threading.Event()
@@ -195,8 +194,9 @@ def measure_memory(path: str) -> float:
     with tempfile.TemporaryDirectory() as root, connection.connected():
         watcher = threading.Thread(target=watch)
         watcher.start()
-        sample = Ingest(shards=[path], sample=SCAN_SHARE)
-        stage.run(Config(run=Run(root=root, name="memory"), student=Student(base=str(BASE)), ingest=sample))
+        run, student = Run(root=root, name="memory"), Student(base=str(BASE))
+        config = Config(run=run, student=student, ingest=Ingest(shards=[path], sample=SCAN_SHARE))
+        stage.run(StageContext.of(config, "ingest", stage.SECTIONS))
         finished.set()
         watcher.join()
     return max(peaks.values())

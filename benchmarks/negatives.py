@@ -34,7 +34,7 @@ from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
 from uniner.metrics.protocols import ScoredAnswer
-from uniner.quickstart.corpus import documents
+from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
@@ -151,7 +151,7 @@ def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> l
         f"student.base={BASE}",
         f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
         f"ingest.max_tokens={MAX_TOKENS}",
-        f"annotate.recording={folder.path('teacher.jsonl.gz')}",
+        f"teacher.path={folder.path('teacher.jsonl.gz')}",
         f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
         "build.negatives_per_positive=1.0",
         "train.epochs=1",

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ import ray
 from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
-from uniner.storage.model_folders import model_digest
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.runtime.stage_context import StageContext
+from uniner.storage.model_folders import model_digest, student_facts
+from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
 
 ROWS = 100
 """Mean rows a chunk."""
@@ -74,10 +75,10 @@ def lengths(chunks: int, seed: int = 0) -> dict[str, int]:
     return {f"{n:06d}": max(1, round(chance.lognormvariate(mean, sigma))) for n in range(chunks)}
 
 
-def read(rows: dict[str, int], key: str) -> Iterator[Chunk]:
+def read(rows: dict[str, int], key: str) -> Chunk:
     """Make the chunk of a key."""
-    outcomes = pa.array(["ok"] * rows[key])
-    yield Chunk(key, pa.table({"text": ["some text of a passage " * 40] * rows[key], "outcome": outcomes}))
+    text, count = "some text of a passage " * 40, rows[key]
+    return Chunk(key, pa.table({"text": [text] * count, "outcome": ["ok"] * count}))
 
 
 def print_busy(actors: int, summaries: list[Summary], ended: float) -> None:
@@ -92,18 +93,10 @@ def print_busy(actors: int, summaries: list[Summary], ended: float) -> None:
     megabytes = sum(summary.figures["mb"] for summary in summaries) / len(summaries)
     seconds = ended - all_started
     print(f"busy    {asleep / (len(spans) * seconds):7.1%} of {len(spans)} actors' {seconds:,.0f} s")
-    print(
-        f"tail    {ended - first_idle:7.1f} s, of which {ended - max_end(spans):.1f} s after the last chunk"
-    )
-    print(
-        f"actors  {megabytes:7.0f} MB each"
-        + ("" if len(spans) == actors else f", {len(spans)} of them started")
-    )
-
-
-def max_end(spans: dict[int, list[tuple[float, float]]]) -> float:
-    """Return the time at which the last chunk ended."""
-    return max(end for span in spans.values() for _, end in span)
+    after = ended - max(end for span in spans.values() for _, end in span)
+    print(f"tail    {ended - first_idle:7.1f} s, of which {after:.1f} s after the last chunk")
+    missing = "" if len(spans) == actors else f", {len(spans)} of them started"
+    print(f"actors  {megabytes:7.0f} MB each{missing}")
 
 
 def run(actors: int, chunks: int, seconds: float) -> None:
@@ -118,17 +111,17 @@ def run(actors: int, chunks: int, seconds: float) -> None:
 
     with tempfile.TemporaryDirectory() as root:
         folder = StageFolder(root) / "stage"
-        pool = chunk_pipeline.Pool(partial(Sleeper, seconds / ROWS), actors=actors, cpus=1)
+        pool = chunk_pipeline.Pool(make_worker=partial(Sleeper, seconds / ROWS), actors=actors)
         watcher = threading.Thread(target=watch)
         started = time.time()
-        # Readers and actors share the logical CPUs; these are enough for all.
+        # Logical CPUs, more than the actors take.
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         ray.init(address="local", num_cpus=2 * actors, include_dashboard=False, **quiet)
         watcher.start()
         with connection.connected():
-            chunk_pipeline.run_stage(
-                "bench", folder, {}, None, read=partial(read, rows), pool=pool, others=rows
-            )
+            sources = [ChunkEntry(key=key, rows=count, bytes=count) for key, count in rows.items()]
+            identity = Identity(stage="bench", settings={})
+            chunk_pipeline.run_stage(folder, identity, sources, read=partial(read, rows), pool=pool)
         end = time.time()
         finished.set()
         watcher.join()
@@ -147,23 +140,26 @@ def again(chunks: int) -> None:
     with tempfile.TemporaryDirectory() as root:
         student, path = Path(root) / "student", Path(root) / "config.toml"
         shutil.copytree(BASE, student)
-        facts = {"template": "type", "group_types": 5, "max_tokens": 256, "base": "base", "types": ["person"]}
-        (student / "uniner.json").write_text(json.dumps(facts))
+        content = {"template": "type", "max_tokens": 256, "base": "base", "types": ["person"]}
+        (student / "uniner.json").write_text(json.dumps(content))
         path.write_text(
             f'[run]\nroot = "{root}/runs"\nname = "done"\n[student]\nbase = "{BASE}"\n'
-            f'[ingest]\nshards = ["none.jsonl"]\n[tag]\nstudent = "{student}"\n'
+            f'[tag]\nstudent = "{student}"\n'
         )
-        config = load([str(path)])
-        run, keys = StageFolder(f"{root}/runs/done"), [f"{n:06d}-00000" for n in range(chunks)]
+        context = StageContext.of(load([str(path)]), "tag", stage.SECTIONS)
+        tag, ingest = context.sections.tag, context.run_folder / "ingest"
+        keys = [f"{n:06d}-00000" for n in range(chunks)]
         summaries = [Summary(key, 4000, 1_000_000, 60.0, {"ok": 4000}) for key in keys]
-        (run / "ingest").finish({"stage": "ingest"}, summaries, seconds=1.0)
-        parents = {"ingest": (run / "ingest").digest(), "student": model_digest(str(student))}
-        plan = stage._plan(config, facts, stage._types(config, facts), parents)
-        (run / "tag").begin(plan)
-        tables = config.tag.model_dump(include=stage._TABLE_SETTINGS)
-        (run / "tag").finish(plan, summaries, seconds=1.0, tables=tables)
+        ingest.write_manifest(Manifest.of(Identity(stage="ingest", settings={}), summaries, 1.0))
+        facts = student_facts(str(student))
+        parents: dict[str, str | None] = {"ingest": ingest.digest(), "student": model_digest(str(student))}
+        identity = stage._identity(context, facts, stage._select_types(tag, facts), parents)
+        context.folder.begin(identity)
+        settings = tag.model_dump(include={"top_surfaces", "entity_table", "partition_by_source"})
+        results = {"tables": asdict(stage.TagTables(**settings))}
+        context.folder.write_manifest(Manifest.of(identity, summaries, 1.0, results=results))
         for key in keys:
-            Path((run / "tag").path(f"chunk-{key}.parquet")).touch()
+            Path(context.folder.path(f"chunk-{key}.parquet")).touch()
         started = time.monotonic()
         job = [sys.executable, "-m", "jobs.tag", str(path)]
         log = subprocess.run(job, capture_output=True, text=True, check=True).stderr

@@ -18,7 +18,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,17 +30,8 @@ from uniner.records import PREDICTION, Prediction, Span, from_table, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
 
 TYPES = (
-    "person",
-    "organization",
-    "location",
-    "date",
-    "product",
-    "event",
-    "disease",
-    "chemical",
-    "law",
-    "work",
-)
+    "person", "organization", "location", "date", "product", "event", "disease", "chemical", "law", "work",
+)  # fmt: skip
 CHUNK_PASSAGES = 256
 GOAL_SECONDS = 20.0
 
@@ -69,21 +60,15 @@ def answer(
     """Answer a question, mostly right; some mentions are missed, cut, made up or added."""
     predicted: list[str] = []
     for mention in gold:
-        predicted += chance.choices(
-            ([mention], [], [mention.split()[0]], [chance.choice(words)]), (6, 1, 2, 1)
-        )[0]
+        answers: Sequence[list[str]] = ([mention], [], [mention.split()[0]], [chance.choice(words)])
+        predicted += chance.choices(answers, (6, 1, 2, 1))[0]
     if not gold and chance.random() < 0.05:
         predicted.append(chance.choice(text.split()))
     predicted = list(dict.fromkeys(predicted))
     reply, outcome = json.dumps(predicted), "ok"
     if chance.random() < 0.01:
         reply, outcome, predicted = f"{reply[:-1]}, ", "too_long", []
-    spans = tuple(
-        Span(start=span[0], end=span[1])
-        for mention in dict.fromkeys(gold)
-        for span in locate(text, mention)[0]
-    )
-    scores = tuple(chance.random() for _ in predicted)
+    mentions = tuple(dict.fromkeys(gold))
     return Prediction(
         dataset="made-up",
         passage_id=passage_id,
@@ -91,10 +76,12 @@ def answer(
         type=type_name,
         reply=reply,
         predicted=tuple(predicted),
-        gold=tuple(dict.fromkeys(gold)),
-        gold_spans=spans,
+        gold=mentions,
+        gold_spans=tuple(
+            Span(start=start, end=end) for mention in mentions for start, end in locate(text, mention)[0]
+        ),
         outcome=outcome,
-        scores=scores,
+        scores=tuple(chance.random() for _ in predicted),
     )
 
 
@@ -112,7 +99,7 @@ def write(folder: StageFolder, questions: int, seed: int) -> None:
 
 def read(folder: StageFolder) -> Iterator[Prediction]:
     for key in sorted(folder.chunk_keys()):
-        yield from from_table(folder.read_chunk(key), Prediction)
+        yield from from_table(folder.read_chunk(key).table, Prediction)
 
 
 def measure(url: str) -> dict[str, float]:
@@ -144,33 +131,23 @@ def main() -> None:
                 sys.exit("scoring failed")
             measured.append(json.loads(line))
         once, twice = measured
+        scored = f"{once['questions']:,} questions"
+        goal = GOAL_SECONDS * once["questions"] / 100_000
+        limit = f"{GOAL_SECONDS:.0f} s for 100,000"
+        peak = "peak memory, twice the questions"
         show(
             [
-                Measured(
-                    f"scoring {once['questions']:,} questions",
-                    once["seconds"],
-                    "s of CPU",
-                    "20 s for 100,000",
-                    GOAL_SECONDS * once["questions"] / 100_000,
-                    "≤ 1",
-                ),
-                Measured(
-                    "peak memory, twice the questions",
-                    twice["peak"],
-                    "MB",
-                    f"{once['questions']:,} questions",
-                    once["peak"],
-                    "about 1",
-                ),
+                Measured(f"scoring {scored}", once["seconds"], "s of CPU", limit, goal, "≤ 1"),
+                Measured(peak, twice["peak"], "MB", scored, once["peak"], "about 1"),
             ]
         )
         other = StageFolder(str(Path(folder) / "other"))
         write(other, questions, seed=3)
-        one, two = SystemScorer(read(StageFolder(str(Path(folder) / "1")))), SystemScorer(read(other))
+        first, second = SystemScorer(read(StageFolder(f"{folder}/1"))), SystemScorer(read(other))
         started = time.process_time()
-        comparison = compare_systems(one.passages(), two.passages())
+        comparison = compare_systems(first.passages(), second.passages())
         seconds = time.process_time() - started
-        line = describe_comparison("one", "other", comparison["made-up"])
+        line = describe_comparison("first", "other", comparison["made-up"])
         say(f"paired test: {line} in {seconds:.2f} s of CPU")
 
 

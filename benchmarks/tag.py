@@ -6,7 +6,7 @@ Passages have 256 tokens, 10 types and answers of 8 tokens. The model is a Llama
 the KV cache holds a part of the passages, as a real one does. Each method has its own process. The methods
 take turns, and each turn has new passages, so that the prefix cache starts cold:
 
-    ours            Engine and Asker: a passage's questions together, in passage order, as token ids
+    ours            Engine and QuestionAsker: a passage's questions together, in passage order, as token ids
     vllm.LLM        one `LLM.generate` over all questions, as text, in passage order (the original's way)
     without cache   the same without prefix caching (vLLM as it was when the original was written)
     shuffled        the same with prefix caching, the questions in random order
@@ -38,17 +38,8 @@ from uniner.quickstart.prepare import BASE
 from uniner.templates import SINGLE_TYPE, Renderer
 
 TYPES = [
-    "person",
-    "organization",
-    "location",
-    "date",
-    "product",
-    "event",
-    "disease",
-    "chemical",
-    "law",
-    "work",
-]
+    "person", "organization", "location", "date", "product", "event", "disease", "chemical", "law", "work",
+]  # fmt: skip
 METHODS = ("ours", "vllm.LLM", "without cache", "shuffled", "ray.data.llm")
 PASSAGE_TOKENS, ANSWER_TOKENS, BLOCK = 256, 8, 32
 CPU = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -124,7 +115,7 @@ def ours(folder: str, gpu: bool) -> Ask:
     """Return a function that asks as the tag stage does."""
     from uniner.inference.engine import Engine, EngineSettings
     from uniner.inference.questions import QuestionAsker
-    from uniner.storage.stage_folder import merge
+    from uniner.storage.manifest import merge
 
     seqs, batched = (1024, 16384) if gpu else (ENGINE["max_num_seqs"], ENGINE["max_num_batched_tokens"])
     settings = EngineSettings(

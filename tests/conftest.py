@@ -15,7 +15,8 @@ import zstandard
 from uniner.config.schema import Config
 from uniner.progress import set_up_logging
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, Identity, Manifest
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"

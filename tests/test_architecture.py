@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import uniner
-from uniner.storage.stage_folder import _commit, _versions
+from uniner.storage.manifest import _versions
 
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))

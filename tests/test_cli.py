@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from uniner.cli import STAGES, app
 from uniner.config.schema import Config
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, run_folder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk, run_folder
 
 RUNNER = CliRunner()
 COMMANDS = (*STAGES, "pipeline", "quickstart", "status", "settings")

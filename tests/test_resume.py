@@ -57,7 +57,7 @@ def config(tmp_path_factory, base):
     path.write_text(
         f'[run]\nroot = "{folder}/runs"\nname = "killed"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
         f'[ingest]\nshards = ["{folder}/*.jsonl.zst"]\nchunk_passages = 4\n'
-        "[annotate]\nin_flight = 8\n"
+        "[teacher]\nin_flight = 8\n"
         '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_num_seqs = 64\nmax_answer_tokens = 8\n'
         "chunks_in_flight = 1\nmax_bad_share = 1.0\n"
         '[tag]\ntypes = ["person", "city"]\n'
@@ -116,14 +116,12 @@ def test_annotate(ingested, job, run_job, wait_until):
         if not (runs(ingested) / name / "ingest" / "manifest.json").exists():
             shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
     with ReplayServer(replies) as teacher:
-        code, output = run_job(
-            "annotate", ingested, "run.name=whole", f"annotate.base_url={teacher.base_url}"
-        )
+        code, output = run_job("annotate", ingested, "run.name=whole", f"teacher.base_url={teacher.base_url}")
         assert code == 0, output
     folder = runs(ingested) / "killed" / "annotate"
     with GatedTeacher(replies, free=200) as teacher:
         # A cache of its own: in the other run's, all replies are.
-        words = [f"annotate.base_url={teacher.base_url}", f"annotate.cache={runs(ingested)}/cache-of-killed"]
+        words = [f"teacher.base_url={teacher.base_url}", f"teacher.cache={runs(ingested)}/cache-of-killed"]
         standing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
         teacher.open()
         finished = {row["text"] for path in standing for row in read(path)}
@@ -149,8 +147,8 @@ def test_evaluate(config, job, run_job, wait_until):
     words.append('evaluate.systems=["chatty"]')
     folder = runs(config) / "evaluated" / "evaluate" / "chatty"
     with GatedTeacher(replies, free=100) as server:
-        system = f'kind = "chat", model = "m", base_url = "{server.base_url}", in_flight = 8'
-        words.append(f"evaluate.system={{chatty = {{{system}}}}}")
+        teacher = f'{{model = "m", base_url = "{server.base_url}", in_flight = 8}}'
+        words.append(f'evaluate.system.chatty={{kind = "chat", teacher = {teacher}}}')
         standing = kill_after(job("evaluate", *words), folder, 10, wait_until)
         server.open()
         finished = {row["text"] for path in standing for row in read(path)}
@@ -161,7 +159,7 @@ def test_evaluate(config, job, run_job, wait_until):
     assert {counts[text] for text in finished} == {1}, "a finished chunk was paid for twice"
     assert min(counts.values()) == 1 and sum(counts.values()) - len(texts) <= 2 * 4
     assert sorted(row["text"] for row in rows_of(folder)) == sorted(texts)
-    scores = json.loads((folder.parent / "manifest.json").read_text())["scores"]["chatty"]["ones"]
+    scores = json.loads((folder.parent / "manifest.json").read_text())["results"]["scores"]["chatty"]["ones"]
     assert (scores["questions"], scores["f1"]) == (200, 1)
 
 

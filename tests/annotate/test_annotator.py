@@ -19,10 +19,10 @@ def test_entities_are_located_or_marked_as_absent():
 
 
 def test_only_the_most_likely_occurrence_is_an_option():
-    entities = locate_entities("Ann met Ann.", (("Ann", "person"),), every_occurrence=False)
+    entities = locate_entities("Ann met Ann.", (("Ann", "person"),), occurrences="best")
     assert entities == (Entity(text="Ann", type="person", start=0, end=3),)
     pairs = (("Paris", "city"), ("Paris Hilton", "person"))
-    entities = locate_entities("Paris Hilton left Paris.", pairs, every_occurrence=False)
+    entities = locate_entities("Paris Hilton left Paris.", pairs, occurrences="best")
     assert entities == (
         Entity(text="Paris", type="city", start=18, end=23),
         Entity(text="Paris Hilton", type="person", start=0, end=12),

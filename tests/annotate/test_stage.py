@@ -13,7 +13,7 @@ from uniner.teacher.replay_server import ReplayServer
 
 ROWS, PER_CHUNK = 240, 12
 TEXTS = [f"Ann {n} met Bob in Bonn" + " again" * (n % 9) for n in range(ROWS)]
-PRICES = ["annotate.usd_per_million_in=500", "annotate.usd_per_million_out=1500"]
+PRICES = ["teacher.usd_per_million_in=500", "teacher.usd_per_million_out=1500"]
 
 
 class PaidServer(ReplayServer):
@@ -36,18 +36,19 @@ class PaidServer(ReplayServer):
 
 @pytest.fixture
 def run(tmp_path, base, write_passages):
-    """Return a function that runs annotate on a finished ingest stage."""
+    """Return a function that runs annotate, with its options, on a complete ingest stage."""
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        "[annotate]\nin_flight = 6\nmax_reply_tokens = 30\n"
+        "[teacher]\nin_flight = 6\n[annotate]\nmax_reply_tokens = 30\n"
     )
 
     def annotate(name, *words):
         folder = StageFolder(f"{tmp_path}/runs/{name}/ingest")
         if folder.manifest() is None:
             write_passages(folder, TEXTS, PER_CHUNK)
-        return cli.run(["annotate"], [str(config), f"run.name={name}", *PRICES, *words])
+        words = [str(config), f"run.name={name}", *PRICES, *words]
+        return cli.app(["annotate", *words], standalone_mode=False)
 
     annotate.folder = lambda name: StageFolder(f"{tmp_path}/runs/{name}/annotate")
     return annotate
@@ -56,34 +57,34 @@ def run(tmp_path, base, write_passages):
 @pytest.mark.ray
 def test_the_budget_stops_the_run_and_a_higher_one_goes_on(run, ray_session, tmp_path, capsys):
     with PaidServer() as whole:
-        words = [f"annotate.base_url={whole.base_url}", f"annotate.cache={tmp_path}/cache-of-whole"]
+        words = [f"teacher.base_url={whole.base_url}", f"teacher.cache={tmp_path}/cache-of-whole"]
         assert run("whole", *words) == 0
     price = whole.spent()
     budget = round(price * 0.4, 4)
     actors = 2
     with PaidServer() as server:
-        words = [f"annotate.base_url={server.base_url}", f"annotate.actors={actors}"]
+        words = [f"teacher.base_url={server.base_url}", f"teacher.actors={actors}"]
         for _ in range(2):  # the second time nothing is left, and nothing is spent
-            assert run("stopped", *words, f"annotate.budget_usd={budget}") == 3
-            message = f"annotate.budget_usd is {budget:g}: raise it; the same command goes on"
+            assert run("stopped", *words, f"run.budget_usd={budget}") == 3
+            message = f"run.budget_usd is {budget:g}: raise it; the same command goes on"
             assert message in capsys.readouterr().err
             assert run.folder("stopped").manifest() is None
             dearest_chunk = max(sum(usd for text in TEXTS[n : n + PER_CHUNK] for usd in whole.paid[text])
                                 for n in range(0, ROWS, PER_CHUNK))  # fmt: skip
             assert server.spent() <= budget + actors * dearest_chunk, "the documented bound"
             assert 0.8 * budget <= server.spent() <= budget, "the estimates of requests are better than that"
-        assert run("stopped", *words, f"annotate.budget_usd={price * 1.1:.4f}") == 0
+        assert run("stopped", *words, f"run.budget_usd={price * 1.1:.4f}") == 0
         assert {text: len(paid) for text, paid in server.paid.items()} == dict.fromkeys(TEXTS, 1)
     stopped, undisturbed = run.folder("stopped"), run.folder("whole")
     assert stopped.read_rows().equals(undisturbed.read_rows())
-    figures = stopped.require_manifest()["figures"]
+    figures = stopped.require_manifest().figures
     assert figures["cost_usd"] == pytest.approx(price)
     assert figures["requests"] == ROWS
     assert 0 < figures["cache_hits"] < ROWS
     assert figures["cache_hits"] + figures["cache_misses"] == ROWS
     # Another run finds all replies in the cache, so no budget stops it and no server is asked.
-    assert run("again", "annotate.base_url=http://127.0.0.1:9/v1", "annotate.budget_usd=0") == 0
-    figures = run.folder("again").require_manifest()["figures"]
+    assert run("again", "teacher.base_url=http://127.0.0.1:9/v1", "run.budget_usd=0") == 0
+    figures = run.folder("again").require_manifest().figures
     assert (figures["cache_hits"], figures["requests"], figures["cost_usd"]) == (ROWS, 0, 0)
     assert figures["saved_usd"] == pytest.approx(price)
 
@@ -91,12 +92,12 @@ def test_the_budget_stops_the_run_and_a_higher_one_goes_on(run, ray_session, tmp
 def test_the_estimate_is_printed_before_ray_starts_and_spends_nothing(run, capsys, monkeypatch):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
     with PaidServer() as server:
-        url = f"annotate.base_url={server.base_url}"
-        assert run("planned", url, "annotate.plan=true", "annotate.requests_per_minute=60") == 0
+        url = f"teacher.base_url={server.base_url}"
+        assert run("planned", url, "--estimate", "teacher.requests_per_minute=60") == 0
         assert server.asked == 0
     text = capsys.readouterr().out
     assert "240 to ask of 240 (0 done, 0 in the cache)" in text
-    assert "4 min or more (annotate.requests_per_minute decides)" in text
+    assert "4 min or more (teacher.requests_per_minute decides)" in text
     assert "user: Given a passage, your task is to extract all entities" in text
     assert text.rstrip().endswith(f"Passage: {TEXTS[0]}")
     assert run.folder("planned").tree() == []
@@ -105,26 +106,28 @@ def test_the_estimate_is_printed_before_ray_starts_and_spends_nothing(run, capsy
 def test_a_budget_without_prices_is_refused(tmp_path, base, capsys):
     config = tmp_path / "config.toml"
     config.write_text(
-        f'[run]\nname = "a"\n[student]\nbase = {json.dumps(str(base))}\n[ingest]\nshards = ["x"]\n'
-        '[annotate]\nbase_url = "http://127.0.0.1:9/v1"\nbudget_usd = 1\n'
+        f'[run]\nname = "a"\nbudget_usd = 1\n[student]\nbase = {json.dumps(str(base))}\n'
+        '[ingest]\nshards = ["x"]\n[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n'
     )
     assert cli.run(["annotate"], [str(config), f"run.root={tmp_path}/runs"]) == 2
-    assert "annotate.budget_usd: no price is set" in capsys.readouterr().err
+    assert "run.budget_usd: no price is set" in capsys.readouterr().err
 
 
-def test_another_prompt_is_refused_before_ray_starts(tmp_path, base, capsys):
+def test_another_prompt_is_refused_before_ray_starts(tmp_path, base, stage_context, passage_chunks, capsys):
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
     )
-    prompt, words = tmp_path / "prompt.txt", [str(config), "annotate.base_url=http://127.0.0.1:9/v1"]
+    prompt, words = tmp_path / "prompt.txt", [str(config), "teacher.base_url=http://127.0.0.1:9/v1"]
     own = [*words, f"annotate.prompt={prompt}"]
     assert cli.run(["annotate"], own) == 2
     assert "prompt.txt: no such file" in capsys.readouterr().err
     prompt.write_text("Who is in {passage}?")
-    StageFolder(f"{tmp_path}/runs/a/annotate").begin(stage._plan(load(own)))
-    stage.check(load(own))
+    context = stage_context(stage, load(own))
+    context.folder.begin(stage._identity(context, parents={}))
+    context.folder.write_chunk(*passage_chunks(["Ann."]))
+    stage.check(context)
     prompt.write_text("Who was in {passage}?")
     for changed in (own, words):
         assert cli.run(["annotate"], changed) == 2
-        assert "config.prompt was" in capsys.readouterr().err
+        assert "annotate.prompt was" in capsys.readouterr().err

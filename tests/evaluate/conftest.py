@@ -1,6 +1,28 @@
-"""Tiny models, made by the tests, instead of the systems' real checkpoints."""
+"""Gold files, and tiny models made by the tests instead of the systems' real checkpoints."""
+
+import json
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def write_gold():
+    """Return a function that writes a gold file of texts, each with its mentions' types. Returns its path."""
+
+    def write(path: Path, passages: list[tuple[str, dict[str, str]]]) -> str:
+        rows = []
+        for text, types in passages:
+            starts = {mention: text.index(mention) for mention in types}
+            entities = [
+                {"start": start, "end": start + len(mention), "text": mention, "type": types[mention]}
+                for mention, start in starts.items()
+            ]
+            rows.append({"text": text, "entities": entities})
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return str(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +54,13 @@ def tiny_bert(word_pieces, tmp_path_factory):
     texts = (document.text for document in documents(DOMAINS, 300, 0, "train"))
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=word_pieces(texts, 2000, folder),
-        hidden_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=192,
-        max_position_embeddings=256,
-        initializer_range=0.1,  # BERT's own value suits a width of 768: here training would start too slowly
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
+    settings = {
+        "vocab_size": word_pieces(texts, 2000, folder), "hidden_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 192, "max_position_embeddings": 256,
+        # BERT's own value suits a width of 768: here training would start too slowly.
+        "initializer_range": 0.1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+    BertForMaskedLM(BertConfig(**settings)).save_pretrained(folder)
     return str(folder)
 
 
@@ -57,18 +74,11 @@ def tiny_t5(base, tmp_path_factory):
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     folder = tmp_path_factory.mktemp("t5")
     torch.manual_seed(0)
-    T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=32,
-            d_kv=16,
-            d_ff=64,
-            num_layers=1,
-            num_heads=2,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(folder)
+    settings = {
+        "vocab_size": len(tokenizer), "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2,
+        "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    T5ForConditionalGeneration(T5Config(**settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -129,5 +129,5 @@ def test_else_types_are_asked_with_the_setting(tmp_path):
 def test_a_data_set_without_a_type_is_refused(tmp_path):
     path = tmp_path / "g.jsonl"
     path.write_text(json.dumps(LINES[1]))
-    with pytest.raises(UserError, match="has no entity of a type"):
+    with pytest.raises(UserError, match="contains no entities of a type that can be asked for"):
         list(cut_questions("d", str(path), 2, None))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -12,18 +11,20 @@ from uniner.evaluate import stage, system_pools
 from uniner.evaluate.system_pools import Predictor
 from uniner.inference.fp8_gate import answer_identity, require_f1
 from uniner.inference.questions import PassageAnswers, TypeAnswer
-from uniner.storage.model_folders import StudentFacts, model_digest
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.model_folders import model_digest
+from uniner.storage.stage_folder import StageFolder
 from uniner.tag import stage as tag
 
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
+PERSON = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
 
 
 class DegradedSystem:
     """Finds the person; with 8 bits it misses the person in one passage of ten."""
 
     def __init__(self, settings):
-        self.worse = settings.quantization is not None
+        self.degraded = settings.quantization is not None
 
     async def ask_all(self, questions):
         return [
@@ -32,26 +33,41 @@ class DegradedSystem:
         ]
 
     def mentions(self, text):
-        return {} if self.worse and text.endswith("7") else {"Ann": 0.5}
+        return {} if self.degraded and text.endswith("7") else {"Ann": 0.5}
 
 
 @pytest.fixture
-def run(tmp_path, base, make_engine_config, stage_context, complete_stage, monkeypatch):
-    """Return a function that evaluates this run's student with stand-ins for engines."""
-    student = StageFolder(str(tmp_path)) / "r" / "train" / "student"
-    facts = StudentFacts(template="type", max_tokens=512, base=str(base), types=("person",))
-    student.write_json("uniner.json", asdict(facts))
-    student.write_json("config.json", {})
-    student.write_json("tokenizer.json", {})
-    student.write("model.safetensors", b"weights")
+def student(tmp_path, complete_stage):
+    """This run's student, trained."""
+    folder = StageFolder(str(tmp_path)) / "r" / "train" / "student"
+    facts = {"template": "type", "group_types": 5, "max_tokens": 512, "base": "b", "types": ["person"]}
+    folder.write_json("uniner.json", facts)
+    folder.write_json("config.json", {})
+    folder.write_json("tokenizer.json", {})
+    folder.write("model.safetensors", b"weights")
     complete_stage(StageFolder(str(tmp_path)) / "r" / "train")
+    return folder
+
+
+@pytest.fixture
+def make_context(tmp_path, base, make_engine_config, stage_context):
+    """Return a function that makes the context of a stage with this engine."""
+
+    def make(module, engine, **sections):
+        return stage_context(module, make_engine_config(tmp_path, base, engine, **sections))
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, student, make_context, monkeypatch):
+    """Return a function that evaluates this run's student with stand-ins for the engines."""
     gold = tmp_path / "gold.jsonl"
-    person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
-    gold.write_text("\n".join(json.dumps({"text": f"Ann {n}", "entities": person}) for n in range(10)))
-    made_with = []
+    gold.write_text("\n".join(json.dumps({"text": f"Ann {n}", "entities": PERSON}) for n in range(10)))
+    engine_settings = []
 
     def make(model, template, settings):
-        made_with.append(settings)
+        engine_settings.append(settings)
         return Predictor.of(DegradedSystem(settings))
 
     def run_stage(folder, identity, sources, *, read, pool, unit, name):
@@ -66,25 +82,13 @@ def run(tmp_path, base, make_engine_config, stage_context, complete_stage, monke
     monkeypatch.setattr(stage.chunk_pipeline, "run_stage", run_stage)
 
     def evaluate(systems=("student",), **engine):
-        evaluate = {"gold": {"toy": str(gold)}, "systems": list(systems)}
-        config = make_engine_config(tmp_path, base, engine, evaluate=evaluate)
-        context = stage_context(stage, config)
+        context = make_context(stage, engine, evaluate={"gold": {"toy": str(gold)}, "systems": list(systems)})
         stage.check(context)
-        return config, stage.run(context)
+        return context, stage.run(context)
 
-    evaluate.settings, evaluate.student = made_with, model_digest(student.url)
+    evaluate.settings, evaluate.student = engine_settings, model_digest(student.url)
     evaluate.folder = StageFolder(str(tmp_path)) / "r" / "evaluate"
     return evaluate
-
-
-@pytest.fixture
-def check_tag(tmp_path, base, make_engine_config, stage_context):
-    """Return a function that checks tag with settings of the engine and of other sections."""
-
-    def check(engine, **sections):
-        tag.check(stage_context(tag, make_engine_config(tmp_path, base, engine, **sections)))
-
-    return check
 
 
 def test_a_student_is_scored_with_8_bits_and_without_and_the_two_are_compared(run, capsys):
@@ -92,15 +96,14 @@ def test_a_student_is_scored_with_8_bits_and_without_and_the_two_are_compared(ru
     assert list(manifest.results["scores"]) == ["student"]
     assert " - student" not in capsys.readouterr().err
     _, manifest = run(**FP8)
-    scores = manifest.results["scores"]
-    assert {name: by_dataset["toy"]["f1"] for name, by_dataset in scores.items()} == {
+    assert {name: scores["toy"]["f1"] for name, scores in manifest.results["scores"].items()} == {
         "student": 1.0, "student-fp8-fp8kv": pytest.approx(18 / 19, abs=1e-6),
     }  # fmt: skip
-    errors = scores["student-fp8-fp8kv"]["toy"]["errors"]
+    errors = manifest.results["scores"]["student-fp8-fp8kv"]["toy"]["errors"]
     assert errors["missed"] == {"overlooked": 1} and errors["examples"] == {}, "manifests are read often"
     assert run.folder.manifest() == manifest, "a rerun compares with what the file holds"
-    output = capsys.readouterr().err
-    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in output and "], p = 1.000 on toy" in output
+    log = capsys.readouterr().err
+    assert "evaluate: student-fp8-fp8kv - student -0.053 [" in log and "], p = 1.000 on toy" in log
     fp8 = [(settings.quantization, settings.kv_cache_dtype) for settings in run.settings]
     assert fp8 == [(None, None), ("fp8", "fp8")], "the plain scores existed and were not computed again"
     assert all(settings.retry_answer_tokens == 0 for settings in run.settings), "the protocol has no retry"
@@ -110,8 +113,8 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_f1_or_was_not_score
     def require(**settings):
         require_f1(run.folder, run.student, EngineSection(**{**plain, **settings}))
 
-    config, _ = run()
-    plain = config.engine.model_dump()
+    context, _ = run()
+    plain = context.sections.engine.model_dump()
     require()
     with pytest.raises(UserError, match=r"8 bits \(fp8-fp8kv\) needs the student's F1 .*run evaluate"):
         require(**FP8)
@@ -124,18 +127,17 @@ def test_tag_refuses_an_engine_of_8_bits_that_costs_too_much_f1_or_was_not_score
         with pytest.raises(UserError, match=r"needs the student's F1"):
             require(**other, max_f1_loss=1.0)
     with pytest.raises(UserError, match=r"needs the student's F1"):
-        require_f1(run.folder, "another student", EngineSection(**plain).model_copy(update=FP8))
+        require_f1(run.folder, "another student", EngineSection(**{**plain, **FP8}))
 
 
 def test_f1_is_compared_on_the_data_sets_that_both_engines_have(tmp_path, complete_stage):
     engine = EngineSection(dtype="float32", gpus=0)
     fp8 = engine.model_copy(update={"quantization": "fp8"})
     evaluate = StageFolder(str(tmp_path))
-    for name, section in (("student", engine), ("student-fp8", fp8)):
-        identity = Identity(
-            stage="evaluate", settings={"engine": answer_identity(section)}, parents={"model": "s"}
-        )
-        (evaluate / name).write_manifest(Manifest.of(identity, [], 0.0))
+    for name, settings in (("student", engine), ("student-fp8", fp8)):
+        system = {"engine": answer_identity(settings)}
+        identity = Identity(stage="evaluate", settings=system, parents={"model": "s"})
+        complete_stage(evaluate / name, identity=identity)
     scores = {"student": {"a": {"f1": 0.4}, "b": {"f1": 0.8}}, "student-fp8": {"b": {"f1": 0.7}}}
     complete_stage(evaluate, results={"scores": scores})
     with pytest.raises(UserError, match=r"falls from 0\.8000 to 0\.7000"):
@@ -145,19 +147,19 @@ def test_f1_is_compared_on_the_data_sets_that_both_engines_have(tmp_path, comple
         require_f1(evaluate, "s", fp8)
 
 
-def test_tag_checks_f1_before_ray_starts_unless_evaluate_still_runs(run, check_tag, stage_context):
-    config, _ = run(**FP8)
+def test_tag_checks_f1_before_ray_starts_unless_evaluate_still_runs(run, make_context):
+    context, _ = run(**FP8)
     with pytest.raises(UserError, match=r"falls from 1\.0000 to 0\.9474"):
-        check_tag(FP8)
-    tag.check(stage_context(tag, config))  # evaluate may score it again before tag runs
-    check_tag({**FP8, "max_f1_loss": 0.06})
+        tag.check(make_context(tag, FP8))
+    # With gold data, evaluate may score it again before tag runs.
+    tag.check(make_context(tag, FP8, evaluate={"gold": context.sections.evaluate.gold}))
+    tag.check(make_context(tag, {**FP8, "max_f1_loss": 0.06}))
 
 
-def test_tag_waits_for_evaluate_where_a_group_gives_gold_data(run, check_tag, tmp_path):
+def test_tag_waits_for_evaluate_where_a_group_gives_gold_data(run, make_context, tmp_path):
     run()
     with pytest.raises(UserError, match="does not have both"):
-        check_tag(FP8)
-    person = [{"start": 0, "end": 3, "text": "Ann", "type": "person"}]
-    (tmp_path / "crossner_ai.jsonl").write_text(json.dumps({"text": "Ann", "entities": person}))
+        tag.check(make_context(tag, FP8))
+    (tmp_path / "crossner_ai.jsonl").write_text(json.dumps({"text": "Ann", "entities": PERSON}))
     evaluate = {"group": "zero-shot-7", "data": str(tmp_path)}
-    check_tag(FP8, evaluate=evaluate, tag={"calibration": "crossner_ai"})
+    tag.check(make_context(tag, FP8, evaluate=evaluate, tag={"calibration": "crossner_ai"}))

@@ -16,7 +16,8 @@ from uniner.ingest.sampling import Sampling, duplicates
 from uniner.ingest.shards import shard_digest, split_shards
 from uniner.passages import cut_passages, own_span
 from uniner.records import Passage, from_table
-from uniner.storage.stage_folder import StageFolder, merge, rejects_name
+from uniner.storage.manifest import merge
+from uniner.storage.stage_folder import StageFolder, rejects_name
 
 SETTINGS = IngestSettings(20, 0, 5, Sampling(0, 1.0), RowFields("text", "meta.pile_set_name"), 10**6)
 LINES = [

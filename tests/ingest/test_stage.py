@@ -10,7 +10,8 @@ from uniner.ingest import stage
 from uniner.ingest.chunk_reader import chunk_key
 from uniner.ingest.sampling import text_digest
 from uniner.ingest.shards import ShardPart
-from uniner.storage.stage_folder import StageFolder, Summary
+from uniner.storage.manifest import Summary
+from uniner.storage.stage_folder import StageFolder
 
 pytestmark = pytest.mark.ray
 FRENCH = "Ceci est une longue phrase en français, écrite seulement pour cet essai de la langue."

@@ -14,6 +14,7 @@ import pytest
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.scoring import score
 from uniner.records import Prediction, Question, from_table
+from uniner.templates import SINGLE_TYPE
 
 EPSILON = 1e-10
 
@@ -73,7 +74,7 @@ def published(replies, answers, breaks=True):
 
 
 def answered(question, reply):
-    parsed = TYPE.parse([question.type], reply)
+    parsed = SINGLE_TYPE.parse([question.type], reply)
     return Prediction(
         dataset=question.dataset,
         passage_id=question.passage_id,

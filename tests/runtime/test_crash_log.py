@@ -9,7 +9,8 @@ import pytest
 from uniner.errors import UserError
 from uniner.runtime.chunk_actor import ChunkActor
 from uniner.runtime.crash_log import CrashHistory, CrashLog, remove_crash_logs
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, StageFolder
+from uniner.storage.manifest import ChunkEntry, Identity
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 class Death(BaseException):

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, StageFolder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 TABLE = pa.table({"outcome": ["ok", "ok", "refused"], "n": [1, 2, 3]})
 

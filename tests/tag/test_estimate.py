@@ -3,7 +3,8 @@
 import pytest
 
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.storage.manifest import Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import estimate, stage
 
 

@@ -18,8 +18,9 @@ from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage.manifest import Summary, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary, merge
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection

@@ -39,15 +39,15 @@ def test_an_estimate_scales_and_says_what_is_done_and_whether_the_budget_is_enou
         teacher, requests.scaled(400), limits=RateLimits(budget_usd=0.5)
     )
     assert "price     about unknown" not in text_of(make_teacher(), requests)
-    assert "set annotate.usd_per_million_in" in text_of(make_teacher(), requests)
+    assert "set teacher.usd_per_million_in" in text_of(make_teacher(), requests)
 
 
 @pytest.mark.parametrize(
     ("limits", "expected", "setting"),
     [
-        (RateLimits(), 40, "annotate.in_flight and actors"),
-        (RateLimits(requests_per_minute=120), 500, "annotate.requests_per_minute"),
-        (RateLimits(requests_per_minute=120, tokens_per_minute=6000), 3000, "annotate.tokens_per_minute"),
+        (RateLimits(), 40, "teacher.in_flight and actors"),
+        (RateLimits(requests_per_minute=120), 500, "teacher.requests_per_minute"),
+        (RateLimits(requests_per_minute=120, tokens_per_minute=6000), 3000, "teacher.tokens_per_minute"),
     ],
 )
 def test_the_tightest_limit_decides_the_time(limits, expected, setting):

@@ -14,6 +14,7 @@ from aiohttp import web
 from uniner.errors import UserError
 from uniner.runtime.connection import user_error_in
 from uniner.runtime.rate_limits import RateLimits
+from uniner.teacher import openai_client
 from uniner.teacher.prompts import JSON_SCHEMA, passage_in
 from uniner.teacher.replay_server import ReplayServer
 
@@ -64,13 +65,17 @@ class FailingServer(ReplayServer):
         return Counter(result for _, _, result in self.log)
 
 
-def test_every_row_has_its_reply_and_the_limits_hold_though_the_server_fails(teacher_at, annotate):
+def test_every_row_has_its_reply_and_the_limits_hold_though_the_server_fails(
+    teacher_at, annotate, monkeypatch
+):
+    monkeypatch.setattr(openai_client, "_FIRST_BACKOFF_S", 0.1)  # else some rows wait for a minute
     texts = [f"Ann {n}" for n in range(240)]
     failures = {"slow_down": 0.2, "broken": 0.1, "hang": 0.05, "garbage": 0.05, "close": 0.02}
     with FailingServer(texts, failures, retry_after="0.02") as server:
         limits = RateLimits(requests_per_minute=2400)
         # Long enough for a loaded machine; the requests that hang wait together, in one chunk per actor.
         served = teacher_at(server, timeout_s=4.0)
+        started = time.monotonic()
         rows, figures = annotate(served, texts, limits, actors=3, chunk_rows=80)
     assert [row.text for row in rows] == texts
     assert {row.outcome for row in rows} == {"ok"}
@@ -80,9 +85,9 @@ def test_every_row_has_its_reply_and_the_limits_hold_though_the_server_fails(tea
     replies = Counter(passage for _, passage, result in server.log if result == "reply")
     assert replies == Counter(texts), "no passage is paid for twice"
     assert sum(figure["requests"] for figure in figures) == len(server.log)
-    arrivals = sorted(at for at, _, _ in server.log)
-    for start in arrivals:  # two seconds of the limit, and a tenth for requests that arrive close together
-        assert sum(start <= at < start + 2 for at in arrivals) <= 88
+    # A loaded machine sends late, then several together, but never a request before its turn.
+    for number, arrival in enumerate(sorted(at for at, _, _ in server.log)):
+        assert number <= 40 * (arrival - started)
 
 
 def test_tokens_a_minute_hold_by_what_the_server_counts(teacher_at, annotate):
@@ -304,7 +309,7 @@ def test_the_json_schema_is_sent_where_the_reply_format_needs_it(serve, teacher_
     [
         (401, "refuses the key .*check OPENAI_API_KEY"),
         (402, "requires payment"),
-        (404, "not found .*check annotate.model"),
+        (404, "not found .*check teacher.model"),
         (400, "400"),  # not about the passage: the probe is rejected too
         (503, "503"),
     ],
@@ -324,4 +329,4 @@ def test_an_unreachable_server_is_one_clear_line(teacher_at, annotate):
     with pytest.raises(ExceptionGroup) as caught:
         annotate(teacher_at("http://127.0.0.1:9/v1", retries=0), ["Ann"])
     assert "cannot be reached" in str(user_error_in(caught.value))
-    assert "annotate.base_url" in str(user_error_in(caught.value))
+    assert "teacher.base_url" in str(user_error_in(caught.value))

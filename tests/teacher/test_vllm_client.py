@@ -12,7 +12,7 @@ import pytest
 from uniner import cli
 from uniner.annotate.annotator import Annotator
 from uniner.errors import Stopped, UserError
-from uniner.inference.engine import Engine
+from uniner.inference.engine import Engine, EngineSettings
 from uniner.records import Annotation, from_table
 from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
 from uniner.storage.model_folders import model_digest
@@ -66,7 +66,8 @@ def teacher_of(model, **changes):
 
 
 def serve(model, max_tokens=400, **changes):
-    return teacher_engine(teacher_of(model, **changes), str(model), {**ENGINE, "max_tokens": max_tokens})
+    settings = EngineSettings(max_prompt_tokens=max_tokens, **ENGINE)
+    return teacher_engine(teacher_of(model, **changes), str(model), settings)
 
 
 def annotator_of(teacher, engine, **options):
@@ -159,16 +160,17 @@ def test_a_json_schema_binds_the_reply(model, engine, loop, passage_chunks):
 
 @pytest.fixture
 def run(model, cached, write_passages, tmp_path, base):
-    """Return a function that runs the annotate job on a finished ingest stage."""
+    """Return a function that runs annotate, with its options, on a complete ingest stage."""
     config = tmp_path / "config.toml"
     engine = "".join(f"{name} = {json.dumps(value)}\n" for name, value in ENGINE.items())
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        f'[annotate]\nserved = true\nmodel = "{model}"\ncache = "{cached[0]}"\nmax_bad_share = 1.0\n'
-        f"max_reply_tokens = {REPLY_TOKENS}\n[teacher]\nmax_prompt_tokens = 400\n{engine}"
+        f"[annotate]\nmax_bad_share = 1.0\nmax_reply_tokens = {REPLY_TOKENS}\n"
+        f'[teacher]\nkind = "vllm"\nmodel = "{model}"\ncache = "{cached[0]}"\n'
+        f"max_prompt_tokens = 400\n{engine}"
     )
     write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), ALL)
-    return lambda *words: cli.run(["annotate"], [str(config), *words])
+    return lambda *words: cli.app(["annotate", str(config), *words], standalone_mode=False)
 
 
 @pytest.mark.ray
@@ -183,28 +185,33 @@ def test_the_stage_makes_no_request_and_loads_no_model_where_all_replies_are_cac
         (row.text, row.outcome, row.reply) for row in before
     ]
     assert {(row.model, row.cost_usd) for row in rows} == {(named(model), 0.0)}
-    figures = folder.require_manifest()["figures"]
+    manifest = folder.require_manifest()
+    figures = manifest.figures
     assert (figures["cache_hits"], figures["cache_misses"]) == (len(TEXTS), 1)
     assert (figures["requests"], figures["cost_usd"]) == (0, 0)
-    assert folder.require_manifest()["config"]["teacher"] == {"dtype": "float32", "max_prompt_tokens": 400}
+    assert manifest.identity.settings["teacher"] == {
+        "model": named(model),
+        "dtype": "float32",
+        "max_prompt_tokens": 400,
+    }
 
 
 def test_the_estimate_identifies_the_teacher_by_content_and_starts_nothing(
     run, model, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
-    assert run("annotate.plan=true", "teacher.gpus=4", "annotate.actors=2") == 0
+    assert run("--estimate", "teacher.gpus=4", "teacher.actors=2") == 0
     text = capsys.readouterr().out
     assert f"teacher   {named(model)}" in text
     assert "1 to ask of 7 (0 done, 6 in the cache)" in text
     assert "price     that of the machines" in text
     assert "engines   2 of 4 GPUs each" in text
     other = shutil.copytree(model, tmp_path / model.name)
-    assert run("annotate.plan=true", f"annotate.model={other}") == 0
+    assert run("--estimate", f"teacher.model={other}") == 0
     assert f"teacher   {named(model)}" in capsys.readouterr().out, "a folder may move"
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert run("annotate.plan=true", f"annotate.model={other}") == 0
+    assert run("--estimate", f"teacher.model={other}") == 0
     text = capsys.readouterr().out
     assert f"teacher   {named(other)}" in text
     assert "7 to ask of 7" in text, "another model's replies are its own"
@@ -213,8 +220,11 @@ def test_the_estimate_identifies_the_teacher_by_content_and_starts_nothing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["annotate.base_url=http://127.0.0.1:9/v1"], "leave out annotate.base_url"),
-        (["annotate.model=gpt-4o-mini"], "gpt-4o-mini: is no model folder"),
+        (
+            ["teacher.base_url=http://127.0.0.1:9/v1"],
+            "unknown setting teacher.base_url: only teacher.kind = 'openai' or 'batch' has it",
+        ),
+        (["teacher.model=gpt-4o-mini"], "gpt-4o-mini is not a model folder"),
         (["teacher.gpus=2.5"], "teacher.gpus = 2.5: .*whole number"),
     ],
 )
@@ -257,8 +267,9 @@ def test_an_engine_that_fails_to_start_is_tried_once_and_not_at_all_without_mone
     monkeypatch.setattr(Engine, "_start", start)
     poor = local_meter(Meter(RateLimits(budget_usd=1e-9)))
     teacher, (chunk,) = teacher_of(model), passage_chunks(TEXTS)
+    (first,) = passage_chunks(TEXTS[:1])
     with pytest.RaisesGroup(pytest.RaisesExc(Stopped), flatten_subgroups=True):
-        asyncio.run(annotator_of(teacher, serve(model), ask_meter=poor)(chunk))
+        asyncio.run(annotator_of(teacher, serve(model), ask_meter=poor)(first))
     assert started == []
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(annotator_of(teacher, serve(model))(chunk))

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
+from typer.testing import CliRunner
 
 from uniner import cli
 from uniner.errors import UserError
@@ -123,7 +124,7 @@ def test_a_gpu_s_peak_is_found_by_its_name():
     assert estimate.peak_flops("Tesla T4") is None
 
 
-def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_build, tmp_path, capsys):
+def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_build, tmp_path):
     """By the command line, before Ray starts: figures counted from the data, exit code 0."""
     write_build(StageFolder(str(tmp_path)) / "r" / "build", conversations)
     config = tmp_path / "config.toml"
@@ -131,8 +132,10 @@ def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_b
         f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
         '[ingest]\nshards = ["none"]\n[train]\nepochs = 2\nbatch_conversations = 6\nworkers = [8, 64]\n'
     )
-    assert cli.run(["train"], [str(config), "train.plan=true", "train.usd_per_gpu_hour=1000000"]) == 0
-    text = capsys.readouterr().out
+    words = ["train", str(config), "--estimate", "train.usd_per_gpu_hour=1000000"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0
+    text = result.stdout
     assert "21 conversations (0 split), 21 samples, 0 questions set aside; 3 for validation" in text
     assert "8, 1 of them warm-up: 2 epochs, 6 conversations a step" in text
     weights = model.count_weights(AutoConfig.from_pretrained(base)).parameters

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import is_flash_attn_3_available
 
 from uniner.errors import UserError
+from uniner.storage.model_folders import StudentFacts
 from uniner.train import export, loop, model, packing, prepare
 from uniner.train.loop import LoopSettings
 
@@ -250,7 +251,7 @@ def test_the_exported_student_is_the_trained_model(which, request, samples, toke
     base = request.getfixturevalue(which)
     net = load(base)
     run(net, samples, make_schedule(samples))
-    facts = {"template": "type", "max_tokens": 512, "base": "base", "types": []}
+    facts = StudentFacts(template="type", max_tokens=512, base="base", types=())
     weights = export.gather_weights(net, torch.float32)
     export.write_student(tmp_path, AutoConfig.from_pretrained(base), weights, tokenizer, facts)
     student = AutoModelForCausalLM.from_pretrained(tmp_path)

@@ -8,6 +8,7 @@ In every case the 20 steps equal those of one undisturbed worker, to 1e-5:
     state.json lost; then there is room, and Ray starts two
 """
 
+import logging
 import random
 import threading
 from pathlib import Path
@@ -38,7 +39,7 @@ def make_config(root, base, name, **changes) -> Config:
         "use_gpu": False,
         "checkpoint_steps": 2,
         "check_export": False,
-        "failures": 0,
+        "max_failures": 0,
         **changes,
     }
     return Config.model_validate(
@@ -69,10 +70,27 @@ def prepare(root, base, conversations, write_build):
 
 
 @pytest.fixture(scope="module")
-def alone(ray_session, prepare):
+def run(stage_context):
+    """Return a function that runs the stage for a config and returns its manifest."""
+    return lambda config: stage.run(stage_context(stage, config))
+
+
+@pytest.fixture(scope="module")
+def check(stage_context):
+    """Return a function that checks a config."""
+    return lambda config: stage.check(stage_context(stage, config))
+
+
+@pytest.fixture(autouse=True)
+def info(caplog):
+    caplog.set_level(logging.INFO, "uniner")
+
+
+@pytest.fixture(scope="module")
+def alone(ray_session, prepare, run):
     """The manifest and the history of one undisturbed worker."""
     config = prepare("alone", check_export=True)
-    return stage.run(config), history_of(config)
+    return run(config), history_of(config)
 
 
 def history_of(config: Config) -> dict:
@@ -176,9 +194,10 @@ def train_workers() -> list[psutil.Process]:
 
 def test_one_worker_learns_and_reports_it(alone, prepare):
     manifest, history = alone
-    figures = manifest["figures"]
-    assert manifest["parents"] == {"build": (StageFolder(prepare("alone").run.root) / "alone/build").digest()}
-    assert figures["steps"] == STEPS and figures["conversations"] == manifest["rows"] == 21
+    figures = manifest.figures
+    build = StageFolder(prepare("alone").run.root) / "alone/build"
+    assert manifest.identity.parents == {"build": build.digest()}
+    assert figures["steps"] == STEPS and figures["conversations"] == manifest.rows == 21
     assert figures["last_loss"] == history["steps"][-1]["loss"] < figures["first_loss"] - 1
     assert figures["tokens"] == sum(step["tokens"] for step in history["steps"])
     assert figures["validation_loss"] == history["validation"][-1]["loss"]
@@ -193,16 +212,17 @@ def test_the_student_loads_and_names_its_template(alone, prepare, tokenizer):
     config = prepare("alone")
     folder = f"{config.run.root}/alone/train/student"
     facts = student_facts(folder)
-    assert facts["template"] == "type" and facts["max_tokens"] == 256 and facts["types"] == ["type 1"]
+    assert facts.template == "type" and facts.max_tokens == 256 and facts.types == ("type 1",)
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_student_answered_a_validation_question_in_vllm(alone, conversations):
     manifest, _ = alone
-    (reply,) = manifest["check"]["replies"]
+    answer = manifest.results["check"]
+    (reply,) = answer["replies"]
     first = next(row for row in conversations if row.split == "validation").conversations
-    assert f"Text: {manifest['check']['passage']}" == first[0]["value"]
+    assert f"Text: {answer['passage']}" == first[0]["value"]
     assert SINGLE_TYPE.question([reply["type"]]) == first[2]["value"]
     assert reply["outcome"] in ("ok", "unparseable", "too_long") and reply["text"]
 
@@ -217,7 +237,7 @@ def test_the_card_has_the_figures_and_the_prompt(alone, prepare, tokenizer):
     manifest, _ = alone
     card = StageFolder(f"{prepare('alone').run.root}/alone/train/student").read("README.md").decode()
     assert "run\nalone," in card and "| conversations to train on | 21 |" in card
-    assert f"| loss of the last step | {manifest['figures']['last_loss']:.4f} |" in card
+    assert f"| loss of the last step | {manifest.figures['last_loss']:.4f} |" in card
     prompt = card.split("```\n")[1].strip().replace("PASSAGE", "In Rome.")
     head, question = prompt.split("</s>")
     ids = Renderer(tokenizer).prompts("In Rome.", ["What describes type 1 in the text?"])[0]
@@ -240,35 +260,37 @@ def test_tensorboard_reads_the_curves(alone, prepare):
         assert [event.step for event in read.Scalars(f"validation/{name}")] == EPOCH_ENDS
 
 
-def test_a_second_run_is_a_no_op(alone, prepare, capsys):
+def test_a_second_run_is_a_no_op(alone, prepare, run, caplog):
     manifest, _ = alone
-    assert stage.run(prepare("alone", workers=2, checkpoint_steps=1)) == manifest
-    assert "train: already done, 21 conversations" in capsys.readouterr().err
+    assert run(prepare("alone", workers=2, checkpoint_steps=1)) == manifest
+    assert "train: already done, 21 conversations" in caplog.text
 
 
 def test_two_workers_on_s3_give_the_same_curve_when_one_is_killed_in_an_upload(
-    alone, base, bucket, conversations, write_build, kill_in_upload, capsys
+    alone, base, bucket, conversations, write_build, kill_in_upload, run, check, caplog
 ):
     """Base model, conversations, checkpoints and student are on S3. Each worker has a whole copy."""
     root = StageFolder(bucket) / "train"
     (root / "base").upload(base)
     write_build(root / "two" / "build", conversations)
-    changes = {"workers": 2, "pack_tokens": 300, "failures": 1, "shard_workers": 1}
+    changes = {"workers": 2, "pack_tokens": 300, "max_failures": 1, "shard_workers": 1}
     config = make_config(root.url, (root / "base").url, "two", **changes)
-    stage.check(config)
+    check(config)
     uploaded = kill_in_upload("two")
-    stage.run(config)
+    run(config)
     history = history_of(config)
     require_same_curve(history, alone[1])
     assert uploaded[0] == "00000002" and history["resumed"] == [2]
-    assert f"checkpoint step-{uploaded[1]}-" in (output := capsys.readouterr().err)
-    assert "was never finished; it is skipped" in output
-    assert "train: resuming after step 2 with 2 workers" in output
-    assert student_facts((root / "two/train/student").url)["base"] == (root / "base").url
+    assert f"checkpoint step-{uploaded[1]}-" in caplog.text
+    assert "was never finished; it is skipped" in caplog.text
+    assert "train: resuming after step 2 with 2 workers" in caplog.text
+    assert student_facts((root / "two/train/student").url).base == (root / "base").url
     assert (root / "two/train/checkpoints").tree() == []
 
 
-def test_two_workers_stop_at_a_random_step_and_one_resumes(alone, prepare, monkeypatch, tmp_path, capsys):
+def test_two_workers_stop_at_a_random_step_and_one_resumes(
+    alone, prepare, run, check, monkeypatch, tmp_path, caplog
+):
     """The newest checkpoint has other bytes than were written: the run resumes from the one before."""
     step, rank = CHANCE.randrange(6, STEPS - 1), CHANCE.randrange(2)
     print(f"worker {rank} is killed after step {step}")
@@ -276,23 +298,23 @@ def test_two_workers_stop_at_a_random_step_and_one_resumes(alone, prepare, monke
     with monkeypatch.context() as patch:
         patch.setattr(worker, "train", killed_at(step, rank, tmp_path / "killed"))
         with pytest.raises(Exception, match="Training failed due to worker errors"):
-            stage.run(config)
+            run(config)
     newest, kept = newest_checkpoint(StageFolder(config.run.root) / "stopped/train")
     assert kept == (step - 1) // 2 * 2
     shard = newest.read("__1_0.distcp")
     newest.write("__1_0.distcp", shard[:-1] + bytes([shard[-1] ^ 1]))
     again = prepare("stopped", workers=1)
-    stage.check(again)
-    manifest = stage.run(again)
+    check(again)
+    manifest = run(again)
     history = history_of(again)
     require_same_curve(history, alone[1])
-    assert history["resumed"] == [kept - 2] and manifest["figures"]["resumed"] == 1
+    assert history["resumed"] == [kept - 2] and manifest.figures["resumed"] == 1
     name = newest.url.rsplit("/", 1)[-1]
-    assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in capsys.readouterr().err
+    assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in caplog.text
 
 
 def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
-    alone, base, bucket, conversations, write_build, monkeypatch, tmp_path, capsys
+    alone, base, bucket, conversations, write_build, run, monkeypatch, tmp_path, caplog
 ):
     """On S3; the newest checkpoint lacks state.json, as after a cut upload: the one before is taken."""
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as room
@@ -312,40 +334,39 @@ def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
     monkeypatch.setattr(worker, "train", killed_at(step, 0, tmp_path / "killed", last_act))
     root = StageFolder(bucket) / "grown"
     write_build(root / "r" / "build", conversations)
-    config = make_config(root.url, base, "r", workers=[1, 2], failures=1)
-    stage.run(config)
+    config = make_config(root.url, base, "r", workers=[1, 2], max_failures=1)
+    run(config)
     history = history_of(config)
     require_same_curve(history, alone[1])
     (resumed,) = history["resumed"]
     assert resumed == (step - 1) // 2 * 2 - 2
-    output = capsys.readouterr().err
-    assert f"step-{resumed + 2:08d}-" in output and "was never finished; it is skipped" in output
-    assert f"train: resuming after step {resumed} with 2 workers" in output
+    assert f"step-{resumed + 2:08d}-" in caplog.text and "was never finished; it is skipped" in caplog.text
+    assert f"train: resuming after step {resumed} with 2 workers" in caplog.text
 
 
-def test_an_error_on_all_workers_ends_the_run_at_once(prepare, root):
-    config = prepare("far", learning_rate=1e30, failures=3)
+def test_an_error_on_all_workers_ends_the_run_at_once(prepare, root, run):
+    config = prepare("far", learning_rate=1e30, max_failures=3)
     with pytest.raises(UserError, match=r"train: step \d has loss .* p\d+ .*learning_rate"):
-        stage.run(config)
+        run(config)
     assert not (root / "far/train/manifest.json").exists()
 
 
-def test_check_names_what_is_wrong(alone, prepare, root, base):
+def test_check_names_what_is_wrong(alone, prepare, root, base, check):
     with pytest.raises(UserError, match=r"train.epochs was 5, now 3"):
-        stage.check(prepare("alone", epochs=3))
+        check(prepare("alone", epochs=3))
     with pytest.raises(UserError, match=r"pack_tokens = 100 is below student.max_tokens = 256"):
-        stage.check(prepare("alone", pack_tokens=100))
+        check(prepare("alone", pack_tokens=100))
     for changes, message in (
         ({"workers": 3, "shard_workers": 2}, "shard_workers = 2 must divide train.workers = 3"),
         ({"attention": "flex_attention"}, "flex_attention trains only on GPUs"),
         ({"lora_bits": 4}, "set train.lora_rank too"),
     ):
         with pytest.raises(UserError, match=message):
-            stage.check(make_config(root, base, "new", **changes))
+            check(make_config(root, base, "new", **changes))
     with pytest.raises(UserError, match="nowhere"):
-        stage.check(make_config(root, root / "nowhere", "new"))
+        check(make_config(root, root / "nowhere", "new"))
 
 
-def test_more_than_the_machine_has_is_refused(prepare):
+def test_more_than_the_machine_has_is_refused(prepare, run):
     with pytest.raises(UserError, match=r"train.workers = 1 needs 1 GPUs.*train.use_gpu=false"):
-        stage.run(prepare("gpu", use_gpu=True))
+        run(prepare("gpu", use_gpu=True))

@@ -8,7 +8,8 @@ from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import BatchRecords, rejections_in
 from uniner.teacher.batch.runner import answer_in_batches
@@ -37,7 +38,14 @@ _ESTIMATE_CHUNKS = 100
 
 def check(context: StageContext) -> None:
     """Check the teacher, the prompt and the budget, and compare with what the stage began with."""
-    section, folder = context.sections.teacher, context.folder
+    _check_settings(context)
+    if not isinstance(context.sections.teacher, BatchTeacher):
+        with explained(context.folder.url):
+            BatchRecords(context.folder).require_none_in_progress()
+
+
+def _check_settings(context: StageContext) -> None:
+    section = context.sections.teacher
     check_teacher(section)
     check_budget(section, context.sections.run.budget_usd, "run.budget_usd")
     if isinstance(section, RecordingTeacher) and not _prompt(context).user.endswith(PASSAGE_MARK + PASSAGE):
@@ -45,10 +53,7 @@ def check(context: StageContext) -> None:
             f"{context.sections.annotate.prompt}: a recording is looked up by passage, so the prompt must "
             f"end with an empty line and 'Passage: {PASSAGE}'"
         )
-    folder.check_identity(_identity(context, parents={}))
-    if not isinstance(section, BatchTeacher):
-        with explained(folder.url):
-            BatchRecords(folder).require_none_in_progress()
+    context.folder.check_identity(_identity(context, parents={}))
 
 
 def run(context: StageContext) -> Manifest:
@@ -87,6 +92,7 @@ def run(context: StageContext) -> Manifest:
 
 def estimate(context: StageContext) -> str:
     """Return what annotating the passages left would take, from a sample of them where there are many."""
+    _check_settings(context)
     section, folder, passages = context.sections.teacher, context.folder, context.run_folder / "ingest"
     teacher, chunks = _teacher(context), passages.require_manifest().rows_of_chunk
     with explained(folder.url):

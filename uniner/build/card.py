@@ -12,7 +12,8 @@ from jinja2 import Environment
 from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
 from uniner.records import Conversation, from_table
-from uniner.storage.stage_folder import StageFolder, Summary, merge
+from uniner.storage.manifest import Summary, merge
+from uniner.storage.stage_folder import StageFolder
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
 _MAX_TYPES = 25

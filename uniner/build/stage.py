@@ -29,7 +29,8 @@ from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
 
@@ -75,14 +76,7 @@ def run(context: StageContext) -> Manifest:
         settings=settings,
         gold={name: absolute(address) for name, address in settings.supervised.items()},
         sampler=NegativeSampler(mentions, settings.negatives),
-        conversation=ConversationSettings(
-            context.seed,
-            settings.negatives_per_positive,
-            settings.negatives_per_passage,
-            settings.validation_share,
-            settings.teacher_weight,
-            make_template(context.sections.student.template, context.sections.student.group_types),
-        ),
+        conversation=_conversation_settings(context),
         filters=filters,
     )
     facts = _card_facts(context)
@@ -105,6 +99,18 @@ def run(context: StageContext) -> Manifest:
         read=conversation_builder,
         unit="conversations",
         results=results,
+    )
+
+
+def _conversation_settings(context: StageContext) -> ConversationSettings:
+    student, settings = context.sections.student, context.sections.build
+    return ConversationSettings(
+        context.seed,
+        settings.negatives_per_positive,
+        settings.negatives_per_passage,
+        settings.validation_share,
+        settings.teacher_weight,
+        make_template(student.template, student.group_types),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from uniner.evaluate.leaderboard import LeaderboardRow, LeaderboardTable, ScoresBySystem
 from uniner.evaluate.scoring import DatasetScores
 from uniner.metrics.counts import Counts, F1Score
-from uniner.storage.stage_folder import merge
+from uniner.storage.manifest import merge
 
 COLOURS = ("#33658a", "#d1495b", "#3a7d44", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6d597a", "#444444")
 MIN_GOLD = 20

@@ -34,9 +34,10 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, merge
 from uniner.storage.model_card import with_scores
 from uniner.storage.model_folders import CARD, write_calibrations
-from uniner.storage.stage_folder import MANIFEST, ChunkEntry, Identity, Manifest, StageFolder, merge
+from uniner.storage.stage_folder import MANIFEST, StageFolder
 
 SECTIONS = ("run", "student", "build", "engine", "evaluate")
 

@@ -26,7 +26,8 @@ from uniner.inference.engine import EngineSettings, engine_pool
 from uniner.inference.questions import TypeAnswer, start_asker
 from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
 from uniner.runtime.chunk_pipeline import Pool
-from uniner.storage.stage_folder import Chunk, StageFolder, merge
+from uniner.storage.manifest import merge
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.pools import teacher_pool
 from uniner.teacher.settings import make_teacher, rate_limits, replay, reply_cache_folder, teacher_actors

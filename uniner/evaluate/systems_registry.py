@@ -10,8 +10,8 @@ from uniner.errors import UserError
 from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import Identity
 from uniner.storage.model_folders import FACTS, find_student_facts, model_address, model_digest, require_model
-from uniner.storage.stage_folder import Identity
 from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
 from uniner.templates import Template, make_template
 

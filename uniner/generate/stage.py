@@ -15,7 +15,8 @@ from uniner.generate.briefs import ASPECTS, Briefs, generation_prompt
 from uniner.generate.generator import Generator
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.stage_folder import ChunkEntry, Identity, Manifest, StageFolder, Summary, merge
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
 from uniner.teacher.pools import teacher_pool
@@ -92,6 +93,7 @@ def estimate(context: StageContext) -> str:
     section, generate = context.sections.teacher, context.sections.generate
     if not generate.domains:
         return "generate: nothing to do, generate.domains names no domain"
+    check(context)
     briefs, teacher = _briefs(context), _teacher(context)
     chunks, done = briefs.chunks(), context.folder.chunk_keys()
     texts = [brief.text for key in chunks if key not in done for brief in briefs.of(key)]

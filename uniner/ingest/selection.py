@@ -13,42 +13,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from uniner.config.schema import Ingest
 from uniner.ingest.chunk_reader import DIGEST
 from uniner.ingest.sampling import duplicates, smallest_per_stratum
 from uniner.records import PASSAGE
 from uniner.runtime import chunk_pipeline
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary
+from uniner.storage.manifest import Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 _READERS = 16
 
 
 def select_passages(
-    folder: StageFolder,
-    candidates: StageFolder,
-    summaries: Sequence[Summary],
-    *,
-    dedupe: bool,
-    max_passages: int | None,
-    stratified: bool,
+    folder: StageFolder, candidates: StageFolder, summaries: Sequence[Summary], settings: Ingest
 ) -> list[Summary]:
     """Write the selected passages of the candidates' chunks. Returns the summaries of all chunks.
 
-    dedupe: drop repeated texts. max_passages: how many to keep; None: all. stratified: equally many of each
+    settings: dedupe drops repeated texts; max_passages says how many to keep, stratified equally many of each
     source.
     """
     keys = sorted(summary.key for summary in summaries)
-    names = [DIGEST.name, "source"] if stratified else [DIGEST.name]
+    names = [DIGEST.name, "source"] if settings.stratified else [DIGEST.name]
     with ThreadPoolExecutor(_READERS) as pool:
         read = functools.partial(candidates.read_columns, names=names)
         columns = pa.concat_tables(pool.map(read, keys))
     digests = columns[DIGEST.name].to_numpy()
-    duplicate = duplicates(digests) if dedupe else np.zeros(len(digests), bool)
+    duplicate = duplicates(digests) if settings.dedupe else np.zeros(len(digests), bool)
     unwanted = np.zeros(len(digests), bool)
-    if max_passages is not None:
+    if settings.max_passages is not None:
         strata = np.zeros(len(digests), np.int64)
-        if stratified:
+        if settings.stratified:
             strata = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
-        kept = smallest_per_stratum(digests[~duplicate], strata[~duplicate], max_passages)
+        kept = smallest_per_stratum(digests[~duplicate], strata[~duplicate], settings.max_passages)
         unwanted[~duplicate] = ~kept
     rows = {summary.key: summary.rows for summary in summaries}
     bounds = itertools.pairwise(np.cumsum([0, *(rows[key] for key in keys)]))

@@ -35,8 +35,9 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import expand, is_remote
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import Identity, Manifest, Summary, merge
 from uniner.storage.model_folders import load_tokenizer, model_digest, require_model
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, StageFolder, Summary, merge, rejects_name
+from uniner.storage.stage_folder import Chunk, StageFolder, rejects_name
 
 SECTIONS = ("student", "generate", "ingest")
 _BENCHMARKS = "benchmarks.npz"
@@ -106,35 +107,16 @@ def run(context: StageContext) -> Manifest:
     # Candidates for a selection are set aside until they are all there, and deleted in the end.
     target = folder / "candidates" if selects else folder
     benchmarks = _write_benchmarks(folder, settings) if settings.decontaminate else {}
-    filters = FilterSettings(
-        min_tokens=settings.min_tokens,
-        languages=tuple(settings.languages),
-        benchmarks=folder.url if benchmarks else "",
-    )
     parts = _split(settings, files, digests)
     if generated:
         parts += generated_parts(generated.chunk_files(), len(parts))
-    make = functools.partial(
-        _make_chunks,
-        settings=_chunk_settings(context, digests=selects),
-        base=context.sections.student.base,
-        filters=filters,
-    )
-    summaries = _read_parts(target, parts, make)
+    summaries = _read_parts(target, parts, _chunk_maker(context, digests=selects))
     _require_few_rejects(target, summaries, settings.max_reject_share)
     if selects:
-        summaries = select_passages(
-            folder,
-            target,
-            summaries,
-            dedupe=settings.dedupe,
-            max_passages=settings.max_passages,
-            stratified=settings.stratified,
-        )
+        summaries = select_passages(folder, target, summaries, settings)
         _require_enough(summaries, settings)
-    read = f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard"
     results = IngestResults(
-        read=read,
+        read=f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard",
         parts=[part.manifest_entry() for part in parts],
         benchmarks=_count_contaminated(benchmarks, summaries),
     )
@@ -143,8 +125,23 @@ def run(context: StageContext) -> Manifest:
     if selects:
         target.remove_all()
     if settings.read_mb:
-        log.warning(f"ingest: read only {read} (ingest.read_mb); this is not a sample of the whole corpus")
+        log.warning(f"ingest: read only {results.read} (ingest.read_mb), which is not a sample of the corpus")
     return chunk_pipeline.log_done("ingest", manifest, "passages", folder)
+
+
+def _chunk_maker(context: StageContext, digests: bool) -> functools.partial[Iterator[Chunk]]:
+    settings = context.sections.ingest
+    filters = FilterSettings(
+        min_tokens=settings.min_tokens,
+        languages=tuple(settings.languages),
+        benchmarks=context.folder.url if settings.decontaminate else "",
+    )
+    return functools.partial(
+        _make_chunks,
+        settings=_chunk_settings(context, digests),
+        base=context.sections.student.base,
+        filters=filters,
+    )
 
 
 def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:

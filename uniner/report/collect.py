@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from uniner.display import TaggedText, displayed_entities
 from uniner.records import Passage, TaggedPassage, from_table
 from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import Manifest, StageFolder
+from uniner.storage.manifest import Manifest
+from uniner.storage.stage_folder import StageFolder
 
 EXAMPLES = 5
 TYPES, SURFACES = 25, 8

@@ -1,6 +1,7 @@
 """What of a run is done, running or missing, and what it has cost so far."""
 
-from uniner.storage.stage_folder import ChunkEntry, StageFolder, merge
+from uniner.storage.manifest import ChunkEntry, merge
+from uniner.storage.stage_folder import StageFolder
 
 _UNITS = {"build": "conversations", "train": "conversations", "evaluate": "questions"}
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from uniner.errors import UserError
 from uniner.runtime.crash_log import POISON, CrashHistory, CrashLog
-from uniner.storage.stage_folder import Chunk, StageFolder, Summary, merge
+from uniner.storage.manifest import Summary, merge
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 class Worker(Protocol):

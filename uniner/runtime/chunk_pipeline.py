@@ -20,7 +20,8 @@ from uniner.progress import Progress, StageCost
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary, merge
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +72,30 @@ def run_stage(
     manifest = folder.begin(identity)
     if manifest:
         return log_complete(name, manifest, unit, folder)
+    summaries = _make_missing(folder, sources, read, pool, name, unit)
+    if pool and pool.max_chunk_crashes:
+        remove_crash_logs(folder)
+    require_few_bad(name, summaries, max_bad_share, folder)
+    more = results(summaries) if results else None
+    manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
+    return log_done(name, folder.write_manifest(manifest), unit, folder)
+
+
+def _make_missing(
+    folder: StageFolder,
+    sources: Sequence[ChunkEntry],
+    read: ReadChunk,
+    pool: Pool | None,
+    name: str,
+    unit: str,
+) -> list[Summary]:
+    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks."""
     total = sum(source.rows for source in sources)
     existing = folder.chunk_keys() & {source.key for source in sources}
     summaries = folder.read_summaries(existing)
+    missing = [source for source in sources if source.key not in existing]
     # The largest first, so that the end, when actors run out of work one by one, is short.
-    missing = sorted(
-        (source for source in sources if source.key not in existing),
-        key=lambda source: (-source.bytes, source.key),
-    )
-    keys = [source.key for source in missing]
+    keys = [source.key for source in sorted(missing, key=lambda source: (-source.bytes, source.key))]
     cost = StageCost(total, pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, total, unit) as progress:
         for summary in summaries:
@@ -90,12 +106,7 @@ def run_stage(
             summaries.append(summary)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
-    if pool and pool.max_chunk_crashes:
-        remove_crash_logs(folder)
-    require_few_bad(name, summaries, max_bad_share, folder)
-    more = results(summaries) if results else None
-    manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
-    return log_done(name, folder.write_manifest(manifest), unit, folder)
+    return summaries
 
 
 def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:

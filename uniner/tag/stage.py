@@ -21,6 +21,7 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.connection import connected
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
+from uniner.storage.manifest import Identity, Manifest, Summary
 from uniner.storage.model_folders import (
     FACTS,
     StudentFacts,
@@ -30,7 +31,7 @@ from uniner.storage.model_folders import (
     read_calibrations,
     student_facts,
 )
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder, Summary
+from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import describe, measure, sample_chunks
 from uniner.tag.tables import ENTITIES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top

@@ -11,7 +11,8 @@ from uniner.inference.questions import QuestionAsker, TypeAnswer
 from uniner.metrics.calibration import calibrate
 from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
-from uniner.storage.stage_folder import Chunk, merge
+from uniner.storage.manifest import merge
+from uniner.storage.stage_folder import Chunk
 from uniner.tag.types import TypeSelection
 
 Occurrences = Literal["all", "best"]

@@ -41,10 +41,14 @@ _PROBE_MESSAGES = [{"role": "user", "content": PROBE}]
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAIServer:
-    """A server (None is OpenAI's) and how to use it. Error messages name the settings by `section`."""
+    """A server (None is OpenAI's) and how to use it.
+
+    section, api_key_env: the config section and the environment variable that error messages name.
+    """
 
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    api_key_env: str = "OPENAI_API_KEY"
     in_flight: int = 64
     timeout_s: float = 60.0
     retries: int = 6
@@ -194,7 +198,7 @@ def explain(error: Exception, model: str, server: OpenAIServer, base_url: str) -
             f"check {server.section}.base_url and that the server runs"
         )
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-        return f"{where}: refuses the key ({message}); check OPENAI_API_KEY"
+        return f"{where}: refuses the key ({message}); check {server.api_key_env}"
     if isinstance(error, openai.NotFoundError):
         return f"{where}: not found ({message}); check {server.section}.model and base_url"
     if isinstance(error, openai.APIStatusError) and error.status_code == 402:

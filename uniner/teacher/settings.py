@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from uniner.config.teachers import AnyTeacher, HttpTeacher, RecordingTeacher, ServerTeacher, VllmTeacher
@@ -112,15 +113,19 @@ def replay(section: AnyTeacher) -> Iterator[str | None]:
 def make_server(
     section: HttpTeacher, name: str = "teacher", recording_url: str | None = None
 ) -> OpenAIServer:
-    """Return the server of a section. recording_url: of the `ReplayServer` in its place."""
-    real = isinstance(section, ServerTeacher) and not recording_url
-    return OpenAIServer(
-        base_url=section.base_url if isinstance(section, ServerTeacher) and real else recording_url,
-        api_key=api_key(section) if isinstance(section, ServerTeacher) and real else "recorded",
+    """Return the server of a section. recording_url: of the `ReplayServer` of a recording."""
+    server = OpenAIServer(
+        base_url=recording_url,
+        api_key="recorded",
         in_flight=section.in_flight,
         timeout_s=section.timeout_s,
         retries=section.retries,
         section=name,
+    )
+    if not isinstance(section, ServerTeacher):
+        return server
+    return replace(
+        server, base_url=section.base_url, api_key=api_key(section), api_key_env=section.api_key_env
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers import GenerationConfig
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_card import student_card
-from uniner.storage.model_folders import CARD, FACTS
+from uniner.storage.model_folders import CARD, FACTS, StudentFacts
 from uniner.train import lora
 from uniner.train.checkpoint import TrainState
 from uniner.train.loop import as_figures
@@ -92,7 +91,7 @@ def gather_weights(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 def write_student(
-    folder: Path, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, facts: Mapping[str, Any]
+    folder: Path, config: Any, weights: dict[str, torch.Tensor], tokenizer: Any, facts: StudentFacts
 ) -> None:
     """Write weights (safetensors), config, tokenizer, generation config and `uniner.json` into a folder."""
     model = empty_model(config).to(next(iter(weights.values())).dtype)
@@ -106,9 +105,9 @@ def write_student(
         do_sample=False,
     )
     model.save_pretrained(folder)
-    tokenizer.model_max_length = facts["max_tokens"]
+    tokenizer.model_max_length = facts.max_tokens
     tokenizer.save_pretrained(folder)
-    (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def publish(
@@ -124,13 +123,13 @@ def publish(
     if dist.get_rank() != 0:
         return
     folder = Folder(job.folder_url)
-    facts = {
-        "template": job.template,
-        "group_types": job.group_types,
-        "max_tokens": job.max_tokens,
-        "base": job.base,
-        "types": types,
-    }
+    facts = StudentFacts(
+        template=job.template,
+        group_types=job.group_types,
+        max_tokens=job.max_tokens,
+        base=job.base,
+        types=tuple(types),
+    )
     with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
         student, adapter = Path(local) / "student", Path(local) / "adapter"
         if job.lora:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
@@ -15,7 +14,8 @@ from uniner.templates import Template
 from uniner.train.generation_eval import passage_of
 
 
-class ExportReply(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ExportReply:
     """The student's answer for a type, and its outcome."""
 
     type: str
@@ -28,7 +28,7 @@ class ExportAnswer:
     """The passage that the exported student was asked about, and its replies."""
 
     passage: str
-    replies: tuple[ExportReply, ...]
+    replies: list[ExportReply]
 
 
 def first_question(build: StageFolder, template: Template) -> tuple[str, tuple[str, ...]]:
@@ -71,7 +71,7 @@ def ask(
         raise UserError(failed(student, " ".join(str(error).split())[:300])) from error
     return ExportAnswer(
         passage=passage,
-        replies=tuple(ExportReply(reply.type, reply.outcome, reply.text) for reply in replies),
+        replies=[ExportReply(type=reply.type, outcome=reply.outcome, text=reply.text) for reply in replies],
     )
 
 

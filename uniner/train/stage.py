@@ -16,8 +16,9 @@ from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline, trainer
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_address, require_model
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
 from uniner.train import CHECKPOINTS
 

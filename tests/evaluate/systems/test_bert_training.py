@@ -8,7 +8,7 @@ import pytest
 from uniner.config.systems import BertSystem
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.systems.bert import encode_pieces
-from uniner.evaluate.systems.bert_training import BertTrainingJob, train_worker
+from uniner.evaluate.systems.bert_training import BertTrainingJob, BertTrainingResult, train_worker
 from uniner.records import Question, from_table
 from uniner.storage.model_folders import load_tokenizer
 
@@ -44,7 +44,7 @@ def make_job(tmp_path, base, gold, dataset="d", labels=None):
 def test_it_learns_the_type_names_of_the_questions(tmp_path, tiny_bert, dataset, labels, words):
     gold = tmp_path / "train.txt"
     gold.write_text("Ann B-PER\nLee I-PER\nsleeps O\n")
-    assert "error" not in train_worker(make_job(tmp_path, tiny_bert, gold, dataset, labels))
+    assert train_worker(make_job(tmp_path, tiny_bert, gold, dataset, labels)).error == ""
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert set(config["label2id"]) == {"O", f"B-{words}", f"I-{words}"}
     (chunk,) = cut_questions(dataset, str(gold), 9, None, labels=labels)
@@ -61,6 +61,6 @@ def test_a_model_that_cannot_label_words_gives_one_line(tmp_path, base):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "base" / name).write_bytes((Path(base) / name).read_bytes())
     result = train_worker(make_job(tmp_path, f"{tmp_path}/base", gold))
-    assert result.keys() == {"error"}
-    assert f"evaluate.system.*.model {tmp_path}/base: cannot be loaded as a model" in result["error"]
-    assert "\n" not in result["error"] and not (tmp_path / "model").exists()
+    assert result == BertTrainingResult(error=result.error), "no figures beside the error"
+    assert f"evaluate.system.*.model {tmp_path}/base cannot be loaded as a model" in result.error
+    assert "\n" not in result.error and not (tmp_path / "model").exists()

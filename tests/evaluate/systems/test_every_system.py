@@ -38,9 +38,8 @@ def evaluated(tmp_path, base, run_job):
         code, output = run_job("evaluate", path)
         assert code == 0, output
         folder = StageFolder(f"{tmp_path}/r/evaluate")
-        return folder, {
-            name: by_dataset["ones"] for name, by_dataset in folder.require_manifest()["scores"].items()
-        }
+        scores = folder.require_manifest().results["scores"]
+        return folder, {name: by_dataset["ones"] for name, by_dataset in scores.items()}
 
     return evaluate
 
@@ -53,10 +52,8 @@ def make_gold(folder, split, count):
 
 
 def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_path):
-    train, held_out = (
-        make_gold(tmp_path / "train", "train", 2500),
-        make_gold(tmp_path / "test", "heldout", 60),
-    )
+    train = make_gold(tmp_path / "train", "train", 2500)
+    held_out = make_gold(tmp_path / "test", "heldout", 60)
     system = (
         f'[evaluate.system.bert]\nkind = "bert"\nmodel = "{tiny_bert}"\ntrain = {{ones = "{train}"}}\n'
         "epochs = 6\nlearning_rate = 2e-3\nbatch_passages = 6\nmax_tokens = 128\nuse_gpu = false\n"
@@ -68,29 +65,14 @@ def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_
     assert all(row.text[span.start : span.end] in row.predicted for row in rows for span in row.spans)
 
 
-def test_all_other_systems_answer_all_questions(evaluated, base, tiny_t5, tmp_path):
-    gold = tmp_path / "gold.jsonl"
-    entities = [("Ann Lee", "person"), ("Velmora", "city")]
-    rows = [
-        {
-            "text": text,
-            "entities": [
-                {
-                    "start": text.index(mention),
-                    "end": text.index(mention) + len(mention),
-                    "text": mention,
-                    "type": name,
-                }
-                for mention, name in entities
-            ],
-        }
-        for text in TEXTS
-    ]
-    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_all_other_systems_answer_all_questions(evaluated, base, tiny_t5, write_gold, tmp_path):
+    mentions = {"Ann Lee": "person", "Velmora": "city"}
+    gold = write_gold(tmp_path / "gold.jsonl", [(text, mentions) for text in TEXTS])
     replies = {INSTRUCTIONS["published"].text(text, TYPES): "city: None | person: Ann Lee" for text in TEXTS}
     with ReplayServer(replies) as server:
         systems = (
-            f'[evaluate.system.chatty]\nkind = "chat"\nmodel = "m"\nbase_url = "{server.base_url}"\n'
+            '[evaluate.system.chatty]\nkind = "chat"\n'
+            f'teacher = {{model = "m", base_url = "{server.base_url}"}}\n'
             f'[evaluate.system.vicuna]\nkind = "vicuna"\nmodel = "{base}"\ninstruction = "json"\n'
             f'[evaluate.system.alpaca]\nkind = "alpaca"\nmodel = "{base}"\nmax_prompt_tokens = 400\n'
             f'[evaluate.system.uie]\nkind = "instructuie"\nmodel = "{tiny_t5}"\n'

@@ -40,14 +40,14 @@ def test_it_tags_a_whole_passage_in_pieces_with_spans_and_scores(model):
     system = GlinerTagger(model, threshold=0.4, batch_passages=2, on_gpu=False)
     questions = [(passage, ["person", "city"]), ("Bo.", ["city"]), ("", ["city"])]
     answers = asyncio.run(system.ask_all(questions))
-    assert [[reply.type for reply in answer.replies] for answer in answers] == [
+    assert [[reply.type for reply in answer.answers] for answer in answers] == [
         ["person", "city"],
         ["city"],
         ["city"],
     ]
-    replies = [reply for answer in answers for reply in answer.replies]
+    replies = [reply for answer in answers for reply in answer.answers]
     for (text, _), answer in zip(questions, answers, strict=True):
-        for reply in answer.replies:
+        for reply in answer.answers:
             assert {text[start:end] for start, end in reply.spans} == set(reply.scores)
     assert max(end for reply in replies[:2] for _, end in reply.spans) > len(passage) - len(TEXT)
     assert all(0.4 <= score <= 1 for reply in replies for score in reply.scores.values())

@@ -20,6 +20,7 @@ from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
+from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache
 
 PUBLISHED, JSON = INSTRUCTIONS["published"], INSTRUCTIONS["json"]
@@ -129,13 +130,13 @@ def test_words_are_labelled_and_labels_give_spans():
 
 def test_a_tagged_answer_has_each_mention_once_and_all_spans():
     spans = [ScoredSpan(9, 12, 0.9), ScoredSpan(0, 3, 0.5), ScoredSpan(5, 7, 0.7)]
-    person, city = tagged_answer("Ann, Bo, Ann", {"person": spans, "city": []}).replies
+    person, city = tagged_answer("Ann, Bo, Ann", {"person": spans, "city": []}).answers
     assert person.scores == {"Ann": 0.9, "Bo": 0.7}
     assert person.spans == ((0, 3), (5, 7), (9, 12))
     assert (city.outcome, city.mentions) == ("ok", ())
 
 
-class Server(RecordedTeacher):
+class Server(ReplayServer):
     """Answers a question depending on its passage."""
 
     async def _complete(self, request):
@@ -164,20 +165,20 @@ def test_a_chat_model_is_asked_once_a_passage_and_never_again(tmp_path):
             )
             cached = CachedTeacher(teacher, partial(OpenAIClient, teacher, connection), cache=cache, run="r")
             try:
-                return await ChatModel(replies, PUBLISHED).ask_all(questions)
+                return await ChatModel(cached, PUBLISHED).ask_all(questions)
             finally:
                 await cached.close()
 
         first, second, third = asyncio.run(ask())
-        assert [(reply.type, reply.outcome, reply.mentions) for reply in first.replies] == [
+        assert [(reply.type, reply.outcome, reply.mentions) for reply in first.answers] == [
             ("person", "ok", ("Ann",)),
             ("city", "ok", ()),
         ]
-        assert [reply.outcome for reply in second.replies] == ["unparseable"]
-        assert [reply.outcome for reply in third.replies] == ["filtered"]
+        assert [reply.outcome for reply in second.answers] == ["unparseable"]
+        assert [reply.outcome for reply in third.answers] == ["filtered"]
         assert (first.figures["requests"], server.asked) == (3, 3)
         again = asyncio.run(ask())
-        assert [answer.replies for answer in again] == [answer.replies for answer in (first, second, third)]
+        assert [answer.answers for answer in again] == [answer.answers for answer in (first, second, third)]
         assert server.asked == 4, "only the rejected request is sent again, as the server may accept it later"
         assert json.dumps(again[0].figures)
 
@@ -186,13 +187,13 @@ def test_instructuie_runs_through_transformers_without_cutting_prompts(tiny_t5):
     system = InstructUIEModel(tiny_t5, 200, 8, batch_passages=2, on_gpu=False, dtype="float32")
     questions = [("Ann is in Rome.", ["person", "city"]), ("Ann " * 200, ["city"]), ("Bo.", ["city"])] * 2
     answers = asyncio.run(system.ask_all(questions))
-    assert [[reply.type for reply in answer.replies] for answer in answers] == [
+    assert [[reply.type for reply in answer.answers] for answer in answers] == [
         types for _, types in questions
     ]
-    outcomes = [{reply.outcome for reply in answer.replies} for answer in answers]
+    outcomes = [{reply.outcome for reply in answer.answers} for answer in answers]
     assert outcomes[1] == outcomes[4] == {"overlong"}
     assert all(outcomes[place] <= {"ok", "unparseable", "too_long"} for place in (0, 2, 3, 5))
-    assert [answer.replies for answer in answers[:3]] == [answer.replies for answer in answers[3:]]
+    assert [answer.answers for answer in answers[:3]] == [answer.answers for answer in answers[3:]]
     assert "prompt_tokens" in answers[0].figures and not answers[1].figures
 
 
@@ -218,7 +219,7 @@ def test_an_instruction_tuned_model_is_asked_in_its_own_prompt_form(tokenizer):
         (answer,) = asyncio.run(
             InstructedModel(engine, FORMS[kind], JSON).ask_all([(passage, ["city", "person"])])
         )
-        return [(reply.type, reply.outcome, reply.mentions, reply.scores) for reply in answer.replies]
+        return [(reply.type, reply.outcome, reply.mentions, reply.scores) for reply in answer.answers]
 
     engine = Echo(tokenizer, 'Here: ["Rome"]')
     replies = ask(engine, "vicuna", "Ann </s> {instruction} Rome.")

@@ -368,7 +368,7 @@ def test_the_budget_holds_by_the_highest_price_of_requests(ask):
     with BatchApi(looks=3) as server:
         server.disturb = add_up
         for _ in range(2):  # the second time nothing is left, and nothing is spent
-            with pytest.raises(Stopped, match=r"annotate\.budget_usd, which is .*: raise it"):
+            with pytest.raises(Stopped, match=r"run\.budget_usd, which is .*: raise it"):
                 ask(server, budget=budget, **settings)
             assert budget - 2 * (line + 50) / 1e6 <= server.spent() <= budget
         assert len(at_most) > 1, "the rest of the budget is used"
@@ -405,7 +405,7 @@ def test_a_server_that_answers_nothing_does_not_fail_passages(ask):
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
-        ("POST files", 404, r"no Batch API; set annotate\.batch=false"),
+        ("POST files", 404, r"no Batch API; set teacher\.kind=openai"),
         ("POST files", 401, "refuses the key .*check OPENAI_API_KEY"),
         ("POST batches", 400, "teacher m at .*billing"),
         ("GET batches", 404, r"batch batch_0 or its files do not exist there .*delete .*00001\.json"),
@@ -426,7 +426,7 @@ def test_an_error_of_the_server_is_one_line(ask, path, status, message):
     if path == "POST batches":
         ask.records.require_none_in_progress()  # none was created
     if path == "GET files":
-        with pytest.raises(UserError, match=r"batch_0 is in progress and paid for; set annotate\.batch=true"):
+        with pytest.raises(UserError, match=r"batch_0 is in progress and paid for; set teacher\.kind=batch"):
             ask.records.require_none_in_progress()
 
 
@@ -447,18 +447,18 @@ def test_an_unreadable_answer_is_named(ask):
 
 @pytest.fixture
 def run(tmp_path, base, write_passages, monkeypatch):
-    """Return a function that runs the annotate job in batches on a finished ingest stage."""
+    """Return a function that runs annotate in batches, with its options, on a complete ingest stage."""
     monkeypatch.setattr(runner, "POLL_S", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        "[annotate]\nbatch = true\nusd_per_million_in = 500\nusd_per_million_out = 1500\n"
+        '[teacher]\nkind = "batch"\nusd_per_million_in = 500\nusd_per_million_out = 1500\n'
     )
     write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), TEXTS, 10)
 
     def annotate(*words):
-        return cli.run(["annotate"], [str(config), *words])
+        return cli.app(["annotate", str(config), *words], standalone_mode=False)
 
     annotate.folder = StageFolder(f"{tmp_path}/runs/a/annotate")
     return annotate
@@ -476,27 +476,28 @@ def test_the_stage_in_batches(run, ray_session, capsys):
         return response
 
     with BatchApi({TEXTS[1]: [error(400, "no")] * 9}, looks=10**9) as server:
-        url = f"annotate.base_url={server.base_url}"
+        url = f"teacher.base_url={server.base_url}"
         server.disturb = terminate
         assert run(url) == 3, "a stop leaves the batch at the server"
-        assert run(url, "annotate.batch=false") == 2
-        assert "is in progress and paid for; set annotate.batch=true" in capsys.readouterr().err
+        assert run(url, "teacher.kind=openai") == 2
+        assert "is in progress and paid for; set teacher.kind=batch" in capsys.readouterr().err
         server.looks[None] = 1
         assert run(url) == 0
         assert server.submitted() == Counter(TEXTS)
         assert server.asked == 0
     manifest = run.folder.require_manifest()
-    assert manifest["outcomes"] == {"ok": 39, "rejected": 1}
-    assert manifest["figures"]["cache_hits"] == 39
-    assert manifest["figures"]["cost_usd"] > 0
-    assert run("annotate.base_url=http://127.0.0.1:9/v1") == 0, "done is done"
+    assert manifest.outcomes == {"ok": 39, "rejected": 1}
+    assert manifest.figures["cache_hits"] == 39
+    assert manifest.figures["cost_usd"] > 0
+    assert run("teacher.base_url=http://127.0.0.1:9/v1") == 0, "done is done"
 
 
 def test_the_estimate_and_a_recording_in_batches(run, capsys, monkeypatch):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
-    assert run("annotate.plan=true", "annotate.base_url=http://127.0.0.1:9/v1") == 0
+    assert run("--estimate", "teacher.base_url=http://127.0.0.1:9/v1") == 0
     text = capsys.readouterr().out
-    assert "time      up to 24 h a batch (annotate.batch)" in text
+    assert "time      up to 24 h a batch (teacher.kind = batch)" in text
     assert "batches   1, all at once with a budget of about" in text
-    assert run("annotate.recording=x.jsonl") == 2
-    assert "annotate.batch: only a server has a Batch API" in capsys.readouterr().err
+    assert run("teacher.path=x.jsonl") == 2
+    message = "unknown setting teacher.path: only teacher.kind = 'recording' has it"
+    assert message in capsys.readouterr().err, "only a server has a Batch API"

@@ -21,8 +21,9 @@ from uniner.gold.reader import gold_digest, read_gold
 from uniner.runtime import trainer
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import loading, local_model, model_digest
-from uniner.storage.stage_folder import Identity, Manifest, StageFolder
+from uniner.storage.stage_folder import StageFolder
 
 _NO_LABEL = -100
 _WARM_UP, _WEIGHT_DECAY, _MAX_NORM = 0.1, 0.01, 1.0
