@@ -30,7 +30,8 @@ from benchmarks.teacher import SlowTeacher, slow_teacher
 from uniner.annotate.annotator import Annotator
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.runtime import connection
-from uniner.storage.stage_folder import Chunk, Identity, Manifest
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer

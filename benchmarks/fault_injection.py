@@ -32,7 +32,8 @@ import psutil
 
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
-from uniner.storage.stage_folder import Chunk, Identity, Manifest, StageFolder
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
 

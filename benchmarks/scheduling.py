@@ -38,8 +38,9 @@ from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
 from uniner.storage.model_folders import model_digest, student_facts
-from uniner.storage.stage_folder import Chunk, ChunkEntry, Identity, Manifest, StageFolder, Summary
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 ROWS = 100
 """Mean rows a chunk."""
