@@ -1,5 +1,7 @@
 """Fixtures that tests share: a real S3 server, a real local Ray, tiny models, folders that stages read."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -233,6 +235,20 @@ def run_job(job):
         process = job(name, *words)
         output, _ = process.communicate(timeout=400)
         return process.returncode, output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here(ray_session):
+    """Return a function that runs a command in this process and its Ray; returns exit code and output."""
+    from uniner import cli
+
+    def run(name, *words):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = cli.run([name], list(map(str, words)))
+        return code, output.getvalue()
 
     return run
 
