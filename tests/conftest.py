@@ -1,5 +1,7 @@
 """Fixtures that tests share: a real S3 server, a real local Ray, tiny models, folders that stages read."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -27,6 +29,12 @@ _VARIABLES = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "HF_HUB_OFFLINE": "1",
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Files with tests on Ray first: they take longest, and a long file at the end leaves a process idle."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -227,6 +235,20 @@ def run_job(job):
         process = job(name, *words)
         output, _ = process.communicate(timeout=400)
         return process.returncode, output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here(ray_session):
+    """Return a function that runs a command in this process and its Ray; returns exit code and output."""
+    from uniner import cli
+
+    def run(name, *words):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = cli.run([name], list(map(str, words)))
+        return code, output.getvalue()
 
     return run
 

@@ -90,14 +90,14 @@ def require_untouched(standing):
 
 
 @pytest.fixture(scope="module")
-def ingested(config, run_job):
+def ingested(config, run_here):
     """The run that is killed and an undisturbed one, both ingested."""
-    code, output = run_job("ingest", config, "run.name=whole")
+    code, output = run_here("ingest", config, "run.name=whole")
     assert code == 0, output
     return config
 
 
-def test_ingest(ingested, job, run_job, wait_until):
+def test_ingest(ingested, job, run_job, wait_until, run_here):
     folder = runs(ingested) / "killed" / "ingest"
     standing = kill_after(job("ingest", ingested), folder, 5, wait_until)
     code, output = run_job("ingest", ingested)
@@ -105,18 +105,20 @@ def test_ingest(ingested, job, run_job, wait_until):
     require_untouched(standing)
     assert rows_of(folder) == rows_of(runs(ingested) / "whole" / "ingest")
     assert len(rows_of(folder)) == 400
-    code, output = run_job("ingest", ingested)
+    code, output = run_here("ingest", ingested)
     assert (code, "already done" in output) == (0, True)
 
 
-def test_annotate(ingested, job, run_job, wait_until):
+def test_annotate(ingested, job, run_here, wait_until):
     texts = [row["text"] for row in rows_of(runs(ingested) / "whole" / "ingest")]
     replies = {text: f'[("{text[:5]}", "person"), ("Bonn", "city")]' for text in texts}
     for name in ("whole", "killed"):
         if not (runs(ingested) / name / "ingest" / "manifest.json").exists():
             shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
     with ReplayServer(replies) as teacher:
-        code, output = run_job("annotate", ingested, "run.name=whole", f"teacher.base_url={teacher.base_url}")
+        code, output = run_here(
+            "annotate", ingested, "run.name=whole", f"teacher.base_url={teacher.base_url}"
+        )
         assert code == 0, output
     folder = runs(ingested) / "killed" / "annotate"
     with GatedTeacher(replies, free=200) as teacher:
@@ -125,7 +127,7 @@ def test_annotate(ingested, job, run_job, wait_until):
         standing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
         teacher.open()
         finished = {row["text"] for path in standing for row in read(path)}
-        code, output = run_job("annotate", ingested, *words)
+        code, output = run_here("annotate", ingested, *words)
         assert code == 0, output
         require_untouched(standing)
         assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"
@@ -135,7 +137,7 @@ def test_annotate(ingested, job, run_job, wait_until):
     assert rows_of(folder, aside) == rows_of(runs(ingested) / "whole" / "annotate", aside)
 
 
-def test_evaluate(config, job, run_job, wait_until):
+def test_evaluate(config, job, run_here, wait_until):
     """A chat model's questions are paid for, so they are counted; vLLM's are cut and kept the same way."""
     texts = [f"Ann {number} met Bob in Bonn." for number in range(200)]
     gold = config.parent / "gold.jsonl"
@@ -152,7 +154,7 @@ def test_evaluate(config, job, run_job, wait_until):
         standing = kill_after(job("evaluate", *words), folder, 10, wait_until)
         server.open()
         finished = {row["text"] for path in standing for row in read(path)}
-        code, output = run_job("evaluate", *words)
+        code, output = run_here("evaluate", *words)
         assert code == 0, output
         require_untouched(standing)
         counts = {text: server.passages[asked[text]] for text in texts}
@@ -170,7 +172,7 @@ def read(path):
 
 
 @pytest.mark.timeout(600)
-def test_tag(ingested, base, job, run_job, wait_until):
+def test_tag(ingested, base, job, run_here, wait_until):
     student = ingested.parent / "student"
     if not student.exists():
         shutil.copytree(base, student)
@@ -179,11 +181,11 @@ def test_tag(ingested, base, job, run_job, wait_until):
     for name in ("tagged-whole", "tagged-killed"):
         shutil.copytree(runs(ingested) / "whole" / "ingest", runs(ingested) / name / "ingest")
     words = [ingested, f"tag.student={student}"]
-    code, output = run_job("tag", *words, "run.name=tagged-whole")
+    code, output = run_here("tag", *words, "run.name=tagged-whole")
     assert code == 0, output
     folder = runs(ingested) / "tagged-killed" / "tag"
     standing = kill_after(job("tag", *words, "run.name=tagged-killed"), folder, 3, wait_until)
-    code, output = run_job("tag", *words, "run.name=tagged-killed")
+    code, output = run_here("tag", *words, "run.name=tagged-killed")
     assert code == 0, output
     require_untouched(standing)
     tagged, whole = rows_of(folder), rows_of(runs(ingested) / "tagged-whole" / "tag")

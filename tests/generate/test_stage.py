@@ -101,14 +101,15 @@ def test_the_estimate_and_errors_are_printed_before_ray_starts(config, tmp_path,
     assert "and 2,200 out" in text  # 55 passages of 150 words, but of at most 40 tokens
     assert "  system: You write.\n  user: Write in Latin.\n\nDomain: beekeeping\n" in text
     assert StageFolder(str(tmp_path / "runs")).tree() == []
-    for name, word, message in (
-        ("generate", f"generate.prompt={tmp_path}/wrong.txt", "has no {brief}"),
-        ("generate", "teacher={kind = 'recording', path = 'x.jsonl'}", "a recording has no passages to give"),
-        ("generate", "generate.domains.bees=0", "generate.domains.bees = 0"),
-        ("generate", "generate.aspects={Tone = []}", "generate.aspects.Tone = []"),
-        ("ingest", "generate.domains={}", "ingest.shards is empty; name files"),
+    recording = ["teacher.kind=recording", "teacher.path=x.jsonl", "teacher.base_url=default"]
+    for name, wrong, message in (
+        ("generate", [f"generate.prompt={tmp_path}/wrong.txt"], "has no {brief}"),
+        ("generate", recording, "a recording has no passages to give"),
+        ("generate", ["generate.domains.bees=0"], "generate.domains.bees = 0"),
+        ("generate", ["generate.aspects={Tone = []}"], "generate.aspects.Tone = []"),
+        ("ingest", ["generate.domains={}"], "ingest.shards is empty; name files"),
     ):
-        assert cli.run([name], [*words, "ingest.shards=[]", word]) == 2
+        assert cli.run([name], [*words, "ingest.shards=[]", *wrong]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -7,21 +7,38 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
 from typer.testing import CliRunner
 
-from uniner.cli import app
+from uniner import cli
 from uniner.errors import UserError
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import estimate, model, worker
 from uniner.train.prepare import config_and_tokenizer, require_window
 
 LLAMA_7B = LlamaConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
     tie_word_embeddings=False,
-)  # fmt: skip
+)
 LOAD = estimate.TrainingLoad(
-    conversations=45_889, split=0, set_aside=0, samples=45_889, validation=0, epochs=3, batch=256, steps=540,
-    warmup=22, tokens=82_800_000, answer_tokens=5_000_000, turns=540 * 5, squared_lengths=82_800_000 * 600,
-    useful_share=1.0, row_tokens=4096, row_answers=300,
-)  # fmt: skip
+    conversations=45_889,
+    split=0,
+    set_aside=0,
+    samples=45_889,
+    validation=0,
+    epochs=3,
+    batch=256,
+    steps=540,
+    warmup=22,
+    tokens=82_800_000,
+    answer_tokens=5_000_000,
+    turns=540 * 5,
+    squared_lengths=82_800_000 * 600,
+    useful_share=1.0,
+    row_tokens=4096,
+    row_answers=300,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +66,9 @@ def test_compute_and_time_are_those_of_the_paper_s_recipe(llama):
     assert repeated == pytest.approx(operations * 4 / 3, rel=0.01)
     assert estimate.compute_seconds(operations, LOAD, 8, 989e12, 0.42) / 60 == pytest.approx(16.35, rel=1e-3)
     waiting = dataclasses.replace(LOAD, useful_share=0.5)
-    minutes = estimate.compute_seconds(operations, waiting, 8, 989e12, 0.42) / 60
-    assert minutes == pytest.approx(32.7, rel=1e-3)
+    assert estimate.compute_seconds(operations, waiting, 8, 989e12, 0.42) / 60 == pytest.approx(
+        32.7, rel=1e-3
+    )
     adapters = dataclasses.replace(llama, trained=llama.trained // 100)
     assert estimate.flops(adapters, LOAD, checkpointing=False) == pytest.approx(operations * 2 / 3)
 
@@ -112,9 +130,10 @@ def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_b
     config = tmp_path / "config.toml"
     config.write_text(
         f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
-        "[train]\nepochs = 2\nbatch_conversations = 6\nworkers = [8, 64]\n"
+        '[ingest]\nshards = ["none"]\n[train]\nepochs = 2\nbatch_conversations = 6\nworkers = [8, 64]\n'
     )
-    result = CliRunner().invoke(app, ["train", str(config), "train.usd_per_gpu_hour=1000000", "--estimate"])
+    words = ["train", str(config), "--estimate", "train.usd_per_gpu_hour=1000000"]
+    result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0
     text = result.stdout
     assert "21 conversations (0 split), 21 samples, 0 questions set aside; 3 for validation" in text

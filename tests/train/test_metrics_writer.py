@@ -67,7 +67,7 @@ def test_an_outage_is_reported_once_and_training_goes_on():
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_library_is_named_before_ray_starts(name, stage_context, tmp_path, monkeypatch):
+def test_a_missing_library_is_named_before_ray_starts(name, tmp_path, monkeypatch, stage_context):
     monkeypatch.setattr(stage.importlib.util, "find_spec", lambda library: None)
     config = Config.model_validate(
         {"run": {"root": str(tmp_path), "name": "r"}, "student": {"base": "b"}, "train": {"tracker": name}}

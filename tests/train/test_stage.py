@@ -8,8 +8,10 @@ In every case the 20 steps equal those of one undisturbed worker, to 1e-5:
     state.json lost; then there is room, and Ray starts two
 """
 
+import logging
 import random
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +20,6 @@ import ray
 from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
-from uniner.runtime.stage_context import StageContext
 from uniner.storage.model_folders import student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import SINGLE_TYPE, Renderer
@@ -29,45 +30,71 @@ STEPS, EPOCH_ENDS = 20, [4, 8, 12, 16, 20]
 CHANCE = random.Random(20260801)
 
 
+def make_config(root, base, name, **changes) -> Config:
+    train = {
+        "epochs": 5,
+        "batch_conversations": 6,
+        "learning_rate": 1e-2,
+        "dtype": "float32",
+        "use_gpu": False,
+        "checkpoint_steps": 2,
+        "check_export": False,
+        "max_failures": 0,
+        **changes,
+    }
+    return Config.model_validate(
+        {
+            "run": {"root": str(root), "name": name},
+            "student": {"base": str(base), "max_tokens": 256},
+            "ingest": {"shards": ["none"]},
+            "train": train,
+        }
+    )
+
+
 @pytest.fixture(scope="module")
-def make_context(stage_context, base):
-    """Return a function that makes the context of the stage in a run."""
-
-    def make(root, name: str, base=base, **changes) -> StageContext:
-        train = {
-            "epochs": 5, "batch_conversations": 6, "learning_rate": 1e-2, "dtype": "float32",
-            "use_gpu": False, "checkpoint_steps": 2, "check_export": False, "max_failures": 0, **changes,
-        }  # fmt: skip
-        run = {"root": str(root), "name": name}
-        student = {"base": str(base), "max_tokens": 256}
-        return stage_context(stage, Config.model_validate({"run": run, "student": student, "train": train}))
-
-    return make
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
-def prepare(tmp_path_factory, make_context, conversations, write_build):
-    """Return a function that makes a run with its build stage done, and the context to train it."""
-    root = tmp_path_factory.mktemp("runs")
+def prepare(root, base, conversations, write_build):
+    """Return a function that makes a run with its build stage done, and the config to train it."""
 
-    def make(name: str, **changes) -> StageContext:
-        context = make_context(root, name, **changes)
+    def make(name: str, **changes) -> Config:
         if not (root / name).exists():
-            write_build(context.run_folder / "build", conversations)
-        return context
+            write_build(StageFolder(str(root)) / name / "build", conversations)
+        return make_config(root, base, name, **changes)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def alone(ray_session, prepare):
+def run(stage_context):
+    """Return a function that runs the stage for a config and returns its manifest."""
+    return lambda config: stage.run(stage_context(stage, config))
+
+
+@pytest.fixture(scope="module")
+def check(stage_context):
+    """Return a function that checks a config."""
+    return lambda config: stage.check(stage_context(stage, config))
+
+
+@pytest.fixture(autouse=True)
+def info(caplog):
+    caplog.set_level(logging.INFO, "uniner")
+
+
+@pytest.fixture(scope="module")
+def alone(ray_session, prepare, run):
     """The manifest and the history of one undisturbed worker."""
-    context = prepare("alone", check_export=True)
-    return stage.run(context), history_of(context)
+    config = prepare("alone", check_export=True)
+    return run(config), history_of(config)
 
 
-def history_of(context: StageContext) -> dict:
-    return context.folder.read_json("history.json")
+def history_of(config: Config) -> dict:
+    return (StageFolder(config.run.root) / config.run.name / "train").read_json("history.json")
 
 
 def require_same_curve(history, expected):
@@ -167,7 +194,7 @@ def train_workers() -> list[psutil.Process]:
 def test_one_worker_learns_and_reports_it(alone, prepare):
     manifest, history = alone
     figures = manifest.figures
-    build = prepare("alone").run_folder / "build"
+    build = StageFolder(prepare("alone").run.root) / "alone/build"
     assert manifest.identity.parents == {"build": build.digest()}
     assert figures["steps"] == STEPS and figures["conversations"] == manifest.rows == 21
     assert figures["last_loss"] == history["steps"][-1]["loss"] < figures["first_loss"] - 1
@@ -181,19 +208,20 @@ def test_one_worker_learns_and_reports_it(alone, prepare):
 def test_the_student_loads_and_names_its_template(alone, prepare, tokenizer):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = (prepare("alone").folder / "student").url
+    config = prepare("alone")
+    folder = f"{config.run.root}/alone/train/student"
     facts = student_facts(folder)
-    assert (facts.template, facts.max_tokens, facts.types) == ("type", 256, ("type 1",))
+    assert facts.template == "type" and facts.max_tokens == 256 and facts.types == ("type 1",)
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_student_answered_a_validation_question_in_vllm(alone, conversations):
     manifest, _ = alone
-    check = manifest.results["check"]
-    (reply,) = check["replies"]
+    answer = manifest.results["check"]
+    (reply,) = answer["replies"]
     first = next(row for row in conversations if row.split == "validation").conversations
-    assert f"Text: {check['passage']}" == first[0]["value"]
+    assert f"Text: {answer['passage']}" == first[0]["value"]
     assert SINGLE_TYPE.question([reply["type"]]) == first[2]["value"]
     assert reply["outcome"] in ("ok", "unparseable", "too_long") and reply["text"]
 
@@ -206,7 +234,7 @@ def test_a_student_that_does_not_load_is_one_line(tmp_path):
 
 def test_the_card_has_the_figures_and_the_prompt(alone, prepare, tokenizer):
     manifest, _ = alone
-    card = (prepare("alone").folder / "student").read("README.md").decode()
+    card = StageFolder(f"{prepare('alone').run.root}/alone/train/student").read("README.md").decode()
     assert "run\nalone," in card and "| conversations to train on | 21 |" in card
     assert f"| loss of the last step | {manifest.figures['last_loss']:.4f} |" in card
     prompt = card.split("```\n")[1].strip().replace("PASSAGE", "In Rome.")
@@ -223,7 +251,7 @@ def test_tensorboard_reads_the_curves(alone, prepare):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, history = alone
-    read = EventAccumulator((prepare("alone").folder / "tensorboard").url).Reload()
+    read = EventAccumulator(f"{prepare('alone').run.root}/alone/train/tensorboard").Reload()
     for name in ("loss", "grad_norm", "tokens_per_s"):
         drawn = {event.step: event.value for event in read.Scalars(f"train/{name}")}
         assert drawn == pytest.approx({step["step"]: step[name] for step in history["steps"]}, rel=1e-5)
@@ -231,58 +259,61 @@ def test_tensorboard_reads_the_curves(alone, prepare):
         assert [event.step for event in read.Scalars(f"validation/{name}")] == EPOCH_ENDS
 
 
-def test_a_second_run_is_a_no_op(alone, prepare, capsys):
+def test_a_second_run_is_a_no_op(alone, prepare, run, caplog):
     manifest, _ = alone
-    assert stage.run(prepare("alone", workers=2, checkpoint_steps=1)) == manifest
-    assert "train: already done, 21 conversations" in capsys.readouterr().err
+    assert run(prepare("alone", workers=2, checkpoint_steps=1)) == manifest
+    assert "train: already done, 21 conversations" in caplog.text
 
 
 def test_two_workers_on_s3_give_the_same_curve_when_one_is_killed_in_an_upload(
-    alone, make_context, base, bucket, conversations, write_build, kill_in_upload, capsys
+    alone, base, bucket, conversations, write_build, kill_in_upload, run, check, caplog
 ):
     """Base model, conversations, checkpoints and student are on S3. Each worker has a whole copy."""
     root = StageFolder(bucket) / "train"
     (root / "base").upload(base)
+    write_build(root / "two" / "build", conversations)
     changes = {"workers": 2, "pack_tokens": 300, "max_failures": 1, "shard_workers": 1}
-    context = make_context(root.url, "two", (root / "base").url, **changes)
-    write_build(context.run_folder / "build", conversations)
-    stage.check(context)
+    config = make_config(root.url, (root / "base").url, "two", **changes)
+    check(config)
     uploaded = kill_in_upload("two")
-    stage.run(context)
-    history = history_of(context)
+    run(config)
+    history = history_of(config)
     require_same_curve(history, alone[1])
     assert uploaded[0] == "00000002" and history["resumed"] == [2]
-    assert f"checkpoint step-{uploaded[1]}-" in (output := capsys.readouterr().err)
-    assert "was never finished; it is skipped" in output
-    assert "train: resuming after step 2 with 2 workers" in output
-    assert student_facts((context.folder / "student").url).base == (root / "base").url
-    assert (context.folder / "checkpoints").tree() == []
+    assert f"checkpoint step-{uploaded[1]}-" in caplog.text
+    assert "was never finished; it is skipped" in caplog.text
+    assert "train: resuming after step 2 with 2 workers" in caplog.text
+    assert student_facts((root / "two/train/student").url).base == (root / "base").url
+    assert (root / "two/train/checkpoints").tree() == []
 
 
-def test_two_workers_stop_at_a_random_step_and_one_resumes(alone, prepare, monkeypatch, tmp_path, capsys):
+def test_two_workers_stop_at_a_random_step_and_one_resumes(
+    alone, prepare, run, check, monkeypatch, tmp_path, caplog
+):
     """The newest checkpoint has other bytes than were written: the run resumes from the one before."""
     step, rank = CHANCE.randrange(6, STEPS - 1), CHANCE.randrange(2)
     print(f"worker {rank} is killed after step {step}")
-    context = prepare("stopped", workers=2)
+    config = prepare("stopped", workers=2)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "train", killed_at(step, rank, tmp_path / "killed"))
         with pytest.raises(Exception, match="Training failed due to worker errors"):
-            stage.run(context)
-    newest, kept = newest_checkpoint(context.folder)
+            run(config)
+    newest, kept = newest_checkpoint(StageFolder(config.run.root) / "stopped/train")
     assert kept == (step - 1) // 2 * 2
     shard = newest.read("__1_0.distcp")
     newest.write("__1_0.distcp", shard[:-1] + bytes([shard[-1] ^ 1]))
     again = prepare("stopped", workers=1)
-    stage.check(again)
-    manifest = stage.run(again)
+    check(again)
+    manifest = run(again)
     history = history_of(again)
     require_same_curve(history, alone[1])
     assert history["resumed"] == [kept - 2] and manifest.figures["resumed"] == 1
-    assert f"checkpoint {newest.name} is broken (__1_0.distcp has other bytes" in capsys.readouterr().err
+    name = newest.url.rsplit("/", 1)[-1]
+    assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in caplog.text
 
 
 def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
-    alone, make_context, bucket, conversations, write_build, monkeypatch, tmp_path, capsys
+    alone, base, bucket, conversations, write_build, run, monkeypatch, tmp_path, caplog
 ):
     """On S3; the newest checkpoint lacks state.json, as after a cut upload: the one before is taken."""
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as room
@@ -300,41 +331,41 @@ def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
         ray.get(room.get_or_create_autoscaling_coordinator().cancel_request.remote("others"))
 
     monkeypatch.setattr(worker, "train", killed_at(step, 0, tmp_path / "killed", last_act))
-    context = make_context(f"{bucket}/grown", "r", workers=[1, 2], max_failures=1)
-    write_build(context.run_folder / "build", conversations)
-    stage.run(context)
-    history = history_of(context)
+    root = StageFolder(bucket) / "grown"
+    write_build(root / "r" / "build", conversations)
+    config = make_config(root.url, base, "r", workers=[1, 2], max_failures=1)
+    run(config)
+    history = history_of(config)
     require_same_curve(history, alone[1])
     (resumed,) = history["resumed"]
     assert resumed == (step - 1) // 2 * 2 - 2
-    output = capsys.readouterr().err
-    assert f"step-{resumed + 2:08d}-" in output and "was never finished; it is skipped" in output
-    assert f"train: resuming after step {resumed} with 2 workers" in output
+    assert f"step-{resumed + 2:08d}-" in caplog.text and "was never finished; it is skipped" in caplog.text
+    assert f"train: resuming after step {resumed} with 2 workers" in caplog.text
 
 
-def test_an_error_on_all_workers_ends_the_run_at_once(prepare):
-    context = prepare("far", learning_rate=1e30, max_failures=3)
+def test_an_error_on_all_workers_ends_the_run_at_once(prepare, root, run):
+    config = prepare("far", learning_rate=1e30, max_failures=3)
     with pytest.raises(UserError, match=r"train: step \d has loss .* p\d+ .*learning_rate"):
-        stage.run(context)
-    assert context.folder.manifest() is None
+        run(config)
+    assert not (root / "far/train/manifest.json").exists()
 
 
-def test_check_names_what_is_wrong(alone, prepare, make_context, tmp_path):
+def test_check_names_what_is_wrong(alone, prepare, root, base, check):
     with pytest.raises(UserError, match=r"train.epochs was 5, now 3"):
-        stage.check(prepare("alone", epochs=3))
+        check(prepare("alone", epochs=3))
     with pytest.raises(UserError, match=r"pack_tokens = 100 is below student.max_tokens = 256"):
-        stage.check(prepare("alone", pack_tokens=100))
+        check(prepare("alone", pack_tokens=100))
     for changes, message in (
         ({"workers": 3, "shard_workers": 2}, "shard_workers = 2 must divide train.workers = 3"),
         ({"attention": "flex_attention"}, "flex_attention trains only on GPUs"),
         ({"lora_bits": 4}, "set train.lora_rank too"),
     ):
         with pytest.raises(UserError, match=message):
-            stage.check(make_context(tmp_path, "new", **changes))
+            check(make_config(root, base, "new", **changes))
     with pytest.raises(UserError, match="nowhere"):
-        stage.check(make_context(tmp_path, "new", tmp_path / "nowhere"))
+        check(make_config(root, root / "nowhere", "new"))
 
 
-def test_more_than_the_machine_has_is_refused(prepare):
+def test_more_than_the_machine_has_is_refused(prepare, run):
     with pytest.raises(UserError, match=r"train.workers = 1 needs 1 GPUs.*train.use_gpu=false"):
-        stage.run(prepare("gpu", use_gpu=True))
+        run(prepare("gpu", use_gpu=True))

@@ -34,7 +34,7 @@ from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
 
-SECTIONS = ("run", "student", "generate", "teacher", "annotate", "build")
+SECTIONS = ("student", "generate", "teacher", "annotate", "build")
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
 _GOLD = "gold-"

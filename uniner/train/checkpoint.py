@@ -95,7 +95,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         if kind is None or issubclass(kind, UserError):  # raised on all workers: none was lost
             self.wait()
         self._thread.shutdown(wait=False)

@@ -14,7 +14,7 @@ from uniner.templates import Template
 from uniner.train.generation_eval import passage_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportReply:
     """The student's answer for a type, and its outcome."""
 
@@ -23,7 +23,7 @@ class ExportReply:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportAnswer:
     """The passage that the exported student was asked about, and its replies."""
 
@@ -69,7 +69,10 @@ def ask(
         replies = asyncio.run(_ask(student, template, passage, types, settings))
     except Exception as error:  # vLLM and transformers raise errors of many kinds
         raise UserError(failed(student, " ".join(str(error).split())[:300])) from error
-    return ExportAnswer(passage, [ExportReply(reply.type, reply.outcome, reply.text) for reply in replies])
+    return ExportAnswer(
+        passage=passage,
+        replies=[ExportReply(type=reply.type, outcome=reply.outcome, text=reply.text) for reply in replies],
+    )
 
 
 def failed(student: str, reason: str) -> str:

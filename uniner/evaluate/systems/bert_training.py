@@ -126,7 +126,8 @@ def _train(job: BertTrainingJob) -> BertTrainingResult:
     device = torch.device("cuda", torch.cuda.current_device()) if settings.use_gpu else torch.device("cpu")
     model = model.to(device).train()
     steps = -(-len(examples) // settings.batch_passages) * settings.epochs
-    total = torch.tensor(_optimise(job, model, tokenizer, examples, steps, rank, workers))
+    loss = _optimise(job, model, tokenizer, examples, steps, rank, workers)
+    total = torch.tensor(loss, device=device, dtype=torch.float64)
     if workers > 1:
         dist.all_reduce(total)
     if rank == 0:
