@@ -28,9 +28,8 @@ from uniner.storage.stage_folder import StageFolder
 
 TEXT = "Ann <Lee> met Bo in Bonn"
 PEOPLE = ("Ann <Lee>", "Bo")
-STUDENT = (
-    100 * 2 * 75 / (2 * 75 + 15 + 15)
-)  # in 30 passages all people are right, and every second city is wrong
+# In 30 passages all people are right, and every second city is wrong.
+STUDENT = 100 * 2 * 75 / (2 * 75 + 15 + 15)
 
 
 def answer(dataset, passage, type_name, predicted, gold, outcome="ok"):
@@ -162,16 +161,8 @@ def test_the_interval_of_an_average_assumes_independent_data_sets():
 
 
 def test_a_stated_average_that_differs_from_its_cells_gets_a_note():
-    row = LeaderboardRow(
-        system="s",
-        ours=False,
-        protocol="uniner",
-        compares_with="strict",
-        source="T",
-        cells={},
-        average=LeaderboardCell(50.0),
-        stated=51.0,
-    )
+    names = {"system": "s", "protocol": "uniner", "compares_with": "strict", "source": "T"}
+    row = LeaderboardRow(**names, ours=False, cells={}, average=LeaderboardCell(50.0), stated=51.0)
     assert _table_notes([row]) == ["T: s's average is 50.00 by its own cells"]
 
 
@@ -206,16 +197,10 @@ def test_all_files_are_written_with_their_protocols(tmp_path, scores):
     assert text == markdown(leaderboard_tables(scores), plain["protocols"])
 
     page = folder.read("leaderboard.html").decode()
-    parts = [
-        "83.3",
-        "2 of 7",
-        "UniNER Figure 5a, +1.0",
-        "<svg",
-        "Type confusions",
-        "string sets",
-        "arXiv 2402.16602",
-    ]
-    for part in (*parts, "not in text", "Ann &lt;Lee&gt; met <mark>Bo</mark> in"):
+    for part in (
+        "83.3", "2 of 7", "UniNER Figure 5a, +1.0", "<svg", "Type confusions", "string sets",
+        "arXiv 2402.16602", "not in text", "Ann &lt;Lee&gt; met <mark>Bo</mark> in",
+    ):  # fmt: skip
         assert part in page, part
     assert "<script" not in page and "&lt;script&gt;" in page and "src=" not in page
     output = console.file.getvalue()

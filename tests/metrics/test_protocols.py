@@ -76,14 +76,9 @@ def published(replies, answers, breaks=True):
 def answered(question, reply):
     parsed = SINGLE_TYPE.parse([question.type], reply)
     return Prediction(
-        dataset=question.dataset,
-        passage_id=question.passage_id,
-        text=question.text,
-        type=question.type,
+        **vars(question),
         reply=reply,
         predicted=() if parsed is None else parsed[question.type],
-        gold=question.gold,
-        gold_spans=question.gold_spans,
         outcome="unparseable" if parsed is None else "ok",
     )
 
@@ -183,29 +178,20 @@ def test_on_a_file_whose_gold_has_brackets(tmp_path):
     answers = [row["conversations"][3]["value"] for row in rows]
     protocols = score(map(answered, asked, answers))["b"].protocols
     # Perfect answers: the released scorer ignores lists with a bracket on both sides, the rest is right.
-    assert (protocols["released"].tp, protocols["released_unbroken"].tp, protocols["strict"].tp) == (
-        80,
-        160,
-        160,
-    )
+    counts = {name: protocols[name].tp for name in ("released", "released_unbroken", "strict")}
+    assert counts == {"released": 80, "released_unbroken": 160, "strict": 160}
     assert published(answers, answers)[2] == pytest.approx(protocols["released"].f1, abs=1e-9)
 
 
 def test_a_reply_over_several_types_counts_as_a_list_for_each():
     shared = '{"person": ["Ann"], "city": ["Rome"]}'
-    rows = [
-        Prediction(
-            dataset="d",
-            passage_id="1",
-            text="Ann left Rome",
-            type=name,
-            reply=shared,
-            predicted=(gold,),
-            gold=(gold,),
-            gold_spans=(),
-            outcome="ok",
-        )
+    questions = [
+        Question(dataset="d", passage_id="1", text="Ann left Rome", type=name, gold=(gold,))
         for name, gold in (("person", "Ann"), ("city", "Rome"))
+    ]
+    rows = [
+        Prediction(**vars(question), reply=shared, predicted=question.gold, outcome="ok")
+        for question in questions
     ]
     protocols = score(rows)["d"].protocols
     assert protocols["released"].f1 == protocols["strict"].f1 == 1

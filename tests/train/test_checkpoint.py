@@ -31,15 +31,9 @@ def steps_of(net, optimizer, samples, losses=()):
 
 
 STEP = StepFigures(
-    step=1,
-    loss=0.0,
-    learning_rate=0.0,
-    grad_norm=0.0,
-    tokens=1,
-    answer_tokens=1,
-    seconds=1.0,
+    step=1, loss=0.0, learning_rate=0.0, grad_norm=0.0, tokens=1, answer_tokens=1, seconds=1.0,
     tokens_per_s=1.0,
-)
+)  # fmt: skip
 
 
 def state_of(steps, **more) -> TrainState:

@@ -74,14 +74,9 @@ class Predictor:
 
 def _prediction(question: Question, reply: TypeAnswer) -> Prediction:
     return Prediction(
-        dataset=question.dataset,
-        passage_id=question.passage_id,
-        text=question.text,
-        type=question.type,
+        **vars(question),
         reply=reply.text,
         predicted=reply.mentions,
-        gold=question.gold,
-        gold_spans=question.gold_spans,
         outcome=reply.outcome,
         scores=tuple(reply.scores.values()),
         spans=tuple(Span(start=start, end=end) for start, end in reply.spans),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -199,14 +199,11 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
 def _load(train: Train, data: TrainingData) -> TrainingLoad:
     lengths = [len(sample) for sample in data.training.samples]
     answers = [sample.answer_tokens for sample in data.training.samples]
-    steps, counts = data.schedule.steps, data.training.counts
+    steps = data.schedule.steps
     rows = [row for step in steps for row in step]
     numbers = [number for row in rows for number in row]
     return TrainingLoad(
-        conversations=counts.conversations,
-        split=counts.split,
-        set_aside=counts.set_aside,
-        samples=counts.samples,
+        **asdict(data.training.counts),
         validation=data.validation.counts.conversations,
         epochs=train.epochs,
         batch=train.batch_conversations,

@@ -22,16 +22,8 @@ def test_a_long_passage_is_read_in_pieces_and_no_word_is_lost(tiny_bert):
 
 
 def make_job(tmp_path, base, gold, dataset="d", labels=None):
-    settings = BertSystem(
-        kind="bert",
-        model=base,
-        train={dataset: str(gold)},
-        epochs=1,
-        learning_rate=1e-3,
-        batch_passages=1,
-        max_tokens=128,
-        use_gpu=False,
-    )
+    sizes = {"epochs": 1, "learning_rate": 1e-3, "batch_passages": 1, "max_tokens": 128, "use_gpu": False}
+    settings = BertSystem(kind="bert", model=base, train={dataset: str(gold)}, **sizes)
     return BertTrainingJob(
         settings=settings, base=base, dataset=dataset, labels=labels or {}, output=f"{tmp_path}/model", seed=0
     )

@@ -18,16 +18,10 @@ def model(word_pieces, tmp_path):
     encoder = tmp_path / "encoder"
     encoder.mkdir()
     torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=word_pieces([TEXT + "person city"] * 5, 200, encoder),
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=128,
-        )
-    ).save_pretrained(encoder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    vocabulary = word_pieces([TEXT + "person city"] * 5, 200, encoder)
+    config = BertConfig(vocab_size=vocabulary, max_position_embeddings=128, **sizes)
+    BertModel(config).save_pretrained(encoder)
     settings = gliner.GLiNERConfig(
         model_name=str(encoder), hidden_size=32, max_width=4, max_len=12, span_mode="markerV0", has_rnn=False
     )
