@@ -104,9 +104,7 @@ def train(
     device: torch.device,
     losses: Sequence[float] = (),
 ) -> Iterator[StepFigures]:
-    """Run the schedule's remaining steps and yield each one's figures. All workers iterate in step.
-
-    losses: of the steps already done.
+    """Run the schedule's steps after those of `losses`, and yield their figures. All workers iterate in step.
 
     Raises:
         UserError: the loss or the gradient is not finite, or the loss is a spike. The weights are not yet
