@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -102,7 +102,12 @@ def expand(patterns: Sequence[str]) -> list[str]:
             else:
                 # info() raises the reason (no bucket, no access, no file), which exists() hides.
                 system.info(path)
-                raise UserError(f"{pattern}: is a folder; name its files, such as {pattern}/*.jsonl.zst")
+                suffixes = sorted({PurePosixPath(name).suffix for name in system.find(path, maxdepth=1)})
+                raise UserError(
+                    f"{pattern}: is a folder; name its files, such as {pattern}/*{suffixes[-1]}"
+                    if suffixes
+                    else f"{pattern}: is an empty folder; name files"
+                )
         files += _addresses(system, pattern, paths)
     return list(dict.fromkeys(files))
 
