@@ -51,7 +51,7 @@ def test_the_digest_covers_texts_and_annotations(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("T9\tCity 0 5\tŁódź", r"a\.ann, line 9: the text from 0 to 5 is 'Łódź ', not 'Łódź'"),
+        ("T9\tCity 0 6\tŁódź", r"a\.ann, line 9: the text from 0 to 6 is 'Łódź l', not 'Łódź'"),
         ("T9\tCity 0 3\tŁódź", r"a\.ann, line 9: the text from 0 to 3 is 'Łód', not 'Łódź'"),
         ("T9\tCity 90 94\tŁódź", r"a\.ann, line 9: the text from 90 to 94 is ''"),
         ("T9 City 0 4 Łódź", r"a\.ann, line 9: 'T9 City 0 4 Łódź' is not a brat annotation"),

@@ -25,7 +25,7 @@ class JsonRow(NamedTuple):
 class _AnnotatedText:
     text: str
     entities: tuple[GoldEntity, ...]
-    id: str | None = None
+    id: str | int | None = None
 
 
 def read_rows(url: str, is_list: bool) -> Iterator[JsonRow]:
@@ -68,4 +68,5 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
             checked_entity(where, annotated.text, entity.start, entity.end, entity.text, entity.type)
             for entity in annotated.entities
         )
-        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, annotated.id or ""))
+        name = "" if annotated.id is None else str(annotated.id)
+        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, name))
