@@ -8,9 +8,7 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold.records import GoldEntity, GoldPassage, GoldRow, checked_entity
-from uniner.storage.line_reader import read_lines, read_whole
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from uniner.storage.line_reader import BYTE_ORDER_MARK, read_lines, read_whole
 
 
 class JsonRow(NamedTuple):

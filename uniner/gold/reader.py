@@ -25,7 +25,7 @@ from uniner.gold import brat, conll, conversations, hugging_face, jsonl, pubtato
 from uniner.gold.records import GoldPassage, GoldRow, is_number, rename_types
 from uniner.labels import is_else_type
 from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
-from uniner.storage.line_reader import COMPRESSION, read_blocks
+from uniner.storage.line_reader import BYTE_ORDER_MARK, COMPRESSION, read_blocks
 
 _JSON = {".json", ".jsonl", ".ndjson"}
 _BLOCK_BYTES = 4 << 20
@@ -164,7 +164,7 @@ def _read_source(source: str, tag_column: int | None) -> Iterator[GoldRow]:
     if source.endswith(".parquet"):
         return hugging_face.read(source)
     start, _ = next(read_blocks(source), (b"", 0))
-    first_line = (start or b"").removeprefix(jsonl.BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
+    first_line = (start or b"").removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
     if _suffix(source) in _JSON or _is_json(first_line):
         return _read_json(source, is_list=first_line.startswith(b"["))
     if pubtator.is_first_line(first_line.decode(errors="replace")):
