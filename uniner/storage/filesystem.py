@@ -84,6 +84,9 @@ def _short(error: BaseException) -> str:
 def expand(patterns: Sequence[str]) -> list[str]:
     """Return the files that paths and globs name, in the given order; those of a glob are sorted.
 
+    A glob passes over folders, and over names that begin with . or _, such as _SUCCESS, unless the glob has a
+    part that begins so.
+
     Raises:
         UserError: if a file is missing or a glob matches nothing.
     """
@@ -92,7 +95,17 @@ def expand(patterns: Sequence[str]) -> list[str]:
         system, path = filesystem(pattern)
         with explained(pattern):
             if any(letter in path for letter in "*?["):
-                paths = sorted(system.glob(path))
+                found = system.glob(path, detail=True)
+                paths = sorted(
+                    name
+                    for name, info in found.items()
+                    if not _is_hidden(name, path) and (info["type"] == "file" or not system.isdir(name))
+                )
+                if found and not paths:
+                    raise UserError(
+                        f"{pattern}: the glob matches only folders and names that begin with . or _; name "
+                        "files, such as *.jsonl.zst"
+                    )
                 if not paths:
                     if is_remote(pattern):
                         system.ls(path.split("/", 1)[0])  # raises if the bucket is missing
@@ -110,6 +123,15 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 )
         files += _addresses(system, pattern, paths)
     return list(dict.fromkeys(files))
+
+
+def _is_hidden(path: str, pattern: str) -> bool:
+    """Tell whether a glob matched a name, or a folder on the way, that begins with . or _ unasked."""
+    asked = pattern.strip("/").split("/")
+    fixed = next(number for number, part in enumerate(asked) if any(letter in part for letter in "*?["))
+    beginnings = {part[:1] for part in asked[fixed:]}
+    parts = path.strip("/").split("/")[fixed:]
+    return any(part.startswith((".", "_")) and part[0] not in beginnings for part in parts)
 
 
 def files_below(url: str) -> list[str]:
