@@ -13,6 +13,17 @@ COLOURS = (
     "#a0c4ff", "#ffadad", "#d0f4de", "#e4c1f9", "#f1c0a8", "#b8e0d2",
 )  # fmt: skip
 
+# Controls could move the cursor or rename the window, and marks of direction could reorder what is shown.
+_HIDDEN = dict.fromkeys(
+    [
+        *(code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"),
+        *(0x061C, 0x200E, 0x200F),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ],
+    "\N{REPLACEMENT CHARACTER}",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedText:
@@ -57,14 +68,22 @@ def type_colours(texts: Sequence[TaggedText]) -> dict[str, str]:
     return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(types)}
 
 
+def visible(text: str) -> str:
+    """Return a text for a terminal: a visible mark in place of each control character and mark of direction.
+
+    Line breaks and tabs stay. The length stays too.
+    """
+    return text.translate(_HIDDEN)
+
+
 def terminal_text(tagged: TaggedText, colours: dict[str, str]) -> Text:
     """Return a text for rich, its entities in colour, after its source if it has one."""
-    line = Text(f"{tagged.source}: " if tagged.source else "", style="dim")
+    line = Text(f"{visible(tagged.source)}: " if tagged.source else "", style="dim")
     for text, entity in tagged.pieces:
         if entity is None:
-            line.append(text, style="not dim")
+            line.append(visible(text), style="not dim")
         else:
-            line.append(f"{text} [{entity.type}]", style=f"not dim black on {colours[entity.type]}")
+            line.append(visible(f"{text} [{entity.type}]"), style=f"not dim black on {colours[entity.type]}")
     return line
 
 
