@@ -1,5 +1,6 @@
-"""Entities in colour: in a terminal, on an HTML page."""
+"""Entities in colour: in a terminal, on an HTML page; and any text as text in a terminal or in Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,10 @@ _HIDDEN = dict.fromkeys(
     ],
     "\N{REPLACEMENT CHARACTER}",
 )
+
+_LINE_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+# An underscore within a word is not a mark of emphasis.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,26 @@ def visible(text: str) -> str:
     Line breaks and tabs stay. The length stays too.
     """
     return text.translate(_HIDDEN)
+
+
+def markdown_text(text: str) -> str:
+    """Return a text, such as a type, to stand in one line or table cell of Markdown and show as it is."""
+    line = visible(_LINE_BREAKS.sub(" ", text))
+    return _MARKDOWN.sub(r"\\\g<0>", str(escape(line)).replace("&#34;", '"').replace("&#39;", "'"))
+
+
+def markdown_code(text: str) -> str:
+    """Return a text as code within a line of Markdown, whatever backquotes it has."""
+    line = visible(_LINE_BREAKS.sub(" ", text))
+    fence = code_fence(line, shortest=1)
+    pad = " " if line[:1] in ("`", "") or line[-1:] == "`" else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def code_fence(text: str, shortest: int = 3) -> str:
+    """Return the backquotes to put around a text: more than the text has in a row."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return "`" * max(shortest, longest + 1)
 
 
 def terminal_text(tagged: TaggedText, colours: dict[str, str]) -> Text:
