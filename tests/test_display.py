@@ -1,6 +1,8 @@
-"""The entities of a text that can be displayed together."""
+"""The entities of a text that can be displayed together; a terminal gets no control characters."""
 
-from uniner.display import TaggedText, displayed_entities
+import unicodedata
+
+from uniner.display import TaggedText, displayed_entities, terminal_text, type_colours, visible
 from uniner.records import TaggedEntity
 
 
@@ -14,3 +16,14 @@ def test_overlapping_and_ungrounded_entities_are_not_displayed():
     assert (entity.text, entity.start, entity.end) == ("New York", 0, 8)
     pieces = TaggedText(text="New York!", source="", entities=(entity,)).pieces
     assert pieces == [("New York", entity), ("!", None)]
+
+
+def test_a_terminal_gets_no_control_characters_and_no_marks_of_direction():
+    hostile = "a\x1b[2Jb\x07c\x9bd\u202ee\u2066f\u200fg\rh\x7fi"
+    entity = TaggedEntity(text="a\x1b", type="t\x1b]0;x\x07", start=0, end=2, score=1.0, grounding="exact")
+    tagged = TaggedText(text=hostile, source="s\x1bc", entities=(entity,))
+    shown = terminal_text(tagged, type_colours([tagged])).plain
+    assert not [letter for letter in shown if unicodedata.category(letter) in ("Cc", "Cf")]
+    assert shown.replace("\ufffd", "?") == "s?c: a? [t?]0;x?][2Jb?c?d?e?f?g?h?i"
+    assert "".join(piece for piece, _ in tagged.pieces) == hostile  # the offsets are the text's own
+    assert visible("two\n\tlines, Zo\u00eb \U0001f600") == "two\n\tlines, Zo\u00eb \U0001f600"

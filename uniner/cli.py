@@ -20,7 +20,8 @@ from tqdm import tqdm
 from uniner.config.loader import load
 from uniner.config.reference import brief, describe
 from uniner.config.schema import Config
-from uniner.errors import Stopped, UserError
+from uniner.display import visible
+from uniner.errors import Stopped, UserError, printable
 from uniner.progress import VERBOSE, set_up_logging
 from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
@@ -234,7 +235,13 @@ def _mode(stage: str, words: Sequence[str], act: Callable[[Any, StageContext], o
 def _run_or_estimate(stage: str, config: str, settings: list[str] | None, estimate: bool) -> NoReturn:
     words = _words(config, settings)
     if estimate:
-        _exit(_mode(stage, words, lambda module, context: print(module.estimate(context), flush=True)))
+        _exit(
+            _mode(
+                stage,
+                words,
+                lambda module, context: print(printable(str(module.estimate(context))), flush=True),
+            )
+        )
     _exit(run([stage], words))
 
 
@@ -255,7 +262,7 @@ def _exit_code(act: Callable[[], object]) -> int:
 
 
 def _print_error(message: str, code: int) -> int:
-    tqdm.write(f"error: {message}", file=sys.stderr)
+    tqdm.write(f"error: {visible(message)}", file=sys.stderr)
     return code
 
 

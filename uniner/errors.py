@@ -1,11 +1,28 @@
-"""How a job can end besides success and a bug."""
+"""How a job can end besides success and a bug, and addresses without their secrets in messages."""
+
+import re
+
+# A user's name and secret before a host: no slash in them, or a colon that no port follows, as the secrets of
+# object stores have slashes.
+_CREDENTIALS = re.compile(
+    r"(?<=://)(?:[^\s/?#\"'<>]{1,1000}@|[^\s/?#@:\[]{1,200}:(?!\d+(?:[/\s?#]|$))[^\s@\"'<>]{1,1000}@)"
+)
+
+
+def printable(url: str) -> str:
+    """Return an address, or a text with addresses, with `***` in place of credentials."""
+    return _CREDENTIALS.sub("***@", url)
 
 
 class UserError(Exception):
     """An error that the user can mend. The message is one line: what failed, where, what to do.
 
-    It ends the job with exit code 2 before Ray starts, and with 1 afterwards.
+    It ends the job with exit code 2 before Ray starts, and with 1 afterwards. Credentials in addresses are
+    left out of the message.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class Stopped(Exception):

@@ -14,6 +14,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from uniner.errors import printable
+
 LOG_SECONDS = 10.0
 VERBOSE = "UNINER_VERBOSE"
 """Environment variable: with 1, Ray's and vLLM's own logs are shown."""
@@ -21,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class _LogHandler(logging.Handler):
-    """Writes log lines to standard error, above a live progress line."""
+    """Writes log lines, without credentials, to standard error, above a live progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=sys.stderr)
         sys.stderr.flush()
 
 

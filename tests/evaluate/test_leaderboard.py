@@ -14,11 +14,12 @@ from uniner.evaluate import plots
 from uniner.evaluate.leaderboard import (
     LeaderboardCell,
     LeaderboardRow,
+    LeaderboardTable,
     _table_notes,
     leaderboard_tables,
     mean_cell,
 )
-from uniner.evaluate.leaderboard_writer import markdown, write_leaderboard
+from uniner.evaluate.leaderboard_writer import FIGURES, markdown, spreadsheet, write_leaderboard
 from uniner.evaluate.published import published_protocols, published_rows
 from uniner.evaluate.scoring import score
 from uniner.gold.catalogue import DOMAINS, catalogue, group_members
@@ -219,3 +220,30 @@ def test_dollar_signs_in_a_type_are_not_a_formula():
     type_score = Counts(tp=10, fn=10).score()
     svg = plots.plot_types({"a$^$": type_score, "price ($) in US$": type_score})
     assert "a$^$" in svg and "price ($) in US$" in svg
+
+
+@pytest.mark.parametrize("start", ["=", "@", "+", "-", "\t", "\r"])
+def test_a_spreadsheet_runs_no_text_of_the_scores(start):
+    formula = f"{start}HYPERLINK(0)"
+    row = {"system": formula, "dataset": "a=b", "value": formula, "f1": -1.5, "tp": 2}
+    rows = csv.DictReader(io.StringIO(spreadsheet(pa.Table.from_pylist([row], FIGURES)).decode(), newline=""))
+    (written,) = rows
+    assert (written["system"], written["value"], written["dataset"]) == (f"'{formula}", f"'{formula}", "a=b")
+    assert (written["f1"], written["tp"], written["domain"]) == ("-1.5", "2", "")
+
+
+def test_names_in_markdown_are_text():
+    row = LeaderboardRow(
+        system="<img src=x onerror=a()>|`b`\n# c",
+        ours=True,
+        protocol="strict",
+        source="run",
+        cells={},
+        compares_with=None,
+        average=None,
+    )
+    table = LeaderboardTable(name="t", title="<b>", columns={"d": "e|f"}, rows=(row,))
+    text = markdown([table], {})
+    assert "## &lt;b&gt;\n" in text
+    assert "| system | protocol | source | e\\|f | average |" in text
+    assert "| **&lt;img src=x onerror=a()&gt;\\|\\`b\\` # c** | strict | run |" in text

@@ -1,6 +1,7 @@
 """The generator: outcomes, cached replies, briefs that crash the engine."""
 
 import asyncio
+import threading
 from collections import Counter
 from functools import partial
 
@@ -8,12 +9,12 @@ import pytest
 
 from uniner.generate.briefs import PROMPT
 from uniner.generate.generator import Generator, judge_passage
-from uniner.records import GeneratedPassage, from_table
-from uniner.storage.stage_folder import StageFolder
+from uniner.records import BRIEF, Brief, GeneratedPassage, from_table, to_table
+from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
-from uniner.teacher.reply_cache import ReplyCache
+from uniner.teacher.reply_cache import CachedReply, ReplyCache
 
 TEACHER = Teacher(
     model="m",
@@ -94,3 +95,41 @@ def test_passages_before_a_fatal_error_are_not_paid_for_again(
         # At temperature 1 another reply would differ: only cached ones can be equal.
         assert generate(again, briefs, cache, "other")[0] == rows
         assert again.asked == 35
+
+
+def test_a_slow_reply_keeps_no_other_request_waiting(monkeypatch):
+    other_request_done = threading.Event()
+
+    def slow_judge(*reply):
+        assert other_request_done.wait(20), "the event loop stands still while a reply is read"
+        return judge_passage(*reply)
+
+    monkeypatch.setattr("uniner.generate.generator.judge_passage", slow_judge)
+    teacher = CachedTeacher(TEACHER, make_client=lambda gate: None)
+
+    async def answered(texts):
+        return [
+            CachedReply(
+                text="Ann left.",
+                finish_reason="stop",
+                refusal=None,
+                tokens_in=1,
+                tokens_out=1,
+                attempts=1,
+                key="k",
+                run="r",
+            )
+        ], {}
+
+    monkeypatch.setattr(teacher, "ask", answered)
+    brief = Brief(doc_id="d", source="generated:law", text="Domain: law", words=2)
+
+    async def other_request():
+        await asyncio.sleep(0.05)
+        other_request_done.set()
+
+    async def both():
+        return await asyncio.gather(Generator(teacher)(Chunk("c", to_table([brief], BRIEF))), other_request())
+
+    written, _ = asyncio.run(both())
+    assert [row.text for row in from_table(written.table, GeneratedPassage)] == ["Ann left."]

@@ -1,6 +1,8 @@
 """The page is escaped and self-contained, with entities marked in the text; the terminal shows the same."""
 
 import io
+import re
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -62,3 +64,17 @@ def test_the_terminal_shows_the_same():
         "person: 5,432 (<ann> 3,210, bo [b] 2)",
     ):
         assert part in text
+
+
+def test_the_terminal_gets_no_control_characters_of_the_corpus():
+    hostile = "\x1b]0;x\x07\u202e"
+    report = replace(
+        REPORT,
+        examples=(TaggedText(text=hostile, source=hostile, entities=()),),
+        types=(TypeSurfaces(type=hostile, mentions=1, surfaces=((hostile, 1),)),),
+        scores=(DatasetScore(system=hostile, dataset=f"[bold]{hostile}", f1=0.5, questions=1, broken=0),),
+    )
+    sink = io.StringIO()
+    print_report(report, Console(width=100, file=sink))
+    assert not re.search("[\x1b\x07\u202e]", sink.getvalue())
+    assert "[bold]\ufffd]0;x\ufffd\ufffd: F1 0.500" in sink.getvalue()

@@ -185,3 +185,15 @@ def _answers(address):
         return bool(urllib.request.urlopen(address, timeout=5))
     except OSError:
         return False
+
+
+def test_the_terminal_gets_no_control_characters_of_the_text():
+    entity = TaggedEntity(
+        text="x\x1b[2J", type="a\u202eb", start=-1, end=-1, score=0.5, grounding="ungrounded"
+    )
+    passage = TaggedPassage(
+        passage_id="0", doc_id="", char_start=0, outcome="ok", failed_types=(), entities=(entity,)
+    )
+    sink = io.StringIO()
+    interactive.print_text("Ann\x1b[2J", [passage], Console(file=sink, width=100))
+    assert sink.getvalue() == "Ann\ufffd[2J\nnot in the text: x\ufffd[2J [a\ufffdb]\n"

@@ -1,7 +1,9 @@
 """The parser of replies: which ones it reads, which are unparseable, and that the two never look alike."""
 
+import json
 import re
 import sys
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -185,6 +187,64 @@ def test_a_reply_without_a_list_of_pairs_is_unparseable(reply):
 )
 def test_every_reply_has_an_outcome_and_only_a_list_has_pairs(reply, finish, refusal, outcome, pairs):
     assert judge_reply(reply, finish, refusal) == (outcome, pairs)
+
+
+# Start, repeated piece and end of replies that make a backtracking pattern try each place from each place.
+ADVERSARIAL = {
+    "a fence's language without an end": ("```", "a", ""),
+    "a fence's blanks without an end": ("```", " ", ""),
+    "opening fences": ("", "```a", ""),
+    "backquotes": ("", "`", ""),
+    "blanks after a bulleted list": ("- [a]", " ", "x"),
+    "ends of a bulleted list": ("- [a", "] ", "x"),
+    "bullets": ("", "- [a] \n", "x"),
+    "bulleted brackets": ("", "- [", ""),
+    "checkboxes": ("", "- [ ] ", ""),
+    "numbers of a list": ("", "1", ". [a]"),
+    "blanks": ("[", " ", "x"),
+    "blanks after a quote": ('[("a"', " ", "x"),
+    "quotes and blanks": ('[("', '"  ', "x"),
+    "quotes and commas": ('[("', '", a', "x"),
+    "quotes": ("[(", '"', ""),
+    "apostrophes": ("[('", "' ", ""),
+    "backslashes": ('[("', "\\", ""),
+    "escaped quotes": ('[("', '\\"', ""),
+    "opening brackets": ("", "[", ""),
+    "opening brackets of all kinds": ("", "[({", "]"),
+    "closing brackets": ("[", "]", ""),
+    "closing parentheses": ('[("a", "b")', ")", ""),
+    "lists without an end": ("", '[("a", "b"), ', ""),
+    "lists by type without an end": ("", '{"a": ["b", ', ""),
+    "numbers": ("[", "1,", "x"),
+    "digits": ("[(", "1", "x"),
+    "words": ("(", "a ", ""),
+    "dots": ("[", "...", "x"),
+    "thoughts without an end": ("", "</think", ""),
+    "thoughts": ("", "</think>", ""),
+    "blanks of a refusal": ("I am", " ", "x"),
+}
+
+
+@pytest.mark.parametrize(("start", "piece", "end"), ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_the_time_grows_with_the_length_and_not_with_its_square(start, piece, end):
+    def seconds(length):
+        reply = start + piece * (length // len(piece)) + end
+        times = []
+        for _ in range(2):
+            begun = time.thread_time()
+            judge_reply(reply, "stop", None)
+            times.append(time.thread_time() - begun)
+        return min(times)
+
+    # Four times the length takes four times the time, 16 times where it is quadratic. Short times are noise.
+    assert seconds(100_000) < max(9 * seconds(25_000), 0.3)
+
+
+def test_a_short_list_of_types_is_given_to_each_mention_and_a_long_one_is_not_believed():
+    mentions, types = [f"m{n}" for n in range(3000)], ["a", "b"]
+    reply = json.dumps([{"entity": mentions, "type": types}])
+    assert parse_reply(reply) == ParsedReply(tuple((mention, name) for mention in mentions for name in types))
+    assert parse_reply(json.dumps([{"entity": mentions, "type": mentions}])) is None
 
 
 def plain(reply):

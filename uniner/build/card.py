@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
+from uniner.display import markdown_code, markdown_text
 from uniner.records import Conversation, from_table
 from uniner.storage.manifest import Summary, merge
 from uniner.storage.stage_folder import StageFolder
@@ -84,9 +85,11 @@ def render(
         Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
         .from_string(text)
         .render(
+            text=markdown_text,
+            code=markdown_code,
             facts=facts,
             version=__version__,
-            domains=", ".join(f"{name} ({count:,})" for name, count in facts.domains.items()),
+            domains=", ".join(f"{markdown_text(name)} ({count:,})" for name, count in facts.domains.items()),
             counts=counts,
             by_dataset=({TEACHER: from_teacher} if facts.teacher else {}) | supervised,
             types=len(mentions),

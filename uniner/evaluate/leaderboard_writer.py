@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from rich.console import Console
 from rich.table import Table
 
+from uniner.display import markdown_text
+from uniner.errors import printable
 from uniner.evaluate.leaderboard import (
     LeaderboardCell,
     LeaderboardRow,
@@ -61,14 +64,14 @@ def write_leaderboard(folder: Folder, scores: ScoresBySystem, console: Console |
     folder.write("leaderboard.md", markdown(tables, statements).encode())
     figures = scores_table(scores)
     folder.write("scores.parquet", parquet(figures))
-    sink = io.BytesIO()
-    pyarrow.csv.write_csv(figures, sink)
-    folder.write("scores.csv", sink.getvalue())
+    folder.write("scores.csv", spreadsheet(figures))
     folder.write(PAGE, render(tables, scores, statements).encode())
     # A job's log has no width, and the tables need more than rich's default of 80 columns.
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     _print_tables(tables, console)
-    console.print(f"leaderboard: {folder.path(PAGE)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"leaderboard: {printable(folder.path(PAGE))}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _as_json(tables: Iterable[LeaderboardTable], statements: Mapping[str, str]) -> dict[str, Any]:
@@ -133,6 +136,20 @@ def scores_table(scores: ScoresBySystem) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FIGURES)
 
 
+def spreadsheet(table: pa.Table) -> bytes:
+    """Return a table as CSV. An apostrophe goes before text that a spreadsheet would run as a formula."""
+    columns = {}
+    for name in table.schema.names:
+        column = table.column(name)
+        if pa.types.is_string(column.type):
+            runs = pc.match_substring_regex(column, r"\A[=@+\-\t\r]")
+            column = pc.if_else(runs, pc.binary_join_element_wise("'", column, ""), column)
+        columns[name] = column
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(pa.table(columns), sink)
+    return sink.getvalue()
+
+
 def _figures(scores: DatasetScores) -> Iterator[dict[str, Any]]:
     for protocol, score in scores.protocols.items():
         row = {"protocol": protocol, "by": "data set", "passages": scores.passages}
@@ -165,9 +182,9 @@ def markdown(tables: Iterable[LeaderboardTable], statements: Mapping[str, str]) 
         "of different protocols do not compare.",
     ]
     for table in tables:
-        lines += ["", f"## {table.title}", "", *_markdown_rows(table)]
+        lines += ["", f"## {markdown_text(table.title)}", "", *_markdown_rows(table)]
         if table.notes:
-            lines += ["", *(f"- {note}" for note in table.notes)]
+            lines += ["", *(f"- {markdown_text(note)}" for note in table.notes)]
     lines += ["", "## Protocols", "", *(f"- **{name}**: {text}" for name, text in statements.items())]
     sources = published_sources().items()
     lines += ["", "## Sources", "", *(f"- **{table}**: {source}" for table, source in sources)]
@@ -178,28 +195,28 @@ def _markdown_rows(table: LeaderboardTable) -> Iterator[str]:
     head, *body = _as_text(table)
     labels = 3 if len(table.columns) <= WIDE else 1
     for cells in (head, ["---"] * labels + ["---:"] * (len(head) - labels), *body):
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        yield f"| {' | '.join(cells)} |"
 
 
 def _as_text(table: LeaderboardTable) -> list[list[str]]:
-    """Return the cells as text, the head first: a row for each system, of a wide table for each data set."""
+    """Return Markdown cells, the head first: a row for each system, of a wide table for each data set."""
 
     def system(row: LeaderboardRow) -> str:
-        return f"**{row.system}**" if row.ours else row.system
+        name = markdown_text(row.system)
+        return f"**{name}**" if row.ours else name
 
+    titles = {name: markdown_text(title) for name, title in table.columns.items()}
     if len(table.columns) <= WIDE:
-        head = ["system", "protocol", "source", *table.columns.values(), "average"]
+        head = ["system", "protocol", "source", *titles.values(), "average"]
         return [head] + [
-            [system(row), row.protocol, row.source]
+            [system(row), row.protocol, markdown_text(row.source)]
             + [_cell_text(row.cells.get(name)) for name in table.columns]
             + [_cell_text(row.shown)]
             for row in table.rows
         ]
     rows = strict_rows(table)
-    heads = [f"{system(row)} ({row.protocol}, {row.source})" for row in rows]
-    body = [
-        [title, *(_cell_text(row.cells.get(name)) for row in rows)] for name, title in table.columns.items()
-    ]
+    heads = [f"{system(row)} ({row.protocol}, {markdown_text(row.source)})" for row in rows]
+    body = [[title, *(_cell_text(row.cells.get(name)) for row in rows)] for name, title in titles.items()]
     return [["data set", *heads], *body, ["average", *(_cell_text(row.shown) for row in rows)]]
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from uniner.display import html_text, terminal_text, type_colours
+from uniner.display import html_text, terminal_text, type_colours, visible
 from uniner.report.collect import RunReport, TrainingCurves
 
 
@@ -55,27 +55,28 @@ def _svg(curves: TrainingCurves) -> str:
 
 def print_report(report: RunReport, console: Console) -> None:
     """Print the table of stages, the tagged passages with their entities in colour, and the scores."""
-    table = Table("stage", title=f"run {report.name}", title_justify="left")
+    table = Table("stage", title=visible(f"run {report.name}"), title_justify="left")
     table.add_column("rows", justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("key figure", overflow="fold")
     for row in report.stages:
-        table.add_row(row.stage, f"{row.rows:,}", f"{row.seconds:,.1f}", row.figure)
+        table.add_row(row.stage, f"{row.rows:,}", f"{row.seconds:,.1f}", visible(row.figure))
     console.print(table)
     if report.funnel:
         for counts in (report.funnel.passages, report.funnel.mentions):
             line = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
     for by_type in report.types:
         surfaces = ", ".join(f"{text} {mentions:,}" for text, mentions in by_type.surfaces[:3])
-        console.print(f"{by_type.type}: {by_type.mentions:,} ({surfaces})", highlight=False, markup=False)
+        line = f"{by_type.type}: {by_type.mentions:,} ({surfaces})"
+        console.print(visible(line), highlight=False, markup=False)
     colours = type_colours(report.examples)
     for example in report.examples:
         console.print(terminal_text(example, colours), soft_wrap=True)
         console.print()
     for score in report.scores:
-        console.print(
+        line = (
             f"{score.dataset}: F1 {score.f1:.3f} {score.system} "
-            f"(strict, {score.questions:,} questions, {score.broken:,} broken answers)",
-            highlight=False,
+            f"(strict, {score.questions:,} questions, {score.broken:,} broken answers)"
         )
+        console.print(visible(line), highlight=False, markup=False)

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from uniner.errors import UserError
+from uniner.errors import UserError, printable
 from uniner.report.collect import collect
 from uniner.report.render import print_report, render_html
 from uniner.runtime.stage_context import StageContext
@@ -25,4 +25,4 @@ def run(context: StageContext) -> None:
         )
     folder.write(PAGE, render_html(report).encode())
     print_report(report, Console())
-    print(f"report: {folder.path(PAGE)}")
+    print(f"report: {printable(folder.path(PAGE))}")

@@ -1,5 +1,6 @@
 """What of a run is done, running or missing, and what it has cost so far."""
 
+from uniner.errors import printable
 from uniner.storage.manifest import ChunkEntry, merge
 from uniner.storage.stage_folder import StageFolder
 
@@ -8,7 +9,7 @@ _UNITS = {"build": "conversations", "train": "conversations", "evaluate": "quest
 
 def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
     """Return a line per stage (complete, begun or not, with rows or chunks), and the cost so far."""
-    lines = [f"run {run_folder.url}"]
+    lines = [f"run {printable(run_folder.url)}"]
     total = 0.0
     parent_chunks: tuple[ChunkEntry, ...] = ()
     for stage in stages:

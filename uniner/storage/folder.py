@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from uniner.errors import printable
 from uniner.storage.filesystem import absolute, filesystem, is_remote, names_bucket
 
 
@@ -18,7 +19,7 @@ class Folder:
         self.url = absolute(url).rstrip("/")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return f"{type(self).__name__}({printable(self.url)!r})"
 
     def __truediv__(self, name: str) -> Self:
         return type(self)(f"{self.url}/{name}")

@@ -7,9 +7,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from uniner import __version__
+from uniner.display import code_fence, markdown_code, markdown_text
 from uniner.templates import READ, SYSTEM, make_template
 
 _SCORES = "## Scores\n"
+_SHOWN_TYPES = 30
 
 
 def student_card(
@@ -23,6 +25,7 @@ def student_card(
     example = {name: [] if place else ["a mention"] for place, name in enumerate(types[:2] or ["TYPE"])}
     question, answer = make_template(settings["template"], settings["group_types"]).render(example)[0]
     text = resources.files("uniner.storage").joinpath("student_card.md").read_text(encoding="utf-8")
+    prompt = f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:"
     card = ModelCard.from_template(
         ModelCardData(
             base_model=settings["base"],
@@ -34,10 +37,13 @@ def student_card(
         version=__version__,
         settings=settings,
         figures=figures,
-        types=types,
+        types=[markdown_text(name) for name in types[:_SHOWN_TYPES]],
         eos=eos,
-        prompt=f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:",
+        prompt=prompt,
+        fence=code_fence(prompt),
         answer=answer,
+        text=markdown_text,
+        code=markdown_code,
     )
     return f"{card}\n"
 
@@ -45,7 +51,10 @@ def student_card(
 def with_scores(text: str, protocol: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     """Return a card with these scores, each data set's f1 and questions, in place of earlier ones."""
     card = ModelCard(text)
-    rows = [f"| {name} | {score['questions']:,} | {score['f1']:.3f} |" for name, score in scores.items()]
+    rows = [
+        f"| {markdown_text(name)} | {score['questions']:,} | {score['f1']:.3f} |"
+        for name, score in scores.items()
+    ]
     table = "\n".join(["| data set | questions | F1 |", "|---|---:|---:|", *rows])
-    card.text = f"{card.text.split(_SCORES, 1)[0]}{_SCORES}\n{protocol}\n\n{table}\n"
+    card.text = f"{card.text.rsplit(_SCORES, 1)[0]}{_SCORES}\n{protocol}\n\n{table}\n"
     return str(card)

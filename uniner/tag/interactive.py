@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from uniner.display import TaggedText, displayed_entities, terminal_text, type_colours
+from uniner.display import TaggedText, displayed_entities, terminal_text, type_colours, visible
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
@@ -104,7 +104,7 @@ def print_text(text: str, passages: Sequence[TaggedPassage], console: Console) -
     tagged = tagged_text(text.rstrip(), passages)
     console.print(terminal_text(tagged, type_colours([tagged])), soft_wrap=True)
     for line in remarks(passages):
-        console.print(line, style="dim", markup=False, highlight=False)
+        console.print(visible(line), style="dim", markup=False, highlight=False)
 
 
 def serve_page(tagger: TextTagger, types: Sequence[str], port: int) -> None:

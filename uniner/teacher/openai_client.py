@@ -16,7 +16,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from uniner.errors import UserError
+from uniner.errors import UserError, printable
 from uniner.runtime.rate_limits import Gate, Reservation
 from uniner.teacher.completion import (
     ChatRequest,
@@ -187,7 +187,14 @@ class OpenAIClient:
 
 
 def explain(error: Exception, model: str, server: OpenAIServer, base_url: str) -> str:
-    """Return one line that tells the user what is wrong with the server, the key or the model."""
+    """Return one line that tells the user what is wrong with the server, the key or the model.
+
+    Credentials in addresses are left out.
+    """
+    return printable(_explanation(error, model, server, base_url))
+
+
+def _explanation(error: Exception, model: str, server: OpenAIServer, base_url: str) -> str:
     where = f"teacher {model} at {base_url}"
     message = _one_line(error.__cause__ or error)[:200]
     if _timed_out(error):

@@ -6,6 +6,7 @@ the reply (escapes such as \\n aside).
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -13,15 +14,18 @@ from typing import NamedTuple
 from uniner.teacher.bracket_parser import Bracket, OuterBracket, Scalar, outer_brackets
 
 _THOUGHTS = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)
-_FENCED = re.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", re.DOTALL)
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[\w+-]*[ \t]*\n?")
 _CHECKBOX = re.compile(r"^[ \t]*[-*+][ \t]+\[ \]", re.MULTILINE)
-_BULLET = re.compile(r"^([ \t]*(?:\d+[.):]|[-*+•])[ \t]+)\[(.+)\](?=[ \t]*,?[ \t]*$)", re.MULTILINE)
+_BULLET = re.compile(r"^([ \t]*(?:\d+[.):]|[-*+•])[ \t]+)\[(.+)\](?=[ \t]*(?:,[ \t]*)?$)", re.MULTILINE)
 # Models without a refusal field refuse in words; these count only where the reply has no list.
 _REFUSAL = re.compile(
     r"\W*(?:(?:I am|I['’]m)\s+(?:\w+\s+)?(?:sorry|unable)|(?:I\s+)?apologi[sz]e|sorry\b|unfortunately\b|"
     r"as an AI\b|I\s+(?:can\s?not|can['’]t|won['’]t|must decline|do not feel))",
     re.IGNORECASE,
 )
+# More types than a teacher gives one mention.
+_MAX_TYPES = 10
 _MENTION_KEYS = ("entity", "mention", "text", "span", "name", "entity_text", "entity_name", "word", "value")
 _TYPE_KEYS = ("type", "entity_type", "types", "label", "category", "class", "tag", "ner_tag", "definition")
 _LIST_KEYS = ("entities", "named_entities", "output", "result", "results", "items", "list", "answer")
@@ -52,7 +56,7 @@ def parse_reply(reply: str) -> ParsedReply | None:
     replies). The time is linear in the reply's length.
     """
     text = without_thoughts(reply)
-    for candidate in ("\n".join(_FENCED.findall(text)), text, _unescaped(text)):
+    for candidate in ("\n".join(_fenced(text)), text, _unescaped(text)):
         parsed = _parse(candidate) if candidate else None
         if parsed is not None:
             return parsed
@@ -87,6 +91,18 @@ def judge_reply(
     if parsed is None:
         return "refused" if is_refusal(reply) else "unparseable", ()
     return "cut" if parsed.cut else "ok", parsed.mentions
+
+
+def _fenced(text: str) -> Iterator[str]:
+    """Yield the contents of the code fences that have an end."""
+    position = 0
+    while (opening := text.find(_FENCE, position)) >= 0:
+        start = _LANGUAGE.match(text, opening + len(_FENCE)).end()  # type: ignore[union-attr]
+        end = text.find(_FENCE, start)
+        if end < 0:
+            return
+        yield text[start:end]
+        position = end + len(_FENCE)
 
 
 def _unescaped(text: str) -> str:
@@ -226,4 +242,10 @@ def _strings(value: Scalar | Bracket) -> list[str] | None:
 
 
 def _combinations(mentions: list[str] | None, types: list[str] | None) -> list[TypedMention] | None:
-    return [TypedMention(*pair) for pair in product(mentions, types)] if mentions and types else None
+    """Give each mention each type; None where one is missing, or where both are long lists.
+
+    Thousands of mentions with thousands of types would be millions of pairs from one reply.
+    """
+    if not mentions or not types or min(len(mentions), len(types)) > _MAX_TYPES:
+        return None
+    return [TypedMention(*pair) for pair in product(mentions, types)]
