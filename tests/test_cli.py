@@ -90,7 +90,7 @@ def test_status_tells_what_is_complete_begun_and_missing_and_what_was_spent(conf
     lines = [line.split(maxsplit=1) for line in result.output.splitlines()[1:]]
     assert ["ingest", "complete, 6 passages"] in lines
     assert ["annotate", "begun, 1 of 3 chunks, 2 rows, 0.25 USD"] in lines
-    assert ["tag", "missing"] in lines
+    assert ["tag", "not begun"] in lines
     assert ["spent", "0.25 USD"] in lines
 
 

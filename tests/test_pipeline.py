@@ -100,7 +100,7 @@ def test_the_teachers_flaws_are_counted(run):
     assert "misc" not in (run / "build").read_json("types.json")
 
 
-def test_names_of_the_gold_data_stand_in_no_shard(config, run):
+def test_no_shard_has_a_name_of_the_gold_data(config, run):
     gold = [json.loads(line) for line in (config.parent / "corpus" / "heldout.jsonl").open()]
     names = {e["text"] for row in gold for e in row["entities"] if e["type"] in ("person", "company", "city")}
     corpus = "\n".join((run / "ingest").read_rows().column("text").to_pylist())

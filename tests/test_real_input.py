@@ -41,14 +41,14 @@ def config(shared_pile, bucket, base, tmp_path):
 
 def documents(url):
     """The shards' documents by the ids that ingest gives them, read independently."""
-    found = {}
+    texts = {}
     for number, shard in enumerate(expand([f"{url}/*.jsonl.zst"])):
         data = zstandard.ZstdDecompressor().stream_reader(
             StageFolder(url).read(shard.rsplit("/", 1)[-1]), read_across_frames=True
         )
         for line_number, line in enumerate(data.read().splitlines()):
-            found[f"{number:05d}-{line_number:09d}"] = json.loads(line)["text"]
-    return found
+            texts[f"{number:05d}-{line_number:09d}"] = json.loads(line)["text"]
+    return texts
 
 
 def normalized(text):
@@ -106,11 +106,11 @@ def test_from_shards_on_s3_to_tagged_parquet_on_s3(config, shared_pile, bucket, 
     run = StageFolder(f"{bucket}/real/runs/pile")
     tagged = (run / "tag").read_rows().to_pylist()
     assert sorted(row["passage_id"] for row in tagged) == sorted(row["passage_id"] for row in passages)
-    found = [(texts[row["doc_id"]], e) for row in tagged for e in row["entities"]]
-    grounded = [(text, e) for text, e in found if e["start"] >= 0]
+    entities = [(texts[row["doc_id"]], e) for row in tagged for e in row["entities"]]
+    grounded = [(text, e) for text, e in entities if e["start"] >= 0]
     assert grounded
     assert all(text[e["start"] : e["end"]] == e["text"] for text, e in grounded)
-    assert {e["type"] for _, e in found} <= set(TYPES)
+    assert {e["type"] for _, e in entities} <= set(TYPES)
     figures = (run / "tag").require_manifest().figures
     assert figures["characters"] == sum(len(row["text"]) for row in passages)
     overlong = {row["passage_id"] for row in tagged if row["outcome"] == "overlong"}

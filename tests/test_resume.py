@@ -75,7 +75,7 @@ def rows_of(folder, without=()):
 
 
 def kill_after(process, folder, chunks, wait_until):
-    """Kill the driver once so many chunks stand. Returns the chunks' files with their change times."""
+    """Kill the driver once this many chunks exist. Returns their files with the times of change."""
     wait_until(lambda: process.poll() is not None or len(list(folder.glob("chunk-*.parquet"))) >= chunks, 240)
     assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGKILL)
@@ -84,9 +84,9 @@ def kill_after(process, folder, chunks, wait_until):
     return {path: path.stat().st_mtime_ns for path in folder.glob("chunk-*.parquet")}
 
 
-def require_untouched(standing):
-    assert standing
-    assert {path: path.stat().st_mtime_ns for path in standing} == standing, "a finished chunk was done twice"
+def require_untouched(existing):
+    assert existing
+    assert {path: path.stat().st_mtime_ns for path in existing} == existing, "a finished chunk was done twice"
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +99,10 @@ def ingested(config, run_here):
 
 def test_ingest(ingested, job, run_job, wait_until, run_here):
     folder = runs(ingested) / "killed" / "ingest"
-    standing = kill_after(job("ingest", ingested), folder, 5, wait_until)
+    existing = kill_after(job("ingest", ingested), folder, 5, wait_until)
     code, output = run_job("ingest", ingested)
     assert code == 0, output
-    require_untouched(standing)
+    require_untouched(existing)
     assert rows_of(folder) == rows_of(runs(ingested) / "whole" / "ingest")
     assert len(rows_of(folder)) == 400
     code, output = run_here("ingest", ingested)
@@ -124,12 +124,12 @@ def test_annotate(ingested, job, run_here, wait_until):
     with GatedTeacher(replies, free=200) as teacher:
         # A cache of its own: in the other run's, all replies are.
         words = [f"teacher.base_url={teacher.base_url}", f"teacher.cache={runs(ingested)}/cache-of-killed"]
-        standing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
+        existing = kill_after(job("annotate", ingested, *words), folder, 20, wait_until)
         teacher.open()
-        finished = {row["text"] for path in standing for row in read(path)}
+        finished = {row["text"] for path in existing for row in read(path)}
         code, output = run_here("annotate", ingested, *words)
         assert code == 0, output
-        require_untouched(standing)
+        require_untouched(existing)
         assert {teacher.passages[text] for text in finished} == {1}, "a finished chunk was paid for twice"
         again = sum(count - 1 for count in teacher.passages.values())
         assert again <= 2 * 4, "more than an actor's two chunks in flight was asked for again"
@@ -151,12 +151,12 @@ def test_evaluate(config, job, run_here, wait_until):
     with GatedTeacher(replies, free=100) as server:
         teacher = f'{{model = "m", base_url = "{server.base_url}", in_flight = 8}}'
         words.append(f'evaluate.system.chatty={{kind = "chat", teacher = {teacher}}}')
-        standing = kill_after(job("evaluate", *words), folder, 10, wait_until)
+        existing = kill_after(job("evaluate", *words), folder, 10, wait_until)
         server.open()
-        finished = {row["text"] for path in standing for row in read(path)}
+        finished = {row["text"] for path in existing for row in read(path)}
         code, output = run_here("evaluate", *words)
         assert code == 0, output
-        require_untouched(standing)
+        require_untouched(existing)
         counts = {text: server.passages[asked[text]] for text in texts}
     assert {counts[text] for text in finished} == {1}, "a finished chunk was paid for twice"
     assert min(counts.values()) == 1 and sum(counts.values()) - len(texts) <= 2 * 4
@@ -184,10 +184,10 @@ def test_tag(ingested, base, job, run_here, wait_until):
     code, output = run_here("tag", *words, "run.name=tagged-whole")
     assert code == 0, output
     folder = runs(ingested) / "tagged-killed" / "tag"
-    standing = kill_after(job("tag", *words, "run.name=tagged-killed"), folder, 3, wait_until)
+    existing = kill_after(job("tag", *words, "run.name=tagged-killed"), folder, 3, wait_until)
     code, output = run_here("tag", *words, "run.name=tagged-killed")
     assert code == 0, output
-    require_untouched(standing)
+    require_untouched(existing)
     tagged, whole = rows_of(folder), rows_of(runs(ingested) / "tagged-whole" / "tag")
     assert tagged == whole
     assert len({row["passage_id"] for row in tagged}) == len(tagged) == 400

@@ -114,7 +114,7 @@ def evaluate(
     _exit(run(["evaluate"], _words(config, settings)))
 
 
-@_command("Tag the passages with the student.", "tag", "engine")
+@_command("Tag the passages with the student.", "tag")
 def tag(
     config: ConfigFile,
     settings: Settings = None,
@@ -145,7 +145,7 @@ def pipeline(config: ConfigFile, settings: Settings = None, verbose: Verbose = F
     _exit(run(STAGES, _words(config, settings)))
 
 
-@_command("Run all stages on the corpus that ships: no key, GPU or network.")
+@_command("Run all stages on the corpus that ships; no key, no GPU.")
 def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     from uniner.quickstart.prepare import prepare
 
@@ -153,7 +153,7 @@ def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(STAGES, _words(str(config), settings), prepare))
 
 
-@_command("Say what of a run is complete, begun or missing, and what it has cost.")
+@_command("Say what of a run is done, and what it has cost.")
 def status(config: ConfigFile, settings: Settings = None) -> None:
     from uniner.report.status import describe_status
 
@@ -164,7 +164,7 @@ def status(config: ConfigFile, settings: Settings = None) -> None:
     _exit(_exit_code(lambda: show(_words(config, settings))))
 
 
-@_command("List all settings, or those of a section, with types and defaults.", name="settings")
+@_command("List all settings, or those of a section.", name="settings")
 def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTION]")] = None) -> None:
     _exit(_exit_code(lambda: print(describe(section))))
 

@@ -175,7 +175,7 @@ def test_a_file_with_its_own_questions_is_trained_on_in_its_own_words(tmp_path):
         {"from": speaker, "value": turn} for speaker, turn in zip(("human", "gpt") * 2, turns, strict=True)
     ]
     (tmp_path / "train.json").write_text(json.dumps([{"id": "a", "conversations": conversation}]))
-    build = stage._ChunkBuilder(
+    build = stage._ConversationBuilder(
         annotations=None,
         settings=Build(labels={"programlang": "language"}),
         gold={"crossner_ai": f"{tmp_path}/train.json"},

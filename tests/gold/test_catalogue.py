@@ -111,6 +111,18 @@ def test_splits_are_found_by_name_in_any_layout_and_read(tmp_path):
         find_splits(str(tmp_path))
 
 
+def test_the_catalogue_names_the_tag_column_of_a_data_set_with_two(tmp_path):
+    path = tmp_path / "stackoverflow.txt"
+    path.write_text("Use\tO\tUse\tO\nfoo\tB-Language\tfoo\tB-Code_Block\n")
+    address = find_splits(str(tmp_path))["stackoverflow_ner"]
+    (chunk,) = cut_questions("stackoverflow_ner", address, 9, None)
+    assert chunk.table.column("type").to_pylist() == ["programming language"]
+    summary = summarize_split("stackoverflow_ner", address)
+    assert (summary.passages, summary.types, summary.error) == (1, 1, "")
+    with pytest.raises(UserError, match="column 2 and the last column are both tags"):
+        list(cut_questions("mine", address, 9, None))
+
+
 def test_a_file_with_its_own_questions_keeps_their_words(tmp_path):
     turns = ["Text: C here", "I've read this text.", "What describes programlang in the text?", '["C"]']
     speakers = ("human", "gpt") * 2

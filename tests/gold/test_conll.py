@@ -81,3 +81,95 @@ def test_a_line_without_token_and_tag_is_named(tmp_path, line, message):
     path.write_bytes(b"Ann B-PER\nsaw O\n" + line + b"\n")
     with pytest.raises(UserError, match=message):
         list(read_gold(str(path)))
+
+
+def entities(path, **options):
+    return [
+        (passage.text, [(entity.text, entity.type) for entity in passage.entities])
+        for passage in read_gold(str(path), **options)
+    ]
+
+
+@pytest.mark.parametrize("separator", ["\t", " "])
+@pytest.mark.parametrize("numbers", [(0, 1, 2, 0, 1), (1, 2, 3, 1, 2), (1, 2, 3, 4, 5)])
+def test_a_first_column_of_running_numbers_is_not_the_words(tmp_path, numbers, separator):
+    words, tags = ("On", "7", "Ann", "Bo", "left"), ("O", "B-DAY", "B-PER", "B-PER", "O")
+    lines = [separator.join(map(str, line)) for line in zip(numbers, words, tags, strict=True)]
+    path = tmp_path / "test.conllu"
+    path.write_text("\n".join(["# a comment", *lines[:3], "", *lines[3:]]))
+    assert entities(path) == [("On 7 Ann", [("7", "DAY"), ("Ann", "PER")]), ("Bo left", [("Bo", "PER")])]
+
+
+def test_numbers_among_the_words_are_words(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("1 CD O\nAnn NNP B-PER\n\n1 CD O\n2 CD O\nBo NNP B-PER\nleft VBD O\n")
+    assert [text for text, _ in entities(path)] == ["1 Ann", "1 2 Bo left"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["1 Ann B-PER", "1 left O", "", "2 Bo B-PER"],  # the number of the sentence
+        ["1 B-PER", "2 O", "3 O"],  # no column of words
+        ["1 1 Ann B-PER", "2 2 left O"],
+        ["7 CD B-DAY"],  # a token, or the number of one
+        ["17 Ann B-PER", "12 left O", "3 Bo O"],
+    ],
+)
+def test_a_first_column_of_other_numbers_is_refused(tmp_path, lines):
+    path = tmp_path / "test.conll"
+    path.write_text("\n".join(lines))
+    message = r"lines have a number in the first column, but .* remove the columns .* `cut -d ' ' -f 2-`"
+    with pytest.raises(UserError, match=message):
+        list(read_gold(str(path)))
+
+
+TWO = "We\tO\tWe\tO\nuse\tO\tuse\tO\nBo\tB-PER\tBo\tO\nnow\tO\tnow\tB-TIME\n"
+
+
+def test_two_columns_of_tags_that_differ_need_a_column_number(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text(TWO)
+    message = r"line 3: column 2 and the last column are both tags, and differ; keep .* `cut -f 1,2`"
+    with pytest.raises(UserError, match=message):
+        list(read_gold(str(path)))
+    assert entities(path, tag_column=2) == [("We use Bo now", [("Bo", "PER")])]
+    assert entities(path, tag_column=4) == [("We use Bo now", [("now", "TIME")])]
+    with pytest.raises(UserError, match=r"line 1: .* needs a token in the first, a tag in column 3"):
+        list(read_gold(str(path), tag_column=3))
+    path.write_text("1 Bo B-PER O\n2 sat O O\n")
+    with pytest.raises(UserError, match=r"line 1: column 3 and the last .* `cut -d ' ' -f 2,3`"):
+        list(read_gold(str(path)))
+
+
+def test_other_columns_of_tags_are_read_over_if_they_cannot_be_meant(tmp_path):
+    path = tmp_path / "test.conll"
+    for other in (("B-NP", "O"), ("B-PER", "O"), ("O", "O")):  # chunks, the same tags, no tags
+        path.write_text(f"Bo NNP {other[0]} B-PER\nsat VBD {other[1]} O\n")
+        assert entities(path) == [("Bo sat", [("Bo", "PER")])]
+
+
+def test_o_with_a_prefix_means_o(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("Gold NNP I-NP I-O\nBo NNP I-NP I-PER\nCo NNP I-NP B-O\nLee NNP I-NP I-PER\n")
+    assert entities(path) == [("Gold Bo Co Lee", [("Bo", "PER"), ("Lee", "PER")])]
+
+
+def test_lines_with_o_but_no_token_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("\tO\n\nBo\tB-PER\n \tO\nsat\tO\n\n  O\n\nNo\tO\n\n\tO\n")
+    passages = list(read_gold(str(path)))
+    assert [passage.text for passage in passages] == ["Bo sat", "No"]
+    # Of a sentence without tokens, the lines count with the next sentence, or the last one.
+    assert [passage.left_out for passage in passages] == [{"empty_token": 2}, {"empty_token": 2}]
+
+
+@pytest.mark.parametrize("bad", ["alone", "\tB-PER", "Bo\tperson"])
+def test_bad_lines_are_left_out_up_to_one_percent(tmp_path, bad):
+    path = tmp_path / "test.conll"
+    path.write_text("Bo\tB-PER\n" + "sat\tO\n" * 98 + bad)
+    (passage,) = read_gold(str(path))
+    assert (passage.text, passage.left_out) == ("Bo" + " sat" * 98, {"bad_line": 1})
+    path.write_text("Bo\tB-PER\n" + "sat\tO\n" * 97 + bad)
+    with pytest.raises(UserError, match=r"line 99: .* needs a token in the first"):
+        list(read_gold(str(path)))

@@ -130,6 +130,25 @@ def test_a_bad_row_is_named(tmp_path, row, message):
         read(write(tmp_path / "g.parquet", [*ROWS, row], metadata_of()))
 
 
+def test_tokens_that_are_numbers_are_no_words(tmp_path):
+    rows = [(["0", "1", "2"], [0, 1, 2]), (["0", "left"], [0, 0])]
+    with pytest.raises(UserError, match=r"a\.parquet: 4 of 5 words are numbers; name a file with the words"):
+        read(write(tmp_path / "a.parquet", rows, metadata_of()))
+    table = pa.table({"tokens": [[101, 7]], "ner_tags": [["O", "B-PER"]]})
+    pq.write_table(table, tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet: tokens are of type int64; they must be words"):
+        read(tmp_path / "b.parquet")
+    table = pa.table({"tokens": [["Ann"]], "ner_tags": [["7"]]})
+    pq.write_table(table, tmp_path / "c.parquet")
+    with pytest.raises(UserError, match=r"row 1: '7' of ner_tags is not a tag"):
+        read(tmp_path / "c.parquet")
+
+
+def test_o_with_a_prefix_means_o(tmp_path):
+    rows = [(["Gold", "Bo", "sat"], ["I-O", "B-PER", "B-O"])]
+    assert read(write(tmp_path / "a.parquet", rows, tags=pa.string())) == [("0000001", [("Bo", "PER")])]
+
+
 def test_a_file_without_the_columns_or_broken_is_named(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "text.parquet")
     with pytest.raises(

@@ -46,6 +46,22 @@ def test_a_file_is_read_plain_or_compressed_without_else_types(tmp_path, name):
     assert [passage.left_out for passage in passages] == [{}, {}, {"else_type": 1}]
 
 
+def test_an_id_may_be_a_number(tmp_path):
+    lines = [{**LINES[0], "id": 7}, {**LINES[0], "id": 0}, {**LINES[0], "id": "a"}]
+    assert [passage.id for passage in read_gold(write(tmp_path / "g.jsonl", lines))] == ["7", "0", "a"]
+    with pytest.raises(UserError, match=r"line 2: Expected `int \| str \| null`, got `float`"):
+        list(read_gold(write(tmp_path / "g.jsonl", [LINES[0], {**LINES[0], "id": 0.5}])))
+
+
+def test_blanks_at_the_ends_of_a_mention_are_not_part_of_it(tmp_path):
+    row = {"text": "so Ann left", "entities": [{"start": 2, "end": 7, "text": " Ann ", "type": "person"}]}
+    (passage,) = read_gold(write(tmp_path / "g.jsonl", [row]))
+    assert [(e.start, e.end, e.text) for e in passage.entities] == [(3, 6, "Ann")]
+    row["entities"][0] |= {"end": 3, "text": " "}
+    with pytest.raises(UserError, match=r"line 1: the text from 2 to 3 is blank; remove the entity"):
+        list(read_gold(write(tmp_path / "g.jsonl", [row])))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from uniner.config.schema import Ingest
 from uniner.ingest import chunk_reader, selection
 from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, read_chunks
 from uniner.ingest.document_reader import REASONS, RowFields, parse
@@ -109,9 +110,7 @@ def test_the_neighbours_of_a_duplicate_own_their_overlap(shard, tokenizer, tmp_p
             "make_chunks",
             lambda _, items, make: chunks.extend(chunk for item in items for chunk in make(item)) or [],
         )
-        selection.select_passages(
-            folder, candidates, summaries, dedupe=True, max_passages=None, stratified=False
-        )
+        selection.select_passages(folder, candidates, summaries, Ingest(dedupe=True))
     assert len(passages(chunks)) == len(rows) - duplicate.sum()
     require_each_character_owned_once(passages(chunks))
 

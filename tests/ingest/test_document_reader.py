@@ -173,3 +173,90 @@ def test_an_unreadable_shard_is_named_before_any_work(tmp_path, name, message):
 def test_an_unknown_protocol_is_named():
     with pytest.raises(UserError, match="nonsense://x/y: this kind of address is not supported"):
         expand(["nonsense://x/y"])
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path):
+    rows = b'{"text": "Ann", "id": 1}\n{"text": "Bo", "id": 2}\n'
+    for name, data in (("a.jsonl", rows), ("b.jsonl.gz", gzip.compress(b"\xef\xbb\xbf" + rows))):
+        (tmp_path / name).write_bytes(data)
+        assert documents(parts(str(tmp_path / name))) == [("Ann", "", "1"), ("Bo", "", "2")]
+    (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf\n" + rows)
+    assert documents(parts(str(tmp_path / "c.jsonl"))) == [("Ann", "", "1"), ("Bo", "", "2")]
+
+
+@pytest.mark.parametrize(
+    ("line", "content"),
+    [
+        (rb'{"text": "Ann", "id": "a", "score": NaN, "low": -Infinity}', ("Ann", "", "a")),
+        (rb'{"text": "Ann", "id": "a", "score": 1e999}', ("Ann", "", "a")),
+        (rb'{"text": "Ann", "id": "a", "url": "x\udc97"}', ("Ann", "", "a")),
+        (b'{"text": "Ann", "id": "a", "url": "\xff"}', ("Ann", "", "a")),
+        (
+            rb'{"text": "A \ud83d nn \ud83d\ude42", "id": "a\udc97"}',
+            ("A \ufffd nn \U0001f642", "", "a\ufffd"),
+        ),
+        (rb'{"text": NaN, "id": "a"}', "text_not_string"),
+        (b'{"text": "\xff", "id": "a"}', "invalid_utf8"),
+        (b'{"text": "Ann", "id": "\xff"}', "invalid_utf8"),
+        (b"\xff", "invalid_utf8"),
+        (b'{"text": "Ann", "id": "a", "url": nan}', "not_json"),
+        (b'{"text": "a\tb", "id": "a"}', "not_json"),
+    ],
+)
+def test_fields_that_are_not_asked_for_decide_nothing(tmp_path, line, content):
+    (tmp_path / "a.jsonl").write_bytes(line)
+    (found,) = documents(parts(str(tmp_path / "a.jsonl")))
+    assert found == content
+
+
+def test_a_valid_archive_of_nothing_has_no_rows(tmp_path):
+    for name, data in (("a.jsonl.gz", gzip.compress(b"")), ("a.jsonl.zst", zstandard.compress(b""))):
+        (tmp_path / name).write_bytes(data)
+        assert documents(parts(str(tmp_path / name))) == []
+
+
+def test_a_column_is_found_by_its_own_name_before_nested_fields(tmp_path):
+    rows = [{"content.text": "Ann", "content": {"text": "other", "id": "a"}}]
+    (tmp_path / "a.parquet").write_bytes(parquet(rows))
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]))
+    (tmp_path / "b.parquet").write_bytes(parquet([{"content.text": "Ann"}]))
+    fields = RowFields("content.text", "", "content.id")
+    for name in ("a.parquet", "a.jsonl"):
+        assert documents(parts(str(tmp_path / name), text_field="content.text"), fields) == [("Ann", "", "a")]
+    assert documents(
+        parts(str(tmp_path / "b.parquet"), text_field="content.text"), RowFields("content.text", "")
+    ) == [("Ann", "", "")]
+
+
+def test_text_in_a_binary_column_is_read(tmp_path):
+    rows = [
+        {"text": text, "id": b"a", "meta": {"pile_set_name": b"S"}} for text in ("Łódź".encode(), b"\xff")
+    ]
+    (tmp_path / "a.parquet").write_bytes(parquet(rows))
+    assert documents(parts(str(tmp_path / "a.parquet"))) == [("Łódź", "S", "a"), "invalid_utf8"]
+
+
+@pytest.mark.parametrize("data", [b'[{"text": "Ann"}]', b' [\n  {\n"text": 1}]', b"\xef\xbb\xbf[", b"[]\n"])
+@pytest.mark.parametrize("suffix", ["json", "jsonl.gz"])
+def test_one_json_list_is_refused_before_any_work(tmp_path, data, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    with pytest.raises(UserError, match=r"a\.jsonl?(\.gz)?: is one JSON list, not JSON lines; .* `jq -c"):
+        parts(str(path))
+
+
+def test_a_glob_passes_over_folders_and_the_files_that_programs_leave(tmp_path):
+    for name in ("part-0.jsonl", "_SUCCESS", ".part-0.crc", "_temporary/0/part-1.jsonl", "sub/part-2.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "Ann"}')
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+
+    def names(pattern):
+        return [file.removeprefix(f"{tmp_path}/") for file in expand([f"{tmp_path}/{pattern}"])]
+
+    assert names("*") == ["part-0.jsonl"]
+    assert names("**/*.jsonl") == ["part-0.jsonl", "sub/part-2.jsonl"]
+    assert names("_temporary/*/*") == ["_temporary/0/part-1.jsonl"]
+    assert names("_S*") == names("_SUCCESS") == ["_SUCCESS"]
+    with pytest.raises(UserError, match=r"sub\*: the glob matches only folders and names that begin with"):
+        names("sub*")

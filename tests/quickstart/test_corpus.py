@@ -1,4 +1,4 @@
-"""The quickstart corpus: sizes, exact offsets, splits that share no name, the teacher's flaw rates."""
+"""The quickstart corpus: sizes, exact offsets, splits without common names, the teacher's flaw rates."""
 
 import ast
 from collections import Counter

@@ -66,6 +66,43 @@ def test_a_corrupt_file_or_one_of_another_kind_is_named(tmp_path, broken):
         list(read_lines(str(path)))
 
 
+def zstd(data: bytes, window_log: int) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(data) + compressor.flush()
+
+
+def test_a_zstd_window_is_read_up_to_128_mib_and_named_above(tmp_path):
+    path = tmp_path / "0.jsonl.zst"
+    path.write_bytes(zstd(b"first\n", 27))
+    assert [line.data for line in read_lines(str(path))] == [b"first"]
+    # Only the header's window descriptor, its sixth byte, asks for more memory.
+    for window_log, size in ((28, "256 MiB"), (31, "2,048 MiB")):
+        frame = bytearray(zstd(b"first\n", 27))
+        frame[5] = (window_log - 10) << 3
+        path.write_bytes(frame)
+        message = (
+            rf"with a zstd window of {size}; at most 128 MiB .* `zstd -dc --long={window_log} 0\.jsonl\.zst"
+        )
+        with pytest.raises(UserError, match=message):
+            list(read_lines(str(path)))
+    path.write_bytes(zstd(b"first\n", 20) + frame)
+    with pytest.raises(UserError, match=r"with a zstd window over 128 MiB; .* --long=31 "):
+        list(read_lines(str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_valid_archive_may_be_empty_and_a_part_of_it_is_not(tmp_path, suffix):
+    path = tmp_path / f"0.jsonl{suffix}"
+    data = COMPRESS[suffix](b"")
+    path.write_bytes(data)
+    assert list(read_lines(str(path))) == []
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError, match="broken or truncated"):
+            list(read_lines(str(path)))
+
+
 def test_a_plain_file_may_be_empty(tmp_path):
     (tmp_path / "0.jsonl").touch()
     assert list(read_lines(str(tmp_path / "0.jsonl"))) == []

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from uniner.errors import UserError
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import fetch_model
+from uniner.storage.model_folders import fetch_model, find_student_facts
 
 
 @pytest.fixture
@@ -37,3 +38,11 @@ def test_one_of_a_node_s_processes_copies_a_model_and_the_others_wait(bucket, tm
         copies = set(pool.map(lambda _: fetch_model(folder.url, tmp_path / "cache"), range(4)))
     assert len(copies) == len(downloads) == 1
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]
+
+
+@pytest.mark.parametrize("facts", [{"template": "type"}, {"template": "type", "types": [], "more": 1}, [1]])
+def test_facts_that_are_not_a_students_are_one_line(folder, facts):
+    assert find_student_facts(folder.url) is None
+    folder.write_json("uniner.json", facts)
+    with pytest.raises(UserError, match=r"uniner\.json is not a student's .* it needs template, max_tokens"):
+        find_student_facts(folder.url)

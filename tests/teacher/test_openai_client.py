@@ -325,6 +325,13 @@ def test_an_error_of_the_server_ends_the_stage_in_one_line(serve, teacher_at, an
     assert "\n" not in str(error)
 
 
+def test_a_refused_key_is_named_by_its_variable(serve, teacher_at, annotate):
+    server = serve(lambda _: [(401, {"error": {"message": "no"}})])
+    with pytest.raises(ExceptionGroup) as caught:
+        annotate(teacher_at(server, retries=1, api_key_env="TOGETHER_KEY"), ["Ann"])
+    assert "check TOGETHER_KEY" in str(user_error_in(caught.value))
+
+
 def test_an_unreachable_server_is_one_clear_line(teacher_at, annotate):
     with pytest.raises(ExceptionGroup) as caught:
         annotate(teacher_at("http://127.0.0.1:9/v1", retries=0), ["Ann"])

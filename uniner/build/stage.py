@@ -22,7 +22,7 @@ from uniner.build.conversations import (
 from uniner.build.filters import MentionFilters, plural_types
 from uniner.config.schema import Build
 from uniner.errors import UserError
-from uniner.gold.catalogue import label_renamer
+from uniner.gold.catalogue import label_renamer, tag_column
 from uniner.gold.reader import gold_digest, read_gold, verify_gold
 from uniner.labels import normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
@@ -57,8 +57,8 @@ def check(context: StageContext) -> None:
             "build.teacher_weight = 0 and an empty build.supervised leave nothing to train on; name a gold "
             'data set, such as build.supervised.news="train.jsonl"'
         )
-    for address in settings.supervised.values():
-        verify_gold(address)
+    for name, address in settings.supervised.items():
+        verify_gold(address, tag_column=tag_column(name))
     context.folder.check_identity(_identity(context, parents={}))
 
 
@@ -200,7 +200,8 @@ class _ConversationBuilder:
             )
         else:
             name, settings = key.removeprefix(_GOLD), self.settings
-            passages = read_gold(self.gold[name], rename=label_renamer(name, settings.labels))
+            rename = label_renamer(name, settings.labels)
+            passages = read_gold(self.gold[name], rename=rename, tag_column=tag_column(name))
             conversations, counts = gold_conversations(
                 sample_passages(passages, name, settings.supervised_examples, self.conversation.seed),
                 name,

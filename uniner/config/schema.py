@@ -299,9 +299,9 @@ class EngineSection(Serving):
     """The vLLM engines of evaluate and tag."""
 
     actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
-    """Most engines at once, one per actor."""
+    """Greatest number of engines at once, one per actor."""
     min_actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
-    """Least engines at once: more start while chunks wait, and end when none are left for them."""
+    """Smallest number of engines at once; more start while chunks wait, and end when none are left."""
     max_answer_tokens: Count = 256
     """Longest answer in tokens (paper: 256); a longer one gets the outcome `too_long`."""
     retry_answer_tokens: Annotated[int, Field(ge=0)] = 1024
@@ -368,7 +368,8 @@ class Tag(Section):
     """Types to ask for, together with those of types_file and top_types. All empty: the 200 most frequent
     types of the student's training set."""
     types_file: str | None = None
-    """Text file of types, one per line; # begins a comment. The types are identity, not the file."""
+    """Text file of types, one per line; # begins a comment. Other types need another run; another file name
+    does not."""
     top_types: Count | None = None
     """Also ask for this many of the most frequent types of the student's training set, at most 200."""
     types_of_source: dict[str, list[TypeName]] = {}
@@ -390,8 +391,8 @@ class Tag(Section):
     """flat: no two entities overlap, even as one span of two types; the higher score wins, then the longer,
     then the earlier. keep: they may."""
     top_surfaces: Count = Field(100, json_schema_extra=NOT_IDENTITY)
-    """Most frequent surfaces of each type in aggregate.parquet. When this or the next two settings change,
-    the same command rewrites the tables and tags nothing again."""
+    """How many of the most frequent surfaces per type aggregate.parquet lists. Changing this, entity_table or
+    partition_by_source only rewrites the tables."""
     entity_table: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Also write all entities as a flat table: entities/part-*.parquet, one row per entity."""
     partition_by_source: bool = Field(False, json_schema_extra=NOT_IDENTITY)

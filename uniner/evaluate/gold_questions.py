@@ -4,7 +4,7 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from uniner.gold.catalogue import label_renamer
+from uniner.gold.catalogue import label_renamer, tag_column
 from uniner.gold.reader import count_left_out, read_gold
 from uniner.gold.records import GoldPassage
 from uniner.records import QUESTION, Question, Span, to_table
@@ -65,7 +65,7 @@ def cut_questions(
     Raises:
         UserError: where the data set is malformed, or has no type to ask for.
     """
-    passages = list(read_gold(url, else_types, label_renamer(dataset, labels)))
+    passages = list(read_gold(url, else_types, label_renamer(dataset, labels), tag_column(dataset)))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
     total = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)

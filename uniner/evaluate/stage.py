@@ -25,7 +25,7 @@ from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
 from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
-from uniner.gold.catalogue import resolve_group
+from uniner.gold.catalogue import resolve_group, tag_column
 from uniner.gold.reader import gold_digest, verify_gold
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
@@ -58,8 +58,8 @@ class EvaluateResults:
 def check(context: StageContext) -> None:
     """Read the gold data and find the systems, and compare with what the stage began with."""
     gold = _gold(context)
-    for url in gold.values():
-        verify_gold(url, else_types=context.sections.evaluate.else_types)
+    for dataset, url in gold.items():
+        verify_gold(url, context.sections.evaluate.else_types, tag_column(dataset))
     for system in _systems(context).values() if gold else ():
         if not system.awaits_training:
             system.check(gold.keys())

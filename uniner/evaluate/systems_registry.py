@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from uniner.config.schema import EngineSection, Evaluate, Student
 from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
 from uniner.errors import UserError
+from uniner.gold.catalogue import tag_column
 from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
@@ -85,8 +86,10 @@ class SystemSpec:
                 f"evaluate.system.{self.name}.train: evaluate.gold has no data set {min(unknown)}; add "
                 "it there"
             )
-        for url in settings.train.values():
-            verify_gold(url)  # without ELSE-like types, which it does not learn
+        for dataset, url in settings.train.items():
+            verify_gold(
+                url, tag_column=tag_column(dataset)
+            )  # without ELSE-like types, which it does not learn
 
     def identity(self) -> Identity:
         """Return what decides the answers, apart from the questions. A model counts by its content."""

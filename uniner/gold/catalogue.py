@@ -44,6 +44,7 @@ class BenchmarkDataset:
     counted_as: str = ""
     aliases: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    tag_column: int | None = None
     note: str = ""
 
 
@@ -84,6 +85,12 @@ def label_renamer(dataset: str, labels: Mapping[str, str]) -> Callable[[str], st
     """
     known = catalogue().get(dataset)
     return functools.cache(functools.partial(plain_label, own=labels, known=known.labels if known else None))
+
+
+def tag_column(dataset: str) -> int | None:
+    """Return the column of a data set's tags in CoNLL columns, from 1; None: the last."""
+    known = catalogue().get(dataset)
+    return known.tag_column if known else None
 
 
 def find_splits(data: str) -> dict[str, str]:
@@ -131,7 +138,7 @@ def summarize_split(dataset: str, address: str) -> SplitSummary:
     types: set[str] = set()
     passages = 0
     try:
-        for passage in read_gold(address, rename=label_renamer(dataset, {})):
+        for passage in read_gold(address, rename=label_renamer(dataset, {}), tag_column=tag_column(dataset)):
             passages += 1
             types.update(entity.type for entity in passage.entities)
             types.update(question.type for question in passage.questions or ())

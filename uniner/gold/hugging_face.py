@@ -60,6 +60,12 @@ def read(url: str) -> Iterator[GoldRow]:
                 f"{url}: has the columns {', '.join(schema.names)}; a gold data set has lists in {TOKENS} "
                 f"and {TAGS}"
             )
+        if not pa.types.is_string(kind := schema.field(TOKENS).type.value_type) and pa.types.is_primitive(
+            kind
+        ):
+            raise UserError(
+                f'{url}: {TOKENS} are of type {kind}; they must be words, such as ["Ann", "left"]'
+            )
         labels = label_names(url, schema)
         number = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=[TOKENS, TAGS], use_threads=False):

@@ -8,9 +8,7 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold.records import GoldEntity, GoldPassage, GoldRow, checked_entity
-from uniner.storage.line_reader import read_lines, read_whole
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from uniner.storage.line_reader import BYTE_ORDER_MARK, read_lines, read_whole
 
 
 class JsonRow(NamedTuple):
@@ -25,7 +23,7 @@ class JsonRow(NamedTuple):
 class _AnnotatedText:
     text: str
     entities: tuple[GoldEntity, ...]
-    id: str | None = None
+    id: str | int | None = None
 
 
 def read_rows(url: str, is_list: bool) -> Iterator[JsonRow]:
@@ -68,4 +66,5 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
             checked_entity(where, annotated.text, entity.start, entity.end, entity.text, entity.type)
             for entity in annotated.entities
         )
-        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, annotated.id or ""))
+        name = "" if annotated.id is None else str(annotated.id)
+        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, name))

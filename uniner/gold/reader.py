@@ -22,10 +22,10 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold import brat, conll, conversations, hugging_face, jsonl, pubtator
-from uniner.gold.records import GoldPassage, GoldRow, rename_types
+from uniner.gold.records import GoldPassage, GoldRow, is_number, rename_types
 from uniner.labels import is_else_type
 from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
-from uniner.storage.line_reader import COMPRESSION, read_blocks
+from uniner.storage.line_reader import BYTE_ORDER_MARK, COMPRESSION, read_blocks
 
 _JSON = {".json", ".jsonl", ".ndjson"}
 _BLOCK_BYTES = 4 << 20
@@ -33,23 +33,28 @@ _READERS = 16
 
 
 def read_gold(
-    address: str, else_types: bool = False, rename: Callable[[str], str] | None = None
+    address: str,
+    else_types: bool = False,
+    rename: Callable[[str], str] | None = None,
+    tag_column: int | None = None,
 ) -> Iterator[GoldPassage]:
     """Yield the passages of a gold data set, each with a unique id.
 
     A passage without an id gets its line or row number, after the file's number if there are several files.
     rename: turns labels into plain words; it does not apply to a file with its own questions. else_types:
     keep types without meaning (labels.ELSE_TYPES); they are left out after renaming by default.
+    tag_column: the column of the tags in CoNLL columns, from 1 (`catalogue.tag_column`); by default the last.
 
     Raises:
-        UserError: naming the file and the wrong line, or if there is no passage or no entity.
+        UserError: naming the file and the wrong line, or if there is no passage or no entity, or if most
+            words are numbers.
     """
     ids: set[str] = set()
-    entities = 0
+    entities = words = numbers = 0
     sources = _sources(absolute(address))
     for file, source in enumerate(sources):
         prefix = f"{file:03d}-" if len(sources) > 1 else ""
-        for row in _read_source(source):
+        for row in _read_source(source, tag_column):
             passage = rename_types(row.passage, rename) if rename else row.passage
             passage = replace(passage, id=passage.id or f"{prefix}{row.number:07d}")
             passage = passage if else_types else _without_else_types(passage)
@@ -59,9 +64,17 @@ def read_gold(
                 raise UserError(f"{source}, {row.place}: the text is blank; remove the passage")
             ids.add(passage.id)
             entities += len(passage.entities)
+            passage_words = passage.text.split()
+            words += len(passage_words)
+            numbers += sum(map(is_number, passage_words))
             yield passage
     if not ids:
         raise UserError(f"{address}: contains no passages; check that this is the right file")
+    if 2 * numbers > words:
+        raise UserError(
+            f"{address}: {numbers:,} of {words:,} words are numbers; name a file with the words "
+            "themselves, not their numbers in a vocabulary or a sentence"
+        )
     if not entities:
         raise UserError(
             f"{address}: contains no entities of a type that can be asked for in {len(ids):,} passages; "
@@ -69,13 +82,13 @@ def read_gold(
         )
 
 
-def verify_gold(address: str, else_types: bool = False) -> None:
+def verify_gold(address: str, else_types: bool = False, tag_column: int | None = None) -> None:
     """Read a gold data set to its end, so that a wrong line fails now and not after days of training.
 
     Raises:
         UserError: as `read_gold` does.
     """
-    for _ in read_gold(address, else_types=else_types):
+    for _ in read_gold(address, else_types=else_types, tag_column=tag_column):
         pass
 
 
@@ -144,19 +157,19 @@ def _content_files(source: str) -> list[str]:
     return [source, description] if description else [source]
 
 
-def _read_source(source: str) -> Iterator[GoldRow]:
+def _read_source(source: str, tag_column: int | None) -> Iterator[GoldRow]:
     system, path = filesystem(source)
     if system.isdir(path):
         return brat.read(source)
     if source.endswith(".parquet"):
         return hugging_face.read(source)
     start, _ = next(read_blocks(source), (b"", 0))
-    first_line = (start or b"").removeprefix(jsonl.BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
+    first_line = (start or b"").removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0].strip()
     if _suffix(source) in _JSON or _is_json(first_line):
         return _read_json(source, is_list=first_line.startswith(b"["))
     if pubtator.is_first_line(first_line.decode(errors="replace")):
         return pubtator.read(source)
-    return conll.read(source)
+    return conll.read(source, tag_column)
 
 
 def _read_json(source: str, is_list: bool) -> Iterator[GoldRow]:

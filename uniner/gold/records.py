@@ -1,11 +1,14 @@
 """The result of reading any gold format: passages with entities, and counts of skipped annotations."""
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from uniner.errors import UserError
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -61,23 +64,55 @@ def rename_types(passage: GoldPassage, rename: Callable[[str], str]) -> GoldPass
 def checked_entity(where: str, text: str, start: int, end: int, mention: str, type_name: str) -> GoldEntity:
     """Return an annotation's entity, with the passage's own text between its offsets.
 
-    where: file and line, for the error. mention: the annotation's text; white space may differ, because
-    formats with one line per annotation cannot write a line end.
+    White space at its ends is not part of it. where: file and line, for the error. mention: the annotation's
+    text; white space may differ, because formats with one line per annotation cannot write a line end.
 
     Raises:
-        UserError: if the text between the offsets is not the mention, or the type is blank.
+        UserError: if the text between the offsets is not the mention, or the mention or the type is blank.
     """
     inside = text[max(0, start) : end]
-    same = inside == mention or _single_spaced(inside) == _single_spaced(mention)
-    if not (same and 0 <= start < end <= len(text)):
+    if not (0 <= start < end <= len(text) and same_words(inside, mention)):
         raise UserError(
             f"{where}: the text from {start} to {end} is {inside!r}, not {mention!r}; offsets count "
             "characters from 0, the end is exclusive"
         )
     if not type_name.strip():
         raise UserError(f"{where}: {mention!r} has a blank type; name a type or remove the entity")
-    return GoldEntity(start, end, inside, type_name)
+    trimmed = inside.strip()
+    if not trimmed:
+        raise UserError(f"{where}: the text from {start} to {end} is blank; remove the entity")
+    start += inside.index(trimmed)
+    return GoldEntity(start, start + len(trimmed), trimmed, type_name)
 
 
-def _single_spaced(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+def hand_on_left_out(rows: Iterable[GoldRow | Mapping[str, int]]) -> Iterator[GoldRow]:
+    """Yield the rows; counts between them, of what has no passage, are added to a neighbouring passage."""
+    held: GoldRow | None = None
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if not isinstance(row, GoldRow):
+            counts.update(row)
+            continue
+        if held:
+            yield held
+        held, counts = _with_left_out(row, counts), Counter()
+    if held:
+        yield _with_left_out(held, counts)
+
+
+def _with_left_out(row: GoldRow, counts: Mapping[str, int]) -> GoldRow:
+    if not counts:
+        return row
+    total = Counter(row.passage.left_out)
+    total.update(counts)
+    return row._replace(passage=replace(row.passage, left_out=dict(total)))
+
+
+def is_number(word: str) -> bool:
+    """Tell whether a word is a number in digits, such as 7, -1, 2,019 or 0.5."""
+    return _NUMBER.fullmatch(word) is not None
+
+
+def same_words(first: str, second: str) -> bool:
+    """Tell whether two texts are the same, except for white space."""
+    return first == second or first.split() == second.split()

@@ -1,5 +1,7 @@
 """Read the documents of a part of a shard row by row; a row without a document gives the reason."""
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -10,7 +12,7 @@ import msgspec
 from uniner.errors import UserError
 from uniner.ingest.shards import ShardPart, split_shards
 from uniner.storage.filesystem import open_parquet
-from uniner.storage.line_reader import read_blocks, read_lines
+from uniner.storage.line_reader import BYTE_ORDER_MARK, read_blocks, read_lines
 
 REASONS = {
     "not_json": "the line is not JSON",
@@ -27,11 +29,15 @@ REASONS = {
 # Few rows per batch, because each may be a book.
 _PARQUET_ROWS = 64
 _OUTCOME = "outcome"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class RowFields:
-    """The names of a row's fields; dots go into nested objects. Without id, the row's place is the id."""
+    """The names of a row's fields; dots go into nested objects, unless a field has the whole name.
+
+    Without id, the row's place is the id.
+    """
 
     text: str
     source: str
@@ -96,8 +102,10 @@ def _read_lines(part: ShardPart, fields: RowFields, max_bytes: int, first: int) 
             pass
         elif line.data is None:
             yield DocumentRow(line.number, "too_long", line.bytes_read)
-        elif line.data and not line.data.isspace():
-            yield DocumentRow(line.number, parse(line.data, fields), line.bytes_read)
+        else:
+            data = line.data if line.number else line.data.removeprefix(BYTE_ORDER_MARK)
+            if data and not data.isspace():
+                yield DocumentRow(line.number, parse(data, fields), line.bytes_read)
         if part.limit is not None and line.offset >= part.limit:
             return
 
@@ -121,10 +129,9 @@ def _read_parquet(
 
 def _parquet_document(record: Any, fields: RowFields, max_bytes: int) -> CorpusDocument | str:
     try:
-        row = record.as_py()
+        content = _document(record.as_py(), fields)
     except UnicodeDecodeError:
         return "invalid_utf8"
-    content = _document(row, fields)
     if isinstance(content, str):
         return content
     # A character has at most four bytes: most texts need no encoding to be known as short enough.
@@ -159,14 +166,37 @@ def _decoded(data: bytes) -> CorpusDocument | str:
 
 
 def parse(data: bytes, fields: RowFields) -> CorpusDocument | str:
-    """Return a JSON line's document, or the reason for rejecting it."""
+    """Return a JSON line's document, or the reason for rejecting it.
+
+    Other fields than `fields` decide nothing. Half a surrogate pair becomes U+FFFD.
+    """
     try:
         row = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except RecursionError:
         return "not_json"
-    except UnicodeDecodeError:
-        return "invalid_utf8"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _parse_leniently(data, fields)
     return _document(row, fields) if isinstance(row, dict) else "not_object"
+
+
+def _parse_leniently(data: bytes, fields: RowFields) -> CorpusDocument | str:
+    """Parse what a strict parser refuses: NaN, half a surrogate pair, and bytes that are not UTF-8."""
+    is_utf8 = True
+    try:
+        line = data.decode()
+    except UnicodeDecodeError:
+        is_utf8 = False
+        line = data.decode(errors="surrogateescape")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return "not_json" if is_utf8 else "invalid_utf8"
+    content = _document(row, fields) if isinstance(row, dict) else "not_object"
+    if isinstance(content, str):
+        return content
+    if not is_utf8 and any(map(_SURROGATE.search, content)):
+        return "invalid_utf8"
+    return CorpusDocument(*(_SURROGATE.sub("\ufffd", value) for value in content))
 
 
 def _document(row: dict[str, Any], fields: RowFields) -> CorpusDocument | str:
@@ -190,8 +220,10 @@ def _document(row: dict[str, Any], fields: RowFields) -> CorpusDocument | str:
 
 
 def _field(row: Any, name: str) -> Any:
-    for part in name.split("."):
+    """Return a row's field: the field of this very name, otherwise dots go into nested objects."""
+    for part in [name] if name in row else name.split("."):
         if not isinstance(row, dict):
             return None
         row = row.get(part)
-    return row
+    # Spark writes strings as binary columns.
+    return row.decode() if isinstance(row, bytes) else row

@@ -1,6 +1,7 @@
 """The shards of a corpus: their digests, and the parts that a single task reads."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem, open_parquet, read_part
-from uniner.storage.line_reader import COMPRESSION
+from uniner.storage.line_reader import BYTE_ORDER_MARK, COMPRESSION, first_bytes
 
 Kind = Literal["lines", "parquet", "text", "generated"]
 _KINDS: dict[str, Kind] = {
@@ -22,6 +23,7 @@ TEXT_FILES = 256
 """Text files per part: a task per file would cost more than its work."""
 _ENDS_BYTES = 1 << 16
 _READERS = 16
+_LIST = re.compile(rb"\s*\[\s*(\{|\]|$)")
 _Result = TypeVar("_Result")
 
 
@@ -95,10 +97,12 @@ def split_shards(
     A text file is always read whole: it is one document.
 
     Raises:
-        UserError: if a shard has an unknown suffix, or is Parquet and broken or without the text field.
+        UserError: if a shard has an unknown suffix, is one JSON list, or is Parquet and broken or without the
+            text field.
     """
     kinds = [_kind(file) for file in files]
     parquet = [file for file, kind in zip(files, kinds, strict=True) if kind == "parquet"]
+    _in_threads(_require_lines, [file for file, kind in zip(files, kinds, strict=True) if kind == "lines"])
     footers = dict(zip(parquet, _in_threads(_read_footer, parquet), strict=True))
     numbers, parts = count(), list[ShardPart]()
     for file, size, kind in zip(files, sizes, kinds, strict=True):
@@ -133,6 +137,15 @@ def _kind(url: str) -> Kind:
     return kind
 
 
+def _require_lines(url: str) -> None:
+    """Raise a UserError if a shard begins as one JSON list."""
+    start = first_bytes(url).removeprefix(BYTE_ORDER_MARK)
+    if _LIST.match(start):
+        raise UserError(
+            f"{url}: is one JSON list, not JSON lines; write a row per line, for instance with `jq -c '.[]'`"
+        )
+
+
 def _read_footer(url: str) -> tuple[pq.FileMetaData, list[str]]:
     """Return a Parquet shard's metadata and column names."""
     with open_parquet(url) as file:
@@ -147,7 +160,7 @@ def _row_groups(
     read_bytes: int | None,
 ) -> Iterator[ShardPart]:
     metadata, columns = footer
-    if text_field.split(".")[0] not in columns:
+    if text_field not in columns and text_field.split(".")[0] not in columns:
         raise UserError(f"{url}: has no column {text_field}, but {', '.join(columns)}; set ingest.text_field")
     first = bytes_before = 0
     for number in range(metadata.num_row_groups):

@@ -193,9 +193,18 @@ def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDiges
 
 def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
     identity = folder.read_identity()
-    before = identity.inputs["ingest.shards"] if identity else {}
+    if identity is None:
+        return
+    before = identity.inputs["ingest.shards"]
+    if differing := [name for name in sorted({*before, *digests}) if (name in before) != (name in digests)]:
+        name = differing[0]
+        raise UserError(
+            f"ingest: the shards are others than those {folder.url} was begun with "
+            f"({name.split(' ', 1)[1]} is {'gone' if name in before else 'new'}); delete that folder to read "
+            "them anew, or take another run.name"
+        )
     for name, digest in digests.items():
-        if before.get(name, asdict(digest)) != asdict(digest):
+        if before[name] != asdict(digest):
             raise UserError(
                 f"ingest: the shard {name.split(' ', 1)[1]} has changed since {folder.url} was begun "
                 f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or "
@@ -301,6 +310,6 @@ def _require_few_rejects(folder: StageFolder, summaries: Sequence[Summary], limi
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
         raise UserError(
             f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "
-            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then correct the shards or raise "
-            "ingest.max_reject_share"
+            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then correct the shards and "
+            f"delete {folder.url}, or raise ingest.max_reject_share"
         )

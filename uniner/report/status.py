@@ -7,7 +7,7 @@ _UNITS = {"build": "conversations", "train": "conversations", "evaluate": "quest
 
 
 def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
-    """Return a line per stage (complete, begun or missing, with rows or chunks), and the cost so far."""
+    """Return a line per stage (complete, begun or not, with rows or chunks), and the cost so far."""
     lines = [f"run {run_folder.url}"]
     total = 0.0
     parent_chunks: tuple[ChunkEntry, ...] = ()
@@ -22,9 +22,10 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
             figures = merge(summary.figures for summary in summaries)
             expected = f" of {len(parent_chunks):,}" if len(parent_chunks) >= len(summaries) > 0 else ""
             rows = sum(summary.rows for summary in summaries)
-            state = f"begun, {len(summaries):,}{expected} chunks, {rows:,} rows"
+            chunks = "chunk" if len(summaries) == 1 and not expected else "chunks"
+            state = f"begun, {len(summaries):,}{expected} {chunks}, {rows:,} rows"
         else:
-            state, figures = "missing", {}
+            state, figures = "not begun", {}
         usd = figures.get("cost_usd", 0.0)
         total += usd
         lines.append(f"  {stage:<9} {state}{f', {usd:,.2f} USD' if usd else ''}")

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -84,6 +84,9 @@ def _short(error: BaseException) -> str:
 def expand(patterns: Sequence[str]) -> list[str]:
     """Return the files that paths and globs name, in the given order; those of a glob are sorted.
 
+    A glob passes over folders, and over names that begin with . or _, such as _SUCCESS, unless the glob has a
+    part that begins so.
+
     Raises:
         UserError: if a file is missing or a glob matches nothing.
     """
@@ -92,7 +95,17 @@ def expand(patterns: Sequence[str]) -> list[str]:
         system, path = filesystem(pattern)
         with explained(pattern):
             if any(letter in path for letter in "*?["):
-                paths = sorted(system.glob(path))
+                found = system.glob(path, detail=True)
+                paths = sorted(
+                    name
+                    for name, info in found.items()
+                    if not _is_hidden(name, path) and (info["type"] == "file" or not system.isdir(name))
+                )
+                if found and not paths:
+                    raise UserError(
+                        f"{pattern}: the glob matches only folders and names that begin with . or _; name "
+                        "files, such as *.jsonl.zst"
+                    )
                 if not paths:
                     if is_remote(pattern):
                         system.ls(path.split("/", 1)[0])  # raises if the bucket is missing
@@ -102,9 +115,23 @@ def expand(patterns: Sequence[str]) -> list[str]:
             else:
                 # info() raises the reason (no bucket, no access, no file), which exists() hides.
                 system.info(path)
-                raise UserError(f"{pattern}: is a folder; name its files, such as {pattern}/*.jsonl.zst")
+                suffixes = sorted({PurePosixPath(name).suffix for name in system.find(path, maxdepth=1)})
+                raise UserError(
+                    f"{pattern}: is a folder; name its files, such as {pattern}/*{suffixes[-1]}"
+                    if suffixes
+                    else f"{pattern}: is an empty folder; name files"
+                )
         files += _addresses(system, pattern, paths)
     return list(dict.fromkeys(files))
+
+
+def _is_hidden(path: str, pattern: str) -> bool:
+    """Tell whether a glob matched a name, or a folder on the way, that begins with . or _ unasked."""
+    asked = pattern.strip("/").split("/")
+    fixed = next(number for number, part in enumerate(asked) if any(letter in part for letter in "*?["))
+    beginnings = {part[:1] for part in asked[fixed:]}
+    parts = path.strip("/").split("/")[fixed:]
+    return any(part.startswith((".", "_")) and part[0] not in beginnings for part in parts)
 
 
 def files_below(url: str) -> list[str]:

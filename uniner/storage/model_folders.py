@@ -126,7 +126,12 @@ def find_student_facts(url: str) -> StudentFacts | None:
     """Return a student's facts; None if the model has none, so is not one of ours."""
     with explained(url):
         facts = Folder(url).read_json(FACTS)
-    return facts and StudentFacts(**{**facts, "types": tuple(facts["types"])})
+    try:
+        return facts and StudentFacts(**{**facts, "types": tuple(facts["types"])})
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{url}/{FACTS} is not a student's ({error}); it needs template, max_tokens, base and types"
+        ) from None
 
 
 def student_facts(url: str) -> StudentFacts:

@@ -145,6 +145,7 @@ def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
     text = sys.stdin.read() if text == "-" else text
     tagger, types = _text_tagger(context)
+    log.info(f"tag: loading the student {_student_address(context)} into vLLM, about half a minute")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
 
 

@@ -16,7 +16,7 @@ from uniner.runtime import chunk_pipeline, trainer
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest
-from uniner.storage.model_folders import model_address, require_model
+from uniner.storage.model_folders import model_address, model_digest, require_model
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
 from uniner.train import CHECKPOINTS
@@ -105,13 +105,16 @@ def _remove_checkpoints(folder: StageFolder) -> None:
 
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
+    student = context.sections.student.identity()
+    base = student.pop("base")  # by its content: its folder may be moved
     return Identity(
         stage="train",
         settings={
             "run": {"seed": context.seed},
-            "student": context.sections.student.identity(),
+            "student": student,
             "train": context.sections.train.identity(),
         },
+        inputs={"student.base": model_digest(base)},
         parents=parents,
     )
 

@@ -489,7 +489,7 @@ def test_the_stage_in_batches(run, ray_session, capsys):
     assert manifest.outcomes == {"ok": 39, "rejected": 1}
     assert manifest.figures["cache_hits"] == 39
     assert manifest.figures["cost_usd"] > 0
-    assert run("teacher.base_url=http://127.0.0.1:9/v1") == 0, "done is done"
+    assert run("teacher.base_url=http://127.0.0.1:9/v1") == 0, "a complete stage asks nothing"
 
 
 def test_the_estimate_and_a_recording_in_batches(run, capsys, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any
 from uniner.config.systems import BertSystem
 from uniner.errors import UserError
 from uniner.evaluate.systems.bert import EncodedPiece, bio_labels, encode_pieces, label_words
-from uniner.gold.catalogue import label_renamer
+from uniner.gold.catalogue import label_renamer, tag_column
 from uniner.gold.reader import gold_digest, read_gold
 from uniner.runtime import trainer
 from uniner.storage.filesystem import explained
@@ -181,7 +181,7 @@ def _optimise(
 def _examples(job: BertTrainingJob, tokenizer: Any) -> tuple[list[str], list[LabelledPiece]]:
     """Return the label names and the examples."""
     settings, rename = job.settings, label_renamer(job.dataset, job.labels)
-    gold = read_gold(settings.train[job.dataset], rename=rename)
+    gold = read_gold(settings.train[job.dataset], rename=rename, tag_column=tag_column(job.dataset))
     passages = list(islice(gold, settings.max_passages))
     names = bio_labels(sorted({entity.type for passage in passages for entity in passage.entities}))
     numbers = {name: number for number, name in enumerate(names)}

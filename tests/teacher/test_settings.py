@@ -1,0 +1,53 @@
+"""A teacher's config section: its key, its cache folder, and which settings decide its replies."""
+
+import pytest
+
+from uniner.config.teachers import BatchTeacher, OpenAITeacher, RecordingTeacher, VllmTeacher
+from uniner.errors import UserError
+from uniner.teacher.settings import (
+    api_key,
+    check_budget,
+    check_teacher,
+    make_server,
+    reply_cache_folder,
+    teacher_identity,
+)
+
+
+def test_the_key_is_in_the_variable_that_the_section_names(monkeypatch):
+    section = OpenAITeacher(api_key_env="TOGETHER_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "of another server")
+    with pytest.raises(UserError, match="chat: the environment variable TOGETHER_KEY is not set"):
+        check_teacher(section, "chat")
+    monkeypatch.setenv("TOGETHER_KEY", "secret")
+    check_teacher(section, "chat")
+    assert make_server(section).api_key == "secret"
+    assert "secret" not in repr(make_server(section))
+    assert api_key(OpenAITeacher(base_url="http://127.0.0.1:9/v1", api_key_env="NONE")) == "none"
+
+
+def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    server = make_server(RecordingTeacher(path="x.jsonl"), recording_url="http://127.0.0.1:9/v1")
+    assert (server.base_url, server.api_key) == ("http://127.0.0.1:9/v1", "recorded")
+
+
+@pytest.mark.parametrize("section", [OpenAITeacher(), BatchTeacher(), RecordingTeacher(path="x.jsonl")])
+def test_a_budget_needs_prices(section):
+    with pytest.raises(UserError, match=r"run\.budget_usd: no price is set; set teacher\.usd_per_million_in"):
+        check_budget(section, 1.0, "run.budget_usd")
+    check_budget(section, None, "run.budget_usd")
+    check_budget(section.model_copy(update={"usd_per_million_out": 1.0}), 1.0, "run.budget_usd")
+
+
+def test_only_the_model_and_an_engines_number_format_decide_the_replies(tmp_path):
+    online = OpenAITeacher(model="m", base_url="http://a", actors=3, usd_per_million_in=1.0)
+    assert teacher_identity(online) == teacher_identity(BatchTeacher(model="m")) == {"model": "m"}
+    engine = VllmTeacher(model="org/model", gpus=4, dtype="float16")
+    assert teacher_identity(engine) == {"model": "org/model", "dtype": "float16", "max_prompt_tokens": 2048}
+
+
+def test_paid_replies_are_cached_under_the_root_unless_a_folder_is_named(tmp_path):
+    assert reply_cache_folder(OpenAITeacher(), str(tmp_path)).url == f"{tmp_path}/reply-cache"
+    assert reply_cache_folder(OpenAITeacher(cache="s3://b/c"), str(tmp_path)).url == "s3://b/c"
+    assert reply_cache_folder(RecordingTeacher(path="x.jsonl"), str(tmp_path)) is None
