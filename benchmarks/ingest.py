@@ -192,7 +192,7 @@ def measure_memory(path: str) -> float:
                     pass  # the process ended
 
     with tempfile.TemporaryDirectory() as root, connection.connected():
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         run, student = Run(root=root, name="memory"), Student(base=str(BASE))
         config = Config(run=run, student=student, ingest=Ingest(shards=[path], sample=SCAN_SHARE))
