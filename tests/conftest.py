@@ -1,11 +1,14 @@
 """Fixtures that tests share: a real S3 server, a real local Ray, tiny models, folders that stages read."""
 
+import asyncio
 import contextlib
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from uniner.progress import set_up_logging
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import Chunk
+from uniner.teacher.reply_cache import CachedReply
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -267,6 +271,50 @@ def wait_until():
 
 
 @pytest.fixture
+def work_beside_a_request(monkeypatch):
+    """Return a function that has a teacher's worker read replies which take until another request is done.
+
+    judge: where the worker's module names its judge of a reply. Returns the worker's chunk.
+    """
+
+    def work(worker, teacher, chunk, text, judge):
+        module, name = judge.rsplit(".", 1)
+        real_judge = getattr(importlib.import_module(module), name)
+        other_request_done = threading.Event()
+
+        def slow_judge(*reply):
+            assert other_request_done.wait(20), "the event loop is blocked while a reply is read"
+            return real_judge(*reply)
+
+        async def answered(texts):
+            reply = CachedReply(
+                text=text,
+                finish_reason="stop",
+                refusal=None,
+                tokens_in=1,
+                tokens_out=1,
+                attempts=1,
+                key="",
+                run="",
+            )
+            return [reply for _ in texts], {}
+
+        async def other_request():
+            await asyncio.sleep(0.05)
+            other_request_done.set()
+
+        async def both():
+            return await asyncio.gather(worker(chunk), other_request())
+
+        monkeypatch.setattr(judge, slow_judge)
+        monkeypatch.setattr(teacher, "ask", answered)
+        worked, _ = asyncio.run(both())
+        return worked
+
+    return work
+
+
+@pytest.fixture
 def write_shard():
     """Return a function that writes JSON lines as a zstd shard."""
 
@@ -280,7 +328,7 @@ def write_shard():
 
 @pytest.fixture(scope="session")
 def passage_chunks():
-    """Return a function that makes chunks of passages of these texts, with so many rows each."""
+    """Return a function that makes chunks of passages of these texts, of at most `rows` rows each."""
 
     def chunks(texts, rows=10**6):
         passages = [

@@ -10,7 +10,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from uniner import passages
 from uniner.passages import TokenizedText, cut_passages, owns
-from uniner.records import Passage
 
 WORDS = st.text(st.sampled_from("abcXYZ019.,!?\"'()é中🙂\u0301\u200f\x00"), min_size=1, max_size=30)
 BLANKS = st.sampled_from([" ", "  ", "\n", "\n\n", "\r\n", "\t", " \n \n "])
@@ -69,22 +68,8 @@ def test_only_wanted_sections_are_tokenised_with_the_same_passages(tokenizer, mo
     assert sum(map(len, encoded)) < 3 * 300
 
 
-def passages_of(text, pieces):
-    return [
-        Passage(
-            passage_id="",
-            doc_id="",
-            passage_index=piece.index,
-            char_start=piece.start,
-            char_end=piece.end,
-            text=text[piece.start : piece.end],
-            n_tokens=piece.n_tokens,
-            source="",
-            overlap_before=piece.overlap_before,
-            overlap_after=piece.overlap_after,
-        )
-        for piece in pieces
-    ]
+def passages_of(text, spans):
+    return [span.passage(text, "") for span in spans]
 
 
 @settings(max_examples=80, deadline=None)

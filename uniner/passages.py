@@ -43,6 +43,21 @@ class PassageSpan(msgspec.Struct, frozen=True):
     overlap_before: int = 0
     overlap_after: int = 0
 
+    def passage(self, document: str, passage_id: str, doc_id: str = "", source: str = "") -> Passage:
+        """Return the passage at this place of its document."""
+        return Passage(
+            passage_id=passage_id,
+            doc_id=doc_id,
+            passage_index=self.index,
+            char_start=self.start,
+            char_end=self.end,
+            text=document[self.start : self.end],
+            n_tokens=self.n_tokens,
+            source=source,
+            overlap_before=self.overlap_before,
+            overlap_after=self.overlap_after,
+        )
+
 
 def cut_passages(
     text: str,

@@ -1,8 +1,5 @@
 """The annotator: where entities are located, and passages that crash the engine."""
 
-import asyncio
-import threading
-
 import pytest
 
 from uniner.annotate.annotator import Annotator, locate_entities
@@ -10,8 +7,6 @@ from uniner.records import Annotation, Entity, from_table
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.prompts import published_prompt
-from uniner.teacher.reply_cache import CachedReply
-from uniner.teacher.reply_parser import judge_reply
 
 
 def test_entities_are_located_or_marked_as_absent():
@@ -58,43 +53,12 @@ def test_a_passage_that_crashes_the_engine_keeps_its_place_and_the_reason(passag
     assert (row.text, row.outcome, row.reply, row.entities) == ("deadly", "poison", "the reason", ())
 
 
-def test_a_slow_reply_keeps_no_other_request_waiting(passage_chunks, monkeypatch):
-    other_request_done = threading.Event()
-
-    def slow_judge(*reply):
-        assert other_request_done.wait(20), "the event loop stands still while a reply is read"
-        return judge_reply(*reply)
-
-    monkeypatch.setattr("uniner.annotate.annotator.judge_reply", slow_judge)
+def test_a_slow_reply_keeps_no_other_request_waiting(passage_chunks, work_beside_a_request):
     teacher = CachedTeacher(
         Teacher(model="m", prompt=published_prompt("type")), make_client=lambda gate: None
     )
-
-    async def answered(texts):
-        reply = '[("Ann", "person")]'
-        return [
-            CachedReply(
-                text=reply,
-                finish_reason="stop",
-                refusal=None,
-                tokens_in=1,
-                tokens_out=1,
-                attempts=1,
-                key="",
-                run="",
-            )
-        ], {}
-
-    monkeypatch.setattr(teacher, "ask", answered)
     (chunk,) = passage_chunks(["Ann left."])
-
-    async def other_request():
-        await asyncio.sleep(0.05)
-        other_request_done.set()
-
-    async def both():
-        return await asyncio.gather(Annotator(teacher)(chunk), other_request())
-
-    annotated, _ = asyncio.run(both())
+    judge, reply = "uniner.annotate.annotator.judge_reply", '[("Ann", "person")]'
+    annotated = work_beside_a_request(Annotator(teacher), teacher, chunk, reply, judge)
     (row,) = from_table(annotated.table, Annotation)
     assert row.entities == (Entity(text="Ann", type="person", start=0, end=3),)

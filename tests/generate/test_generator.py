@@ -1,7 +1,6 @@
 """The generator: outcomes, cached replies, briefs that crash the engine."""
 
 import asyncio
-import threading
 from collections import Counter
 from functools import partial
 
@@ -14,7 +13,7 @@ from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.openai_client import OpenAIClient, OpenAIServer
-from uniner.teacher.reply_cache import CachedReply, ReplyCache
+from uniner.teacher.reply_cache import ReplyCache
 
 TEACHER = Teacher(
     model="m",
@@ -97,39 +96,9 @@ def test_passages_before_a_fatal_error_are_not_paid_for_again(
         assert again.asked == 35
 
 
-def test_a_slow_reply_keeps_no_other_request_waiting(monkeypatch):
-    other_request_done = threading.Event()
-
-    def slow_judge(*reply):
-        assert other_request_done.wait(20), "the event loop stands still while a reply is read"
-        return judge_passage(*reply)
-
-    monkeypatch.setattr("uniner.generate.generator.judge_passage", slow_judge)
+def test_a_slow_reply_keeps_no_other_request_waiting(work_beside_a_request):
     teacher = CachedTeacher(TEACHER, make_client=lambda gate: None)
-
-    async def answered(texts):
-        return [
-            CachedReply(
-                text="Ann left.",
-                finish_reason="stop",
-                refusal=None,
-                tokens_in=1,
-                tokens_out=1,
-                attempts=1,
-                key="k",
-                run="r",
-            )
-        ], {}
-
-    monkeypatch.setattr(teacher, "ask", answered)
     brief = Brief(doc_id="d", source="generated:law", text="Domain: law", words=2)
-
-    async def other_request():
-        await asyncio.sleep(0.05)
-        other_request_done.set()
-
-    async def both():
-        return await asyncio.gather(Generator(teacher)(Chunk("c", to_table([brief], BRIEF))), other_request())
-
-    written, _ = asyncio.run(both())
+    chunk, judge = Chunk("c", to_table([brief], BRIEF)), "uniner.generate.generator.judge_passage"
+    written = work_beside_a_request(Generator(teacher), teacher, chunk, "Ann left.", judge)
     assert [row.text for row in from_table(written.table, GeneratedPassage)] == ["Ann left."]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -71,18 +72,8 @@ def test_the_most_likely_occurrence(text, mentions, start):
 
 
 def test_the_most_likely_occurrence_is_one_of_those_that_the_passage_owns():
-    right = Passage(
-        passage_id="d-1",
-        doc_id="d",
-        passage_index=1,
-        char_start=18,
-        char_end=len(DOCUMENT),
-        text=DOCUMENT[18:],
-        n_tokens=9,
-        source="",
-        overlap_before=36,
-        overlap_after=0,
-    )  # to the end of Łódź; Łódź
+    # The overlap goes to the end of Łódź; Łódź.
+    right = replace(passage(18), passage_id="d-1", passage_index=1, overlap_before=36)
     row = tag_passage(right, [ok("city", "Łódź")], "best")
     assert [entity.start for entity in row.entities] == [36]
 
@@ -94,30 +85,8 @@ def test_offsets_count_characters_of_the_document():
 
 
 def test_an_entity_in_an_overlap_belongs_to_one_of_the_two_passages():
-    left = Passage(
-        passage_id="d-0",
-        doc_id="d",
-        passage_index=0,
-        char_start=0,
-        char_end=34,
-        text=DOCUMENT[:34],
-        n_tokens=9,
-        source="",
-        overlap_before=0,
-        overlap_after=16,
-    )
-    right = Passage(
-        passage_id="d-1",
-        doc_id="d",
-        passage_index=1,
-        char_start=18,
-        char_end=len(DOCUMENT),
-        text=DOCUMENT[18:],
-        n_tokens=9,
-        source="",
-        overlap_before=16,
-        overlap_after=0,
-    )
+    left = replace(passage(0, DOCUMENT[:34]), overlap_after=16)
+    right = replace(passage(18), passage_id="d-1", passage_index=1, overlap_before=16)
     answers = [ok("city", "Łódź"), ok("person", "ANN LEE", "Ann Lee")]
     owned = [
         (passage.passage_id, entity.start)

@@ -11,7 +11,7 @@ from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
 from uniner.inference.questions import parse_answer
 from uniner.passages import cut_passages
-from uniner.records import TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.records import TAGGED_PASSAGE, TaggedPassage, from_table, to_table
 from uniner.tag.tagger import EntityRules, apply_rules, tag_passage
 from uniner.templates import SINGLE_TYPE
 
@@ -47,19 +47,8 @@ def numbered(drawn: list[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
 
 def passages_of(document, tokenizer, overlap):
     return [
-        Passage(
-            passage_id=f"d-{piece.index}",
-            doc_id="d",
-            passage_index=piece.index,
-            char_start=piece.start,
-            char_end=piece.end,
-            text=document[piece.start : piece.end],
-            n_tokens=piece.n_tokens,
-            source="",
-            overlap_before=piece.overlap_before,
-            overlap_after=piece.overlap_after,
-        )
-        for piece in cut_passages(document, tokenizer, 40, overlap)
+        span.passage(document, f"d-{span.index}", "d")
+        for span in cut_passages(document, tokenizer, 40, overlap)
     ]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -87,18 +88,15 @@ def test_characters_in_an_overlap_count_once():
         text="x" * 60,
         n_tokens=9,
         source="",
-        overlap_before=0,
         overlap_after=15,
     )
-    right = Passage(
+    right = replace(
+        left,
         passage_id="d-1",
-        doc_id="d",
         passage_index=1,
         char_start=45,
         char_end=100,
         text="x" * 55,
-        n_tokens=9,
-        source="",
         overlap_before=15,
         overlap_after=0,
     )

@@ -1,6 +1,5 @@
 """The annotate stage's worker: annotates a chunk of passages."""
 
-import asyncio
 from collections.abc import Sequence
 from itertools import chain
 
@@ -27,9 +26,7 @@ class Annotator:
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Annotate a chunk."""
         passages = from_table(chunk.table, Passage)
-        answers, figures = await self._teacher.ask([passage.text for passage in passages])
-        # In a thread, as a long reply would keep all other requests of this actor waiting.
-        annotations = await asyncio.to_thread(self._annotations, passages, answers)
+        annotations, figures = await self._teacher.ask_about(passages, self._annotation)
         entities = [entity for annotation in annotations for entity in annotation.entities]
         figures["entities"] = len(entities)
         figures["entities_not_in_passage"] = sum(entity.start < 0 for entity in entities)
@@ -40,11 +37,6 @@ class Annotator:
         poison = Rejection(outcome="poison", reason=reason, attempts=0)
         annotations = [self._annotation(passage, poison) for passage in from_table(chunk.table, Passage)]
         return Chunk(chunk.key, to_table(annotations, ANNOTATION))
-
-    def _annotations(
-        self, passages: Sequence[Passage], answers: Sequence[CachedReply | Rejection]
-    ) -> list[Annotation]:
-        return [self._annotation(passage, answer) for passage, answer in zip(passages, answers, strict=True)]
 
     def _annotation(self, passage: Passage, answer: CachedReply | Rejection) -> Annotation:
         mentions: tuple[TypedMention, ...] = ()

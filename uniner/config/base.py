@@ -59,7 +59,7 @@ class Serving(Section):
     chunks_in_flight: Count = Field(2, json_schema_extra=NOT_IDENTITY)
     """Chunks an actor works on at once, so that the end of a chunk does not idle the engine."""
     hang_timeout_s: Positive = Field(600, json_schema_extra=NOT_IDENTITY)
-    """An engine that has questions and produces no token for so many seconds is hung: its process ends, and
+    """An engine that has questions and produces no token for this many seconds is hung: its process ends, and
     another actor redoes its chunks."""
     max_chunk_crashes: Count = Field(3, json_schema_extra=NOT_IDENTITY)
     """Crashes of actors on a chunk before its rows are tried one by one. A row that crashes the engine twice

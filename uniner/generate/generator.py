@@ -1,8 +1,5 @@
 """The generate stage's worker: has the teacher write the passages of a chunk of briefs."""
 
-import asyncio
-from collections.abc import Sequence
-
 from uniner.records import GENERATED_PASSAGE, Brief, GeneratedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk
 from uniner.teacher.cached_teacher import CachedTeacher
@@ -20,9 +17,7 @@ class Generator:
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Have a chunk's passages written."""
         briefs = from_table(chunk.table, Brief)
-        answers, figures = await self._teacher.ask([brief.text for brief in briefs])
-        # In a thread, as a long reply would keep all other requests of this actor waiting.
-        passages = await asyncio.to_thread(self._passages, briefs, answers)
+        passages, figures = await self._teacher.ask_about(briefs, self._passage)
         return Chunk(chunk.key, to_table(passages, GENERATED_PASSAGE), figures=figures)
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
@@ -30,11 +25,6 @@ class Generator:
         poison = Rejection(outcome="poison", reason=reason, attempts=0)
         passages = [self._passage(brief, poison) for brief in from_table(chunk.table, Brief)]
         return Chunk(chunk.key, to_table(passages, GENERATED_PASSAGE))
-
-    def _passages(
-        self, briefs: Sequence[Brief], answers: Sequence[CachedReply | Rejection]
-    ) -> list[GeneratedPassage]:
-        return [self._passage(brief, answer) for brief, answer in zip(briefs, answers, strict=True)]
 
     def _passage(self, brief: Brief, answer: CachedReply | Rejection) -> GeneratedPassage:
         if isinstance(answer, Rejection):

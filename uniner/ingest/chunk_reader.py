@@ -186,15 +186,5 @@ def _passages(
     )
     for span in spans:
         if slots.contains(span.start):
-            yield Passage(
-                passage_id=f"{place}-{span.index:09d}",
-                doc_id=document.id or place,
-                passage_index=span.index,
-                char_start=span.start,
-                char_end=span.end,
-                text=document.text[span.start : span.end],
-                n_tokens=span.n_tokens,
-                source=document.source,
-                overlap_before=span.overlap_before,
-                overlap_after=span.overlap_after,
-            )
+            passage_id = f"{place}-{span.index:09d}"
+            yield span.passage(document.text, passage_id, document.id or place, document.source)

@@ -15,7 +15,7 @@ from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.passages import cut_passages
-from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.tagger import EntityRules, Tagger
@@ -46,19 +46,8 @@ class TextTagger:
     async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
         """Cut a text into passages as ingest does, and tag them. A blank text has no passages."""
         passages = [
-            Passage(
-                passage_id=str(piece.index),
-                doc_id="",
-                passage_index=piece.index,
-                char_start=piece.start,
-                char_end=piece.end,
-                text=text[piece.start : piece.end],
-                n_tokens=piece.n_tokens,
-                source="",
-                overlap_before=piece.overlap_before,
-                overlap_after=piece.overlap_after,
-            )
-            for piece in cut_passages(text, self._engine.tokenizer, self._max_tokens)
+            span.passage(text, str(span.index))
+            for span in cut_passages(text, self._engine.tokenizer, self._max_tokens)
         ]
         tagger = Tagger(self._asker, types, self._rules)
         chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from uniner.runtime.rate_limits import AskMeter, Gate, Meter, RateLimits, Reservation, local_meter
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
@@ -26,6 +26,13 @@ class TeacherClient(Protocol):
         """Close the connections."""
 
 
+class _HasText(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_HasText)
+Record = TypeVar("Record")
 MakeClient = Callable[[Gate], TeacherClient]
 """Makes a client in the actor that uses it, behind the actor's gate."""
 
@@ -53,6 +60,18 @@ class CachedTeacher:
     async def close(self) -> None:
         """Close the connections to the teacher. An actor's end with its process."""
         await self._client.close()
+
+    async def ask_about(
+        self, rows: Sequence[Row], record_of: Callable[[Row, CachedReply | Rejection], Record]
+    ) -> tuple[list[Record], dict[str, float]]:
+        """Ask about each row's text. Returns a record of each row and its answer, and the chunk's figures."""
+        answers, figures = await self.ask([row.text for row in rows])
+
+        def records() -> list[Record]:
+            return [record_of(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+        # In a thread, as a long reply would keep all other requests of this actor waiting.
+        return await asyncio.to_thread(records), figures
 
     async def ask(self, texts: Sequence[str]) -> tuple[list[CachedReply | Rejection], dict[str, float]]:
         """Return the answers to a chunk's texts, one for each text in order, and the chunk's figures."""
