@@ -5,7 +5,8 @@ python -m benchmarks.fault_injection [kills] [--disk]
 It starts a real Ray cluster of three nodes on this machine, a real S3 server that keeps its data when killed
 (`benchmarks.s3_server`), and the tag stage's pipeline and worker. A slow stand-in answers the questions.
 SIGKILL hits, in random order and at random moments: an actor, a node (a new one replaces it), the driver and
-the S3 server (both are restarted; so is a driver that failed because the server was down). With --disk the data lie in a folder, and no server is needed.
+the S3 server (both are restarted; so is a driver that failed because the server was down). With --disk the
+data lie in a folder, and no server is needed.
 
 At the end the rows must equal those of an undisturbed run, in the same chunks. The exit code is then 0.
 """

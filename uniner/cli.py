@@ -4,6 +4,7 @@
 input, before Ray starts; 3 stopped on purpose, and the same command goes on.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -25,6 +26,7 @@ from uniner.errors import Stopped, UserError, printable
 from uniner.progress import VERBOSE, set_up_logging
 from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
+from uniner.storage.lease import hold_lease, require_free
 from uniner.storage.stage_folder import run_folder
 
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -195,6 +197,8 @@ def run(
         config = prepare(config) if prepare else config
         checked = [(module, _context(config, module)) for module in map(_module, stages)]
         for module, context in checked:
+            if _works_in_its_folder(context):
+                require_free(context.folder)
             module.check(context)
         return checked
 
@@ -204,18 +208,29 @@ def run(
 def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
     from uniner.runtime import connection  # Ray takes seconds to import: only once the config is right
 
-    with connection.connected():
-        _stop_on_signals()  # again, as Ray sets a SIGTERM handler of its own
-        try:
+    try:
+        # A stage that fails keeps its lease until Ray has ended, and with it the actors that write.
+        with contextlib.ExitStack() as leases, connection.connected():
             for module, context in stages:
+                _raise_missed_stop()
+                if _works_in_its_folder(context):
+                    leases.enter_context(hold_lease(context.folder))
                 module.run(context)
-        except Stopped:
+                leases.close()
+    except Stopped:
+        raise
+    except Exception as error:
+        if not isinstance(error, UserError):
+            _raise_missed_stop()
+        user_error = connection.user_error_in(error)
+        if user_error is None:
             raise
-        except Exception as error:
-            user_error = connection.user_error_in(error)
-            if user_error is None:
-                raise
-            raise _FailedError(str(user_error)) from None
+        raise _FailedError(str(user_error)) from None
+
+
+def _works_in_its_folder(context: StageContext) -> bool:
+    """Tell whether a stage needs its folder for itself: all but report, which reads and writes one page."""
+    return context.stage != "report"
 
 
 class _FailedError(Exception):
@@ -283,14 +298,26 @@ def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+_stopped_by: list[int] = []
+"""The signal that a stop was raised for."""
+
+
 def _stop_on_signals() -> None:
+    _stopped_by.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second signal ends the job at once
-    raise Stopped(f"stopped by {signal.Signals(number).name}")
+    _stopped_by.append(number)
+    _raise_missed_stop()
+
+
+def _raise_missed_stop() -> None:
+    """Raise the stop that a signal asked for: a library, or an import, may have caught it or changed it."""
+    if _stopped_by:
+        raise Stopped(f"stopped by {signal.Signals(_stopped_by[0]).name}")
 
 
 def main(command: str | None = None) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -39,15 +40,33 @@ def connected() -> Iterator[None]:
     if is_verbose():
         options["runtime_env"] = {"env_vars": {VERBOSE: "1"}}
     with tempfile.TemporaryDirectory(prefix="uniner-ray-", ignore_cleanup_errors=True) as temporary:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**options)
-        else:
+        if not os.environ.get("RAY_ADDRESS"):
             cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=temporary, **options)
+            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+            options["_temp_dir"] = temporary
         try:
+            with _own_signal_handlers():
+                ray.init(**options)
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's signal handlers: Ray's would end a driver that is stopped with other exit codes."""
+    set_handler = signal.signal
+
+    def ignore_ray(number: int, handler: Any) -> Any:
+        if str(getattr(handler, "__module__", "")).startswith("ray."):
+            return signal.getsignal(number)
+        return set_handler(number, handler)
+
+    signal.signal = ignore_ray  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = set_handler
 
 
 def plain_error(error: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.connection import connected
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
+from uniner.storage.lease import hold_lease
 from uniner.storage.manifest import Identity, Manifest, Summary
 from uniner.storage.model_folders import (
     FACTS,
@@ -117,7 +118,7 @@ def estimate(context: StageContext) -> str:
     """Tag a few hundred passages with one engine; they count as done. Returns what the others would take."""
     folder, passages = context.folder, context.run_folder / "ingest"
     chunks, engine = passages.require_manifest().rows_of_chunk, context.sections.engine
-    with connected():
+    with hold_lease(folder), connected():  # the measured chunks are written
         identity, worker = _prepare(context)
         manifest = folder.begin(identity)
         if manifest:
