@@ -16,7 +16,7 @@ from typing import Any
 import ray.data
 
 from uniner.errors import UserError
-from uniner.progress import Progress, StageCost
+from uniner.progress import Progress, StageCost, figures_in_words
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
@@ -126,7 +126,8 @@ def log_done(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> M
     """Log what a stage made, and where. Returns the manifest."""
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest.outcomes.items())
     listed = f" ({outcomes})" if outcomes else ""
-    log.info(f"{name}: {manifest.rows:,} {unit}{listed} in {manifest.seconds:,.0f} s; output in {folder.url}")
+    made = f"{manifest.rows:,} {unit}{listed} in {manifest.seconds:,.0f} s"
+    log.info(f"{name}: {'; '.join([made, *figures_in_words(manifest.figures)])}; output in {folder.url}")
     return manifest
 
 
