@@ -191,7 +191,7 @@ class Build(Section):
     questions keeps them."""
     dataset_line: bool = True
     """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
-    train_json: bool = False
+    train_json: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Also write all conversations as train.json, in the layout of the original training code."""
     validation_share: Share = 0.02
     """Share of the passages kept for validation (paper: 2 %)."""
