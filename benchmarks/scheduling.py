@@ -157,8 +157,8 @@ def again(chunks: int) -> None:
         identity = stage._identity(context, facts, stage._select_types(tag, facts), parents)
         context.folder.begin(identity)
         settings = tag.model_dump(include={"top_surfaces", "entity_table", "partition_by_source"})
-        results = {"tables": asdict(stage.TagTables(**settings))}
-        context.folder.write_manifest(Manifest.of(identity, summaries, 1.0, results=results))
+        context.folder.write_sealed_json("tables.json", asdict(stage.TagTables(**settings)))
+        context.folder.write_manifest(Manifest.of(identity, summaries, 1.0))
         for key in keys:
             Path(context.folder.path(f"chunk-{key}.parquet")).touch()
         started = time.monotonic()

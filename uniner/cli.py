@@ -28,6 +28,7 @@ from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
 from uniner.storage.lease import hold_lease, require_free
 from uniner.storage.stage_folder import run_folder
+from uniner.storage.trouble import set_patience
 
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that `ray job submit` sets for the job's process."""
@@ -181,6 +182,7 @@ def _load(words: Sequence[str]) -> Config:
             f"run.root = {root!r} is relative: in a submitted job it would be in Ray's temporary folder; set "
             "an address that all nodes see, such as run.root=s3://my-bucket/uniner"
         )
+    set_patience(config.run.storage_patience_s)
     return config
 
 

@@ -246,6 +246,13 @@ class Prediction:
 PREDICTION = _schema(Prediction)
 
 
+UNREAD_COLUMNS = frozenset(
+    {"brief", "reply", "model", "tokens_in", "tokens_out", "cost_usd", "attempts"}
+)  # fmt: skip
+"""Columns of GENERATED_PASSAGE, ANNOTATION and PREDICTION that no later stage reads. A stage's digest leaves
+them out, so that a chunk that was asked for again at another price is the same input."""
+
+
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Convert records to an Arrow table with their schema.
 

@@ -300,7 +300,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         StageFolder(str(tmp_path)) / "r" / "tag",
         sum(e.start >= 0 for row in rows for e in row.entities),
     )
-    mentions_by_type = manifest.results["tables"]["mentions_by_type"]
+    mentions_by_type = stage.read_tables_manifest(tag)["mentions_by_type"]
     assert sum(mentions_by_type.values()) == located > 0 and not (tag / "entities").tree()
     for settings in ({"entity_table": True}, {"entity_table": True, "partition_by_source": True}):
         (tag / "entities").write("source=x/part-of-a-killed-writer.parquet", b"half")
@@ -308,7 +308,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
             tag.remove(["manifest.json"])
         again = stage.run(context_with(**settings))
         assert again.figures == manifest.figures
-        assert again.results["tables"]["mentions_by_type"] == mentions_by_type
+        assert stage.read_tables_manifest(tag)["mentions_by_type"] == mentions_by_type
         table = pd.read_parquet(f"{tag.url}/entities")
         assert len(table) == manifest.figures["entities"] and (table.start >= 0).sum() == located
         surfaces = pd.read_parquet(f"{tag.url}/aggregate.parquet")

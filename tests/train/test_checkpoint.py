@@ -1,6 +1,8 @@
 """Checkpoints of one process without Ray: no step waits, state.json is last, damage is noticed."""
 
 import dataclasses
+import hashlib
+import pickle
 import threading
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.errors import UserError
+from uniner.storage.sealed_json import open_sealed_json
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import checkpoint, export, loop, model, packing, worker
 from uniner.train.checkpoint import STATE, Checkpoints, TrainState
@@ -169,6 +172,46 @@ def test_every_kind_of_damage_is_noticed(base, folder, keep):
     require_skipped(f"{STATE} cannot be read")
     state.unlink()
     require_skipped("was never finished")
+
+
+@dataclasses.dataclass
+class Trap:
+    """Runs a function when it is unpickled."""
+
+    path: str
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("trap_in", ["contents", "values"])
+def test_a_checkpoint_runs_no_code_even_with_fitting_digests(base, folder, keep, tmp_path, trap_in):
+    net, optimizer = load(base)
+    with keep() as checkpoints:
+        checkpoints.save(net, optimizer, state_of(1))
+    (newest,) = folder.iterdir()
+    sprung = tmp_path / "sprung"
+    if trap_in == "contents":
+        (newest / ".metadata").write_bytes(pickle.dumps(Trap(str(sprung))))
+    else:
+        weights, moments = checkpoint.get_state_dict(net, optimizer, options=checkpoint._LEARNED)
+        moments["param_groups"] = [{**group, "lr": Trap(str(sprung))} for group in moments["param_groups"]]
+        for shard in newest.glob("*.distcp"):
+            shard.unlink()
+        checkpoint.dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=str(newest))
+    at = StageFolder(str(newest))
+    stored = open_sealed_json(at.read(STATE))
+    stored["files"] = {
+        path.name: [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
+        for path in newest.iterdir()
+        if path.name != STATE
+    }
+    at.write_sealed_json(STATE, stored)
+    sprung.unlink(missing_ok=True)
+    assert checkpoint.find_damage(at) == ""
+    with pytest.raises(UserError, match="holds something else than a checkpoint"):
+        keep().resume(net, optimizer, "digest", print)
+    assert not sprung.exists()
 
 
 def test_damaged_checkpoints_are_skipped_but_never_all_of_them(make_job, local_session, tmp_path):

@@ -161,12 +161,14 @@ def _teacher(context: StageContext) -> Teacher:
 
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
-    annotate = context.sections.annotate
+    annotate, template = context.sections.annotate, context.sections.student.template
     prompt = _prompt(context).digest() if annotate.prompt else None
+    # Of the templates only definition has another built-in prompt.
+    asked = "definition" if template == "definition" else "type, grouped or all_in_one"
     return Identity(
         stage="annotate",
         settings={
-            "student": {"template": context.sections.student.template},
+            "student": {} if prompt else {"template": asked},
             "teacher": teacher_identity(context.sections.teacher),
             "annotate": {**annotate.identity(), "prompt": prompt},
         },

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -42,20 +42,15 @@ class CardFacts:
 
 
 def write(
-    folder: StageFolder,
-    facts: CardFacts,
-    summaries: Sequence[Summary],
-    mentions: Counter[str],
-    train_json: bool = False,
+    folder: StageFolder, facts: CardFacts, summaries: Sequence[Summary], mentions: Counter[str]
 ) -> Counter[str]:
-    """Write the card and its plots, and train.json on request.
+    """Write the card and its plots.
 
     mentions: the teacher's mentions by type. Returns the number of negative questions by type about the
     teacher's passages.
     """
     negatives = Counter[str]()
     questions, characters, positives = Counter[str](), [], []
-    published = []  # a JSON list, as the original training code reads it
     for key in sorted(summary.key for summary in summaries):
         for conversation in from_table(folder.read_chunk(key).table, Conversation):
             questions.update(conversation.positive_types)
@@ -63,14 +58,21 @@ def write(
                 negatives.update(conversation.negative_types)
             positives.append(len(conversation.positive_types))
             characters.append(sum(len(turn["value"]) for turn in conversation.conversations))
-            if train_json and conversation.split == "train":
-                published.append({"id": conversation.id, "conversations": conversation.conversations})
     folder.write(PLOT, plot(questions, positives, characters))
     counts = merge(summary.figures for summary in summaries)
     folder.write(CARD, render(facts, counts, mentions, negatives).encode())
-    if train_json:
-        folder.write(TRAIN_JSON, json.dumps(published, ensure_ascii=False).encode())
     return negatives
+
+
+def write_train_json(folder: StageFolder, keys: Iterable[str]) -> None:
+    """Write the conversations to train on as one JSON list, as the original training code reads it."""
+    published = [
+        {"id": conversation.id, "conversations": conversation.conversations}
+        for key in sorted(keys)
+        for conversation in from_table(folder.read_chunk(key).table, Conversation)
+        if conversation.split == "train"
+    ]
+    folder.write(TRAIN_JSON, json.dumps(published, ensure_ascii=False).encode())
 
 
 def render(

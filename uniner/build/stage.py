@@ -68,6 +68,8 @@ def run(context: StageContext) -> Manifest:
     annotations = context.run_folder / "annotate" if settings.teacher_weight else None
     identity = _identity(context, {"annotate": annotations.digest()} if annotations else {})
     if manifest := folder.begin(identity):
+        if settings.train_json and not folder.exists(card.TRAIN_JSON):
+            card.write_train_json(folder, manifest.rows_of_chunk)
         return chunk_pipeline.log_complete("build", manifest, "conversations", folder)
     filters, mentions = _count_mentions(annotations, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
@@ -82,7 +84,9 @@ def run(context: StageContext) -> Manifest:
     facts = _card_facts(context)
 
     def results(summaries: Sequence[Summary]) -> dict[str, Any]:
-        negatives = card.write(folder, facts, summaries, mentions, settings.train_json)
+        negatives = card.write(folder, facts, summaries, mentions)
+        if settings.train_json:
+            card.write_train_json(folder, [summary.key for summary in summaries])
         return asdict(
             BuildResults(
                 types=len(mentions),
@@ -134,20 +138,37 @@ def _card_facts(context: StageContext) -> card.CardFacts:
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
     student, build = context.sections.student, context.sections.build
-    settings = build.identity()
-    del settings["supervised"]  # gold data count by name and content: a file may be moved
+    template: dict[str, Any] = {"template": student.template}
+    if student.template == "grouped":
+        template["group_types"] = student.group_types
     return Identity(
         stage="build",
-        settings={
-            "run": {"seed": context.seed},
-            "student": {"template": student.template, "group_types": student.group_types},
-            "build": settings,
-        },
+        settings={"run": {"seed": context.seed}, "student": template, "build": _deciding(build)},
         inputs={
             "build.supervised": {name: gold_digest(address) for name, address in build.supervised.items()}
         },
         parents=parents,
     )
+
+
+def _deciding(build: Build) -> dict[str, Any]:
+    """Return the settings that decide the conversations: some count only beside others."""
+    without = {"supervised"}  # gold data count by name and content: a file may be moved
+    if not build.supervised:
+        without |= {"supervised_weight", "supervised_examples", "labels", "dataset_line"}
+    if not build.teacher_weight:
+        without |= {
+            "drop_types",
+            "singular_types",
+            "require_in_passage",
+            "require_latin",
+            "max_mention_words",
+        }
+    if build.negatives == "none":
+        without |= {"negatives_per_positive", "negatives_per_passage"}
+    elif build.negatives_per_passage is not None:
+        without.add("negatives_per_positive")
+    return {name: value for name, value in build.identity().items() if name not in without}
 
 
 def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[MentionFilters, Counter[str]]:

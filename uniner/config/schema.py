@@ -39,6 +39,9 @@ class Run(Section):
     budget_usd: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Most US dollars that generate and annotate may spend together, by the teacher's prices. The run then
     stops with exit code 3; with a higher budget the same command goes on. Unset: no limit."""
+    storage_patience_s: NotNegative = Field(300.0, json_schema_extra=NOT_IDENTITY)
+    """Seconds that reading and writing are tried again where the storage answers with a server's error or not
+    at all. Then the stage fails, and the same command goes on from there."""
 
 
 class Student(Section):
@@ -188,7 +191,7 @@ class Build(Section):
     questions keeps them."""
     dataset_line: bool = True
     """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
-    train_json: bool = False
+    train_json: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Also write all conversations as train.json, in the layout of the original training code."""
     validation_share: Share = 0.02
     """Share of the passages kept for validation (paper: 2 %)."""

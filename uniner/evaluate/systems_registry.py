@@ -1,5 +1,6 @@
 """The systems that evaluate.systems names: their folders, models, checks and identities. No Ray."""
 
+import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from uniner.storage.model_folders import FACTS, find_student_facts, model_addres
 from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
 from uniner.templates import Template, make_template
 
+_LONGEST_NAME = 120
 OWN_MODELS = ("base", "student")
 """The models of the run itself, as evaluate.systems names them."""
 
@@ -154,8 +156,11 @@ def choose_systems(
 
 
 def _folder_name(system: str) -> str:
-    """Return a folder name for a model's address, without characters that a folder may not have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "--", system.split("://")[-1]).strip("-.")
+    """Return a folder name for a model's address: no characters that it may not have, and not too long."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "--", system.split("://")[-1]).strip("-.")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(system.encode()).hexdigest()[:16]}"
 
 
 def _model_of(settings: AnySystem, student: Student, run: Folder) -> str:

@@ -114,7 +114,7 @@ def _read_parquet(
     part: ShardPart, fields: RowFields, max_bytes: int, first: int, outcome: str | None = None
 ) -> Iterator[DocumentRow]:
     columns = [name for name in (fields.text, fields.source, fields.id, outcome) if name]
-    with open_parquet(part.urls[0]) as file:
+    with open_parquet(part.urls[0], sealed=part.kind == "generated") as file:
         rows, number = max(1, file.metadata.row_group(part.group).num_rows), 0
         for batch in file.iter_batches(_PARQUET_ROWS, [part.group], columns, use_threads=False):
             records = batch.to_struct_array()

@@ -166,13 +166,21 @@ def _identity(
     context: StageContext, digests: dict[str, ShardDigest], parents: dict[str, str | None]
 ) -> Identity:
     """Return what decides the passages. Files and the base count by name and content: they may be moved."""
-    settings = context.sections.ingest.identity()
+    ingest = context.sections.ingest
+    settings = ingest.identity()
     del settings["shards"]
     benchmarks = settings.pop("decontaminate")
+    if not benchmarks:
+        del settings["decontaminate_words"]
+    if not ingest.shards:
+        for name in ("read_mb", "text_field", "id_field", "source_field"):
+            del settings[name]
+    shares = {ingest.sample, *ingest.sample_of_source.values()}
+    draws = ingest.max_passages is not None or shares - {0.0, 1.0}
     return Identity(
         stage="ingest",
         settings={
-            "run": {"seed": context.seed},
+            "run": {"seed": context.seed} if draws else {},
             "generate": {"domains": context.sections.generate.domains},
             "ingest": settings,
         },

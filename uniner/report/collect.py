@@ -4,20 +4,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from uniner.display import TaggedText, displayed_entities
+from uniner.errors import UserError
 from uniner.records import Passage, TaggedPassage, from_table
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import Manifest
+from uniner.storage.sealed_json import BrokenFileError
+from uniner.storage.sealed_parquet import open_sealed
 from uniner.storage.stage_folder import StageFolder
 
 EXAMPLES = 5
 TYPES, SURFACES = 25, 8
 _EXAMPLE_CHARACTERS = 600
 _CHUNKS = 6
-_SURFACE_TABLE = "aggregate.parquet"  # tag's table of surfaces, see docs/tagging.md
+# tag's table of surfaces and the tables' manifest, see docs/tagging.md
+_SURFACE_TABLE, _TABLES = "aggregate.parquet", "tables.json"
 
 Curve = tuple[tuple[int, float], ...]
 """Points (step, value)."""
@@ -97,13 +98,8 @@ def collect(run: StageFolder, name: str) -> RunReport:
         examples=_examples(run) if "tag" in manifests else (),
         curves=_curves(run / "train"),
         funnel=_funnel(manifests["build"].figures) if "build" in manifests else None,
-        types=_types(run / "tag", _mentions_by_type(manifests.get("tag"))),
+        types=_types(run / "tag") if "tag" in manifests else (),
     )
-
-
-def _mentions_by_type(tag: Manifest | None) -> dict[str, int]:
-    tables = tag.results.get("tables") if tag else None
-    return tables["mentions_by_type"] if tables else {}
 
 
 def scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
@@ -134,12 +130,19 @@ def _curves(train: Folder) -> TrainingCurves:
     )
 
 
-def _types(tag: Folder, mentions_by_type: dict[str, int]) -> tuple[TypeSurfaces, ...]:
-    """Return the most frequent types with their most frequent surfaces."""
-    if not mentions_by_type:
+def _types(tag: Folder) -> tuple[TypeSurfaces, ...]:
+    """Return the most frequent types with their most frequent surfaces; none where tag is at its tables."""
+    tables = tag.read_sealed_json(_TABLES, "delete that file and run `uniner tag CONFIG` again")
+    if tables is None:
         return ()
-    surfaces: dict[str, list[tuple[str, int]]] = {}
-    table = pq.read_table(pa.BufferReader(tag.read(_SURFACE_TABLE)), columns=["type", "text", "mentions"])
+    mentions_by_type, surfaces = tables["mentions_by_type"], dict[str, list[tuple[str, int]]]()
+    try:
+        table = open_sealed(tag.read(_SURFACE_TABLE))
+    except BrokenFileError as error:
+        raise UserError(
+            f"{tag.path(_SURFACE_TABLE)}: is damaged: {error}; delete {_TABLES} beside it and run "
+            "`uniner tag CONFIG` again"
+        ) from None
     for row in table.to_pylist():
         surfaces.setdefault(row["type"], []).append((row["text"], row["mentions"]))
     return tuple(

@@ -13,6 +13,7 @@ import ray
 
 from uniner.errors import Stopped, UserError
 from uniner.progress import VERBOSE, is_verbose
+from uniner.storage.trouble import PATIENCE, patience_s
 
 Ending = TypeVar("Ending", bound=Exception)
 Shared = TypeVar("Shared")
@@ -37,8 +38,11 @@ def connected() -> Iterator[None]:
         yield
         return
     options: dict[str, Any] = {"log_to_driver": is_verbose(), "logging_level": level}
-    if is_verbose():
-        options["runtime_env"] = {"env_vars": {VERBOSE: "1"}}
+    variables = {VERBOSE: "1"} if is_verbose() else {}
+    if os.environ.get("RAY_ADDRESS"):  # the workers of a local Ray have this process's variables
+        variables[PATIENCE] = str(patience_s())
+    if variables:
+        options["runtime_env"] = {"env_vars": variables}
     with tempfile.TemporaryDirectory(prefix="uniner-ray-", ignore_cleanup_errors=True) as temporary:
         if not os.environ.get("RAY_ADDRESS"):
             cpus = max(_LOGICAL_CPUS, os.cpu_count() or 1)

@@ -1,7 +1,6 @@
 """Files by address: a local path, s3://, or any other protocol of fsspec."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.errors import UserError
+from uniner.storage.patient_filesystem import PatientFilesystem
+from uniner.storage.sealed_json import BrokenFileError
+from uniner.storage.sealed_parquet import read_sealed
+from uniner.storage.trouble import explained as explained
 
 
 def absolute(url: str) -> str:
@@ -26,55 +29,22 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
-@functools.cache
-def _filesystem(protocol: str) -> Any:
-    # One client per process. Listings are not cached, as other processes write to the same folders.
-    options = {} if protocol == "file" else {"use_listings_cache": False}
-    return fsspec.filesystem(protocol, **options)
-
-
 def filesystem(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of an address, and the path in it. S3 reads the usual AWS_* variables.
+
+    A remote one waits while the storage is in trouble (`PatientFilesystem`).
 
     Raises:
         UserError: if no installed package supports the protocol.
     """
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     try:
-        system = _filesystem(protocol)
+        system: Any = fsspec.filesystem("file") if protocol == "file" else PatientFilesystem(protocol)
     except (ImportError, ValueError) as error:
         raise UserError(
             f"{url}: this kind of address is not supported ({_short(error)}); use a path or s3://bucket/key"
         ) from None
     return system, system._strip_protocol(url)
-
-
-@contextlib.contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn storage errors that a user can correct into one clear line about `url`."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except PermissionError as error:
-        hint = "the AWS_* credentials or role" if is_remote(url) else "the permissions of the file or folder"
-        raise UserError(f"{url}: access denied ({_short(error)}); check {hint}") from None
-    except IsADirectoryError as error:
-        raise UserError(f"{url}: {error.filename or 'it'} is a folder; name a file in it") from None
-    except FileNotFoundError as error:
-        missing = "bucket" if names_bucket(error) else "file or folder"
-        raise UserError(f"{url}: no such {missing}") from None
-    except NotADirectoryError as error:
-        raise UserError(f"{url}: {error.filename or 'part of the path'} is a file, not a folder") from None
-    except (BotoCoreError, ClientError, ConnectionError) as error:
-        raise UserError(
-            f"{url}: cannot be reached ({_short(error)}); check AWS_* and AWS_ENDPOINT_URL"
-        ) from None
-
-
-def names_bucket(error: FileNotFoundError) -> bool:
-    """Tell whether the bucket is missing: for a missing key, s3fs raises the same with another text."""
-    return "specified bucket" in str(error)
 
 
 def _short(error: BaseException) -> str:
@@ -154,8 +124,8 @@ def read_part(url: str, start: int, end: int) -> bytes:
 
 
 @contextlib.contextmanager
-def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file to read it in small pieces.
+def open_parquet(url: str, sealed: bool = False) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to read it in small pieces. sealed: it must be as `sealed_parquet` wrote it.
 
     Raises:
         UserError: if it is broken.
@@ -163,7 +133,14 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     system, path = filesystem(url)
     with explained(url), system.open(path, "rb") as raw:
         try:
-            yield pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
+            if sealed:
+                read_sealed(raw)
+            yield pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+        except BrokenFileError as error:
+            raise UserError(
+                f"{url}: is damaged ({error}); delete it, and the manifest.json beside it, and run the stage "
+                "that wrote it again"
+            ) from None
         except (pa.ArrowInvalid, OSError) as error:
             # Arrow raises a bare OSError; errors of the storage have a number or a subclass.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):

@@ -1,19 +1,26 @@
 """A folder on disk or in a bucket: whole files, written atomically."""
 
 import contextlib
+import functools
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from uniner.errors import printable
-from uniner.storage.filesystem import absolute, filesystem, is_remote, names_bucket
+from uniner.errors import UserError, printable
+from uniner.storage.filesystem import absolute, filesystem, is_remote
+from uniner.storage.sealed_json import BrokenFileError, open_sealed_json, sealed_json
+from uniner.storage.trouble import names_bucket, patiently
 
 
 class Folder:
-    """A folder's address, with its file operations. Cheap to copy between processes."""
+    """A folder's address, with its file operations. Cheap to copy between processes.
+
+    An operation waits while the storage is in trouble, and raises a UserError where that does not end or the
+    user must mend it (`trouble`). A missing file is a FileNotFoundError.
+    """
 
     def __init__(self, url: str):
         self.url = absolute(url).rstrip("/")
@@ -31,39 +38,38 @@ class Folder:
 
     def path(self, name: str) -> str:
         """Return the address of a file in the folder."""
-        return f"{self.url}/{name}"
+        return f"{self.url}/{name}" if name else self.url
+
+    def _do(self, operation: str, name: str = "", **options: Any) -> Any:
+        """Do an operation of the file system on a file, or on the folder."""
+        system, path = filesystem(self.path(name))
+        return patiently(self.path(name), None, getattr(system, operation), path, **options)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all: one S3 put, or a temporary file and a rename on disk."""
         system, path = filesystem(self.path(name))
         if is_remote(self.url):
             system.pipe_file(path, data)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        else:
+            patiently(self.path(name), None, _write_on_disk, Path(path), data)
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""
-        system, path = filesystem(self.path(name))
-        return system.cat_file(path)
+        return self._do("cat_file", name)
 
     def exists(self, name: str) -> bool:
         """Tell whether a file exists."""
         system, path = filesystem(self.path(name))
-        return system.exists(path)
+        if is_remote(self.url):
+            return system.exists(path)
+        return patiently(self.path(name), None, Path(path).exists)
 
     def sizes(self) -> dict[str, int]:
         """Return the names of the folder's files and their sizes in bytes; empty if the folder is missing."""
-        system, path = filesystem(self.url)
         try:
-            entries = system.ls(path, detail=True)
-        except FileNotFoundError:
+            entries = self._do("ls", detail=True)
+        except FileNotFoundError as error:
+            _require_bucket(self.url, error)
             return {}
         return {
             entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"
@@ -71,32 +77,68 @@ class Folder:
 
     def tree(self) -> list[str]:
         """Return the names of all files in the folder and below it; empty if the folder is missing."""
-        system, path = filesystem(self.url)
-        return sorted(name[len(path) + 1 :] for name in system.find(path))
+        _, path = filesystem(self.url)
+        return sorted(name[len(path) + 1 :] for name in self._do("find"))
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; a missing file is no error."""
-        system, path = filesystem(self.url)
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                system.rm_file(f"{path}/{name}")
+            try:
+                self._do("rm_file", name)
+            except FileNotFoundError as error:
+                _require_bucket(self.url, error)
 
     def remove_all(self) -> None:
-        """Delete the folder and everything below it."""
-        system, path = filesystem(self.url)
-        system.rm(path, recursive=True)
+        """Delete the folder and everything below it; a missing folder is no error."""
+        try:
+            self._do("rm", recursive=True)
+        except FileNotFoundError as error:
+            _require_bucket(self.url, error)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as indented JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file; None if it is missing."""
+        """Read a JSON file; None if it is missing.
+
+        Raises:
+            UserError: where the file is not JSON.
+        """
+        data = self.read_if_exists(name)
         try:
-            return json.loads(self.read(name))
+            return None if data is None else json.loads(data)
+        except ValueError as error:
+            raise UserError(f"{self.path(name)}: is damaged: it is not JSON ({error})") from None
+
+    def write_sealed_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write an object as JSON with a digest of its values, whole or not at all."""
+        self.write(name, sealed_json(value))
+
+    def read_sealed_json(self, name: str, cure: str) -> dict[str, Any] | None:
+        """Read an object that `write_sealed_json` wrote; None if it is missing.
+
+        cure: what to do where the file is damaged, for the message.
+
+        Raises:
+            UserError: where it has other values than were written.
+        """
+        data = self.read_if_exists(name)
+        try:
+            return None if data is None else open_sealed_json(data)
+        except BrokenFileError as error:
+            raise UserError(f"{self.path(name)}: is damaged: {error}; {cure}") from None
+
+    def read_if_exists(self, name: str) -> bytes | None:
+        """Read a whole file; None if it is missing.
+
+        Raises:
+            UserError: where the bucket is missing.
+        """
+        try:
+            return self.read(name)
         except FileNotFoundError as error:
-            if names_bucket(error):
-                raise
+            _require_bucket(self.url, error)
             return None
 
     def download(self, target: Path) -> None:
@@ -104,17 +146,40 @@ class Folder:
         system, path = filesystem(self.url)
         target.mkdir(parents=True, exist_ok=True)
         for name in self.sizes():
-            system.get_file(f"{path}/{name}", str(target / name))
+            local = target / name
+            patiently(str(local), None, system.get_file, f"{path}/{name}", str(local))
 
     def upload(self, source: Path) -> None:
         """Copy a local folder's files here in order of their names, so that a marker file can come last."""
         system, path = filesystem(self.url)
-        system.makedirs(path, exist_ok=True)
+        self._do("makedirs", exist_ok=True)
         for file in sorted(source.iterdir()):
-            system.put_file(str(file), f"{path}/{file.name}")
+            copy: Callable[[], object] = functools.partial(system.put_file, str(file), f"{path}/{file.name}")
+            patiently(self.path(file.name), None, copy)
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of killed writers. Nobody else may be writing here."""
         if not is_remote(self.url) and Path(self.url).is_dir():
             for leftover in Path(self.url).glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+                patiently(str(leftover), None, leftover.unlink, missing_ok=True)
+
+
+def _write_on_disk(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
+        raise
+
+
+def _require_bucket(url: str, error: FileNotFoundError) -> None:
+    """Raise where it is not a file that is missing but its bucket."""
+    if names_bucket(error):
+        raise UserError(f"{url}: no such bucket; make it, or name another, such as s3://my-bucket/runs")

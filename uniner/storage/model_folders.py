@@ -2,12 +2,14 @@
 
 import functools
 import hashlib
+import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from uniner.storage.filesystem import absolute, explained, is_remote, read_part
 from uniner.storage.folder import Folder
 
 FACTS, CARD, CALIBRATION = "uniner.json", "README.md", "calibration.json"
+_NOT_LISTED = frozenset({FACTS, CARD, CALIBRATION})
+"""Files of a student without a digest in its facts: the facts themselves, and what evaluate writes."""
 _END_BYTES = 1 << 20
+_READERS = 4
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -24,7 +29,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class StudentFacts:
     """What a student's `uniner.json` says: how it was trained to be asked.
 
-    types: the most frequent types of its training set, most frequent first.
+    types: the most frequent types of its training set, most frequent first. files: the SHA-256 of the
+    student's files; empty for a student that was not written here.
     """
 
     template: str
@@ -32,6 +38,7 @@ class StudentFacts:
     base: str
     types: tuple[str, ...]
     group_types: int = 5
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_address(name: str) -> str:
@@ -68,11 +75,15 @@ def loading(name: str, setting: str) -> Iterator[None]:
 
 
 def model_digest(name: str) -> str:
-    """Return a model's digest, over its files' names, sizes and last MB; for a hub name the name itself.
+    """Return a model's digest; for a hub name the name itself. A copied folder keeps its digest.
 
-    The ends suffice: training changes every weight. A copied folder keeps its digest.
+    A student's is that of its facts, which list its files' digests; another folder's is over its files'
+    names, sizes and last MB. The ends suffice: training changes every weight.
     """
     folder = Folder(name)
+    facts = find_student_facts(name)
+    if facts and facts.files:
+        return hashlib.sha256(json.dumps(asdict(facts), sort_keys=True).encode()).hexdigest()[:16]
     # evaluate adds these two to a student; the model stays the same.
     files = {file: size for file, size in folder.sizes().items() if file not in (CARD, CALIBRATION)}
     if not files:
@@ -96,7 +107,11 @@ def load_tokenizer(name: str) -> Any:
 
 
 def local_model(name: str) -> str:
-    """Return a local folder or hub name, as transformers and vLLM take it; a remote folder is fetched."""
+    """Return a local folder or hub name, as transformers and vLLM take it; a remote folder is fetched.
+
+    Raises:
+        UserError: where a file of a student is damaged.
+    """
     return fetch_model(model_address(name), Path(tempfile.gettempdir()) / "uniner-models")
 
 
@@ -104,9 +119,13 @@ def fetch_model(url: str, cache: Path) -> str:
     """Copy a remote model folder into `cache` and return the copy; return any other address as it is.
 
     Each state of the folder's files is copied once per node, whole or not at all; other processes of the node
-    wait meanwhile.
+    wait meanwhile. A student's files are compared with the digests in its facts, once per node too.
+
+    Raises:
+        UserError: where a file of a student is damaged.
     """
     if not is_remote(url):
+        _check_once(url, cache)
         return url
     from filelock import FileLock
 
@@ -117,15 +136,75 @@ def fetch_model(url: str, cache: Path) -> str:
     with FileLock(cache / f"{name}.lock"):
         if not target.exists():
             shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-            folder.download(partial)
+            try:
+                folder.download(partial)
+                _require_intact(partial, url)
+            except UserError:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
             partial.replace(target)
     return str(target)
 
 
+def _check_once(folder: str, cache: Path) -> None:
+    """Compare a local student's files with its facts, unless a process of this node has done so."""
+    from filelock import FileLock
+
+    facts = find_student_facts(folder) if Path(folder).is_dir() else None
+    if not facts or not facts.files:
+        return
+    files = [(file, Path(folder) / file) for file in facts.files]
+    state = [(file, path.stat().st_size, path.stat().st_mtime_ns) for file, path in files if path.exists()]
+    name = hashlib.sha256(json.dumps([folder, asdict(facts), state], sort_keys=True).encode()).hexdigest()
+    checked = cache / f"{name[:16]}.checked"
+    if checked.exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(checked.with_suffix(".lock")):
+        if not checked.exists():
+            _require_intact(Path(folder), folder)
+            checked.touch()
+
+
+def _require_intact(folder: Path, url: str) -> None:
+    """Compare a student's files on disk with the digests in its facts. url: where the student is."""
+    facts = find_student_facts(str(folder))
+    if not facts or not facts.files:
+        return
+    found = digests_of(folder)
+    for file, digest in facts.files.items():
+        if found.get(file) != digest:
+            state = "is damaged: it has other bytes than were written" if file in found else "is missing"
+            raise UserError(
+                f"{url}/{file}: {state}; put the file back, or delete the folder that train wrote, such as "
+                "RUN/train, and run `uniner train CONFIG` again"
+            )
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of a student's files on disk, for its facts."""
+
+    def digest(file: Path) -> str:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in _NOT_LISTED)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip((file.name for file in files), pool.map(digest, files), strict=True))
+
+
 def find_student_facts(url: str) -> StudentFacts | None:
-    """Return a student's facts; None if the model has none, so is not one of ours."""
-    with explained(url):
-        facts = Folder(url).read_json(FACTS)
+    """Return a student's facts; None if the model has none, so is not one of ours.
+
+    Raises:
+        UserError: where they are damaged, or not a student's.
+    """
+    folder = Folder(url)
+    facts = folder.read_json(FACTS)
+    if isinstance(facts, dict) and "sha256" in facts:  # facts that were written by hand have no digest
+        facts = folder.read_sealed_json(
+            FACTS, 'put the file back; if you have changed it yourself, remove its line "sha256"'
+        )
     try:
         return facts and StudentFacts(**{**facts, "types": tuple(facts["types"])})
     except (TypeError, KeyError) as error:
@@ -151,15 +230,15 @@ def student_facts(url: str) -> StudentFacts:
 
 def read_calibrations(url: str) -> dict[str, dict[str, Any]]:
     """Return evaluate's calibrations of a student's scores by gold data set (`metrics.calibration`)."""
-    with explained(url):
-        return Folder(url).read_json(CALIBRATION) or {}
+    cure = "delete that file and run `uniner evaluate CONFIG` again"
+    return Folder(url).read_sealed_json(CALIBRATION, cure) or {}
 
 
 def write_calibrations(student: Folder, measured: Mapping[str, Mapping[str, Any]]) -> None:
     """Add calibrations to a student's folder, by gold data set; those of other data sets stay."""
     existing = read_calibrations(student.url)
     if {**existing, **measured} != existing:
-        student.write_json(CALIBRATION, {**existing, **measured})
+        student.write_sealed_json(CALIBRATION, {**existing, **measured})
 
 
 def calibration_of(url: str, dataset: str) -> tuple[float, float]:

@@ -1,15 +1,17 @@
 """A stage's folder `<root>/<run>/<stage>/`: its identity, its chunks and its manifest.
 
-`identity.json` is written first: what decides the stage's output. Then `chunk-<key>.parquet` files, and
-`manifest.json` last: the stage is complete. A chunk's Parquet footer holds its summary, so that rows and
-counts are one atomic put, and a resumed run still knows what the whole stage cost.
+`identity.json` is written first: what decides the stage's output. Then `chunk-<key>.parquet` files, their
+list `chunks.parquet`, and `manifest.json` last: the stage is complete. A chunk's Parquet footer holds its
+summary, so that rows and counts are one atomic put, and a resumed run still knows what the whole stage cost.
+All of them notice damage (`sealed_parquet`, `sealed_json`), and the error says which file to delete.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,15 +21,30 @@ import pyarrow.parquet as pq
 
 from uniner import __version__
 from uniner.errors import UserError
+from uniner.records import UNREAD_COLUMNS
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
-from uniner.storage.manifest import FORMAT, ChunkEntry, Counts, Identity, Manifest, Summary
+from uniner.storage.manifest import FORMAT, ChunkEntry, Counts, Identity, Manifest, Summary, differences
+from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
+from uniner.storage.sealed_parquet import (
+    Seal,
+    open_sealed,
+    read_seal,
+    read_sealed,
+    seal_table,
+    sealed_parquet,
+)
 
-MANIFEST, IDENTITY = "manifest.json", "identity.json"
+MANIFEST, IDENTITY, CHUNKS = "manifest.json", "identity.json", "chunks.parquet"
 _EARLIER_IDENTITY = "plan.json"
 _CHUNK = re.compile(r"chunk-(.+)\.parquet")
-_SUMMARY = b"uniner.summary"
+_OUTPUT = re.compile(r"(.*/)?(chunk-.+\.parquet|manifest\.json|step-[^/]+/state\.json)")
+"""Files by which a stage has made something: a chunk, a finished checkpoint, a result below the folder."""
 _READERS = 16
+_STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag")
+_LIST = pa.schema(
+    [("key", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("digest", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -79,36 +96,87 @@ class StageFolder(Folder):
             chunk.figures,
             chunk.position,
         )
-        metadata = {_SUMMARY: json.dumps(asdict(summary)).encode()}
-        data = parquet(chunk.table.replace_schema_metadata(metadata))
+        data, seal = seal_table(chunk.table, asdict(summary))
         self.write(_chunk_name(chunk.key), data)
-        return replace(summary, bytes=len(data))
+        return replace(summary, bytes=len(data), digest=_content_digest(seal))
 
     def read_chunk(self, key: str) -> Chunk:
-        """Read a chunk's rows."""
-        table = pq.read_table(pa.BufferReader(self.read(_chunk_name(key))))
-        return Chunk(key, table.replace_schema_metadata(None))
+        """Read a chunk's rows.
+
+        Raises:
+            UserError: where the chunk is missing or damaged.
+        """
+        with self._intact(key):
+            table, seal = read_sealed(pa.BufferReader(self.read(_chunk_name(key))))
+            _require_key(key, seal)
+        return Chunk(key, table)
 
     def read_columns(self, key: str, names: Sequence[str]) -> pa.Table:
-        """Read some columns of a chunk without fetching the others."""
+        """Read some columns of a chunk without fetching the others.
+
+        Raises:
+            UserError: where the chunk is missing or damaged.
+        """
+        with self._intact(key), self._open_chunk(key) as file:
+            table, seal = read_sealed(file, names)
+            _require_key(key, seal)
+        return table
+
+    @contextlib.contextmanager
+    def _open_chunk(self, key: str) -> Iterator[Any]:
         system, path = filesystem(self.path(_chunk_name(key)))
         with system.open(path, "rb", block_size=1 << 16, cache_type="readahead") as file:
-            return pq.ParquetFile(file, pre_buffer=False).read(columns=list(names), use_threads=False)
+            yield file
+
+    @contextlib.contextmanager
+    def _intact(self, key: str) -> Iterator[None]:
+        """Name a chunk that is missing or damaged, and what to do."""
+        url = self.path(_chunk_name(key))
+        try:
+            yield
+        except FileNotFoundError:
+            raise UserError(
+                f"{url}: is missing; delete {MANIFEST} beside it, if there is one, and {self._run_again}"
+            ) from None
+        except BrokenFileError as error:
+            raise UserError(
+                f"{url}: is damaged: {error}; delete that file, and {MANIFEST} beside it if there is one, "
+                f"and {self._run_again}"
+            ) from None
+
+    @property
+    def _run_again(self) -> str:
+        """Return the words for running the folder's stage again."""
+        return f"run `uniner {self._stage} CONFIG` again"
+
+    @property
+    def _stage(self) -> str:
+        """Return the name of the stage that this folder, or one of its folders above, belongs to."""
+        parts = reversed(self.url.split("/"))
+        return next((part for part in parts if part in _STAGES), self.name)
 
     def read_rejects(self, key: str) -> list[dict[str, Any]]:
         """Read a chunk's rejects; no file is written where nothing was rejected."""
+        data = self.read_if_exists(rejects_name(key)) or b""
         try:
-            return [json.loads(line) for line in self.read(rejects_name(key)).splitlines()]
-        except FileNotFoundError:
-            return []
+            return [json.loads(line) for line in data.splitlines()]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path(rejects_name(key))}: is damaged: it is not JSON lines ({error}); delete "
+                f"{self.path(_chunk_name(key))} and {self._run_again}"
+            ) from None
 
     def read_summary(self, key: str) -> Summary:
-        """Read a chunk's summary from its footer alone."""
+        """Read a chunk's summary from its footer alone.
+
+        Raises:
+            UserError: where the chunk is missing or the footer is damaged.
+        """
         system, path = filesystem(self.path(_chunk_name(key)))
-        with system.open(path, "rb", block_size=1 << 16, cache_type="readahead") as file:
-            metadata = pq.read_metadata(file).metadata
-        summary = json.loads(metadata[_SUMMARY])
-        return Summary(**{**summary, "bytes": system.size(path)})
+        with self._intact(key), self._open_chunk(key) as file:
+            seal = read_seal(file)
+            _require_key(key, seal)
+        return Summary(**{**seal.note, "bytes": system.size(path), "digest": _content_digest(seal)})
 
     def read_summaries(self, keys: Iterable[str]) -> list[Summary]:
         """Read many chunks' summaries, several at once."""
@@ -125,20 +193,30 @@ class StageFolder(Folder):
         """Return the manifest; None if the stage is not complete.
 
         Raises:
-            UserError: where an earlier version of the package wrote it.
+            UserError: where it is damaged, or an earlier version of the package wrote it.
         """
-        with explained(self.url):
-            content = self.read_json(MANIFEST)
+        content = self._read_own(MANIFEST, f"delete that file and {self._run_again}")
         if content is None:
             return None
-        self._require_format(content.get("identity"))
         return Manifest(
             **{
                 **content,
                 "identity": Identity(**content["identity"]),
-                "chunks": tuple(ChunkEntry(**chunk) for chunk in content["chunks"]),
+                "chunks": self._read_list(content["chunks"]),
             }
         )
+
+    def _read_list(self, digest: str | None) -> tuple[ChunkEntry, ...]:
+        """Read the list of chunks, whose file has this digest; without one there are no chunks."""
+        if digest is None:
+            return ()
+        data = self.read_if_exists(CHUNKS) or b""
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise UserError(
+                f"{self.path(CHUNKS)}: is damaged or missing; delete {MANIFEST} beside it and "
+                f"{self._run_again}"
+            )
+        return tuple(ChunkEntry(**row) for row in open_sealed(data).to_pylist())
 
     def require_manifest(self) -> Manifest:
         """Return the manifest of a stage that must be complete.
@@ -149,20 +227,31 @@ class StageFolder(Folder):
         manifest = self.manifest()
         if manifest is None:
             raise UserError(
-                f"{self.url}: the stage {self.name} is not complete (no {MANIFEST}); run it first: "
-                f"uniner {self.name} CONFIG"
+                f"{self.url}: the stage {self._stage} is not complete (no {MANIFEST}); run it first: "
+                f"uniner {self._stage} CONFIG"
             )
         return manifest
 
     def write_manifest(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, which makes the stage complete. Returns it."""
-        self.write_json(MANIFEST, asdict(manifest))
+        """Write the list of chunks, then the manifest, which makes the stage complete. Returns it.
+
+        A manifest that already says the same stays as it is.
+        """
+        before = self.manifest()
+        if before and before.says_the_same(manifest):
+            return before
+        content = {name: value for name, value in vars(manifest).items() if name != "chunks"}
+        listed = None
+        if manifest.chunks:
+            data = sealed_parquet(_list_table(manifest.chunks))
+            self.write(CHUNKS, data)
+            listed = hashlib.sha256(data).hexdigest()
+        self.write_sealed_json(MANIFEST, {**content, "identity": asdict(manifest.identity), "chunks": listed})
         return manifest
 
     def digest(self) -> str:
-        """Return the digest of a complete stage's manifest, by which later stages know their input."""
-        self.require_manifest()
-        return hashlib.sha256(self.read(MANIFEST)).hexdigest()[:16]
+        """Return the digest of a complete stage, by which later stages know their input."""
+        return self.require_manifest().digest
 
     def begin(self, identity: Identity) -> Manifest | None:
         """Write the identity, or compare it with the one the stage began with. Returns the manifest, if any.
@@ -174,8 +263,7 @@ class StageFolder(Folder):
             self.remove_leftovers()
         if self._compare(identity):
             return self.manifest()
-        with explained(self.url):
-            self.write_json(IDENTITY, asdict(identity))
+        self.write_sealed_json(IDENTITY, asdict(identity))
         return None
 
     def check_identity(self, identity: Identity) -> None:
@@ -192,45 +280,55 @@ class StageFolder(Folder):
         Raises:
             UserError: where an earlier version of the package began it.
         """
-        with explained(self.url):
-            content = self.read_json(IDENTITY)
-            if content is None and self.exists(_EARLIER_IDENTITY):
-                self._require_format(None)
-        if content is None:
-            return None
-        self._require_format(content)
-        return Identity(**content)
+        if not self.exists(IDENTITY) and self.exists(_EARLIER_IDENTITY):
+            raise self._other_version()
+        content = self._read_own(
+            IDENTITY,
+            f"if the settings are still the same, delete that file and {self._run_again}; if not, take "
+            "another run.name",
+        )
+        return Identity(**content) if content else None
 
     def _compare(self, identity: Identity, with_parents: bool = True) -> bool:
         """Tell whether the stage began with this identity; raise where it began with another.
 
-        An identity binds only once the stage has made something.
+        An identity binds only once the stage has made a chunk, a checkpoint or a result.
         """
         begun = self.read_identity()
         if begun is None:
             return False
-        before, now = (_flat(each, with_parents) for each in (begun, identity))
-        differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        differing = differences(begun, identity, with_parents)
         if not differing:
             return True
-        with explained(self.url):
-            if self.tree() == [IDENTITY]:
-                return False
-        listed = ", ".join(
-            f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing[:3]
-        )
+        if not any(map(_OUTPUT.fullmatch, self.tree())):
+            return False
+        listed = ", ".join(differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"{self.url} was made with other settings: {listed}{more}; take another run.name, or delete that "
             "folder to do the stage again"
         )
 
-    def _require_format(self, identity: Mapping[str, Any] | None) -> None:
-        if identity is None or identity.get("format") != FORMAT:
-            raise UserError(
-                f"{self.url}: another version of uniner made this folder, in a layout that this version "
-                f"({__version__}) does not read; take another run.name, such as run.name=my-run-2"
-            )
+    def _read_own(self, name: str, cure: str) -> dict[str, Any] | None:
+        """Read the identity or the manifest; None if it is missing. cure: what to do where it is damaged."""
+        data = self.read_if_exists(name)
+        if data is None:
+            return None
+        try:
+            content = open_sealed_json(data)
+        except BrokenFileError as error:
+            if _is_earlier(data):
+                raise self._other_version() from None
+            raise UserError(f"{self.path(name)}: is damaged: {error}; {cure}") from None
+        if content.get("identity", content)["format"] != FORMAT:
+            raise self._other_version()
+        return content
+
+    def _other_version(self) -> UserError:
+        return UserError(
+            f"{self.url}: another version of uniner made this folder, in a layout that this version "
+            f"({__version__}) does not read; take another run.name, such as run.name=my-run-2"
+        )
 
 
 def run_folder(root: str, name: str) -> StageFolder:
@@ -239,9 +337,9 @@ def run_folder(root: str, name: str) -> StageFolder:
 
 
 def parquet(table: pa.Table) -> bytes:
-    """Return a table as the bytes of a Parquet file."""
+    """Return a table as the bytes of a Parquet file, for other programs to read."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
@@ -254,19 +352,28 @@ def _chunk_name(key: str) -> str:
     return f"chunk-{key}.parquet"
 
 
-def _flat(identity: Identity, with_parents: bool) -> dict[str, Any]:
-    """Return an identity's values by names such as ingest.max_tokens."""
-    content = json.loads(json.dumps(asdict(identity)))
-    flat = {**_leaves(content["settings"]), **_leaves(content["inputs"]), "stage": identity.stage}
-    return flat | (_leaves(content["parents"], "the output of ") if with_parents else {})
+def _require_key(key: str, seal: Seal) -> None:
+    if seal.note.get("key") != key:
+        raise BrokenFileError(f"it is the chunk {seal.note.get('key')}")
 
 
-def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree} if prefix else {}
-    separator = "." if prefix and not prefix.endswith(" ") else ""
-    return {
-        name: value
-        for key, branch in tree.items()
-        for name, value in _leaves(branch, f"{prefix}{separator}{key}").items()
-    }
+def _content_digest(seal: Seal) -> str:
+    """Return the digest of what later stages read of a chunk."""
+    read = [(name, digest) for name, digest in seal.columns.items() if name not in UNREAD_COLUMNS]
+    return hashlib.sha256(json.dumps([seal.rows, read]).encode()).hexdigest()[:32]
+
+
+def _list_table(chunks: Sequence[ChunkEntry]) -> pa.Table:
+    return pa.Table.from_pylist([vars(chunk) for chunk in chunks], schema=_LIST)
+
+
+def _is_earlier(data: bytes) -> bool:
+    """Tell whether an earlier version of the package wrote an identity or manifest: without a digest."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(content, dict) or "sha256" in content:
+        return False
+    identity = content.get("identity", content)
+    return not isinstance(identity, dict) or identity.get("format") != FORMAT

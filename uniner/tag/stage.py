@@ -35,7 +35,7 @@ from uniner.storage.model_folders import (
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import describe, measure, sample_chunks
-from uniner.tag.tables import ENTITIES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
+from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection, read_types, require_sources, select_types
 from uniner.templates import Template, make_template
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TagTables:
-    """What the manifest says of the tables: the settings they were written with, and mentions by type.
+    """The tables' own manifest: the settings they were written with, and mentions by type.
 
     understated_by_at_most: by type, how many mentions of a surface in aggregate.parquet may be missing.
     """
@@ -103,14 +103,10 @@ def run(context: StageContext) -> Manifest:
         max_bad_share=context.sections.engine.max_bad_share,
         results=partial(_results, tag, folder, passages),
     )
-    tables = manifest.results.get("tables")
+    tables = read_tables_manifest(folder)
     if tables is None or not TagTables(**tables).serve(tag):
         log.info("tag: all passages are tagged; rewriting the tables, as their settings changed")
-        # Without its tables first, so that a run killed here does not pass half a table off as whole.
-        without = replace(manifest, results={**manifest.results, "tables": None})
-        folder.write_manifest(without)
-        written = asdict(_write_tables(tag, folder, passages, manifest.rows_of_chunk))
-        manifest = folder.write_manifest(replace(manifest, results={**manifest.results, "tables": written}))
+        _write_tables(tag, folder, passages, manifest.rows_of_chunk)
     return manifest
 
 
@@ -247,6 +243,11 @@ def _identity(
     )
 
 
+def read_tables_manifest(folder: StageFolder) -> dict[str, Any] | None:
+    """Return the tables' manifest; None where they are not written."""
+    return folder.read_sealed_json(TABLES, "delete that file and run `uniner tag CONFIG` again")
+
+
 def _results(
     tag: Tag, folder: StageFolder, passages: StageFolder, summaries: Sequence[Summary]
 ) -> dict[str, Any]:
@@ -260,14 +261,16 @@ def _results(
             f"{folder.url}: chunk {key} has {rows.get(key)} rows for {given.get(key)} passages; "
             f"{len(differing):,} such chunks"
         )
-    tables = asdict(_write_tables(tag, folder, passages, rows))
-    return {"input": {"chunks": len(given), "rows": sum(given.values())}, "tables": tables}
+    _write_tables(tag, folder, passages, rows)
+    return {"input": {"chunks": len(given), "rows": sum(given.values())}}
 
 
 def _write_tables(
     tag: Tag, folder: StageFolder, passages: StageFolder, rows_of_chunk: dict[str, int]
-) -> TagTables:
-    """Write the tables that people query."""
+) -> None:
+    """Write the tables that people query, and their manifest last."""
+    # Without a manifest first, so that a run killed here does not pass half a table off as whole.
+    folder.remove([TABLES])
     if (folder / ENTITIES).tree():
         (folder / ENTITIES).remove_all()  # of a killed run, or in another layout
     keys = tuple(sorted(rows_of_chunk))
@@ -282,10 +285,11 @@ def _write_tables(
     for part in chunk_pipeline.gather(divide_into_parts([rows_of_chunk[key] for key in keys]), writer.write):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
-    return TagTables(
+    tables = TagTables(
         top_surfaces=tag.top_surfaces,
         entity_table=tag.entity_table,
         partition_by_source=tag.partition_by_source,
         mentions_by_type=dict(surfaces.mentions.most_common()),
         understated_by_at_most=dict(surfaces.understated),
     )
+    folder.write_sealed_json(TABLES, asdict(tables))

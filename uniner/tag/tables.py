@@ -4,6 +4,8 @@ Both are made in parts of the stage's chunks. A part is named by its first chunk
 replaces itself.
 """
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import StageFolder, parquet
+from uniner.storage.sealed_parquet import sealed_parquet
+from uniner.storage.stage_folder import StageFolder
 
 AGGREGATE, ENTITIES = "aggregate.parquet", "entities"
+TABLES = "tables.json"
+"""The tables' own manifest, written last."""
 PART_PASSAGES = 20_000
 _NO_SOURCE = "(none)"  # Spark cannot read an empty partition name, pandas cannot read Hive's name for null
+_LONGEST_SOURCE = 160
+_PARTIAL_QUOTE = re.compile(r"%.?$")
 _ENTITIES = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -58,7 +65,7 @@ class TablePartWriter:
         entities = pa.concat_tables([self._entities(key) for key in self.keys[start:end]])
         if self.entity_table:
             for folder, rows in _partitions(entities, self.by_source):
-                self.tagged.write(f"{ENTITIES}/{folder}part-{self.keys[start]}.parquet", parquet(rows))
+                self.tagged.write(f"{ENTITIES}/{folder}part-{self.keys[start]}.parquet", sealed_parquet(rows))
         return count_surfaces(entities, self._earlier_entities(start)).to_pydict()
 
     def _entities(self, key: str) -> pa.Table:
@@ -180,7 +187,7 @@ class SurfaceCounts:
 
 def write_top(folder: Folder, surfaces: SurfaceCounts, count: int) -> None:
     """Write the table of the most frequent surfaces."""
-    folder.write(AGGREGATE, parquet(surfaces.top(count)))
+    folder.write(AGGREGATE, sealed_parquet(surfaces.top(count)))
 
 
 def _surfaces(entities: pa.Table) -> pa.Table:
@@ -205,4 +212,17 @@ def _partitions(entities: pa.Table, by_source: bool) -> Iterator[tuple[str, pa.T
         return
     for source in entities["source"].unique().to_pylist():
         rows = entities.filter(pc.equal(entities["source"], source)).drop_columns(["source"])
-        yield f"source={quote(source, safe='') or _NO_SOURCE}/", rows
+        yield f"source={source_folder(source)}/", rows
+
+
+def source_folder(source: str) -> str:
+    """Return a source as a part of a folder's name: quoted; one that is too long is cut, with a digest.
+
+    File systems allow names of 255 bytes.
+    """
+    quoted = quote(source, safe="")
+    if len(quoted) <= _LONGEST_SOURCE:
+        return quoted or _NO_SOURCE
+    digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
+    cut = quoted[: _LONGEST_SOURCE - 20]
+    return f"{_PARTIAL_QUOTE.sub('', cut)}...{digest}"

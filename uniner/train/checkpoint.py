@@ -3,11 +3,10 @@
 A checkpoint is a folder `step-<step>-<attempt>`. A step only copies the weights that learn and their moments
 to host memory; a thread of each worker writes its shards and uploads them while the next steps run. Worker 0
 writes `state.json` last, with the run's state and each shard's size and digest: a folder without it is
-unfinished, and damage is noticed. Another number of workers can load a checkpoint.
+unfinished, and damage is noticed before anything is unpickled. Another number of workers can load it.
 """
 
 import hashlib
-import json
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -31,6 +30,8 @@ from torch.distributed.checkpoint.state_dict import (
 from uniner.errors import UserError
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
+from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
+from uniner.train.checkpoint_reader import CONTENTS, load_shards
 from uniner.train.collective import all_gather, run_on_all
 from uniner.train.loop import StepFigures, ValidationFigures
 
@@ -182,9 +183,8 @@ class Checkpoints:
 
         def finish() -> None:
             if dist.get_rank() == 0:
-                with explained(folder.url):
-                    folder.write_json(STATE, {"files": files, **asdict(state)})
-                    self._remove_old(state)
+                folder.write_sealed_json(STATE, {"files": files, **asdict(state)})
+                self._remove_old(state)
 
         run_on_all(finish, self._group)
 
@@ -192,8 +192,7 @@ class Checkpoints:
         """Return the names of all checkpoints, and whether each is finished. Only worker 0 reads them."""
         if dist.get_rank() != 0:
             return {}
-        with explained(self._folder.url):
-            files = self._folder.tree()
+        files = self._folder.tree()
         return {name: f"{name}/{STATE}" in files for name in {file.split("/")[0] for file in files}}
 
     def _remove_old(self, state: TrainState) -> None:
@@ -223,8 +222,7 @@ def write_shards(
         for file in Path(local).iterdir():
             with file.open("rb") as stream:
                 seals[file.name] = ShardSeal(file.stat().st_size, _digest(stream))
-        with explained(folder.url):
-            folder.upload(Path(local))
+        folder.upload(Path(local))
     after_shards()
     return seals
 
@@ -243,7 +241,7 @@ def load(folder: Folder, model: Any, optimizer: torch.optim.Optimizer, digest: s
     Raises:
         UserError: it belongs to another schedule.
     """
-    state, _ = run_on_all(lambda: _read_state(folder))
+    state, seals = run_on_all(lambda: _read_state(folder))
     if state.digest != digest:
         raise UserError(
             f"checkpoint {folder.url} is of another schedule ({state.digest}, now {digest}): the "
@@ -251,22 +249,26 @@ def load(folder: Folder, model: Any, optimizer: torch.optim.Optimizer, digest: s
             "train from the start"
         )
     weights, moments = get_state_dict(model, optimizer, options=_LEARNED)
-    dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=folder.url)
+    load_shards({"model": weights, "optimizer": moments}, folder, seals[CONTENTS].sha256)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_LEARNED)
     return state
 
 
 def load_weights(folder: Folder, model: Any) -> None:
     """Load an undamaged checkpoint's weights into the model; every worker must call this."""
+    _, seals = run_on_all(lambda: _read_state(folder))
     weights = get_model_state_dict(model, options=_LEARNED)
-    dcp.load({"model": weights}, checkpoint_id=folder.url)
+    load_shards({"model": weights}, folder, seals[CONTENTS].sha256)
     set_model_state_dict(model, weights, options=_LEARNED)
 
 
 def _read_state(folder: Folder) -> tuple[TrainState, dict[str, ShardSeal]]:
-    """Return a checkpoint's state, and the seal of each of its files."""
-    with explained(folder.url):
-        stored = json.loads(folder.read(STATE))
+    """Return a checkpoint's state, and the seal of each of its files.
+
+    Raises:
+        BrokenFileError: state.json is damaged.
+    """
+    stored = open_sealed_json(folder.read(STATE))
     seals = {name: ShardSeal(*seal) for name, seal in stored["files"].items()}
     state = TrainState(
         digest=stored["digest"],
@@ -280,18 +282,17 @@ def _read_state(folder: Folder) -> tuple[TrainState, dict[str, ShardSeal]]:
 def _find_damage(folder: Folder) -> str:
     try:
         _, seals = _read_state(folder)
-    except (ValueError, KeyError, TypeError):
+    except (BrokenFileError, KeyError, TypeError):
         return f"{STATE} cannot be read"
-    with explained(folder.url):
-        sizes = folder.sizes()
-        for name, seal in seals.items():
-            if sizes.get(name) != seal.size:
-                return f"{name} is missing or cut short"
-        for name in sorted(seals)[dist.get_rank() :: dist.get_world_size()]:
-            system, path = filesystem(folder.path(name))
-            with system.open(path, "rb") as stream:
-                if _digest(stream) != seals[name].sha256:
-                    return f"{name} has other bytes than were written"
+    sizes = folder.sizes()
+    for name, seal in {CONTENTS: ShardSeal(-1, ""), **seals}.items():
+        if sizes.get(name) != seal.size:
+            return f"{name} is missing or cut short"
+    for name in sorted(seals)[dist.get_rank() :: dist.get_world_size()]:
+        system, path = filesystem(folder.path(name))
+        with explained(folder.path(name)), system.open(path, "rb") as stream:
+            if _digest(stream) != seals[name].sha256:
+                return f"{name} has other bytes than were written"
     return ""
 
 

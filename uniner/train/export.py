@@ -1,8 +1,7 @@
 """Write the trained student as a Hugging Face folder, with `uniner.json`, and the figures of its training."""
 
-import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from transformers import GenerationConfig
 
 from uniner.storage.filesystem import explained
 from uniner.storage.model_card import student_card
-from uniner.storage.model_folders import CARD, FACTS, StudentFacts
+from uniner.storage.model_folders import CARD, FACTS, StudentFacts, digests_of
+from uniner.storage.sealed_json import sealed_json
 from uniner.train import lora
 from uniner.train.checkpoint import TrainState
 from uniner.train.loop import as_figures
@@ -106,7 +106,7 @@ def write_student(
     model.save_pretrained(folder)
     tokenizer.model_max_length = facts.max_tokens
     tokenizer.save_pretrained(folder)
-    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / FACTS).write_bytes(sealed_json(asdict(replace(facts, files=digests_of(folder)))))
 
 
 def publish(

@@ -16,7 +16,7 @@ from uniner.runtime import chunk_pipeline, trainer
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest
-from uniner.storage.model_folders import model_address, model_digest, require_model
+from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
 from uniner.train import CHECKPOINTS
@@ -52,7 +52,13 @@ def run(context: StageContext) -> Manifest:
     from uniner.train.loop import as_figures
 
     manifest = replace(
-        Manifest.of(identity, [], time.monotonic() - started, results=results),
+        Manifest.of(
+            identity,
+            [],
+            time.monotonic() - started,
+            results=results,
+            content=dict(student_facts((folder / "student").url).files),
+        ),
         rows=figures.conversations,
         figures=as_figures(figures),
     )
@@ -105,15 +111,15 @@ def _remove_checkpoints(folder: StageFolder) -> None:
 
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
-    student = context.sections.student.identity()
+    student, train = context.sections.student.identity(), context.sections.train.identity()
     base = student.pop("base")  # by its content: its folder may be moved
+    if student["template"] != "grouped":
+        del student["group_types"]
+    if not train["lora_rank"]:
+        train = {name: value for name, value in train.items() if not name.startswith("lora_")}
     return Identity(
         stage="train",
-        settings={
-            "run": {"seed": context.seed},
-            "student": student,
-            "train": context.sections.train.identity(),
-        },
+        settings={"run": {"seed": context.seed}, "student": student, "train": train},
         inputs={"student.base": model_digest(base)},
         parents=parents,
     )
