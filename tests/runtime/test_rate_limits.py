@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.errors import Stopped
-from uniner.runtime.rate_limits import Gate, Meter, MeterReport, RateLimits, Reservation, local_meter
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import Meter, MeterReport, RateLimits, Reservation, local_meter
 
 
 class Clock:

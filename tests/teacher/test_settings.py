@@ -34,10 +34,17 @@ def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypat
 
 @pytest.mark.parametrize("section", [OpenAITeacher(), BatchTeacher(), RecordingTeacher(path="x.jsonl")])
 def test_a_budget_needs_prices(section):
-    with pytest.raises(UserError, match=r"run\.budget_usd: no price is set; set teacher\.usd_per_million_in"):
-        check_budget(section, 1.0, "run.budget_usd")
+    prices = {"usd_per_million_in": 1.0, "usd_per_million_out": 1.0}
+    for missing, message in (
+        (["in", "out"], r"no price is set; set teacher\.usd_per_million_in=0\.15 and .*_out=0\.60, for example"),
+        (["in"], r"no price is set for prompts; set teacher\.usd_per_million_in=0\.15, for example"),
+        (["out"], r"no price is set for replies; set teacher\.usd_per_million_out=0\.60, for example"),
+    ):
+        update = prices | {f"usd_per_million_{name}": 0.0 for name in missing}
+        with pytest.raises(UserError, match=f"run\\.budget_usd: {message}"):
+            check_budget(section.model_copy(update=update), 1.0, "run.budget_usd")
     check_budget(section, None, "run.budget_usd")
-    check_budget(section.model_copy(update={"usd_per_million_out": 1.0}), 1.0, "run.budget_usd")
+    check_budget(section.model_copy(update=prices), 1.0, "run.budget_usd")
 
 
 def test_only_the_model_and_an_engines_number_format_decide_the_replies(tmp_path):
