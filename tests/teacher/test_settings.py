@@ -36,7 +36,10 @@ def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypat
 def test_a_budget_needs_prices(section):
     prices = {"usd_per_million_in": 1.0, "usd_per_million_out": 1.0}
     for missing, message in (
-        (["in", "out"], r"no price is set; set teacher\.usd_per_million_in=0\.15 and .*_out=0\.60, for example"),
+        (
+            ["in", "out"],
+            r"no price is set; set teacher\.usd_per_million_in=0\.15 and .*_out=0\.60, for example",
+        ),
         (["in"], r"no price is set for prompts; set teacher\.usd_per_million_in=0\.15, for example"),
         (["out"], r"no price is set for replies; set teacher\.usd_per_million_out=0\.60, for example"),
     ):

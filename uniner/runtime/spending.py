@@ -5,6 +5,7 @@ that dies leaves that amount behind, and it counts as spent: the requests in fli
 driver that ends or is stopped leaves the exact sum.
 """
 
+import math
 from typing import Any
 
 from uniner.errors import UserError
@@ -49,4 +50,5 @@ def _usd(content: Any) -> float | None:
     if content is None:
         return 0.0
     usd = content.get("spent_usd") if isinstance(content, dict) else None
-    return float(usd) if isinstance(usd, int | float) and not isinstance(usd, bool) and usd >= 0 else None
+    is_number = isinstance(usd, int | float) and not isinstance(usd, bool)
+    return float(usd) if is_number and 0 <= usd < math.inf else None

@@ -17,7 +17,11 @@ from uniner.teacher.completion import TeacherReply, TokenCounts, sensible_usage
 
 _FINISH = {
     **dict.fromkeys(
-        ("length", "max_tokens", "max_length", "model_length", "token_limit", "max_output_tokens"), "length"
+        (
+            "length", "max_tokens", "max_length", "model_length", "token_limit", "max_output_tokens",
+            "model_context_window_exceeded",
+        ),
+        "length",
     ),
     **dict.fromkeys(
         (

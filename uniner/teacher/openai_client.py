@@ -126,8 +126,8 @@ class OpenAIClient:
 
     async def _try(self, request: ChatRequest, attempt: int) -> tuple[TeacherReply, Reservation]:
         most = most_tokens(request)
-        reservation = self._reservation(request, most)
         async with self._slots:
+            reservation = self._reservation(request, most)
             await self._gate.enter(reservation)
             try:
                 completion = await self._send(request)
