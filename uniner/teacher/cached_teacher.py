@@ -110,8 +110,10 @@ class CachedTeacher:
                 saver.end()
                 await saving
         finally:
-            await saver.save()  # replies that are left where saving failed
-        await self._gate.flush()
+            try:
+                await saver.save()  # replies that are left where saving failed
+            finally:
+                await self._gate.flush()
         for answer in answers.values():
             if isinstance(answer, Exception):
                 raise ExceptionGroup("requests to the teacher failed", [answer])

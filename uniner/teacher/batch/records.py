@@ -22,7 +22,8 @@ class BatchRecord:
 
     batch: the server's id, None until its creation is confirmed. ended: its last status, once all its replies
     are saved. usd: what it cost then, with requests that may have been billed though they brought no reply.
-    refused: outcome and the server's words by request key. broken: the server's errors by key.
+    refused: outcome and the server's words by request key. broken: the server's errors by key. forgotten:
+    such errors that count no more.
     """
 
     number: int
@@ -35,6 +36,7 @@ class BatchRecord:
     usd: float = 0.0
     refused: dict[str, list[str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    forgotten: dict[str, str] = field(default_factory=dict)
 
     @property
     def spent_usd(self) -> float:
@@ -61,7 +63,7 @@ class BatchRecords:
         """Forget the server's errors, so that their requests are asked again."""
         for record in self.read():
             if record.broken:
-                self.write(replace(record, broken={}))
+                self.write(replace(record, broken={}, forgotten=record.forgotten | record.broken))
 
     def address(self, record: BatchRecord) -> str:
         """Return a record's address, for messages to the user."""

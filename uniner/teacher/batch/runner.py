@@ -201,7 +201,7 @@ class BatchRunner:
 
     def _failed_before(self, record: BatchRecord, answers: BatchAnswers) -> bool:
         """Tell whether all of a batch's requests also failed in earlier batches, where others had replies."""
-        before = {key for other in self._all.values() for key in other.broken}
+        before = {key for other in self._all.values() for key in (*other.broken, *other.forgotten)}
         return len(answers.errors) == record.requests and answers.errors.keys() <= before
 
     def _handle_useless(self, record: BatchRecord, batch: Batch, answers: BatchAnswers) -> None:
