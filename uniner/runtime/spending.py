@@ -50,5 +50,6 @@ def _usd(content: Any) -> float | None:
     if content is None:
         return 0.0
     usd = content.get("spent_usd") if isinstance(content, dict) else None
-    is_number = isinstance(usd, int | float) and not isinstance(usd, bool)
-    return float(usd) if is_number and 0 <= usd < math.inf else None
+    if not isinstance(usd, int | float) or isinstance(usd, bool):
+        return None
+    return float(usd) if 0 <= usd < math.inf else None
