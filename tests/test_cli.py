@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from uniner.cli import STAGES, app
 from uniner.config.schema import Config
+from uniner.runtime.spending import SpendingFile
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import Chunk, run_folder
 
@@ -92,6 +93,8 @@ def test_status_tells_what_is_complete_begun_and_missing_and_what_was_spent(conf
     assert ["annotate", "begun, 1 of 3 chunks, 2 rows, 0.25 USD"] in lines
     assert ["tag", "not begun"] in lines
     assert ["spent", "0.25 USD"] in lines
+    SpendingFile(run / "annotate").write(0.75, exact=False)
+    assert "0.75 USD" in invoke("status", config).output, "with requests in flight and unfinished chunks"
 
 
 def test_verbose_lets_the_logs_of_ray_and_vllm_through(config, monkeypatch):

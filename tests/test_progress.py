@@ -39,6 +39,7 @@ def test_what_was_left_out_kept_before_and_paid_is_said_in_words():
     asked = {"cache_hits": 30, "cache_misses": 70, "cost_usd": 1.25, "saved_usd": 0.5}
     assert figures_in_words(asked) == [
         "30 of 100 replies from the cache",
-        "1.25 USD, 0.50 USD saved by the cache",
+        "cost 1.25 USD; 0.5 USD saved by the cache",
     ]
-    assert figures_in_words({**asked, "saved_usd": 0})[-1] == "1.25 USD"
+    lost = {**asked, "saved_usd": 0, "unanswered_usd": 0.25}
+    assert figures_in_words(lost)[-1] == "cost 1.25 USD, of which 0.25 USD for requests without a reply"

@@ -25,6 +25,7 @@ from uniner.display import visible
 from uniner.errors import Stopped, UserError, printable
 from uniner.progress import VERBOSE, set_up_logging
 from uniner.runtime.stage_context import Stage, StageContext
+from uniner.runtime.wind_down import begin_wind_down
 from uniner.storage.filesystem import is_remote
 from uniner.storage.lease import hold_lease, require_free
 from uniner.storage.stage_folder import run_folder
@@ -49,6 +50,9 @@ Settings = Annotated[
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings over the file's.", show_default=False),
 ]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Only say what the stage would take and cost.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask again about the failed rows of the complete stage.")
+]
 
 
 def _verbose(wanted: bool) -> None:
@@ -73,9 +77,13 @@ def _command(text: str, *sections: str, name: str | None = None) -> Callable[[An
 
 @_command("Have the teacher write passages of domains.", "generate")
 def generate(
-    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+    config: ConfigFile,
+    settings: Settings = None,
+    estimate: Estimate = False,
+    retry_failed: RetryFailed = False,
+    verbose: Verbose = False,
 ) -> None:
-    _run_or_estimate("generate", config, settings, estimate)
+    _run_or_estimate("generate", config, settings, estimate, retry_failed)
 
 
 @_command("Cut corpus shards into passages.", "ingest")
@@ -85,9 +93,13 @@ def ingest(config: ConfigFile, settings: Settings = None, verbose: Verbose = Fal
 
 @_command("Have the teacher annotate the passages.", "annotate", "teacher")
 def annotate(
-    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+    config: ConfigFile,
+    settings: Settings = None,
+    estimate: Estimate = False,
+    retry_failed: RetryFailed = False,
+    verbose: Verbose = False,
 ) -> None:
-    _run_or_estimate("annotate", config, settings, estimate)
+    _run_or_estimate("annotate", config, settings, estimate, retry_failed)
 
 
 @_command("Make conversations of the annotations and gold data.", "build")
@@ -187,17 +199,22 @@ def _load(words: Sequence[str]) -> Config:
 
 
 def run(
-    stages: Sequence[str], words: Sequence[str], prepare: Callable[[Config], Config] | None = None
+    stages: Sequence[str],
+    words: Sequence[str],
+    prepare: Callable[[Config], Config] | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> int:
     """Check stages, start Ray and run them in order, on the words' config. Returns the exit code.
 
-    prepare: makes what the stages read, and returns the config that names it.
+    prepare: makes what the stages read, and returns the config that names it. retry_failed: see
+    `StageContext`.
     """
 
     def check() -> list[tuple[Stage, StageContext]]:
         config = _load(words)
         config = prepare(config) if prepare else config
-        checked = [(module, _context(config, module)) for module in map(_module, stages)]
+        checked = [(module, _context(config, module, retry_failed)) for module in map(_module, stages)]
         for module, context in checked:
             if _works_in_its_folder(context):
                 require_free(context.folder)
@@ -249,7 +266,9 @@ def _mode(stage: str, words: Sequence[str], act: Callable[[Any, StageContext], o
     return _exit_code(act_on_stage)
 
 
-def _run_or_estimate(stage: str, config: str, settings: list[str] | None, estimate: bool) -> NoReturn:
+def _run_or_estimate(
+    stage: str, config: str, settings: list[str] | None, estimate: bool, retry_failed: bool = False
+) -> NoReturn:
     words = _words(config, settings)
     if estimate:
         _exit(
@@ -259,7 +278,7 @@ def _run_or_estimate(stage: str, config: str, settings: list[str] | None, estima
                 lambda module, context: print(printable(str(module.estimate(context))), flush=True),
             )
         )
-    _exit(run([stage], words))
+    _exit(run([stage], words, retry_failed=retry_failed))
 
 
 def _exit_code(act: Callable[[], object]) -> int:
@@ -287,9 +306,9 @@ def _module(stage: str) -> Stage:
     return importlib.import_module(f"uniner.{stage}.stage")  # type: ignore[return-value]
 
 
-def _context(config: Config, module: Stage) -> StageContext:
+def _context(config: Config, module: Stage, retry_failed: bool = False) -> StageContext:
     stage = module.__name__.split(".")[1]  # type: ignore[attr-defined]
-    return StageContext.of(config, stage, module.SECTIONS)
+    return StageContext.of(config, stage, module.SECTIONS, retry_failed=retry_failed)
 
 
 def _words(config: str, settings: list[str] | None) -> list[str]:
@@ -311,7 +330,9 @@ def _stop_on_signals() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second signal ends the job at once
+    if begin_wind_down(number):
+        return
+    signal.signal(number, signal.SIG_DFL)  # another signal ends the job at once
     _stopped_by.append(number)
     _raise_missed_stop()
 

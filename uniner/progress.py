@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -48,8 +48,11 @@ def is_verbose() -> bool:
 class Progress:
     """Counts a stage's rows. An unknown total is estimated from the share of the work done."""
 
-    def __init__(self, stage: str, total: int | None, unit: str = "rows"):
-        self._stage, self._unit = stage, unit
+    def __init__(
+        self, stage: str, total: int | None, unit: str = "rows", more: Callable[[], str] | None = None
+    ):
+        """more: returns what the stage has to say at the moment, beside the note of `add`."""
+        self._stage, self._unit, self._more = stage, unit, more
         self._rows, self._skipped, self._total, self._note = 0, 0, total, ""
         self._start = time.monotonic()
         self._bar = tqdm(total=total, desc=stage, unit=f" {unit}", file=sys.stderr, leave=False, disable=None)
@@ -86,8 +89,8 @@ class Progress:
         if share:
             self._total = max(self._rows, round(self._rows / share))
             self._bar.total = self._total
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
+        if self._notes():
+            self._bar.set_postfix_str(self._notes(), refresh=False)
         self._bar.update(rows)
 
     def line(self) -> str:
@@ -100,10 +103,13 @@ class Progress:
             initial=self._skipped,
             prefix=self._stage,
             unit=f" {self._unit}",
-            postfix=self._note,
+            postfix=self._notes(),
             bar_format="{desc}: {n_fmt}/{total_fmt}" + f" {self._unit}"
             ", {rate_fmt}, {elapsed} elapsed, {remaining} left{postfix}",
         )
+
+    def _notes(self) -> str:
+        return ", ".join(filter(None, (self._note, self._more() if self._more else "")))
 
     def _log_lines(self) -> None:
         while not self._ended.wait(LOG_SECONDS):
@@ -157,6 +163,8 @@ def figures_in_words(figures: Mapping[str, float]) -> list[str]:
     if "cache_hits" in figures:
         asked = figures["cache_hits"] + figures["cache_misses"]
         parts.append(f"{figures['cache_hits']:,.0f} of {asked:,.0f} replies from the cache")
-        saved = f", {figures['saved_usd']:.2f} USD saved by the cache" if figures["saved_usd"] else ""
-        parts.append(f"{figures['cost_usd']:.2f} USD{saved}")
+        saved, unanswered = figures["saved_usd"], figures.get("unanswered_usd", 0.0)
+        cost = f"cost {figures['cost_usd']:.4g} USD"
+        cost += f", of which {unanswered:.2g} USD for requests without a reply" if unanswered else ""
+        parts.append(cost + (f"; {saved:.4g} USD saved by the cache" if saved else ""))
     return parts

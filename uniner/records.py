@@ -12,6 +12,8 @@ import msgspec
 import pyarrow as pa
 
 Record = TypeVar("Record")
+FAILED = "failed"
+"""The outcome of a row that failed for a reason that may pass: a server's error, a time-out."""
 
 
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}

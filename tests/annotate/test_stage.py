@@ -83,7 +83,7 @@ def test_the_budget_stops_the_run_and_a_higher_one_goes_on(run, ray_session, tmp
     assert 0 < figures["cache_hits"] < ROWS
     assert figures["cache_hits"] + figures["cache_misses"] == ROWS
     # Another run finds all replies in the cache, so no budget stops it and no server is asked.
-    assert run("again", "teacher.base_url=http://127.0.0.1:9/v1", "run.budget_usd=0") == 0
+    assert run("again", f"teacher.base_url={server.base_url}", "run.budget_usd=0") == 0
     figures = run.folder("again").require_manifest().figures
     assert (figures["cache_hits"], figures["requests"], figures["cost_usd"]) == (ROWS, 0, 0)
     assert figures["saved_usd"] == pytest.approx(price)

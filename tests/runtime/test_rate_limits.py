@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uniner.errors import Stopped
-from uniner.runtime.rate_limits import Gate, Meter, MeterReport, RateLimits, Reservation, local_meter
+from uniner.errors import Stopped, UserError
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import Meter, MeterReport, RateLimits, Reservation, local_meter
+from uniner.runtime.spending import SpendingFile
+from uniner.storage.folder import Folder
 
 
 class Clock:
@@ -101,9 +104,9 @@ def test_money_in_flight_and_spent_never_exceeds_the_budget(budget, requests, ho
         if len(mine) > 2:
             ended = mine.pop(0)
             spent += ended * share
-            report = MeterReport(held_usd=math.fsum(mine), spent_usd=ended * share)
+            report = MeterReport(in_flight=len(mine), held_usd=math.fsum(mine), spent_usd=ended * share)
         else:
-            report = MeterReport(held_usd=math.fsum(mine))
+            report = MeterReport(in_flight=len(mine), held_usd=math.fsum(mine))
         grant = meter.ask(str(number % holders), report, [Reservation(usd=usd)])
         mine += [usd] * len(grant.delays)
         in_flight = math.fsum(map(math.fsum, held))
@@ -112,14 +115,124 @@ def test_money_in_flight_and_spent_never_exceeds_the_budget(budget, requests, ho
         assert grant.delays or grant.retry_s
 
 
-def test_a_dead_actors_money_is_free_again():
+def test_a_dead_actors_requests_count_as_spent():
     clock = Clock()
-    meter = Meter(RateLimits(budget_usd=1.0), forget_s=30.0, clock=clock)
+    meter = Meter(RateLimits(budget_usd=1.0), silence_s=30.0, clock=clock)
     assert meter.ask("dead", MeterReport(), [Reservation(usd=0.9)]).delays
     refused = meter.ask("alive", MeterReport(), [Reservation(usd=0.5)])
-    assert (refused.delays, refused.stop) == ([], None)
+    assert (refused.delays, refused.stop) == ([], None), "its requests may come back"
     clock.now = 31.0
-    assert meter.ask("alive", MeterReport(), [Reservation(usd=0.5)]).delays == [0.0]
+    refused = meter.ask("alive", MeterReport(), [Reservation(usd=0.5)])
+    assert (refused.delays, "0.9 USD are spent" in refused.stop) == ([], True)
+    assert meter.ask("alive", MeterReport(), [Reservation(usd=0.1)]).delays == [0.0]
+    # It was only slow: what it reports takes the place of what it had reserved.
+    meter.ask("dead", MeterReport(spent_usd=0.2), [])
+    assert meter.state().spent_usd == pytest.approx(0.2 + 0.1)
+
+
+class Ledger:
+    """Stands for spending.json: notes what is written."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, usd, *, exact):
+        self.written.append((usd, exact))
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.5, 3),
+    st.floats(0, 0.4),
+    st.lists(st.tuples(st.floats(0.001, 0.3), st.floats(0, 1)), min_size=1, max_size=60),
+)
+def test_what_may_be_spent_is_written_before_it_is_granted_and_not_much_more(budget, elsewhere, requests):
+    ledger = Ledger()
+    meter = Meter(RateLimits(budget_usd=budget), elsewhere_usd=elsewhere, spending=ledger, clock=Clock())
+    mine, spent = [], 0.0
+    for usd, share in requests:
+        ended = mine.pop(0) if len(mine) > 3 else 0.0
+        spent += ended * share
+        report = MeterReport(in_flight=len(mine), held_usd=math.fsum(mine), spent_usd=ended * share)
+        mine += [usd] * len(meter.ask("a", report, [Reservation(usd=usd)]).delays)
+        at_most, written = spent + math.fsum(mine), [usd for usd, _ in ledger.written]
+        assert not at_most or written[-1] >= at_most - 1e-9, "a driver that dies now leaves it behind"
+        assert elsewhere + max(written, default=0) <= budget + 1e-9
+    assert len(ledger.written) <= len(requests)
+    assert meter.finish("ended") == pytest.approx(spent + math.fsum(mine))
+    if mine:
+        assert ledger.written[-1] == (pytest.approx(spent + math.fsum(mine)), True)
+
+
+def test_what_may_be_spent_is_written_in_steps_of_a_hundredth_of_the_budget():
+    ledger = Ledger()
+    meter = Meter(RateLimits(budget_usd=100.0), spending=ledger, clock=Clock())
+    for _ in range(1000):  # 0.01 USD each, of which 0.005 are used
+        meter.ask("a", MeterReport(), [Reservation(usd=0.01)])
+        meter.ask("a", MeterReport(spent_usd=0.005), [])
+    assert 4 <= len(ledger.written) <= 7
+    assert meter.state().spent_usd == pytest.approx(5.0)
+    assert ledger.written[-1][0] - 5.0 <= 1.0 + 0.02
+
+
+def test_a_stop_ends_waiting_requests_once_those_in_flight_are_back():
+    async def work():
+        meter = Meter(RateLimits())
+        gates = [Gate(local_meter(meter)) for _ in range(2)]
+        await gates[0].enter(Reservation(usd=0.1))
+        meter.stop("stopped by SIGTERM")
+        gates[0].settle(Reservation(), usd=0.0)
+        await gates[0].enter(Reservation(usd=0.1))  # let through freely: the gate has not heard of it yet
+        late = asyncio.create_task(gates[1].enter(Reservation()))
+        _, waiting = await asyncio.wait([late], timeout=0.4)
+        assert waiting, "a request is in flight"
+        assert meter.state().in_flight == 1
+        gates[0].settle(Reservation(usd=0.1), usd=0.1)
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            await asyncio.wait_for(late, 5)
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            await asyncio.wait_for(gates[0].enter(Reservation()), 5)
+        with pytest.raises(Stopped):
+            await gates[0].sleep(3600)
+        return meter.state().spent_usd
+
+    assert asyncio.run(work()) == pytest.approx(0.1)
+
+
+def test_requests_pass_without_a_grant_where_nothing_is_limited_and_the_meter_hears_of_them():
+    asked = []
+
+    async def work():
+        meter = Meter(RateLimits())
+
+        async def ask(*call):
+            asked.append(call)
+            return meter.ask(*call)
+
+        gate = Gate(ask)
+        for _ in range(200):
+            await gate.enter(Reservation(usd=0.01))
+            gate.settle(Reservation(usd=0.01), usd=0.005)
+        assert len(asked) < 5
+        gate.say("a line")
+        gate.say("a line")
+        await gate.flush()
+        return meter.state()
+
+    state = asyncio.run(work())
+    assert (state.in_flight, state.notices) == (0, ("a line",))
+    assert state.spent_usd == pytest.approx(1.0)
+
+
+def test_what_was_spent_is_read_back_and_a_broken_file_is_named(tmp_path):
+    file, path = SpendingFile(Folder(str(tmp_path))), tmp_path / "spending.json"
+    assert file.read() == 0.0
+    file.write(1.25, exact=False)
+    assert file.read() == 1.25
+    for broken in ('{"spent_usd": ', "[]", '{"spent_usd": -1}', '{"spent_usd": true}', '{"spent_usd": NaN}'):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=r"spending\.json: is broken; .* such as"):
+            file.read()
 
 
 def test_all_waiting_requests_stop_once_the_budget_is_spent_and_nothing_is_in_flight():

@@ -1,12 +1,17 @@
 """A paid reply is never paid for again: in other runs, in other chunks, after a crash."""
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
 from aiohttp import web
 
+from uniner.errors import UserError
+from uniner.runtime.connection import user_error_in
+from uniner.runtime.rate_limits import Meter, RateLimits
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.completion import most_tokens
 from uniner.teacher.prompts import published_prompt
 from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache, request_key, requests_digest
@@ -128,3 +133,103 @@ def test_replies_are_saved_within_a_second_though_the_chunk_is_not_done(
             server._loop.call_soon_threadsafe(server.gate.set)
             running.join()
         assert len(reader.find(requests_digest(requests), requests)) == 40
+
+
+def test_replies_are_kept_until_they_are_written(teacher_at, annotate, tmp_path, monkeypatch):
+    """Storage fails while replies come in, and is well again before its own patience ends."""
+    save, fails = ReplyCache.save, [1]
+
+    def failing_save(cache, digest, replies):
+        if fails[0]:
+            fails[0] -= 1
+            raise ConnectionError("500 from the store")
+        save(cache, digest, replies)
+
+    monkeypatch.setattr(ReplyCache, "save", failing_save)
+    cache, meter = StageFolder(str(tmp_path)), Meter(RateLimits())
+    with ReplayServer(REPLIES) as server:
+        with contextlib.suppress(ExceptionGroup):  # the save at the end succeeds, also where the run fails
+            annotate(teacher_at(server, in_flight=4), TEXTS, cache=cache, meter=meter)
+        asked = server.asked
+        served = teacher_at(server)
+        requests = [request_key(served.teacher.request(text)) for text in TEXTS]
+        kept = ReplyCache(cache, served.teacher.request("")).find(requests_digest(requests), requests)
+        assert len(kept) == asked, "every reply that was paid for is kept"
+        annotate(served, TEXTS, cache=cache)
+        assert server.asked == len(TEXTS)
+    assert meter.state().in_flight == 0
+
+
+def test_where_storage_fails_for_good_the_run_fails_and_the_money_counts(
+    teacher_at, annotate, tmp_path, monkeypatch
+):
+    def fail(cache, digest, replies):
+        raise UserError("s3://b/c: cannot be reached")
+
+    monkeypatch.setattr(ReplyCache, "save", fail)
+    meter = Meter(RateLimits())
+    with ReplayServer(REPLIES) as server:
+        served = teacher_at(server)
+        with pytest.raises((ExceptionGroup, UserError)) as caught:
+            annotate(served, TEXTS, cache=StageFolder(str(tmp_path)), meter=meter)
+        assert "cannot be reached" in str(user_error_in(caught.value))
+        most = sum(served.teacher.usd(*most_tokens(served.teacher.request(text))) for text in TEXTS)
+        assert meter.finish("ended") == pytest.approx(most), "nothing counts as unpaid"
+
+
+@pytest.mark.parametrize("stop", ["the run stops", "another request fails"])
+def test_requests_in_flight_come_back_and_are_kept(stop, teacher_at, annotate, tmp_path, wait_until):
+    """No request is sent any more, none is lost, and nothing is left in flight."""
+
+    class Slow(ReplayServer):
+        def __init__(self):
+            super().__init__(REPLIES)
+            self.open = asyncio.Event()
+
+        async def _complete(self, request):
+            if stop == "another request fails" and self.asked == 7:
+                self.asked += 1
+                return web.json_response({"error": {"message": "no"}}, status=401)
+            response = await super()._complete(request)
+            await self.open.wait()
+            return response
+
+    class StoppedMeter(Meter):
+        def ask(self, *call):
+            grant = super().ask(*call)
+            if self._stopping:
+                heard.set()
+            return grant
+
+    heard = threading.Event()
+    meter, cache, errors = StoppedMeter(RateLimits()), StageFolder(str(tmp_path)), []
+    with Slow() as server:
+        served = teacher_at(server, in_flight=8)
+
+        def work():
+            try:
+                annotate(served, TEXTS, cache=cache, meter=meter)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: server.asked >= 8, 20)
+        if stop == "the run stops":
+            meter.stop("stopped by SIGTERM")
+            assert heard.wait(20), "the actor hears of it while it waits for replies"
+        assert thread.is_alive()
+        server._loop.call_soon_threadsafe(server.open.set)
+        thread.join(20)
+        assert not thread.is_alive()
+        asked = server.asked
+    (error,) = errors
+    message = "stopped by SIGTERM" if stop == "the run stops" else "refuses the key"
+    assert message in str(error.exceptions[0])
+    assert asked < len(TEXTS)
+    requests = [request_key(served.teacher.request(text)) for text in TEXTS]
+    kept = ReplyCache(cache, served.teacher.request("")).find(requests_digest(requests), requests)
+    assert len(kept) == (asked if stop == "the run stops" else asked - 1)
+    assert meter.state().in_flight == 0
+    usd = sum(served.teacher.usd(reply.tokens_in, reply.tokens_out) for reply in kept.values())
+    assert meter.state().spent_usd == pytest.approx(usd)

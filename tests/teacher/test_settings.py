@@ -1,14 +1,18 @@
 """A teacher's config section: its key, its cache folder, and which settings decide its replies."""
 
 import pytest
+from pydantic import ValidationError
 
 from uniner.config.teachers import BatchTeacher, OpenAITeacher, RecordingTeacher, VllmTeacher
 from uniner.errors import UserError
+from uniner.teacher.prompts import published_prompt
+from uniner.teacher.request_form import RequestForm
 from uniner.teacher.settings import (
     api_key,
     check_budget,
     check_teacher,
     make_server,
+    make_teacher,
     reply_cache_folder,
     teacher_identity,
 )
@@ -34,17 +38,52 @@ def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypat
 
 @pytest.mark.parametrize("section", [OpenAITeacher(), BatchTeacher(), RecordingTeacher(path="x.jsonl")])
 def test_a_budget_needs_prices(section):
-    with pytest.raises(UserError, match=r"run\.budget_usd: no price is set; set teacher\.usd_per_million_in"):
-        check_budget(section, 1.0, "run.budget_usd")
+    prices = {"usd_per_million_in": 1.0, "usd_per_million_out": 1.0}
+    for missing, message in (
+        (
+            ["in", "out"],
+            r"no price is set; set teacher\.usd_per_million_in=0\.15 and .*_out=0\.60, for example",
+        ),
+        (["in"], r"no price is set for prompts; set teacher\.usd_per_million_in=0\.15, for example"),
+        (["out"], r"no price is set for replies; set teacher\.usd_per_million_out=0\.60, for example"),
+    ):
+        update = prices | {f"usd_per_million_{name}": 0.0 for name in missing}
+        with pytest.raises(UserError, match=f"run\\.budget_usd: {message}"):
+            check_budget(section.model_copy(update=update), 1.0, "run.budget_usd")
     check_budget(section, None, "run.budget_usd")
-    check_budget(section.model_copy(update={"usd_per_million_out": 1.0}), 1.0, "run.budget_usd")
+    check_budget(section.model_copy(update=prices), 1.0, "run.budget_usd")
 
 
 def test_only_the_model_and_an_engines_number_format_decide_the_replies(tmp_path):
     online = OpenAITeacher(model="m", base_url="http://a", actors=3, usd_per_million_in=1.0)
     assert teacher_identity(online) == teacher_identity(BatchTeacher(model="m")) == {"model": "m"}
+    more = {"reasoning_effort": "low"}
+    assert teacher_identity(OpenAITeacher(model="m", extra_body=more)) == {"model": "m", "extra_body": more}
     engine = VllmTeacher(model="org/model", gpus=4, dtype="float16")
     assert teacher_identity(engine) == {"model": "org/model", "dtype": "float16", "max_prompt_tokens": 2048}
+
+
+@pytest.mark.parametrize("name", ["messages", "model", "max_completion_tokens", "n", "stream", "temperature"])
+def test_fields_that_the_request_has_already_are_refused(name):
+    with pytest.raises(ValidationError, match=rf"{name} is not for here .*, such as {{reasoning_effort"):
+        OpenAITeacher(extra_body={name: 1})
+
+
+def test_a_teacher_has_its_server_and_its_form(monkeypatch):
+    def teacher(section):
+        return make_teacher(section, prompt=published_prompt("type"), temperature=0.0, max_reply_tokens=5)
+
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert teacher(OpenAITeacher()).server == teacher(BatchTeacher()).server == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://proxy:1/v1/")
+    assert teacher(OpenAITeacher()).server == "http://proxy:1/v1", "the client reads the variable too"
+    assert teacher(OpenAITeacher(base_url="http://u:p@h/v1")).server == "http://h/v1"
+    assert teacher(RecordingTeacher(path="x.jsonl")).server == ""
+    assert make_server(OpenAITeacher(base_url="http://h/v1")).form == RequestForm()
+    section = OpenAITeacher(
+        base_url="http://h/v1", reply_limit_field="max_completion_tokens", send_temperature=False
+    )
+    assert make_server(section).form == RequestForm(limit="max_completion_tokens", temperature=False)
 
 
 def test_paid_replies_are_cached_under_the_root_unless_a_folder_is_named(tmp_path):

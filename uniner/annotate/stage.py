@@ -1,11 +1,13 @@
 """The annotate stage: a pool of actors asks the teacher about the passages, chunk by chunk."""
 
+import contextlib
 import functools
 
 from uniner.annotate.annotator import Annotator
 from uniner.config.teachers import BatchTeacher, RecordingTeacher
 from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.spending import SpendingFile
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest
@@ -30,6 +32,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
+from uniner.teacher.spent import spent_in_batches, spent_usd
 
 SECTIONS = ("run", "student", "teacher", "annotate")
 _ESTIMATE_CHUNKS = 100
@@ -66,19 +69,27 @@ def run(context: StageContext) -> Manifest:
     teacher = _teacher(context)
     sources = passages.require_manifest().chunks
     identity = _identity(context, {"ingest": passages.digest()})
-    with replay(section) as recording_url:
-        if isinstance(section, BatchTeacher) and not folder.begin(identity):
-            _answer_in_batches(context, section, teacher)
-        chunks = {chunk.key: chunk.rows for chunk in sources}
-        pool = teacher_pool(
-            folder,
-            teacher,
-            teacher_actors(section, teacher, chunks, recording_url=recording_url),
-            functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
-            limits=rate_limits(section, context.sections.run.budget_usd),
-            cache=reply_cache_folder(section, context.sections.run.root),
-            spent_usd=_spent_on_generating(context),
-            rejected=rejections_in(BatchRecords(folder).read()),
+    if context.retry_failed:
+        chunk_pipeline.reopen_failed(folder, identity)
+    chunks = {chunk.key: chunk.rows for chunk in sources}
+    with contextlib.ExitStack() as work:
+        recording_url = work.enter_context(replay(section))
+        if folder.begin(identity) is None:
+            _forget_failures(folder)
+            if isinstance(section, BatchTeacher):
+                _answer_in_batches(context, section, teacher)
+        pool = work.enter_context(
+            teacher_pool(
+                folder,
+                teacher,
+                teacher_actors(section, teacher, chunks, recording_url=recording_url),
+                functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
+                limits=rate_limits(section, context.sections.run.budget_usd),
+                cache=reply_cache_folder(section, context.sections.run.root),
+                elsewhere_usd=_spent_on_generating(context),
+                batches_usd=spent_in_batches(folder),
+                rejected=rejections_in(BatchRecords(folder).read()),
+            )
         )
         return chunk_pipeline.run_stage(
             folder,
@@ -118,30 +129,40 @@ def _texts(passages: StageFolder, key: str) -> list[str]:
     return passages.read_columns(key, ["text"])["text"].to_pylist()
 
 
+def _forget_failures(folder: StageFolder) -> None:
+    """Have batches ask again about rows of earlier drivers' chunks that failed."""
+    if BatchRecords(folder).read() and chunk_pipeline.chunks_with_failures(folder):
+        BatchRecords(folder).forget_errors()
+
+
 def _answer_in_batches(context: StageContext, section: BatchTeacher, teacher: Teacher) -> None:
     """Have the missing chunks' requests answered by batches, whose replies go to the cache."""
     folder, passages = context.folder, context.run_folder / "ingest"
     cache, run = reply_cache_folder(section, context.sections.run.root), run_id(folder)
     assert cache, "only a recording has no cache"
-    index = ReplyCache(cache, teacher.request("")).read_index(run)
-    cached = ReplyCache(cache, teacher.request(""), index)
-    pending = PendingRequests(teacher=teacher, parent=passages, cache=cached, run=run)
-    spent = _spent_on_generating(context) + teacher.usd(*index.paid)
+    index = ReplyCache.of(cache, teacher).read_index(run)
+    pending = PendingRequests(
+        teacher=teacher, parent=passages, cache=ReplyCache.of(cache, teacher, index), run=run
+    )
+    records = BatchRecords(folder)
     with explained(folder.url):
-        missing = sorted(passages.require_manifest().rows_of_chunk.keys() - folder.chunk_keys())
+        ended = sum(record.usd for record in records.read())
+        # A run of an earlier version wrote down nothing but its replies.
+        spent = max(SpendingFile(folder).read() + ended, teacher.usd(*index.paid))
+        done = folder.chunk_keys() - chunk_pipeline.chunks_with_failures(folder)
+        missing = sorted(passages.require_manifest().rows_of_chunk.keys() - done)
         answer_in_batches(
             pending,
             make_server(section),
-            BatchRecords(folder),
+            records,
             missing,
             context.sections.run.budget_usd,
-            spent,
+            _spent_on_generating(context) + spent,
         )
 
 
 def _spent_on_generating(context: StageContext) -> float:
-    manifest = (context.run_folder / "generate").manifest()
-    return manifest.figures["cost_usd"] if manifest else 0.0
+    return spent_usd(context.run_folder / "generate")
 
 
 def _prompt(context: StageContext) -> Prompt:

@@ -7,9 +7,20 @@ model decides what comes out, so a run may switch between `openai` and `batch`.
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from uniner.config.base import NOT_IDENTITY, Count, NotNegative, Positive, Section, Serving
+
+_OWN_FIELDS = {
+    "model": "teacher.model sets it",
+    "messages": "the stage's prompt sets them",
+    "temperature": "the stage's temperature sets it",
+    "response_format": "annotate.reply_format sets it",
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "the stage's max_reply_tokens sets it"),
+    **dict.fromkeys(("n", "best_of"), "one reply is read, and each is paid for"),
+    **dict.fromkeys(("stream", "stream_options"), "replies are read whole"),
+}
+"""Fields of a request that `extra_body` may not have."""
 
 
 class HttpTeacher(Section):
@@ -32,6 +43,9 @@ class HttpTeacher(Section):
     """Price of a million prompt tokens."""
     usd_per_million_out: NotNegative = Field(0.0, json_schema_extra=NOT_IDENTITY)
     """Price of a million reply tokens."""
+    stop_grace_s: NotNegative = Field(30.0, json_schema_extra=NOT_IDENTITY)
+    """Seconds that requests in flight get to come back when the run is stopped; their replies are kept. A
+    second signal ends the run at once."""
     cache: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Folder of paid replies, shared by all runs that name it. Unset: reply-cache under run.root; for a
     recording, whose replies cost nothing: none."""
@@ -46,6 +60,26 @@ class ServerTeacher(HttpTeacher):
     """Address of the server, such as "http://127.0.0.1:8000/v1". Unset: OpenAI."""
     api_key_env: str = Field("OPENAI_API_KEY", json_schema_extra=NOT_IDENTITY)
     """Name of the environment variable that holds the server's key."""
+    extra_body: dict[str, Any] = {}
+    """More fields of each request, such as {reasoning_effort = "low"} or {chat_template_kwargs =
+    {enable_thinking = false}}. They decide the replies."""
+    reply_limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", json_schema_extra=NOT_IDENTITY
+    )
+    """The request's field for the longest reply. Where a server refuses it, the other one is used."""
+    send_temperature: bool = Field(True, json_schema_extra=NOT_IDENTITY)
+    """Send the stage's temperature. Where a model refuses one, it is left out, and a line says so."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _adds_fields(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        for name in extra_body:
+            if name in _OWN_FIELDS:
+                raise ValueError(
+                    f"{name} is not for here ({_OWN_FIELDS[name]}); add other fields of the request, such as "
+                    '{reasoning_effort = "low"}'
+                )
+        return extra_body
 
 
 class OpenAITeacher(ServerTeacher):

@@ -96,8 +96,11 @@ def system_pool(
     if not isinstance(settings, ChatSystem):
         yield _model_pool(system, models)
         return
-    with replay(settings.teacher) as recording_url:
-        yield _chat_pool(settings, folder, chunks, root, recording_url)
+    with (
+        replay(settings.teacher) as recording_url,
+        _chat_pool(settings, folder, chunks, root, recording_url) as pool,
+    ):
+        yield pool
 
 
 def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
@@ -126,7 +129,7 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
 
 def _chat_pool(
     settings: ChatSystem, folder: StageFolder, chunks: Mapping[str, int], root: str, recording_url: str | None
-) -> Pool:
+) -> contextlib.AbstractContextManager[Pool]:
     """Return the actor pool of a chat model. A reply that any run has paid for is reused."""
     section, name = settings.teacher, f"evaluate.system.{folder.name}"
     longest, temperature = settings.max_reply_tokens, settings.temperature

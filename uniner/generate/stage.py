@@ -31,6 +31,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
+from uniner.teacher.spent import spent_usd
 
 SECTIONS = ("run", "teacher", "generate")
 # OpenAI's rule of thumb for English.
@@ -69,23 +70,26 @@ def run(context: StageContext) -> Manifest | None:
         context.folder,
         _teacher(context),
     )
-    pool = teacher_pool(
+    if context.retry_failed:
+        chunk_pipeline.reopen_failed(folder, _identity(context))
+    with teacher_pool(
         folder,
         teacher,
         teacher_actors(section, teacher, briefs.chunks()),
         Generator,
         limits=rate_limits(section, context.sections.run.budget_usd),
         cache=reply_cache_folder(section, context.sections.run.root),
-    )
-    return chunk_pipeline.run_stage(
-        folder,
-        _identity(context),
-        [ChunkEntry(key=key, rows=rows, bytes=rows) for key, rows in briefs.chunks().items()],
-        read=briefs.read_chunk,
-        pool=pool,
-        max_bad_share=context.sections.generate.max_bad_share,
-        results=partial(_results, briefs, folder),
-    )
+        elsewhere_usd=spent_usd(context.run_folder / "annotate"),
+    ) as pool:
+        return chunk_pipeline.run_stage(
+            folder,
+            _identity(context),
+            [ChunkEntry(key=key, rows=rows, bytes=rows) for key, rows in briefs.chunks().items()],
+            read=briefs.read_chunk,
+            pool=pool,
+            max_bad_share=context.sections.generate.max_bad_share,
+            results=partial(_results, briefs, folder),
+        )
 
 
 def estimate(context: StageContext) -> str:

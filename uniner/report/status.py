@@ -3,6 +3,7 @@
 from uniner.errors import printable
 from uniner.storage.manifest import ChunkEntry, merge
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.spent import spent_usd
 
 _UNITS = {"build": "conversations", "train": "conversations", "evaluate": "questions"}
 
@@ -27,7 +28,8 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
             state = f"begun, {len(summaries):,}{expected} {chunks}, {rows:,} rows"
         else:
             state, figures = "not begun", {}
-        usd = figures.get("cost_usd", 0.0)
+        # Also what brought no reply, and what a stage that is not complete has spent on unfinished chunks.
+        usd = max(figures.get("cost_usd", 0.0), spent_usd(folder))
         total += usd
         lines.append(f"  {stage:<9} {state}{f', {usd:,.2f} USD' if usd else ''}")
     return "\n".join([*lines, f"  spent     {total:,.2f} USD"])

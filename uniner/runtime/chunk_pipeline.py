@@ -10,21 +10,24 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray.data
 
 from uniner.errors import UserError
 from uniner.progress import Progress, StageCost, figures_in_words
+from uniner.records import FAILED
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
-from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary, merge
-from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
 
 log = logging.getLogger(__name__)
 
+RETRYING = ("generate", "annotate")
+"""The stages with the option --retry-failed."""
 ReadChunk = Callable[[str], Chunk]
 """Makes or reads the chunk of a key."""
 
@@ -36,7 +39,8 @@ class Pool:
     make_worker: makes an actor's worker. actors: most at once; min_actors: least, as far as there are chunks.
     cpus, gpus: of each actor. chunks_in_flight: chunks an actor works on at once. max_chunk_crashes: crashes
     of actors on a chunk before its rows are tried one by one; None: crashes are not logged. runtime_env: the
-    actors' own, as Ray takes it.
+    actors' own, as Ray takes it. note: returns a note for the progress line. totals: returns the stage's
+    figures from the sums of its chunks' figures.
     """
 
     make_worker: Callable[[], Worker]
@@ -47,6 +51,8 @@ class Pool:
     chunks_in_flight: int = 2
     max_chunk_crashes: int | None = None
     runtime_env: dict[str, Any] | None = None
+    note: Callable[[], str] | None = None
+    totals: Callable[[Counts], Counts] | None = None
 
 
 def run_stage(
@@ -78,6 +84,8 @@ def run_stage(
     require_few_bad(name, summaries, max_bad_share, folder)
     more = results(summaries) if results else None
     manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
+    if pool and pool.totals:
+        manifest = replace(manifest, figures=pool.totals(manifest.figures))
     return log_done(name, folder.write_manifest(manifest), unit, folder)
 
 
@@ -89,15 +97,19 @@ def _make_missing(
     name: str,
     unit: str,
 ) -> list[Summary]:
-    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks."""
+    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks.
+
+    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed.
+    """
     total = sum(source.rows for source in sources)
     existing = folder.chunk_keys() & {source.key for source in sources}
-    summaries = folder.read_summaries(existing)
-    missing = [source for source in sources if source.key not in existing]
+    summaries = [summary for summary in folder.read_summaries(existing) if not summary.outcomes.get(FAILED)]
+    whole = {summary.key for summary in summaries}
+    missing = [source for source in sources if source.key not in whole]
     # The largest first, so that the end, when actors run out of work one by one, is short.
     keys = [source.key for source in sorted(missing, key=lambda source: (-source.bytes, source.key))]
     cost = StageCost(total, pool.gpus / pool.chunks_in_flight if pool else 0)
-    with Progress(name, total, unit) as progress:
+    with Progress(name, total, unit, more=pool.note if pool else None) as progress:
         for summary in summaries:
             cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
         progress.skip(sum(summary.rows for summary in summaries))
@@ -116,19 +128,46 @@ def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
     return make
 
 
+def reopen_failed(folder: StageFolder, identity: Identity) -> None:
+    """Make a complete stage with failed rows incomplete, so that it asks about them again."""
+    manifest = folder.begin(identity)
+    failed = manifest.outcomes.get(FAILED, 0) if manifest else 0
+    if failed:
+        log.info(f"{folder.name}: asks again about {failed:,} failed rows")
+        folder.remove([MANIFEST])
+
+
+def chunks_with_failures(folder: StageFolder) -> set[str]:
+    """Return the keys of chunks with failed rows, which a stage that is not complete makes anew."""
+    return {
+        summary.key for summary in folder.read_summaries(folder.chunk_keys()) if summary.outcomes.get(FAILED)
+    }
+
+
 def log_complete(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
     """Log that a stage is already complete. Returns the manifest."""
-    log.info(f"{name}: already done, {manifest.rows:,} {unit}; output in {folder.url}")
+    more = _failures(name, manifest)
+    log.info(f"{name}: already done, {manifest.rows:,} {unit}{more}; output in {folder.url}")
     return manifest
 
 
 def log_done(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
-    """Log what a stage made, and where. Returns the manifest."""
+    """Log what a stage made, what it cost, and where it is. Returns the manifest."""
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest.outcomes.items())
     listed = f" ({outcomes})" if outcomes else ""
     made = f"{manifest.rows:,} {unit}{listed} in {manifest.seconds:,.0f} s"
-    log.info(f"{name}: {'; '.join([made, *figures_in_words(manifest.figures)])}; output in {folder.url}")
+    parts = "; ".join([made, *figures_in_words(manifest.figures)])
+    log.info(f"{name}: {parts}{_failures(name, manifest)}; output in {folder.url}")
     return manifest
+
+
+def _failures(name: str, manifest: Manifest) -> str:
+    failed = manifest.outcomes.get(FAILED, 0)
+    if not failed or name not in RETRYING:
+        return ""
+    return (
+        f"; {failed:,} failed for a reason that may pass, and uniner {name} CONFIG --retry-failed asks again"
+    )
 
 
 def require_few_bad(name: str, summaries: Sequence[Summary], limit: float, folder: StageFolder) -> None:

@@ -1,20 +1,18 @@
-"""The rate limits and the budget of all requests to a teacher.
+"""The rate limits and the budget of all requests to a teacher. Does not import Ray.
 
 One `Meter` serves the whole cluster. It decides when each request may be sent, so that requests and tokens
 per minute, the budget and the pause after a 429 hold for any number of actors. Each actor has a `Gate`, which
 asks the meter for all of its waiting requests in one call: calls to the meter do not grow with the requests.
+
+A request reserves the most that it can cost before it is sent. Spent and reserved money together never
+exceed the budget. Money that a dead actor had reserved stays reserved: its requests may have been billed.
 """
 
-import asyncio
-import random
 import time
-import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from uniner.errors import Stopped
+from uniner.runtime.spending import SpendingFile
 
 # The meter grants requests for the next second only, so that the grants of a dead actor expire soon.
 _AHEAD_S = 1.0
@@ -22,6 +20,10 @@ _AHEAD_S = 1.0
 # sent, and token counts are estimates.
 _MARGIN = 0.95
 _RETRY_S = 0.1
+# A gate with requests reports every half second. One that is silent for this long is on a dead actor.
+_SILENCE_S = 60.0
+# The share of the budget (of what is spent, where there is none) by which the allowance on storage grows.
+_STEP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class RateLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Reservation:
-    """A request's reservation: its estimated tokens (prompt and reply) and its highest price in USD."""
+    """A request's reservation: its estimated tokens (prompt and reply), and the most USD that it can cost."""
 
     tokens: float = 0.0
     usd: float = 0.0
@@ -51,30 +53,55 @@ class Reservation:
 class MeterReport:
     """An actor's report to the meter.
 
-    held_usd: reserved for requests in flight. Since the last report: the USD spent, the tokens used beyond
-    the reserved ones (negative: fewer), and the longest pause that the server asked for.
+    in_flight, held_usd: its requests in flight and what is reserved for them. Since the last report: the USD
+    spent, the tokens used beyond the reserved ones (negative: fewer), the longest pause that the server asked
+    for, and lines for the user.
     """
 
+    in_flight: int = 0
     held_usd: float = 0.0
     spent_usd: float = 0.0
     tokens_over: float = 0.0
     pause_s: float = 0.0
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeterGrant:
     """The meter's answer to a list of reservations.
 
-    delays: seconds until each of the first requests may be sent. retry_s: when to ask for the others.
-    stop: the reason to stop, where the budget is spent and no request is in flight any more.
+    delays: seconds until each of the first requests may be sent. retry_s: when to ask for the others. free:
+    nothing is limited, so that the next requests need not wait for a grant. stop: the reason to stop, once no
+    request is in flight any more.
     """
 
     delays: list[float]
     retry_s: float = 0.0
+    free: bool = False
     stop: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeterState:
+    """The meter as the driver sees it: requests in flight, USD spent by the stage, seconds of pause left, and
+    the lines for the user since the last look."""
+
+    in_flight: int
+    spent_usd: float
+    pause_s: float
+    notices: tuple[str, ...]
+
+
 AskMeter = Callable[[str, MeterReport, list[Reservation]], Awaitable[MeterGrant]]
+
+
+@dataclass
+class _Holder:
+    """An actor's requests in flight, what is reserved for them, and the time of its last report."""
+
+    in_flight: int
+    usd: float
+    heard: float
 
 
 class Meter:
@@ -84,61 +111,127 @@ class Meter:
         self,
         limits: RateLimits,
         spent_usd: float = 0.0,
-        forget_s: float = 600.0,
+        *,
+        elsewhere_usd: float = 0.0,
+        spending: SpendingFile | None = None,
+        silence_s: float = _SILENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`spent_usd` was spent before. A holder that is silent for `forget_s` seconds counts as dead."""
-        self._limits, self._spent, self._forget_s, self._clock = limits, spent_usd, forget_s, clock
-        self._held: dict[str, tuple[float, float]] = {}  # by holder: USD in flight, time of the last report
+        """spent_usd: what the stage spent before, elsewhere_usd: what others spent of the same budget.
+
+        spending: where the stage's spending is written down. silence_s: after it a holder counts as dead.
+        """
+        self._limits, self._spent, self._elsewhere = limits, spent_usd, elsewhere_usd
+        self._spending, self._allowance = spending, spent_usd
+        self._silence_s, self._clock = silence_s, clock
+        self._holders: dict[str, _Holder] = {}
         self._next_request = self._next_token = self._paused = clock()
+        self._stopping: str | None = None
+        self._notices: dict[str, None] = {}
+        self._noticed: set[str] = set()
 
     def ask(self, holder: str, report: MeterReport, reservations: Sequence[Reservation]) -> MeterGrant:
         """Take an actor's report, and decide when its waiting requests may be sent."""
         now = self._clock()
         self._take(holder, report, now)
+        grant = self._grant(holder, reservations, now)
+        self._write_allowance()  # before anything granted here can be sent
+        return grant
+
+    def _grant(self, holder: str, reservations: Sequence[Reservation], now: float) -> MeterGrant:
+        if self._stopping is not None:
+            stop = None if self._in_flight(now) else self._stopping
+            return MeterGrant(delays=[], retry_s=_RETRY_S, stop=stop)
         delays: list[float] = []
         for reservation in reservations:
             if not self._affords(reservation):
-                stop = None if delays else self._stop_reason(reservation)
+                stop = None if delays else self._reason_to_stop(reservation, now)
                 return MeterGrant(delays=delays, retry_s=_RETRY_S, stop=stop)
             at = max(now, self._next_request, self._next_token, self._paused)
             if at > now + _AHEAD_S:
                 retry_s = min(1.0, max(_RETRY_S, at - now - _AHEAD_S / 2))
                 return MeterGrant(delays=delays, retry_s=retry_s)
             delays.append(at - now)
-            self._reserve(holder, reservation, at, now)
-        return MeterGrant(delays=delays)
+            self._reserve(holder, reservation, at)
+        return MeterGrant(delays=delays, free=self._limits.unlimited and self._paused <= now)
 
-    def _take(self, holder: str, report: MeterReport, now: float) -> None:
+    def stop(self, reason: str) -> None:
+        """Grant nothing any more. Waiting requests end with the reason once none is in flight."""
+        self._stopping = reason
+
+    def state(self) -> MeterState:
+        """Return the state for the driver. A notice is returned once."""
+        now = self._clock()
+        notices = tuple(self._notices)
+        self._notices.clear()
+        return MeterState(
+            in_flight=self._in_flight(now),
+            spent_usd=self._committed(),
+            pause_s=max(0.0, self._paused - now),
+            notices=notices,
+        )
+
+    def finish(self, reason: str) -> float:
+        """Write down and return what the stage has spent. Requests still in flight count as spent."""
+        self._stopping = reason
+        usd = self._committed()
+        if self._spending and usd:
+            self._spending.write(usd, exact=True)
+        return usd
+
+    def _take(self, name: str, report: MeterReport, now: float) -> None:
         self._spent += report.spent_usd
-        self._held[holder] = (report.held_usd, now)
-        self._held = {name: held for name, held in self._held.items() if now - held[1] < self._forget_s}
+        self._holders[name] = _Holder(report.in_flight, report.held_usd, now)
         self._paused = max(self._paused, now + report.pause_s)
         if self._limits.tokens_per_minute:
             self._next_token += report.tokens_over * 60 / (self._limits.tokens_per_minute * _MARGIN)
+        new = [notice for notice in report.notices if notice not in self._noticed]
+        self._notices |= dict.fromkeys(new)
+        self._noticed.update(new)
+
+    def _committed(self) -> float:
+        """Return what the stage spent and what is reserved, by dead actors too."""
+        return self._spent + sum(holder.usd for holder in self._holders.values())
 
     def _affords(self, reservation: Reservation) -> bool:
         budget = self._limits.budget_usd
-        return budget is None or self._spent + self._in_flight_usd() + reservation.usd <= budget
+        return budget is None or self._elsewhere + self._committed() + reservation.usd <= budget
 
-    def _in_flight_usd(self) -> float:
-        return sum(usd for usd, _ in self._held.values())
+    def _in_flight(self, now: float) -> int:
+        heard = (holder for holder in self._holders.values() if now - holder.heard < self._silence_s)
+        return sum(holder.in_flight for holder in heard)
 
-    def _stop_reason(self, reservation: Reservation) -> str | None:
-        if self._in_flight_usd() > 1e-9:
+    def _reason_to_stop(self, reservation: Reservation, now: float) -> str | None:
+        if self._in_flight(now):
             return None
+        spent = self._elsewhere + self._committed()
         return (
-            f"teacher: the next request may cost {reservation.usd:.2g} USD, {self._spent:.6g} USD are spent, "
+            f"teacher: the next request may cost {reservation.usd:.2g} USD, {spent:.6g} USD are spent, "
             f"and {self._limits.budget_setting} is {self._limits.budget_usd:g}: raise it"
         )
 
-    def _reserve(self, holder: str, reservation: Reservation, at: float, now: float) -> None:
-        self._held[holder] = (self._held[holder][0] + reservation.usd, now)
+    def _reserve(self, name: str, reservation: Reservation, at: float) -> None:
+        holder = self._holders[name]
+        holder.in_flight += 1
+        holder.usd += reservation.usd
         if self._limits.requests_per_minute:
             self._next_request = at + 60 / (self._limits.requests_per_minute * _MARGIN)
         if self._limits.tokens_per_minute:
             tokens = max(0.0, reservation.tokens) * 60 / (self._limits.tokens_per_minute * _MARGIN)
             self._next_token = max(at, self._next_token) + tokens
+
+    def _write_allowance(self) -> None:
+        """Raise the allowance on storage by a step where the requests in flight may exceed it."""
+        committed = self._committed()
+        if self._spending is None or committed <= self._allowance:
+            return
+        budget = self._limits.budget_usd
+        step = max(_STEP * (committed if budget is None else budget), committed - self._spent)
+        allowance = committed + step
+        if budget is not None:
+            allowance = max(committed, min(allowance, budget - self._elsewhere))
+        self._spending.write(allowance, exact=False)
+        self._allowance = allowance
 
 
 def local_meter(meter: Meter) -> AskMeter:
@@ -148,104 +241,3 @@ def local_meter(meter: Meter) -> AskMeter:
         return meter.ask(holder, report, reservations)
 
     return ask
-
-
-def cluster_meter(limits: RateLimits, spent_usd: float, forget_s: float) -> AskMeter:
-    """Start a meter as a Ray actor on the driver's node. Return a function that asks it from any actor."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Meter)
-    meter = actor.remote(limits, spent_usd, forget_s)
-
-    async def ask(holder: str, report: MeterReport, reservations: list[Reservation]) -> MeterGrant:
-        return await meter.ask.remote(holder, report, reservations)
-
-    return ask
-
-
-class Gate:
-    """Lets an actor's requests through when the meter grants them."""
-
-    def __init__(self, ask: AskMeter):
-        self._ask, self._holder = ask, uuid.uuid4().hex
-        self._waiting: deque[tuple[Reservation, asyncio.Future[float]]] = deque()
-        self._held = self._spent = self._tokens_over = self._pause_s = 0.0
-        self._paused_until = 0.0
-        self._unreported = False
-        self._asking: asyncio.Task[None] | None = None
-
-    async def enter(self, reservation: Reservation) -> None:
-        """Wait until a request may be sent. `settle` must follow.
-
-        Raises:
-            Stopped: where the budget is spent.
-        """
-        delay: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._waiting.append((reservation, delay))
-        self._wake()
-        try:
-            await asyncio.sleep(await delay)
-            while (left := self._paused_until - time.monotonic()) > 0:
-                # The jitter spreads an actor's requests, which all wait for the same moment.
-                await asyncio.sleep(left + random.uniform(0, min(left, 1.0)))
-        except BaseException:
-            if delay.done() and not delay.cancelled() and not delay.exception():
-                self.settle(reservation)
-            raise
-
-    def settle(self, reservation: Reservation, tokens: float | None = None, usd: float = 0.0) -> None:
-        """Free a reservation, and report the tokens (where the server counted them) and USD it took."""
-        self._held -= reservation.usd
-        self._spent += usd
-        self._tokens_over += 0.0 if tokens is None else tokens - reservation.tokens
-        self._unreported = True
-        self._wake()
-
-    def pause(self, seconds: float) -> None:
-        """Send no request for some seconds: here at once, in other actors when the meter hears of it."""
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-        self._pause_s = max(self._pause_s, seconds)
-        self._unreported = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._ask_until_quiet())
-
-    async def _ask_until_quiet(self) -> None:
-        try:
-            while self._waiting or self._unreported:
-                waiting = list(self._waiting)
-                grant = await self._ask(self._holder, self._report(), [wanted for wanted, _ in waiting])
-                for (reservation, delay), seconds in zip(waiting, grant.delays, strict=False):
-                    self._waiting.popleft()
-                    if delay.done():  # cancelled meanwhile: the meter must hear that nothing is held for it
-                        self._unreported = True
-                        continue
-                    self._held += reservation.usd
-                    delay.set_result(seconds)
-                if grant.stop:
-                    self._fail(Stopped(grant.stop))
-                elif self._waiting and len(grant.delays) < len(waiting):
-                    await asyncio.sleep(grant.retry_s)
-        except Exception as error:  # the waiting requests must not wait for ever
-            self._fail(error)
-
-    def _report(self) -> MeterReport:
-        report = MeterReport(
-            held_usd=max(0.0, self._held),
-            spent_usd=self._spent,
-            tokens_over=self._tokens_over,
-            pause_s=self._pause_s,
-        )
-        self._spent = self._tokens_over = self._pause_s = 0.0
-        self._unreported = False
-        return report
-
-    def _fail(self, error: Exception) -> None:
-        while self._waiting:
-            _, delay = self._waiting.popleft()
-            if not delay.done():
-                delay.set_exception(error)

@@ -25,22 +25,25 @@ class _DeclaredSections:
 class StageContext:
     """A stage's place in its run and the config sections that it declares.
 
-    sections: typed as the config; reading a section that the stage does not declare raises.
+    sections: typed as the config; reading a section that the stage does not declare raises. retry_failed: a
+    complete stage asks the teacher again about the rows that failed.
     """
 
     stage: str
     run_folder: StageFolder
     seed: int
     sections: Config
+    retry_failed: bool = False
 
     @classmethod
-    def of(cls, config: Config, stage: str, sections: Iterable[str]) -> Self:
+    def of(cls, config: Config, stage: str, sections: Iterable[str], *, retry_failed: bool = False) -> Self:
         """Build the context of a stage."""
         return cls(
             stage=stage,
             run_folder=run_folder(config.run.root, config.run.name),
             seed=config.run.seed,
             sections=cast(Config, _DeclaredSections(config, stage, sections)),
+            retry_failed=retry_failed,
         )
 
     @property

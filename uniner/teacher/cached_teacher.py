@@ -1,6 +1,7 @@
 """A teacher behind the reply cache: each text is asked and paid for once.
 
 Replies are saved every second while a chunk is in work, so that a crash loses no more than the last second's.
+Where a request fails for good or the run stops, no more are sent, but those in flight come back and are kept.
 """
 
 import asyncio
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Protocol, TypeVar
 
-from uniner.runtime.rate_limits import AskMeter, Gate, Meter, RateLimits, Reservation, local_meter
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import AskMeter, Meter, RateLimits, Reservation, local_meter
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
 
@@ -56,6 +58,8 @@ class CachedTeacher:
         self.teacher, self._cache, self._run, self._rejected = teacher, cache, run, rejected or {}
         self._gate = Gate(ask_meter or local_meter(Meter(RateLimits())))
         self._client = make_client(self._gate)
+        if cache:
+            cache.warn = self._gate.say
 
     async def close(self) -> None:
         """Close the connections to the teacher. An actor's end with its process."""
@@ -97,21 +101,35 @@ class CachedTeacher:
         saver = _ReplySaver(self._cache, digest)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(saver.save_until_end())
+                saving = group.create_task(saver.save_until_end(on_error=self._gate.end))
                 tasks = {
                     key: group.create_task(self._ask_one(saver, key, request))
                     for key, request in requests.items()
                 }
-                await asyncio.wait(tasks.values())
+                answers = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
                 saver.end()
+                await saving
         finally:
-            await saver.save()  # where one request failed, the others' replies are paid for too
+            try:
+                await saver.save()  # replies that are left where saving failed
+            finally:
+                await self._gate.flush()
+        for answer in answers.values():
+            if isinstance(answer, Exception):
+                raise ExceptionGroup("requests to the teacher failed", [answer])
         if self._cache:
             await asyncio.to_thread(self._cache.merge_parts, digest)
-        return {key: task.result() for key, task in tasks.items()}
+        return {key: answer for key, answer in answers.items() if not isinstance(answer, Exception)}
 
-    async def _ask_one(self, saver: "_ReplySaver", key: str, request: ChatRequest) -> CachedReply | Rejection:
-        answer = await self._client.ask(request)
+    async def _ask_one(
+        self, saver: "_ReplySaver", key: str, request: ChatRequest
+    ) -> CachedReply | Rejection | Exception:
+        """Return the answer to a request, or the error that ends the work."""
+        try:
+            answer = await self._client.ask(request)
+        except Exception as error:
+            self._gate.end(error)  # the requests in flight come back, and no other is sent
+            return error
         if isinstance(answer, Rejection):
             return answer
         reply, reservation = answer
@@ -140,7 +158,7 @@ class CachedTeacher:
 
 
 class _ReplySaver:
-    """Saves a chunk's replies to the cache as they arrive."""
+    """Saves a chunk's replies to the cache as they arrive. A reply is kept here until it is written."""
 
     def __init__(self, cache: ReplyCache | None, digest: str):
         self._cache, self._digest = cache, digest
@@ -157,15 +175,20 @@ class _ReplySaver:
     def end(self) -> None:
         self._ended.set()
 
-    async def save_until_end(self) -> None:
-        while not self._ended.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), _SAVE_SECONDS)
-            await self.save()
+    async def save_until_end(self, on_error: Callable[[Exception], None]) -> None:
+        """Save every second. Where storage fails, no more requests should be sent: their replies are lost."""
+        try:
+            while not self._ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), _SAVE_SECONDS)
+                await self.save()
+        except Exception as error:
+            on_error(error)
 
     async def save(self) -> None:
-        unsaved, self._unsaved = self._unsaved, []
+        unsaved = list(self._unsaved)
         if unsaved and self._cache:
             await asyncio.to_thread(self._cache.save, self._digest, [reply for reply, _ in unsaved])
+        del self._unsaved[: len(unsaved)]
         for _, on_saved in unsaved:
             on_saved()

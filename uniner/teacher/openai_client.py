@@ -1,8 +1,12 @@
 """The client of a teacher on an OpenAI-compatible server. It retries a request until there is an answer.
 
-It retries 408, 409, 429, 5xx, time-outs, lost connections and responses that are not chat completions, with
-full-jitter back-off. A 429 pauses all requests for as long as Retry-After says. An error about one passage is
+It retries 408, 409, 429, 5xx, time-outs, lost connections and responses that are not replies, with
+full-jitter back-off. Retry-After pauses all requests for as long as it says. An error about one passage is
 that passage's rejection; an error about the server, the key or the model is raised.
+
+Each try reserves the most that it can cost and settles it by the reply's usage. Without a usage that makes
+sense, and where the reply is lost (a time-out, a connection that breaks, a gateway's error), the whole
+reservation counts as spent. A try that the server did not take costs nothing.
 """
 
 import asyncio
@@ -11,26 +15,32 @@ import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
+import aiohttp
 import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from uniner.errors import UserError, printable
-from uniner.runtime.rate_limits import Gate, Reservation
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import Reservation
 from uniner.teacher.completion import (
     ChatRequest,
-    InvalidCompletionError,
     Rejection,
     Teacher,
     TeacherReply,
+    TokenCounts,
+    may_have_cost,
+    most_tokens,
     read_rejection,
-    read_reply,
 )
+from uniner.teacher.completion_reader import Completion, InvalidCompletionError, read_completion
 from uniner.teacher.prompts import PROBE
+from uniner.teacher.request_form import RequestForm
 
 _TRANSIENT = {408, 409, 429}
 _LONGEST_PAUSE_S = 3600.0
+_LONGEST_CONNECT_S = 10.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 60.0
 # OpenAI's rule of thumb for English; the server's counts replace it as replies arrive.
 CHARACTERS_PER_TOKEN = 4.0
@@ -43,7 +53,8 @@ _PROBE_MESSAGES = [{"role": "user", "content": PROBE}]
 class OpenAIServer:
     """A server (None is OpenAI's) and how to use it.
 
-    section, api_key_env: the config section and the environment variable that error messages name.
+    section, api_key_env: the config section and the environment variable that error messages name. form: the
+    form of requests to begin with.
     """
 
     base_url: str | None = None
@@ -53,6 +64,7 @@ class OpenAIServer:
     timeout_s: float = 60.0
     retries: int = 6
     section: str = "teacher"
+    form: RequestForm = field(default_factory=RequestForm)
 
 
 class OpenAIClient:
@@ -67,11 +79,16 @@ class OpenAIClient:
             api_key=server.api_key,
             base_url=server.base_url,
             max_retries=0,
-            timeout=server.timeout_s,
+            # A connection that is not made in time costs nothing, so it is told from a reply that is late.
+            timeout=httpx2.Timeout(
+                server.timeout_s, connect=min(_LONGEST_CONNECT_S, server.timeout_s * 0.75)
+            ),
             http_client=DefaultAioHttpClient(limits=connections),
         )
         self._slots = asyncio.Semaphore(server.in_flight)
-        self._characters = self._tokens_in = self._tokens_out = self._replies = 0
+        self._form, self._refused_forms = server.form, set[RequestForm]()
+        self._characters = self._tokens_in = self._tokens_out = self._counted = 0
+        self._most_over = TokenCounts(0, 0)
         self._last_reply, self._probing = 0.0, asyncio.Lock()
 
     async def close(self) -> None:
@@ -83,10 +100,11 @@ class OpenAIClient:
 
         Raises:
             UserError: an error about the server, the key or the model.
-            Stopped: the budget is spent.
+            Stopped: the budget is spent, or the run stops.
         """
         attempts = 0
         retrying = AsyncRetrying(
+            sleep=self._gate.sleep,
             stop=stop_after_attempt(self._server.retries + 1),
             wait=seconds_before_retry,
             retry=retry_if_exception(is_transient),
@@ -107,37 +125,86 @@ class OpenAIClient:
         raise AssertionError("tenacity ends with a result or an error")
 
     async def _try(self, request: ChatRequest, attempt: int) -> tuple[TeacherReply, Reservation]:
-        reservation = self._reservation(request)
+        most = most_tokens(request)
         async with self._slots:
+            reservation = self._reservation(request, most)
             await self._gate.enter(reservation)
             try:
-                reply = await self._send(request, attempt)
+                completion = await self._send(request)
+                reply = completion.reply(most, attempt)
             except BaseException as error:
-                self._gate.settle(reservation)
-                if isinstance(error, openai.RateLimitError) and is_transient(error):
-                    self._gate.pause(_retry_after(error) or _jitter(attempt))
+                self._settle_failure(reservation, error)
+                if isinstance(error, openai.APIStatusError) and is_transient(error):
+                    self._pause(error, attempt)
                 raise
-        self._characters += _characters(request)
-        self._tokens_in += reply.tokens_in
-        self._tokens_out += reply.tokens_out
-        self._replies += 1
+        self._last_reply = time.monotonic()
+        self._learn(request, most, completion.tokens(most))
         return reply, reservation
 
-    async def _send(self, request: ChatRequest, attempt: int) -> TeacherReply:
-        # The openai client's time-out is per read: a server that trickles would never exceed it.
-        async with asyncio.timeout(self._server.timeout_s):
-            # Not chat.completions.create, which walks through the request by its types and changes nothing.
-            response = await self._client.post("/chat/completions", body=request, cast_to=httpx2.Response)
-        reply = read_reply(response.content, attempt)
-        self._last_reply = time.monotonic()
-        return reply
+    async def _send(self, request: ChatRequest) -> Completion:
+        while True:
+            form = self._form
+            try:
+                # The openai client's time-out is per read: a server that trickles would never exceed it.
+                async with asyncio.timeout(self._server.timeout_s):
+                    # Not chat.completions.create, which walks through the request by its types and changes
+                    # nothing.
+                    response = await self._client.post(
+                        "/chat/completions", body=form.body(request), cast_to=httpx2.Response
+                    )
+                return read_completion(response.content)
+            except openai.APIStatusError as error:
+                # Such a refusal costs nothing, so the reservation holds for the request in another form.
+                if not self._takes_form_from(error, form):
+                    raise
+
+    def _takes_form_from(self, error: openai.APIStatusError, sent: RequestForm) -> bool:
+        """Tell whether an error refuses a parameter that requests have no more from now on."""
+        other = sent.after(error.status_code, error.param, _one_line(error))
+        if other is None:
+            return False
+        self._refused_forms.add(sent)
+        if self._form == sent and other not in self._refused_forms:
+            self._form = other
+            self._gate.say(f"{self._teacher.model} {sent.change(other)}")
+        return self._form != sent
+
+    def _settle_failure(self, reservation: Reservation, error: BaseException) -> None:
+        """Settle a try without a reply by what it may have cost."""
+        usd = reservation.usd
+        if isinstance(error, InvalidCompletionError) and error.tokens:
+            usd = self._teacher.usd(*error.tokens)
+        elif _was_not_sent(error) or (
+            isinstance(error, openai.APIStatusError) and not may_have_cost(error.status_code)
+        ):
+            usd = 0.0
+        self._gate.settle(reservation, usd=usd)
+
+    def _pause(self, error: openai.APIStatusError, attempt: int) -> None:
+        """Pause all requests where the server asks for it: a 429, or Retry-After with another error."""
+        asked = _retry_after(error)
+        if asked is not None:
+            self._gate.pause(asked)
+        elif isinstance(error, openai.RateLimitError):
+            self._gate.pause(_jitter(attempt))
+
+    def _learn(self, request: ChatRequest, most: TokenCounts, tokens: TokenCounts | None) -> None:
+        """Note a reply's tokens for the estimates and reservations of the next requests."""
+        if tokens is None:
+            return
+        self._characters += _characters(request)
+        self._tokens_in += tokens.tokens_in
+        self._tokens_out += tokens.tokens_out
+        self._counted += 1
+        over = (used - limit for used, limit in zip(tokens, most, strict=True))
+        self._most_over = TokenCounts(*map(max, self._most_over, over))
 
     async def _accepts_others(self, request: ChatRequest) -> bool:
         """Tell whether the server rejects only this passage. Until it has answered any request, probe it: the
         same request with a few words in place of the passage."""
         async with self._probing:
             probe: ChatRequest = {**request, "messages": _PROBE_MESSAGES}
-            return bool(self._replies) or await self._probe(probe, 1) is not False
+            return bool(self._last_reply) or await self._probe(probe, 1) is not False
 
     async def _give_up(self, error: Exception, attempts: int) -> Rejection:
         """Return the rejection of a passage that the server cannot answer.
@@ -157,7 +224,7 @@ class OpenAIClient:
         for attempt in range(1, min(self._server.retries, 3) + 2):
             if await self._probe(request, attempt) is not None:
                 return True
-            await asyncio.sleep(_jitter(attempt))
+            await self._gate.sleep(_jitter(attempt))
         return False
 
     async def _probe(self, request: ChatRequest, attempt: int) -> bool | None:
@@ -173,13 +240,17 @@ class OpenAIClient:
         self._gate.settle(reservation, sum(tokens), self._teacher.usd(*tokens))
         return True
 
-    def _reservation(self, request: ChatRequest) -> Reservation:
-        characters, max_tokens = _characters(request), request["max_tokens"]
+    def _reservation(self, request: ChatRequest, most: TokenCounts) -> Reservation:
+        """Reserve the tokens that are likely, and the money that is needed at most.
+
+        A server that added to a prompt, or went on beyond a reply's limit, may do so again.
+        """
+        characters = _characters(request)
         per_character = self._tokens_in / self._characters if self._tokens_in else 1 / CHARACTERS_PER_TOKEN
-        per_reply = self._tokens_out / self._replies if self._tokens_out else max_tokens
+        per_reply = self._tokens_out / self._counted if self._tokens_out else most.tokens_out
         return Reservation(
             tokens=characters * per_character + per_reply,
-            usd=self._teacher.usd(characters * per_character, max_tokens),
+            usd=self._teacher.usd(*(sum(counts) for counts in zip(most, self._most_over, strict=True))),
         )
 
     def _explain(self, error: Exception) -> str:
@@ -199,6 +270,8 @@ def _explanation(error: Exception, model: str, server: OpenAIServer, base_url: s
     message = _one_line(error.__cause__ or error)[:200]
     if _timed_out(error):
         return f"{where}: no answer in {server.timeout_s:g} s after {server.retries} retries"
+    if isinstance(error, openai.APIStatusError) and (pause := _retry_after(error) or 0) > _LONGEST_PAUSE_S:
+        return f"{where}: asks to wait {pause:,.0f} s (Retry-After); run the same command then ({message})"
     if isinstance(error, openai.APIConnectionError):
         return (
             f"{where}: cannot be reached ({message}); "
@@ -215,6 +288,14 @@ def _explanation(error: Exception, model: str, server: OpenAIServer, base_url: s
 
 def _characters(request: ChatRequest) -> int:
     return sum(len(message["content"]) for message in request["messages"])
+
+
+def _was_not_sent(error: BaseException | None) -> bool:
+    """Tell whether a request failed before a connection was made. The HTTP library has the same exception for
+    that and for a connection that broke, so that the cause decides."""
+    if error is None or isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return error is not None
+    return _was_not_sent(error.__cause__ or error.__context__)
 
 
 def _timed_out(error: BaseException | None) -> bool:

@@ -1,39 +1,51 @@
 """The cache of paid replies, shared by all runs: no request is paid for twice.
 
 A reply's key is the digest of its request: model, messages and sampling parameters. Replies to requests of
-the same scope (the request without the passage) lie together, in one Parquet file per chunk, named by the
-digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.parquet`. While a chunk is in work its replies go
-to part files, `<digest>.<unique>.parquet`, every second, so that a crash loses no more than that. At the end
-one file replaces the parts.
+the same scope (the request without the passage, and the server's address) lie together, in one Parquet file
+per chunk, named by the digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.sealed.parquet`. While a
+chunk is in work its replies go to part files, `<digest>.<unique>.sealed.parquet`, every second, so that a
+crash loses no more than that. At the end one file replaces the parts.
 
 So a run with the same chunks finds its replies with one listing and one read per chunk. A run with other
 chunks (a larger sample, say) finds them through an index, which is read once a run and takes 12 bytes of
 memory per reply. A passage that repeats within a run is found among this actor's own saved replies. Two
 actors that meet it at the same time both pay for it: ingest.dedupe removes repeated passages beforehand.
+
+Files are sealed (`sealed_parquet`). A broken one is set aside as `<name>.broken`, and its requests are asked
+again. Earlier versions had no seals, no addresses in their scopes, and kept failed tries: their replies are
+found, the failed tries are not.
 """
 
 import functools
 import hashlib
 import json
+import logging
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.storage.filesystem import explained
+from uniner.errors import printable
+from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
-from uniner.storage.stage_folder import parquet
-from uniner.teacher.completion import ChatRequest, Teacher, TeacherReply
+from uniner.storage.sealed_json import BrokenFileError
+from uniner.storage.sealed_parquet import read_sealed, sealed_parquet
+from uniner.teacher.completion import ChatRequest, Teacher, TeacherReply, TokenCounts
+from uniner.teacher.completion_reader import failure_of
+
+log = logging.getLogger(__name__)
 
 _READERS = 16
-_FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?\.parquet$")
+_FILE = re.compile(r"(?:^|/)[0-9a-f]{32}(?:\.[0-9a-f]{32})?(?:\.sealed)?\.parquet$")
+_SEALED = ".sealed.parquet"
+_PORTS = {"http": 80, "https": 443}
 _GROUPS_IN_MEMORY = 64
 _RUN = "run.json"
 
@@ -84,19 +96,20 @@ def run_id(stage: Folder) -> str:
     return str(record["id"])
 
 
+def server_address(url: str) -> str:
+    """Return the address by which a scope knows a server: without credentials, query and default port."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+    port = "" if parts.port in (None, _PORTS.get(scheme)) else f":{parts.port}"
+    return f"{scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
 def unpaid_texts(cache: Folder | None, teacher: Teacher, texts: Sequence[str]) -> list[str]:
     """Return the texts that have no reply in a cache; all where there is no cache."""
     if cache is None:
         return list(texts)
-    index = ReplyCache(cache, teacher.request("")).read_index()
+    index = ReplyCache.of(cache, teacher).read_index()
     return [text for text in texts if not index.groups_of([request_key(teacher.request(text))])]
-
-
-class TokenCounts(NamedTuple):
-    """Tokens of prompts and of replies."""
-
-    tokens_in: int
-    tokens_out: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +118,14 @@ class ReplyIndex:
 
     groups: the digests that name the files. prefixes: the first 8 bytes of each reply's key, sorted (uint64).
     group_of: for each prefix, its file's place in `groups`. paid: the tokens that the reading run paid for.
+    scopes: the scopes that have files, of this version and of earlier ones.
     """
 
     groups: tuple[str, ...]
     prefixes: np.ndarray
     group_of: np.ndarray
     paid: TokenCounts
+    scopes: tuple[str, ...]
 
     def groups_of(self, keys: Collection[str]) -> dict[str, list[str]]:
         """Return the groups that may hold keys, each with those keys."""
@@ -127,12 +142,27 @@ class ReplyIndex:
 class ReplyCache:
     """The replies of one scope. Its methods block on storage: call them from a thread."""
 
-    def __init__(self, folder: Folder, scope: ChatRequest, index: ReplyIndex | None = None):
-        """`scope` is a request with an empty passage."""
-        self._folder = folder / request_key(scope)
-        self._index = index
+    def __init__(
+        self, folder: Folder, request: ChatRequest, index: ReplyIndex | None = None, server: str = ""
+    ):
+        """request: the scope's, with an empty passage. server: its address, "" for a model without one.
+
+        `warn` is called with a line about a broken file.
+        """
+        earlier = request_key(request)
+        self._scope = _scope_key(request, server) if server else earlier
+        scopes = dict.fromkeys((self._scope, earlier))
+        self._scopes = [scope for scope in scopes if index is None or scope in (self._scope, *index.scopes)]
+        self._folder, self._index = folder, index
         self._group = functools.lru_cache(_GROUPS_IN_MEMORY)(self._read_group)
         self._saved: dict[str, str] = {}  # since the index was read: key to its group
+        self._ignored: set[str] = set()
+        self.warn: Callable[[str], None] = log.warning
+
+    @classmethod
+    def of(cls, folder: Folder, teacher: Teacher, index: ReplyIndex | None = None) -> "ReplyCache":
+        """Return the cache of a teacher's replies."""
+        return cls(folder, teacher.request(""), index, teacher.server)
 
     def find(self, digest: str, keys: Collection[str]) -> dict[str, CachedReply]:
         """Return the cached replies among the keys of a chunk with a digest.
@@ -152,23 +182,32 @@ class ReplyCache:
 
     def save(self, digest: str, replies: Sequence[CachedReply]) -> None:
         """Save some of a chunk's replies as a part file."""
-        self._write(digest, f"{digest}.{uuid.uuid4().hex}.parquet", replies)
+        self._write(f"{digest}.{uuid.uuid4().hex}{_SEALED}", replies)
         self._saved |= dict.fromkeys((reply.key for reply in replies), digest)
 
     def merge_parts(self, digest: str) -> None:
         """Merge a chunk's part files into one file."""
-        names = self._names(digest)
-        if len(names) > 1:
-            self._write(digest, f"{digest}.parquet", list(self._read_group(digest).values()))
-            self._subfolder(digest).remove(name for name in names if name != f"{digest}.parquet")
+        own = [name for name in self._names(digest) if name.startswith(self._scope)]
+        if len(own) > 1:
+            replies = self._read_files(own)
+            if replies is None:
+                return
+            whole = f"{digest}{_SEALED}"
+            self._write(whole, list(replies.values()))
+            self._folder.remove(name for name in own if not name.endswith(f"/{whole}"))
 
     def read_index(self, run: str = "") -> ReplyIndex:
         """Read the index of the scope, and count the tokens that a run paid for."""
         columns = ["key", "tokens_in", "tokens_out", "run"]
         with explained(self._folder.url), ThreadPoolExecutor(_READERS) as pool:
-            names = [name for name in self._folder.tree() if _FILE.search(name)]
+            names = [
+                f"{scope}/{name}"
+                for scope in self._scopes
+                for name in (self._folder / scope).tree()
+                if _FILE.search(name)
+            ]
             tables = list(pool.map(functools.partial(self._read_file, columns=columns), names))
-        digests = [name.rsplit("/", 1)[-1].split(".", 1)[0] for name in names]
+        digests = [_digest_in(name) for name in names]
         groups = tuple(dict.fromkeys(digests))
         place_of = {group: place for place, group in enumerate(groups)}
         prefixes: list[int] = []
@@ -193,42 +232,99 @@ class ReplyCache:
                 sum(count.tokens_in for count in paid.values()),
                 sum(count.tokens_out for count in paid.values()),
             ),
+            scopes=tuple({name.split("/", 1)[0] for name in names}),
         )
 
-    def _subfolder(self, digest: str) -> Folder:
-        # At most 256 folders: a listing stays short, and S3 spreads the load over them.
-        return self._folder / digest[:2]
-
     def _names(self, digest: str) -> list[str]:
+        """Return the files of a group, in all scopes; those of earlier versions first."""
+        names = []
         with explained(self._folder.url):
-            return [name for name in self._subfolder(digest).sizes() if name.split(".", 1)[0] == digest]
+            for scope in reversed(self._scopes):
+                # At most 256 folders: a listing stays short, and S3 spreads the load over them.
+                subfolder = f"{scope}/{digest[:2]}"
+                listed = (name for name in (self._folder / subfolder).sizes() if _FILE.search(name))
+                names += [f"{subfolder}/{name}" for name in listed if _digest_in(name) == digest]
+        return [name for name in names if name not in self._ignored]
 
-    def _write(self, digest: str, name: str, replies: Sequence[CachedReply]) -> None:
+    def _write(self, name: str, replies: Sequence[CachedReply]) -> None:
         table = pa.Table.from_pylist([asdict(reply) for reply in replies], schema=_SCHEMA)
         with explained(self._folder.url):
-            self._subfolder(digest).write(name, parquet(table))
+            self._folder.write(f"{self._scope}/{name[:2]}/{name}", sealed_parquet(table))
 
     def _read_group(self, digest: str) -> dict[str, CachedReply]:
         while True:
-            names = self._names(digest)
-            read = [self._read(f"{digest[:2]}/{name}") for name in names]
-            tables = [table for table in read if table is not None]
-            if len(tables) == len(names):
-                return {row["key"]: CachedReply(**row) for table in tables for row in table.to_pylist()}
+            replies = self._read_files(self._names(digest))
+            if replies is not None:
+                return replies
             # A part was removed after the listing: by now the whole file has its replies.
+
+    def _read_files(self, names: Sequence[str]) -> dict[str, CachedReply] | None:
+        """Return the replies in files, without failed tries; None where a file is missing."""
+        tables = [table for table in map(self._read, names) if table is not None]
+        if len(tables) < len(names):
+            return None
+        rows = (row for table in tables for row in table.to_pylist())
+        return {
+            row["key"]: CachedReply(**row)
+            for row in rows
+            if not failure_of(row["text"], row["finish_reason"], row["refusal"])
+        }
 
     def _read_file(self, name: str, columns: list[str]) -> pa.Table | None:
         # A part may be removed while the index is read: its replies are in the whole file then.
-        whole = re.sub(r"\.[0-9a-f]{32}\.parquet$", ".parquet", name)
         table = self._read(name, columns)
+        whole = f"{name.rsplit('/', 1)[0]}/{_digest_in(name)}{_SEALED}"
         return self._read(whole, columns) if table is None else table
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
+        """Return a file's rows; None where it is missing, also because it is broken and was set aside."""
         try:
             data = self._folder.read(name)
         except FileNotFoundError:
             return None
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        try:
+            if name.endswith(_SEALED):
+                return read_sealed(pa.BufferReader(data), columns)[0]
+            return _unsealed(data, columns or _SCHEMA.names)
+        except (BrokenFileError, pa.ArrowException, OSError) as error:
+            self._set_aside(name, " ".join(str(error).split())[:160])
+            return None
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        """Rename a broken file, so that no run reads it again."""
+        address = self._folder.path(name)
+        system, path = filesystem(address)
+        self._ignored.add(name)  # also where it cannot be renamed
+        try:
+            system.mv(path, f"{path}.broken")
+            done = f"it is set aside as {name.rsplit('/', 1)[-1]}.broken"
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError as error:
+            done = f"it cannot be renamed ({error}) and is passed over"
+        self.warn(
+            f"{printable(address)}: a file of kept replies is broken ({reason}); {done}, and its requests "
+            "are asked again"
+        )
+
+
+def _unsealed(data: bytes, columns: list[str]) -> pa.Table:
+    """Return the rows of a file of an earlier version, which has no seal."""
+    table = pq.read_table(pa.BufferReader(data), columns=columns)
+    table.validate(full=True)
+    if [(field.name, field.type) for field in table.schema] != [
+        (name, _SCHEMA.field(name).type) for name in columns
+    ]:
+        raise BrokenFileError("it has other columns")
+    return table
+
+
+def _scope_key(request: ChatRequest, server: str) -> str:
+    return request_key({**request, "server": server})  # type: ignore[typeddict-unknown-key]
+
+
+def _digest_in(name: str) -> str:
+    return name.rsplit("/", 1)[-1].split(".", 1)[0]
 
 
 def _key_prefix(key: str) -> int:

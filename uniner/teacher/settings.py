@@ -22,8 +22,11 @@ from uniner.teacher.openai_client import OpenAIServer
 from uniner.teacher.pools import TeacherActors, make_vllm_client, server_actors
 from uniner.teacher.prompts import Prompt
 from uniner.teacher.replay_server import ReplayServer, load_recording
+from uniner.teacher.reply_cache import server_address
+from uniner.teacher.request_form import RequestForm
 
 _CACHE = "reply-cache"
+_OPENAI = "https://api.openai.com/v1"
 
 
 def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
@@ -46,16 +49,20 @@ def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
 def check_budget(
     section: AnyTeacher, budget_usd: float | None, budget_setting: str, name: str = "teacher"
 ) -> None:
-    """Check that a budget comes with prices.
+    """Check that a budget comes with both prices.
 
     Raises:
         UserError: where it does not.
     """
-    priced = isinstance(section, HttpTeacher) and section.usd_per_million_in + section.usd_per_million_out
-    if budget_usd is not None and not priced and not isinstance(section, VllmTeacher):
+    if budget_usd is None or isinstance(section, VllmTeacher):
+        return
+    examples = {"usd_per_million_in": "0.15", "usd_per_million_out": "0.60"}
+    missing = [f"{name}.{field}={usd}" for field, usd in examples.items() if not getattr(section, field)]
+    if missing:
+        whose = {"in": " for prompts", "out": " for replies"}[missing[0].split("=")[0].rsplit("_", 1)[-1]]
         raise UserError(
-            f"{budget_setting}: no price is set; set {name}.usd_per_million_in=0.15, for example, and "
-            f"{name}.usd_per_million_out"
+            f"{budget_setting}: no price is set{whose if len(missing) == 1 else ''}; set "
+            f"{' and '.join(missing)}, for example"
         )
 
 
@@ -76,7 +83,14 @@ def make_teacher(
         max_reply_tokens=max_reply_tokens,
         usd_per_million_in=section.usd_per_million_in if isinstance(section, HttpTeacher) else 0.0,
         usd_per_million_out=section.usd_per_million_out if isinstance(section, HttpTeacher) else 0.0,
+        extra_body=section.extra_body if isinstance(section, ServerTeacher) else {},
+        server=server_address(_base_url(section)) if isinstance(section, ServerTeacher) else "",
     )
+
+
+def _base_url(section: ServerTeacher) -> str:
+    # The openai client reads the same variable.
+    return section.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
 
 
 def model_name(section: AnyTeacher) -> str:
@@ -90,8 +104,12 @@ def model_name(section: AnyTeacher) -> str:
 
 
 def teacher_identity(section: AnyTeacher) -> dict[str, Any]:
-    """Return what of a section decides the replies: the model, and for an engine its number format."""
-    return section.identity() | {"model": model_name(section)}
+    """Return what of a section decides the replies: the model, more fields of the requests, and for an engine
+    its number format."""
+    identity = section.identity() | {"model": model_name(section)}
+    if not identity.get("extra_body", True):
+        del identity["extra_body"]  # as in runs that began before the setting existed
+    return identity
 
 
 def api_key(section: ServerTeacher) -> str | None:
@@ -125,7 +143,11 @@ def make_server(
     if not isinstance(section, ServerTeacher):
         return server
     return replace(
-        server, base_url=section.base_url, api_key=api_key(section), api_key_env=section.api_key_env
+        server,
+        base_url=section.base_url,
+        api_key=api_key(section),
+        api_key_env=section.api_key_env,
+        form=RequestForm(limit=section.reply_limit_field, temperature=section.send_temperature),
     )
 
 
@@ -139,7 +161,8 @@ def teacher_actors(
 ) -> TeacherActors:
     """Return the actors that ask a teacher about a stage's chunks (key to rows)."""
     if isinstance(section, HttpTeacher):
-        return server_actors(teacher, make_server(section, name, recording_url), section.actors, chunks)
+        server = make_server(section, name, recording_url)
+        return server_actors(teacher, server, section.actors, chunks, section.stop_grace_s)
     engine = EngineSettings.of(section, max_prompt_tokens=section.max_prompt_tokens)
     return TeacherActors(
         make_client=functools.partial(make_vllm_client, teacher, model_address(section.model), engine),
@@ -148,7 +171,6 @@ def teacher_actors(
         gpus=section.gpus,
         chunks_in_flight=section.chunks_in_flight,
         max_chunk_crashes=section.max_chunk_crashes,
-        timeout_s=section.hang_timeout_s,
     )
 
 

@@ -5,15 +5,22 @@ prompt, which the engine computes once. The prompt is checked before the model i
 passage without a cached reply loads the model: a run whose replies are all cached loads nothing.
 """
 
+import functools
+import re
 from dataclasses import replace
+from typing import Any
 
 from jinja2 import TemplateError
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
-from uniner.runtime.rate_limits import Gate, Reservation
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import Reservation
 from uniner.storage.model_folders import local_model
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
+
+_CUT = "\ue0f7"
+"""A private character that no model's template has: where a passage's text is divided."""
 
 
 def teacher_engine(teacher: Teacher, model: str, settings: EngineSettings) -> Engine:
@@ -90,8 +97,37 @@ class VllmClient:
 
 
 def _token_ids(engine: Engine, request: ChatRequest) -> list[int]:
-    """Return a request's messages by the model's chat template, with the generation prompt."""
-    ids: list[int] = engine.tokenizer.apply_chat_template(
-        request["messages"], add_generation_prompt=True, return_dict=False
-    )
-    return ids
+    """Return a request's messages by the model's chat template, with the generation prompt.
+
+    Only the template writes control tokens: one that a passage names is plain text.
+    """
+    return render_chat(engine.tokenizer, request["messages"])
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Return chat messages as token ids. tokenizer: of transformers, with a chat template."""
+    cut = [{**message, "content": _cut(tokenizer, message["content"])} for message in messages]
+    if cut == messages:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    text = tokenizer.apply_chat_template(cut, add_generation_prompt=True, tokenize=False)
+    pieces = text.split(_CUT)
+    return [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]
+
+
+def _cut(tokenizer: Any, text: str) -> str:
+    """Cut each name of an added token in a text after its first character, so that it is not read as one."""
+    names = _added_tokens(tokenizer)
+    if not names.search(text):
+        return text
+    text = text.replace(_CUT, "")
+    while names.search(text):  # a cut name may leave a shorter one
+        text = names.sub(lambda name: name[0][0] + _CUT + name[0][1:], text)
+    return text
+
+
+@functools.lru_cache(4)
+def _added_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Return a pattern of the names of a tokenizer's special and other added tokens, the longest first."""
+    names = {str(token.content) for token in tokenizer.added_tokens_decoder.values()}
+    longest_first = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

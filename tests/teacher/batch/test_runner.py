@@ -19,6 +19,7 @@ from uniner.teacher.batch.files import BatchFileLimits
 from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import BatchRecords, rejections_in
 from uniner.teacher.batch.runner import BatchRunner
+from uniner.teacher.completion import most_tokens
 from uniner.teacher.prompts import passage_in
 from uniner.teacher.replay_server import ReplayServer
 from uniner.teacher.reply_cache import ReplyCache
@@ -233,7 +234,14 @@ def test_a_run_in_batches_equals_the_run_online(ask, teacher_at, annotate):
     assert (submitted[TEXTS[1]], submitted[TEXTS[3]], submitted[TEXTS[4]]) == (1, 2, 3)
     assert submitted[TEXTS[0]] == 1, "a passage that repeats in a file is asked once"
     cost, saved = (sum(figure[name] for figure in figures) for name in ("cost_usd", "saved_usd"))
-    assert cost == pytest.approx(spent) == pytest.approx(server.spent())
+    assert cost == pytest.approx(server.spent())
+    # The errors of the server and the unreadable body may have been billed, each at most at its reservation.
+    served = teacher_at(server).teacher
+    billed = [TEXTS[3], *[TEXTS[4]] * 3, TEXTS[5]]
+    assert spent - cost == pytest.approx(
+        sum(served.usd(*most_tokens(served.request(text))) for text in billed)
+    )
+    assert spent == pytest.approx(sum(record.usd for record in ask.records.read()))
     assert cost + saved == pytest.approx(paid_online)
 
 
@@ -375,6 +383,52 @@ def test_the_budget_holds_by_the_highest_price_of_requests(ask):
         assert max(at_most) <= budget
         assert ask(server, budget=whole * 8, **settings) == pytest.approx(whole)
         assert server.submitted() == Counter(TEXTS)
+
+
+def test_a_batchs_replies_without_usage_count_at_most(ask, teacher_at):
+    replies = {text: REPLIES[text] for text in TEXTS[:4]}
+
+    class NoUsage(BatchApi):
+        def _completion(self, model, prompt, reply):
+            return {**super()._completion(model, prompt, reply), "usage": {"prompt_tokens": None}}
+
+    with NoUsage() as server:
+        spent = ask(server, TEXTS[:4])
+        teacher = teacher_at(server).teacher
+        most = {text: most_tokens(teacher.request(text)) for text in replies}
+        assert spent == pytest.approx(sum(teacher.usd(*counts) for counts in most.values()))
+        assert ReplyCache(ask.cache, teacher.request("")).read_index("run").paid == tuple(
+            map(sum, zip(*most.values(), strict=True))
+        )
+        assert ask(server, TEXTS[:4]) == pytest.approx(spent), "a resumed run knows it"
+        assert len(server.batches) == 1
+
+
+def test_an_error_or_nothing_in_a_batch_is_asked_again_and_never_kept(ask):
+    nothing = (200, {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]})
+    with BatchApi({TEXTS[0]: [nothing] * 2, TEXTS[1]: [nothing] * 9}) as server:
+        ask(server, TEXTS[:4])
+        assert server.submitted() == Counter({TEXTS[0]: 3, TEXTS[1]: 3, TEXTS[2]: 1, TEXTS[3]: 1})
+        (failed,) = rejections_in(ask.records.read()).values()
+        assert (failed.outcome, "finish_reason error" in failed.reason) == ("failed", True)
+        ask.records.forget_errors()
+        assert rejections_in(ask.records.read()) == {}
+        ask(server, TEXTS[:4])
+        assert server.submitted()[TEXTS[1]] == 6
+
+
+def test_a_model_that_refuses_max_tokens_teaches_in_batches(ask):
+    class Reasoning(BatchApi):
+        def _answer(self, asked):
+            for name in ("max_tokens", "temperature"):
+                if name in asked:
+                    return error(400, f"'{name}' is not supported with this model.", param=name)
+            return super()._answer(asked)
+
+    with Reasoning() as server:
+        ask(server)
+        assert server.submitted() == Counter(dict.fromkeys(TEXTS, 3)), "one refused batch for each parameter"
+        assert rejections_in(ask.records.read()) == {}
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,14 @@ class BatchRefusedError(UserError):
 
 
 class BatchClient:
-    """Uploads files, creates batches and looks at them.
+    """Uploads files, creates batches and looks at them. form: of the requests in the files.
 
     Every method raises UserError for an error about the server, the key or the model.
     """
 
     def __init__(self, model: str, server: OpenAIServer):
         self._model, self._server = model, replace(server, timeout_s=_TIMEOUT_S)
+        self.form = server.form
         # The openai client's own retries would pay for a batch twice.
         self._client = AsyncOpenAI(
             api_key=server.api_key, base_url=server.base_url, max_retries=0, timeout=_TIMEOUT_S

@@ -9,20 +9,21 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from uniner.errors import UserError
 from uniner.teacher.completion import (
     ChatRequest,
-    InvalidCompletionError,
     Rejection,
     Teacher,
-    TeacherReply,
+    may_have_cost,
+    most_tokens,
     read_rejection,
-    read_reply,
 )
+from uniner.teacher.completion_reader import Completion, InvalidCompletionError, read_completion
+from uniner.teacher.request_form import RequestForm
 
 ENDPOINT: Final = "/v1/chat/completions"
 # The error codes of requests that the server did not get to.
@@ -41,8 +42,8 @@ class BatchFileLimits:
 class RequestFile:
     """A file of requests by key, and the chunks that they come from. Its `limits` also bound its memory."""
 
-    def __init__(self, teacher: Teacher, limits: BatchFileLimits):
-        self._teacher, self._limits = teacher, limits
+    def __init__(self, teacher: Teacher, limits: BatchFileLimits, form: RequestForm | None = None):
+        self._teacher, self._limits, self._form = teacher, limits, form or RequestForm()
         self._keys: set[str] = set()
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -58,40 +59,45 @@ class RequestFile:
         The whole chunk is added, or as much as fits where it is the file's first. Returns False where nothing
         is added because the file is full.
         """
-        lines = {key: request_line(key, asked) for key, asked in requests.items() if key not in self._keys}
+        new = {key: asked for key, asked in requests.items() if key not in self._keys}
+        lines = {
+            key: _Line(request_line(key, self._form.body(asked)), self._teacher.usd(*most_tokens(asked)))
+            for key, asked in new.items()
+        }
         count = self._count_fitting(list(lines.values()))
         if count < len(lines) and (self.chunks or not count):
             return False
         self.chunks.append(chunk)
         for key, line in list(lines.items())[:count]:
             self._keys.add(key)
-            self._lines.append(line)
-            self._bytes += len(line)
-            self.usd += self._usd_at_most(line)
+            self._lines.append(line.data)
+            self._bytes += len(line.data)
+            self.usd += line.usd_at_most
         return True
 
     def data(self) -> bytes:
         """Return the file's content."""
         return b"".join(self._lines)
 
-    def _count_fitting(self, lines: list[bytes]) -> int:
+    def _count_fitting(self, lines: list["_Line"]) -> int:
         size, usd = self._bytes, self.usd
         for number, line in enumerate(lines):
-            size += len(line)
-            usd += self._usd_at_most(line)
+            size += len(line.data)
+            usd += line.usd_at_most
             full = len(self) + number >= self._limits.requests
             if full or size > self._limits.bytes or usd > self._limits.usd:
                 return number
         return len(lines)
 
-    def _usd_at_most(self, line: bytes) -> float:
-        # No tokenizer makes more tokens than there are bytes.
-        return self._teacher.usd(len(line), self._teacher.max_reply_tokens)
+
+class _Line(NamedTuple):
+    data: bytes
+    usd_at_most: float
 
 
-def request_line(key: str, request: ChatRequest) -> bytes:
+def request_line(key: str, body: Mapping[str, Any]) -> bytes:
     """Return a request's line in the file."""
-    line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": request}
+    line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}
     return msgspec.json.encode(line) + b"\n"
 
 
@@ -115,12 +121,17 @@ class _AnswerLine(msgspec.Struct):
 class BatchAnswers:
     """A batch's answers by request key: replies, rejections of the passage, or the server's own errors.
 
-    A request in none of them was not asked.
+    billed: completions that were no replies, and None for other errors that may have cost something. form:
+    the form of requests that a refusal asks for; such a request has an error. A request in none of them was
+    not asked.
     """
 
-    replies: dict[str, TeacherReply] = field(default_factory=dict)
+    replies: dict[str, Completion] = field(default_factory=dict)
     rejections: dict[str, Rejection] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    billed: dict[str, Completion | None] = field(default_factory=dict)
+    sent: RequestForm = field(default_factory=RequestForm)
+    form: RequestForm | None = None
 
     def read(self, data: bytes, name: str) -> None:
         """Add the answers in an output or error file.
@@ -143,25 +154,47 @@ class BatchAnswers:
         elif line.error is None or line.error.code not in _NOT_ASKED:
             error = line.error or _Error()
             self.errors[line.custom_id] = f"{error.code or 'no answer'}: {error.message or ''}"
+            self.billed[line.custom_id] = None
 
     def _add_response(self, key: str, response: _Response) -> None:
         body = bytes(response.body)
         if response.status_code == 200:
-            try:
-                self.replies[key] = read_reply(body, 1)
-            except InvalidCompletionError as error:
-                self.errors[key] = str(error)
+            self._add_completion(key, body)
             return
-        code, message = _code_and_message(json.loads(body))
+        error = _error_in(json.loads(body))
         # In the openai client's words, so that a rejection reads the same online.
-        reason = " ".join(f"Error code: {response.status_code} - {message}".split())
-        rejection = read_rejection(response.status_code, code, reason, 1)
+        reason = " ".join(f"Error code: {response.status_code} - {error.message}".split())
+        form = self.sent.after(response.status_code, error.param, reason)
+        rejection = None if form else read_rejection(response.status_code, error.code, reason, 1)
+        self.form = form or self.form
         if rejection:
             self.rejections[key] = rejection
+            return
+        self.errors[key] = reason
+        if may_have_cost(response.status_code):
+            self.billed[key] = None
+
+    def _add_completion(self, key: str, body: bytes) -> None:
+        try:
+            completion = read_completion(body)
+        except InvalidCompletionError as error:
+            self.errors[key], self.billed[key] = str(error), None
+            return
+        if completion.failure:
+            self.errors[key], self.billed[key] = completion.failure, completion
         else:
-            self.errors[key] = reason
+            self.replies[key] = completion
 
 
-def _code_and_message(body: Any) -> tuple[str | None, Any]:
+class _RefusalError(NamedTuple):
+    code: str | None
+    param: str | None
+    message: Any
+
+
+def _error_in(body: Any) -> _RefusalError:
     error = body.get("error", body) if isinstance(body, dict) else None
-    return (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, body)
+    if not isinstance(error, dict):
+        return _RefusalError(None, None, body)
+    param = error.get("param")
+    return _RefusalError(error.get("code"), param if isinstance(param, str) else None, error.get("message"))

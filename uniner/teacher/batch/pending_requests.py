@@ -1,23 +1,25 @@
 """The requests of many chunks that have no reply yet, and the saving of the replies that batches bring."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
+from uniner.teacher.batch.files import BatchAnswers
+from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply, most_tokens
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
 
 _READERS = 16
 
 
 class ChunkRequests(NamedTuple):
-    """A chunk's requests, by key, that have no reply. digest: of all the chunk's requests."""
+    """A chunk's requests, by key, that have no reply. all: with those that have one. digest: of them all."""
 
     chunk: str
     digest: str
     requests: dict[str, ChatRequest]
+    all: dict[str, ChatRequest]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +37,47 @@ class PendingRequests:
             requests = {key: asked for key, asked in pending.requests.items() if key not in rejected}
             yield pending._replace(requests=requests)
 
-    def save(self, chunks: Sequence[str], replies: dict[str, TeacherReply]) -> float:
-        """Save the chunks' replies as an actor would. Returns the USD of those that were not in the cache."""
+    def save(self, chunks: Sequence[str], answers: BatchAnswers) -> float:
+        """Save a batch's replies to the chunks' requests as an actor would. Returns the USD of the batch.
+
+        That is the same however often the batch is saved. What may have been billed without a usage that
+        makes sense counts at most.
+        """
         usd = 0.0
-        paid: set[str] = set()
+        asked: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
             saves = []
             for pending in self._without_reply(chunks):
-                new = {key: replies[key] for key in pending.requests if key in replies}
+                replies = {
+                    key: answers.replies[key].reply(most_tokens(request), 1)
+                    for key, request in pending.all.items()
+                    if key in answers.replies
+                }
                 # A passage in two chunks was asked once: in the second it counts as another run's.
                 cached = [
-                    CachedReply.of(key, reply, "" if key in paid else self.run) for key, reply in new.items()
+                    CachedReply.of(key, replies[key], "" if key in asked else self.run)
+                    for key in pending.requests
+                    if key in replies
                 ]
                 if cached:
                     saves.append(pool.submit(self._save, pending.digest, cached))
-                usd += sum(
-                    self.teacher.usd(reply.tokens_in, reply.tokens_out) for reply in cached if reply.run
-                )
-                paid |= new.keys()
+                once = {key: request for key, request in pending.all.items() if key not in asked}
+                usd += sum(self._usd(key, request, replies, answers) for key, request in once.items())
+                asked |= once.keys()
             for save in saves:
                 save.result()
         return usd
+
+    def _usd(
+        self, key: str, request: ChatRequest, replies: Mapping[str, TeacherReply], answers: BatchAnswers
+    ) -> float:
+        """Return what a request cost in a batch, at most where it may have been billed without a reply."""
+        if key in replies:
+            return self.teacher.usd(replies[key].tokens_in, replies[key].tokens_out)
+        if key not in answers.billed:
+            return 0.0
+        most, completion = most_tokens(request), answers.billed[key]
+        return self.teacher.usd(*((completion.tokens(most) if completion else None) or most))
 
     def _without_reply(self, chunks: Sequence[str]) -> Iterator[ChunkRequests]:
         """Yield each chunk's requests without a reply, reading few chunks ahead."""
@@ -66,7 +88,7 @@ class PendingRequests:
             digest = requests_digest(requests)
             cached = self.cache.find(digest, requests)
             missing = {key: request for key, request in requests.items() if key not in cached}
-            return ChunkRequests(chunk, digest, missing)
+            return ChunkRequests(chunk, digest, missing, requests)
 
         with ThreadPoolExecutor(_READERS) as pool:
             for start in range(0, len(chunks), _READERS):

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from uniner.errors import UserError
 from uniner.storage.folder import Folder
@@ -21,7 +21,9 @@ class BatchRecord:
     """A batch on storage.
 
     batch: the server's id, None until its creation is confirmed. ended: its last status, once all its replies
-    are saved. refused: outcome and the server's words by request key. broken: the server's errors by key.
+    are saved. usd: what it cost then, with requests that may have been billed though they brought no reply.
+    refused: outcome and the server's words by request key. broken: the server's errors by key. forgotten:
+    such errors that count no more.
     """
 
     number: int
@@ -31,8 +33,15 @@ class BatchRecord:
     file: str
     batch: str | None = None
     ended: str | None = None
+    usd: float = 0.0
     refused: dict[str, list[str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    forgotten: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def spent_usd(self) -> float:
+        """Return what the batch cost, at most where it is in progress."""
+        return self.usd if self.ended else self.usd_at_most
 
 
 class BatchRecords:
@@ -49,6 +58,12 @@ class BatchRecords:
     def write(self, record: BatchRecord) -> None:
         """Write a record, whole or not at all."""
         self._folder.write_json(self._name(record), asdict(record))
+
+    def forget_errors(self) -> None:
+        """Forget the server's errors, so that their requests are asked again."""
+        for record in self.read():
+            if record.broken:
+                self.write(replace(record, broken={}, forgotten=record.forgotten | record.broken))
 
     def address(self, record: BatchRecord) -> str:
         """Return a record's address, for messages to the user."""

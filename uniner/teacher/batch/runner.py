@@ -8,7 +8,8 @@ replies.
 
 A 4xx about a passage is that passage's outcome, as online. Requests that a batch leaves unanswered (it
 expired, or the server failed) go into another batch; after three errors of the server a request has the
-outcome failed. A batch without any reply ends the run.
+outcome failed. A batch without any reply ends the run. Its record says what a batch cost: by the replies'
+usage, and at most for a reply without one or an error that may have been billed.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import NEVER_CREATED, BatchRecord, BatchRecords, rejections_in
 from uniner.teacher.completion import Rejection
 from uniner.teacher.openai_client import OpenAIServer
+from uniner.teacher.request_form import RequestForm
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class BatchRunner:
         self._poll_s = POLL_S if poll_s is None else poll_s
         self._all: dict[int, BatchRecord] = {}
         self._states: dict[int, Batch] = {}
+        self._form, self._refused_forms = client.form, set[RequestForm]()
         self._full = False
         self._last_progress = ""
 
@@ -149,7 +152,7 @@ class BatchRunner:
 
     def _fill(self, queue: deque[str]) -> RequestFile:
         limits = replace(self._limits, usd=min(self._limits.usd, self._affordable()))
-        file = RequestFile(self._pending.teacher, limits)
+        file = RequestFile(self._pending.teacher, limits, self._form)
         for pending in self._pending.unanswered(list(queue), self.rejections()):
             if pending.requests and not file.add(pending.chunk, pending.requests):
                 break
@@ -176,24 +179,29 @@ class BatchRunner:
 
     async def _end(self, record: BatchRecord) -> list[str]:
         """Save an ended batch's answers. Returns its chunks that still have unanswered requests."""
-        batch, answers = self._states[record.number], BatchAnswers()
+        batch, answers = self._states[record.number], BatchAnswers(sent=self._form)
         self._full = False
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
                 data = await self._client.download(file, self._missing_hint(record))
                 await asyncio.to_thread(answers.read, data, f"batch {batch.id}, file {file}")
-        self._spent += await asyncio.to_thread(self._pending.save, record.chunks, answers.replies)
+        usd = await asyncio.to_thread(self._pending.save, record.chunks, answers)
+        self._spent += usd
         refused = {key: [answer.outcome, answer.reason] for key, answer in answers.rejections.items()}
         useless = not answers.replies and not refused and not self._failed_before(record, answers)
         broken = {} if useless else answers.errors
-        await self._write(replace(record, ended=batch.status, refused=refused, broken=broken))
-        if useless:
+        await self._write(replace(record, ended=batch.status, usd=usd, refused=refused, broken=broken))
+        if answers.form and answers.form not in self._refused_forms:
+            log.warning(f"annotate: {self._pending.teacher.model} {self._form.change(answers.form)}")
+            self._refused_forms.add(self._form)
+            self._form = answers.form
+        elif useless:
             self._handle_useless(record, batch, answers)
         return await asyncio.to_thread(self._unanswered, record.chunks)
 
     def _failed_before(self, record: BatchRecord, answers: BatchAnswers) -> bool:
         """Tell whether all of a batch's requests also failed in earlier batches, where others had replies."""
-        before = {key for other in self._all.values() for key in other.broken}
+        before = {key for other in self._all.values() for key in (*other.broken, *other.forgotten)}
         return len(answers.errors) == record.requests and answers.errors.keys() <= before
 
     def _handle_useless(self, record: BatchRecord, batch: Batch, answers: BatchAnswers) -> None:
@@ -222,7 +230,7 @@ class BatchRunner:
 
     def _unanswered(self, chunks: Sequence[str]) -> list[str]:
         pending = self._pending.unanswered(chunks, self.rejections())
-        return [chunk for chunk, _, requests in pending if requests]
+        return [requests.chunk for requests in pending if requests.requests]
 
     def _open(self) -> list[BatchRecord]:
         return [record for record in self._all.values() if record.ended is None]

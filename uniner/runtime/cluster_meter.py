@@ -1,0 +1,163 @@
+"""The meter of the whole cluster, as a Ray actor, and the driver's watch over it.
+
+The driver tells the user what the meter hears from the actors, and winds down when a signal stops the run:
+the meter grants nothing any more, and requests in flight have some seconds to come back and be kept.
+"""
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from uniner.errors import Stopped
+from uniner.runtime.rate_limits import AskMeter, Meter, MeterGrant, MeterReport, RateLimits, Reservation
+from uniner.runtime.spending import SpendingFile
+from uniner.runtime.wind_down import wind_down_first
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
+# Pauses that are shorter are not worth a line.
+_LONG_PAUSE_S = 10.0
+# How long the actors' own end may take once no request is in flight.
+_END_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterSettings:
+    """What a cluster's meter grants, and how the run stops.
+
+    elsewhere_usd: what other stages spent of the same budget. spent_usd: what this one spent before. name: of
+    the work, for the log. grace_s: seconds that requests in flight get at a signal; 0 stops at once.
+    """
+
+    name: str
+    limits: RateLimits
+    spent_usd: float = 0.0
+    elsewhere_usd: float = 0.0
+    spending: SpendingFile | None = None
+    grace_s: float = 0.0
+
+
+class ClusterMeter:
+    """A running meter. `ask` reaches it from any actor; the other methods are the driver's."""
+
+    def __init__(self, settings: MeterSettings):
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Meter)
+        self._meter = actor.remote(
+            settings.limits,
+            settings.spent_usd,
+            elsewhere_usd=settings.elsewhere_usd,
+            spending=settings.spending,
+        )
+        self._settings = settings
+        self._signal: int | None = None
+        self._left = threading.Event()
+        self._state = ray.get(self._meter.state.remote())
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def ask(self) -> AskMeter:
+        """Return the function by which actors ask the meter."""
+        meter = self._meter
+
+        async def ask(holder: str, report: MeterReport, reservations: list[Reservation]) -> MeterGrant:
+            return await meter.ask.remote(holder, report, reservations)
+
+        return ask
+
+    def spent_usd(self) -> float:
+        """Return what the stage has spent, with what requests in flight may cost."""
+        return ray.get(self._meter.state.remote()).spent_usd
+
+    def note(self) -> str:
+        """Return a note for the progress line."""
+        pause_s = self._state.pause_s
+        return f"waiting {pause_s:,.0f} s, as the teacher asks" if pause_s > _LONG_PAUSE_S else ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch the meter within the block, and have it write down at the end what was spent."""
+        self._thread.start()
+        grace = self._settings.grace_s > 0
+        try:
+            with wind_down_first(self._note_signal) if grace else contextlib.nullcontext():
+                yield
+        finally:
+            self._leave()
+        if self._signal is not None:  # the work ended while the run was winding down
+            raise Stopped(self._reason())
+
+    def _leave(self) -> None:
+        """End the watch and the meter."""
+        # The watch may raise the signal that it was asked for just now: this is the end that it wants.
+        with contextlib.suppress(Stopped):
+            self._left.set()
+            self._thread.join()
+        # Without an answer (its node is gone) the allowance on storage counts as spent.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(self._meter.finish.remote(f"{self._settings.name}: has ended"))
+        ray.kill(self._meter)
+
+    def _note_signal(self, number: int) -> None:
+        self._signal = number
+
+    def _reason(self) -> str:
+        return f"stopped by {signal.Signals(self._signal or signal.SIGTERM).name}"
+
+    def _watch(self) -> None:
+        paused = False
+        while not self._left.wait(_LOOK_S):
+            try:
+                self._look()
+                if self._signal is not None:
+                    self._wind_down()
+                    return
+            except ray.exceptions.RayError:  # the actors' own calls fail too, and the driver hears of that
+                return
+            long = self._state.pause_s > _LONG_PAUSE_S
+            if long and not paused:
+                until = time.strftime("%H:%M:%S", time.localtime(time.time() + self._state.pause_s))
+                log.warning(
+                    f"{self._settings.name}: the teacher asks to wait {self._state.pause_s:,.0f} s, until "
+                    f"{until} (Retry-After); the requests go on by themselves then"
+                )
+            paused = long
+
+    def _look(self) -> None:
+        self._state = ray.get(self._meter.state.remote())
+        for notice in self._state.notices:
+            log.warning(f"{self._settings.name}: {notice}")
+
+    def _wind_down(self) -> None:
+        """Let requests in flight come back, then stop the main thread if the actors' end has not."""
+        ray.get(self._meter.stop.remote(self._reason()))
+        if self._state.in_flight:
+            log.info(
+                f"{self._settings.name}: waiting up to {self._settings.grace_s:g} s for "
+                f"{self._state.in_flight:,} requests in flight; press Ctrl-C again to end now"
+            )
+        deadline = time.monotonic() + self._settings.grace_s
+        while self._state.in_flight and time.monotonic() < deadline:
+            if self._left.wait(_LOOK_S):
+                return
+            self._look()
+        if not self._state.in_flight and self._left.wait(_END_S):
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, self._signal or signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def cluster_meter(settings: MeterSettings) -> Iterator[ClusterMeter]:
+    """Run a meter on the driver's node for the block."""
+    meter = ClusterMeter(settings)
+    with meter.running():
+        yield meter

@@ -1,0 +1,19 @@
+"""What a stage has spent on its teacher, by all records of it."""
+
+from uniner.runtime.spending import SpendingFile
+from uniner.storage.filesystem import explained
+from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.batch.records import BatchRecords
+
+
+def spent_in_batches(stage: StageFolder) -> float:
+    """Return the USD that a stage's batches cost; those in progress count at most."""
+    with explained(stage.url):
+        return sum(record.spent_usd for record in BatchRecords(stage).read())
+
+
+def spent_usd(stage: StageFolder) -> float:
+    """Return the USD that a stage has spent, complete or not."""
+    manifest = stage.manifest()
+    known = manifest.figures.get("cost_usd", 0.0) if manifest else 0.0
+    return max(known, SpendingFile(stage).read() + spent_in_batches(stage))
