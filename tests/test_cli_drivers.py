@@ -226,10 +226,11 @@ def test_a_second_signal_while_ray_starts_ends_the_process_at_once(config, ray_s
 MOMENTS = {
     "before its processes": "ray._private.node.Node._init_temp",
     "after its first process": "ray._private.node.Node.start_raylet",
-    "while it connects": "ray._private.worker.connect",
+    "once its C++ code has set handlers": "ray._raylet.GcsErrorSubscriber",
+    "once it has started": "uniner.cli.hold_lease",
 }
 KILL_AT = """
-import importlib, os, signal, sys
+import importlib, signal, sys, threading
 module, _, name = sys.argv[1].rpartition(".")
 try:
     owner = importlib.import_module(module)
@@ -238,7 +239,7 @@ except ModuleNotFoundError:
 real = getattr(owner, name)
 def stopped(*words, **options):
     print("STOPPED AT", name, file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
     return real(*words, **options)
 setattr(owner, name, stopped)
 from types import SimpleNamespace
@@ -257,6 +258,7 @@ def short_folder():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sigterm_while_the_real_ray_starts_ends_with_3_and_leaves_no_process(moment, config, short_folder):
     environment = {**os.environ, "TMPDIR": short_folder}

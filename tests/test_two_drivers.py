@@ -20,7 +20,7 @@ from uniner.storage.lease_holder import LeaseHolder
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.replay_server import ReplayServer
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 TEXTS = [f"Ann {number} met Bob in Bonn." for number in range(48)]
 REPLIES = dict.fromkeys(TEXTS, '[("Bonn", "city"), ("Bob", "person")]')
 QUESTIONS = {INSTRUCTIONS["published"].text(text, ["city"]): '["Bonn"]' for text in TEXTS}
@@ -130,9 +130,7 @@ def holder_of(run, stage):
     return None
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=[] if mode == "annotate" else pytest.mark.slow) for mode in MODES]
-)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_second_driver_is_refused_and_takes_over_after_a_kill(
     mode, root, prepared, servers, job, wait_until
 ):
@@ -175,7 +173,6 @@ def test_a_second_driver_is_refused_and_takes_over_after_a_kill(
         first.end()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("root", ["s3"], indirect=True)  # a lock on disk is freed with its process
 def test_a_driver_of_another_host_is_replaced_within_two_and_a_half_minutes(root, prepared, job, wait_until):
     words, run = prepared("annotate"), f"{root}/r"
