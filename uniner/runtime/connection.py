@@ -58,7 +58,11 @@ def connected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keep this process's signal handlers: Ray's would end a driver that is stopped with other exit codes."""
+    """Keep this process's signal handlers: Ray's would end a driver that is stopped with other exit codes.
+
+    Ray's Python code sets one for SIGTERM. Its C++ code sets one below Python's for several signals, which
+    prints the stack, and aborts the process 3 s later if it has not ended.
+    """
     set_handler = signal.signal
 
     def ignore_ray(number: int, handler: Any) -> Any:
@@ -71,6 +75,9 @@ def _own_signal_handlers() -> Iterator[None]:
         yield
     finally:
         signal.signal = set_handler
+        signal.alarm(0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.getsignal(number))
 
 
 def plain_error(error: BaseException) -> BaseException:
