@@ -102,7 +102,7 @@ def _normalized_positions(text: NormalizedText, mention: str) -> Iterator[Offset
     if not mention:
         return
     if ZERO_WIDTH in mention or ZERO_WIDTH in text.text:
-        places = [match.span() for match in re.finditer(_pattern(mention), text.text)]
+        places = [match.span(1) for match in re.finditer(f"(?=({_pattern(mention)}))", text.text)]
     else:
         places = _positions(text.text, mention)
     for start, end in places:

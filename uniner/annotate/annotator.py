@@ -65,7 +65,8 @@ def locate_entities(
 ) -> tuple[Entity, ...]:
     """Locate the teacher's mentions in a passage, at every occurrence or the best one, the first.
 
-    An occurrence inside a longer mention gives way to it. A mention that does not occur has the offsets -1.
+    An occurrence inside a longer mention gives way to it, unless the mention occurs nowhere else. A mention
+    that does not occur has the offsets -1.
     """
     spans_of = {mention: locate(text, mention)[0] for mention, _ in mentions}
     nested = nested_spans(chain.from_iterable(spans_of.values()))

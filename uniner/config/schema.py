@@ -146,8 +146,8 @@ class Annotate(Section):
     max_reply_tokens: Count = 1024
     """Longest reply in tokens; a longer one is cut and gets the outcome `too_long`."""
     occurrences: Occurrences = "all"
-    """Which occurrences of a mention become entities: all, or the best one, the first that is not part of a
-    longer mention."""
+    """Which occurrences of a mention become entities: all, or the best one, the first. One inside a longer
+    mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""
     max_bad_share: Share = Field(0.2, json_schema_extra=NOT_IDENTITY)
     """Largest share of passages with an outcome other than ok before the stage fails."""
 
@@ -377,8 +377,8 @@ class Tag(Section):
     student: str | None = None
     """Model folder to tag with. Unset: this run's student."""
     occurrences: Occurrences = "all"
-    """Which occurrences of a mention become entities: all, or in each passage the best one, the first that is
-    not part of a longer mention (not "Paris" in "Paris Hilton")."""
+    """Which occurrences of a mention become entities: all, or in each passage the best one, the first. One
+    inside a longer mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""
     min_score: Share = 0.0
     """Drop entities with a lower score: the probability that the student gave to the mention, calibrated
     where tag.calibration is set."""

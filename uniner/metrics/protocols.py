@@ -41,9 +41,9 @@ PROTOCOLS = {
     ),
     "span": (
         "sets of character spans; for a system that answers strings, all occurrences of each string in the "
-        "passage (as whole words where there are such, else ignoring case, white space and the kind of "
-        "quotation marks); a mention that does not occur is one false positive; gold strings that do not "
-        "occur in the passage are left out"
+        "passage (as whole words where there are such, else ignoring case, white space, kinds of dashes and "
+        "quotation marks, and how letters are encoded); a mention that does not occur is one false positive; "
+        "gold strings that do not occur in the passage are left out"
     ),
     "strict_present": (
         "as strict, per passage: only the types that a passage has are counted, so that answers to questions "

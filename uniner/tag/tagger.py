@@ -79,8 +79,9 @@ def tag_passage(
 
     An entity's text is the document's own. A (start, end, type) appears once, with the highest score of the
     mentions found there. A mention that the passage lacks is ungrounded, and appears once for each type.
-    An entity in the overlap of two passages goes to the passage that owns it; `best` chooses among the
-    occurrences that the passage owns.
+    An occurrence inside a longer mention gives way to it, unless the mention occurs nowhere else. An entity
+    in the overlap of two passages goes to the passage that owns it; `best` chooses among the occurrences that
+    the passage owns.
     """
     offset = passage.char_start
     located = {mention: locate(passage.text, mention) for answer in answers for mention in answer.scores}
