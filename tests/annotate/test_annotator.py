@@ -50,8 +50,8 @@ def test_a_mention_is_read_as_its_passage_has_it(passage_chunks):
     (chunk,) = passage_chunks([r"We gave \beta-carotene."])
     (passage,) = from_table(chunk.table, Passage)
     reply = SimpleNamespace(
-        text=r'[("\beta-carotene", "chemical")]', finish_reason="stop", refusal=None, tokens_in=1, tokens_out=1,
-        attempts=1,
+        text=r'[("\beta-carotene", "chemical")]', finish_reason="stop", refusal=None,
+        tokens_in=1, tokens_out=1, attempts=1,
     )  # fmt: skip
     annotation = Annotator(teacher)._annotation(passage, reply)
     assert annotation.entities == (Entity(text=r"\beta-carotene", type="chemical", start=8, end=22),)

@@ -105,13 +105,18 @@ class Ingest(Section):
     fewer. Unset: all."""
     stratified: bool = False
     """Take the same number of max_passages from each source, as far as it has them."""
+    zstd_window_mib: Annotated[int, Field(ge=128, le=2048)] = Field(128, json_schema_extra=NOT_IDENTITY)
+    """Largest window in MiB of a .zst shard (`zstd --long=31` uses 2048). Each reader may take that much
+    memory."""
     read_mb: Count | None = None
     """Read only the first MB (decompressed) of each shard, for a quick look; the manifest says so. Text files
     are read whole."""
     text_field: str = "text"
     """Field of a row with the text; dots go into nested objects."""
     id_field: str | None = None
-    """Field with a document's own id. Unset: its place (part of the corpus, row) is its id."""
+    """Field with a document's own id, a string or a whole number; documents that share an id are counted and
+    said. Unset: its place (part of the corpus, row) is its id. A text file's id is always its path below the
+    folder that all text files share."""
     source_field: str = "meta.pile_set_name"
     """Field with the name of the sub-corpus; may be absent."""
     min_tokens: Count = 1

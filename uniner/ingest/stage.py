@@ -159,6 +159,7 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
         RowFields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
+        settings.zstd_window_mib,
     )
 
 
@@ -188,7 +189,9 @@ def _identity(
 def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDigest]) -> list[ShardPart]:
     sizes = [digest.bytes for digest in digests.values()]
     read_bytes = settings.read_mb and settings.read_mb * 1_000_000
-    return split_shards(files, sizes, settings.text_field, read_bytes)
+    return split_shards(
+        files, sizes, settings.text_field, read_bytes, settings.id_field, settings.zstd_window_mib
+    )
 
 
 def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
