@@ -84,7 +84,8 @@ def test_a_zstd_window_is_read_up_to_128_mib_and_named_above(tmp_path):
         again = rf"compress it again: `zstd -dc --long={window_log} 0\.jsonl\.zst"
         with pytest.raises(UserError, match=rf"with a zstd window of {size}, at most 128 MiB .*; {again}"):
             list(read_lines(str(path)))
-        named = rf"window of {size}, ingest.zstd_window_mib = 128; set ingest.zstd_window_mib={2**window_log >> 20} "
+        setting = "ingest.zstd_window_mib"
+        named = rf"window of {size}, {setting} = 128; set {setting}={2**window_log >> 20} "
         with pytest.raises(UserError, match=f"{named}.*{again}"):
             list(read_lines(str(path), window_mib=128))
         found = read_lines(str(path), window_mib=2**window_log >> 20)
@@ -126,8 +127,10 @@ def test_zeros_after_a_gzip_member_are_padding_and_other_bytes_are_not(tmp_path)
         path.write_bytes(member + tail)
         found = read_lines(str(path))
         assert next(found).data == b"first", "what lies before the damage is read"
-        with pytest.raises(UserError, match="broken or truncated gzip after line 1"):
-            next(found)
+        with pytest.raises(
+            UserError, match=f"broken or truncated gzip after line {2 if len(tail) > 9 else 1}"
+        ):
+            list(found)
 
 
 def test_a_gzip_block_is_bounded_whatever_it_expands_to(tmp_path):

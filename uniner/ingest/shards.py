@@ -74,7 +74,7 @@ class ShardPart:
         A text file's name is its path below the root.
         """
         if self.kind == "text":
-            return self.urls[row].removeprefix(self.root).lstrip("/"), 1
+            return self.urls[row].removeprefix(f"{self.root}/"), 1
         return PurePosixPath(self.urls[0]).name, self.first + row + 1
 
     def manifest_entry(self) -> dict[str, Any]:

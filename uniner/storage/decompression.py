@@ -36,8 +36,8 @@ def first_bytes(url: str, window_mib: int | None = None) -> bytes:
     block, _ = next(read_blocks(url, _START_BYTES, _START_FETCH_BYTES, window_mib), (b"", 0))
     if block is None:
         raise UserError(
-            f"{url}: is not {compression_of(url)}, or broken from its start; correct its name, or download it "
-            "again"
+            f"{url}: is not {compression_of(url)}, or broken from its start; correct its name, or download "
+            "it again"
         )
     return block
 
