@@ -341,7 +341,8 @@ class Evaluate(Section):
     IOB1, BIOES, BILOU); PubTator; UniversalNER's conversations (train.json, test.json), whose own questions
     are asked; a Hugging Face split in Parquet (tokens, ner_tags); a brat folder of .txt and .ann, without its
     discontinuous annotations, which the manifest counts. All but the last two also .gz or .zst. A document of
-    brat or PubTator is one passage."""
+    brat or PubTator is one passage; where it is longer than a model's window, it is asked about in
+    overlapping windows, and each mention counts once."""
     group: Group | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Also score this group of the benchmark's data sets, as far as they are under evaluate.data."""
     data: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
