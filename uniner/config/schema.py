@@ -381,7 +381,9 @@ class Tag(Section):
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str | None = None
-    """Model folder to tag with. Unset: this run's student."""
+    """Model folder or hub name to tag with, also one that others trained, such as
+    "Universal-NER/UniNER-7B-type": where its folder does not say how it was trained to be asked, it is asked
+    as student.template and student.max_tokens say, for tag.types. Unset: this run's student."""
     occurrences: Occurrences = "all"
     """Which occurrences of a mention become entities: all, or in each passage the best one, the first. One
     inside a longer mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""

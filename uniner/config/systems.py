@@ -23,7 +23,8 @@ class TemplateSystem(Section):
     model: str
     """Model folder or hub name; `base` and `student` are this run's."""
     template: TemplateName | None = None
-    """As student.template. Unset: the template the model was trained with, else student.template."""
+    """As student.template. Unset: the template the model was trained with, as its folder says or as is known
+    of the released UniNER models, else student.template."""
     group_types: Annotated[int, Field(ge=2)] | None = None
     """Types per question of the template `grouped`. Unset: as for template."""
 

@@ -217,7 +217,8 @@ def _parse_int(digits: str) -> float:
 
 def _without_depth(line: str) -> str:
     """Put null in the place of lists and objects that lie deeper than any field that is asked for."""
-    pieces, depth, position = [], 0, 0
+    pieces: list[str] = []
+    depth = position = 0
     for match in _STRING_OR_BRACKET.finditer(line):
         if match[0] in ("[", "{"):
             depth += 1

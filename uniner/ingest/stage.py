@@ -125,7 +125,7 @@ def run(context: StageContext) -> Manifest:
         read=f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard",
         parts=[part.manifest_entry() for part in parts],
         benchmarks=_count_contaminated(benchmarks, summaries),
-        repeated_ids=repeated and asdict(repeated),
+        repeated_ids=asdict(repeated) if repeated else None,
     )
     seconds = time.monotonic() - started
     manifest = folder.write_manifest(Manifest.of(identity, summaries, seconds, results=asdict(results)))

@@ -21,8 +21,9 @@ _QUESTIONS = (
     "; every type of a data set is asked of each of its passages; a file with questions of its own is asked "
     "these alone; above evaluate.max_questions a sample is drawn, the same for all systems; ELSE-like types "
     "(misc, miscellaneous, other, else, none) are left out; a passage longer than a model's window is asked "
-    "about in overlapping windows, whose mentions count together; a broken answer (not of the requested form, "
-    "cut at the limit, or not asked because the question is too long) counts as no prediction and is reported"
+    "about in overlapping windows, whose mentions count together; a broken answer (not of the requested "
+    "form, cut at the limit, or not asked because the question is too long) counts as no prediction and is "
+    "reported"
 )
 PROTOCOL = f"strict: {_SETS}{_QUESTIONS}"
 PROTOCOLS = {
