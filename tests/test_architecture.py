@@ -28,6 +28,7 @@ LEVELS = (
     {"runtime"},
     {"storage"},
     {"config", "records", "passages", "labels", "templates", "grounding", "display"},
+    {"normalized_text"},
     {"errors", "progress"},
 )
 """The package's parts, top to bottom: a part imports from its own level and those below it."""

@@ -63,7 +63,7 @@ def error_line(capsys):
             ["teacher.kind=recording", "teacher.path={tmp}/broken_recording.jsonl"],
             "line 1: is not an object with passage",
         ),
-        ("tag", ["tag.student={tmp}"], "is not a student folder (no uniner.json)"),
+        ("tag", ["tag.student={tmp}"], "is not a model folder (no config.json)"),
         ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
     ],
 )

@@ -164,7 +164,8 @@ CONVERSATION = _schema(Conversation, conversations=_TURNS)
 class TaggedEntity:
     """A mention in its document.
 
-    grounding: exact, normalized (found when case, white space and kind of quotation mark are ignored), or
+    grounding: exact, normalized (found when case, white space, the kind of dash and quotation mark and the
+    encoding of letters are ignored; `grounding.locate`), or
     ungrounded (not in the text; start and end are -1). score: the student's probability of this mention,
     0 to 1 (`inference.mention_scores`).
     """

@@ -1,9 +1,11 @@
 """The annotator: where entities are located, and passages that crash the engine."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from uniner.annotate.annotator import Annotator, locate_entities
-from uniner.records import Annotation, Entity, from_table
+from uniner.records import Annotation, Entity, Passage, from_table
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Teacher
 from uniner.teacher.prompts import published_prompt
@@ -27,6 +29,32 @@ def test_only_the_most_likely_occurrence_is_an_option():
         Entity(text="Paris", type="city", start=18, end=23),
         Entity(text="Paris Hilton", type="person", start=0, end=12),
     )
+
+
+def test_an_occurrence_inside_a_longer_mention_gives_way_to_it():
+    pairs = (("東京", "city"), ("東京都", "prefecture"), ("大阪", "city"), ("大阪府", "prefecture"))
+    entities = locate_entities("東京都の東京、東京と大阪府。", pairs)
+    assert [(entity.text, entity.start) for entity in entities] == [
+        ("東京", 4),
+        ("東京", 7),
+        ("東京都", 0),
+        ("大阪", 10),  # nowhere else
+        ("大阪府", 10),
+    ]
+
+
+def test_a_mention_is_read_as_its_passage_has_it(passage_chunks):
+    teacher = CachedTeacher(
+        Teacher(model="m", prompt=published_prompt("type")), make_client=lambda gate: None
+    )
+    (chunk,) = passage_chunks([r"We gave \beta-carotene."])
+    (passage,) = from_table(chunk.table, Passage)
+    reply = SimpleNamespace(
+        text=r'[("\beta-carotene", "chemical")]', finish_reason="stop", refusal=None,
+        tokens_in=1, tokens_out=1, attempts=1,
+    )  # fmt: skip
+    annotation = Annotator(teacher)._annotation(passage, reply)
+    assert annotation.entities == (Entity(text=r"\beta-carotene", type="chemical", start=8, end=22),)
 
 
 @pytest.mark.parametrize(

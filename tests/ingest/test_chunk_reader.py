@@ -11,7 +11,7 @@ import zstandard
 from uniner.config.schema import Ingest
 from uniner.ingest import chunk_reader, selection
 from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, read_chunks
-from uniner.ingest.document_reader import REASONS, RowFields, parse
+from uniner.ingest.document_reader import REASONS, RowFields
 from uniner.ingest.passage_filters import FilterResult
 from uniner.ingest.sampling import Sampling, duplicates
 from uniner.ingest.shards import shard_digest, split_shards
@@ -155,11 +155,6 @@ def bad_shard(tmp_path):
     path = tmp_path / "bad.jsonl.zst"
     path.write_bytes(zstandard.compress(b"\n".join(lines)))
     return str(path)
-
-
-def test_a_row_that_is_nested_too_deep_is_not_json():
-    deep = b'{"text": "a", "more": ' + b"[" * 5000 + b"]" * 5000 + b"}"
-    assert parse(deep, RowFields("text", "")) == "not_json"
 
 
 def test_every_bad_row_is_rejected_with_its_place_and_reason(bad_shard, tokenizer):

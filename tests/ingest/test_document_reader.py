@@ -104,7 +104,7 @@ def test_text_files_are_documents_and_share_parts(tmp_path):
     folder.mkdir()
     for number in range(TEXT_FILES + 2):
         (folder / f"{number:04d}.txt").write_text(f"Letter {number}\nof two lines.\n")
-    (folder / "0003.txt").write_bytes(b"\xff\xfe")
+    (folder / "0003.txt").write_bytes(b"\xff\x00")
     (folder / "0004.txt").write_bytes(b"")
     (folder / "0005.txt").write_bytes(b"long" * 100)
     shard_parts = parts(str(folder / "*.txt"))
@@ -113,6 +113,7 @@ def test_text_files_are_documents_and_share_parts(tmp_path):
     assert rows[:3] == [
         (f"Letter {number}\nof two lines.\n", "letters", f"{number:04d}.txt") for number in range(3)
     ]
+    assert documents(shard_parts, RowFields("text", ""), 300) == rows, "also without ingest.id_field"
     assert rows[3:6] == ["invalid_utf8", "empty_text", "too_long"]
     assert len(rows) == TEXT_FILES + 2
     assert shard_parts[1].place(1) == (f"{TEXT_FILES + 1:04d}.txt", 1)
@@ -128,8 +129,6 @@ def test_rejected_rows_of_parquet_have_a_reason(tmp_path):
         "nul_character",
         "too_long",
     ]
-    (tmp_path / "b.parquet").write_bytes(parquet([{"text": 3, "id": None}]))
-    assert documents(parts(str(tmp_path / "b.parquet"))) == ["text_not_string"]
     (tmp_path / "c.parquet").write_bytes(parquet([{"text": "good", "id": None}, {"text": "a", "id": "x"}]))
     assert documents(parts(str(tmp_path / "c.parquet"))) == ["no_id", ("a", "", "x")]
     offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00\x06\x00\x00\x00")
@@ -157,7 +156,10 @@ def test_corrupt_parquet_is_named_when_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.parquet", "a.parquet: has no column body, but text, id, meta; set ingest.text_field"),
+        (
+            "a.parquet",
+            "a.parquet: has no column body; set ingest.text_field to one of text, id, meta.pile_set_name",
+        ),
         ("a.csv", "a.csv: unknown file suffix; JSON lines end in"),
         ("a.parquet.gz", "a.parquet.gz: unknown file suffix"),
         ("a.zst", "a.zst: unknown file suffix"),
@@ -199,6 +201,21 @@ def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path):
         (b'{"text": "\xff", "id": "a"}', "invalid_utf8"),
         (b'{"text": "Ann", "id": "\xff"}', "invalid_utf8"),
         (b"\xff", "invalid_utf8"),
+        (
+            b'{"text": "Ann", "id": "a", "more": ' + b"[" * 5000 + b'{"x": "]"}' + b"]" * 5000 + b"}",
+            ("Ann", "", "a"),
+        ),
+        (
+            b'{"more": ' + b'{"a": ' * 150 + b"NaN" + b"}" * 150 + b', "text": "Ann", "id": "a"}',
+            ("Ann", "", "a"),
+        ),
+        (b'{"text": "Ann", "id": "a", "more": ' + b"[" * 5000 + b"}", "not_json"),
+        (b'{"text": ' + b"[" * 5000 + b"]" * 5000 + b', "id": "a"}', "text_not_string"),
+        (b'{"text": "Ann", "id": "a", "size": ' + b"9" * 9000 + b"}", ("Ann", "", "a")),
+        (b'{"text": "Ann", "id": ' + b"9" * 9000 + b"}", "no_id"),
+        (b'{"text": "Ann", "id": 7.0, "x": 1, "x": {"x": NaN}}', ("Ann", "", "7")),
+        (b'{"text": "Ann", "id": 7.5}', "no_id"),
+        (b'{"text": "old", "text": "Ann", "id": "a"}', ("Ann", "", "a")),
         (b'{"text": "Ann", "id": "a", "url": nan}', "not_json"),
         (b'{"text": "a\tb", "id": "a"}', "not_json"),
     ],
@@ -260,3 +277,112 @@ def test_a_glob_passes_over_folders_and_the_files_that_programs_leave(tmp_path):
     assert names("_S*") == names("_SUCCESS") == ["_SUCCESS"]
     with pytest.raises(UserError, match=r"sub\*: the glob matches only folders and names that begin with"):
         names("sub*")
+
+
+def test_a_text_files_id_is_its_path_below_the_folder_that_all_share(tmp_path):
+    for name in ("a/x.txt", "b/x.txt", "b/c/y.txt.gz"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        data = name.encode()
+        (tmp_path / "corpus" / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    (tmp_path / "other.jsonl").write_text('{"text": "x"}')
+    shard_parts = parts(f"{tmp_path}/corpus/**/*.txt*", f"{tmp_path}/other.jsonl")
+    assert documents(shard_parts[:1]) == [
+        ("a/x.txt", "a", "a/x.txt"),
+        ("b/c/y.txt.gz", "c", "b/c/y.txt.gz"),
+        ("b/x.txt", "b", "b/x.txt"),
+    ]
+    assert shard_parts[0].place(2) == ("b/x.txt", 1)
+    (one,) = documents(parts(f"{tmp_path}/corpus/a/x.txt"))
+    assert one.id == "x.txt"
+    urls = [f"memory://{tmp_path.name}/d/x.txt", f"{tmp_path}/corpus/a/x.txt"]
+    with fsspec.open(urls[0], "wb") as file:
+        file.write(b"far")
+    assert [row.id for row in documents(parts(*urls))] == [expand(urls)[0], urls[1].lstrip("/")]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text_whatever_its_encoding(tmp_path):
+    for number, encoding in enumerate(("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")):
+        mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+        (tmp_path / f"{number}.TXT").write_bytes(mark + "Łódź\r\n lies\rhere.\n".encode(encoding))
+    assert {row.text for row in documents(parts(f"{tmp_path}/*.TXT"))} == {"Łódź\r\n lies\rhere.\n"}
+
+
+def test_lines_may_end_either_way_and_be_empty(tmp_path):
+    rows = [
+        b'{"text": "Ann", "id": 1}',
+        b"",
+        b"\r",
+        b'  {"text": "Bo", "id": 2}  \r',
+        b'{"text": "C", "id": 3}',
+    ]
+    (tmp_path / "A.JSONL").write_bytes(b"\n".join(rows))
+    assert [row.id for row in documents(parts(f"{tmp_path}/A.JSONL"))] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", '{"text": "Ann"}'.encode("utf-16"), "is UTF-16, not UTF-8; convert it"),
+        (
+            "a.jsonl",
+            gzip.compress(b"{}"),
+            "is gzip, though its name does not say so; rename it to end in .gz",
+        ),
+        ("a.json", zstandard.compress(b"{}"), "is zstd, though its name does not say so"),
+        ("a.jsonl", FILES["a.parquet"], "is Parquet, not JSON lines; rename it to end in .parquet"),
+        ("a.jsonl.gz", b'{"text": "Ann"}\n', "is not gzip, or broken from its start"),
+        ("a.jsonl.gz", b"", "is not gzip, or broken from its start"),
+        ("a.jsonl.zst", gzip.compress(b"{}"), "is not zstd, or broken from its start"),
+        ("a.json", b'{\n  "text": "Ann"\n}\n', "has a JSON object over several lines"),
+        ("a.json", b'{"rows": [\n{"text": "Ann"}]}\n', "has a JSON object over several lines"),
+        ("a.json.gz", gzip.compress(b'\xef\xbb\xbf{"text": "Ann",\r\n"id": 1}'), "several lines"),
+        ("a.tsv", b"id\ttext\n", "unknown file suffix; JSON lines end in"),
+    ],
+)
+def test_a_shard_of_another_format_is_named_before_any_work(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        parts(str(tmp_path / name))
+    assert f"{name}: {message}" in str(caught.value) or message in str(caught.value)
+
+
+def column_file(path, array):
+    pq.write_table(pa.table({"text": array, "id": pa.array([1.0, None])}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.large_binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_text_of_any_string_column_is_read(tmp_path, kind):
+    values = ["Ann", "Bo"]
+    is_dictionary = pa.types.is_dictionary(kind)
+    array = pa.array(values).dictionary_encode() if is_dictionary else pa.array(values).cast(kind)
+    found = documents(parts(column_file(tmp_path / "a.parquet", array)))
+    assert found == [("Ann", "", "1"), "no_id"]
+
+
+def test_a_column_that_holds_no_text_is_named_before_any_work_with_those_that_do(tmp_path):
+    turns = pa.array([[{"role": "user", "content": "Ann"}], []])
+    path = column_file(tmp_path / "a.parquet", turns)
+    with pytest.raises(UserError, match=r"a\.parquet: the column text holds list<.*, and no other column"):
+        parts(path)
+    path = column_file(tmp_path / "b.parquet", pa.array([{"body": "Ann", "n": 1}, None]))
+    with pytest.raises(
+        UserError, match=r"the column text holds struct<.*>; set ingest.text_field to one of text.body$"
+    ):
+        parts(path)
+    assert documents(parts(path, text_field="text.body"), RowFields("text.body", "")) == [
+        ("Ann", "", ""),
+        "no_text",
+    ]
+    with pytest.raises(
+        UserError, match=r"has no column text\.title; set ingest.text_field to one of text.body"
+    ):
+        parts(path, text_field="text.title")
+    files = expand([path])
+    with pytest.raises(
+        UserError, match=r"has no column uuid; set ingest.id_field to one of text.body, text.n, id"
+    ):
+        split_shards(files, [1], "text.body", id_field="uuid")
+    split_shards(files, [1], "text.body", id_field="id")

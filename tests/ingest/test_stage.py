@@ -85,13 +85,20 @@ def test_digests_alone_select_n_passages_and_strata_get_their_share(
         assert {row["text"] for row in selected} == set(ordered[:20])
     sizes = {"rare": 5, "common": 60, "usual": 30}
     rows = [
-        {"text": f"{sentence(number)} Of {name}.", "meta": {"pile_set_name": name}}
+        {"text": f"{sentence(number)} Of {name}.", "meta": {"pile_set_name": name}, "id": name}
         for name, size in sizes.items()
         for number in range(size)
     ]
     write_shard(tmp_path / "sources.jsonl.zst", rows)
     words = [f'ingest.shards=["{tmp_path}/sources.jsonl.zst"]', "ingest.stratified=true"]
-    rows = ingested("strata", *words, "ingest.max_passages=25")
+    capsys.readouterr()
+    rows = ingested("strata", *words, "ingest.max_passages=25", "ingest.id_field=id")
+    assert (
+        "22 documents have the id of an earlier one (ingest.id_field), such as line "
+        in capsys.readouterr().err
+    )
+    results = StageFolder(str(tmp_path / "runs/strata/ingest")).require_manifest().results
+    assert results["repeated_ids"]["documents"] == 25 - 3
     assert Counter(row["source"] for row in rows) == {"rare": 5, "common": 10, "usual": 10}
     capsys.readouterr()
     few = [*words, "ingest.max_passages=90", "ingest.sample=0.5", "run.name=few"]

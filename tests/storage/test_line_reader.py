@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from uniner.errors import UserError
-from uniner.storage import line_reader
+from uniner.storage import decompression
 from uniner.storage.line_reader import read_lines
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
@@ -32,7 +32,7 @@ def test_many_frames_read_as_one_file(tmp_path, suffix):
 
 
 def test_lines_longer_than_a_block_are_whole(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(line_reader, "_BLOCK_BYTES", 7)
+    monkeypatch.setattr(decompression, "_BLOCK_BYTES", 7)
     path = tmp_path / f"0.jsonl{suffix}"
     content = [b"a" * 30, b"", b"b", b"c" * 7, b"", b"d" * 6, b"e" * 29]
     path.write_bytes(COMPRESS[suffix](b"\n".join(content)))
@@ -81,14 +81,64 @@ def test_a_zstd_window_is_read_up_to_128_mib_and_named_above(tmp_path):
         frame = bytearray(zstd(b"first\n", 27))
         frame[5] = (window_log - 10) << 3
         path.write_bytes(frame)
-        message = (
-            rf"with a zstd window of {size}; at most 128 MiB .* `zstd -dc --long={window_log} 0\.jsonl\.zst"
-        )
-        with pytest.raises(UserError, match=message):
+        again = rf"compress it again: `zstd -dc --long={window_log} 0\.jsonl\.zst"
+        with pytest.raises(UserError, match=rf"with a zstd window of {size}, at most 128 MiB .*; {again}"):
             list(read_lines(str(path)))
+        setting = "ingest.zstd_window_mib"
+        named = rf"window of {size}, {setting} = 128; set {setting}={2**window_log >> 20} "
+        with pytest.raises(UserError, match=f"{named}.*{again}"):
+            list(read_lines(str(path), window_mib=128))
+        found = read_lines(str(path), window_mib=2**window_log >> 20)
+        assert [line.data for line in found] == [b"first"]
+    with pytest.raises(UserError, match=r"zstd window of 2,048 MiB, ingest.zstd_window_mib = 2047"):
+        list(read_lines(str(path), window_mib=2047))
     path.write_bytes(zstd(b"first\n", 20) + frame)
-    with pytest.raises(UserError, match=r"with a zstd window over 128 MiB; .* --long=31 "):
+    with pytest.raises(UserError, match=r"with a zstd window over 128 MiB, .* --long=31 "):
         list(read_lines(str(path)))
+
+
+def test_a_file_with_a_large_window_is_read_as_any_other(tmp_path):
+    path = tmp_path / "0.jsonl.zst"
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"
+    frames = [zstd(b"\n".join(LINES[:9_000]) + b"\n", 28), skipped, zstd(b"", 28), zstd(LINES[9_000], 20)]
+    data = b"".join(frames)
+    path.write_bytes(data)
+    for window in (None, 128, 256):
+        if window == 256:
+            found = list(read_lines(str(path), window_mib=window))
+            assert [line.data for line in found] == LINES[:9_001]
+            assert found[-1].bytes_read == len(data)
+        else:
+            with pytest.raises(UserError, match="zstd window of 256 MiB"):
+                list(read_lines(str(path), window_mib=window))
+    for broken in (data[:-1], data[: len(data) // 2], data + b"more", b""):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="broken or truncated zstd after line"):
+            list(read_lines(str(path), window_mib=256))
+
+
+def test_zeros_after_a_gzip_member_are_padding_and_other_bytes_are_not(tmp_path):
+    path = tmp_path / "0.jsonl.gz"
+    member = gzip.compress(b"first\n")
+    for padding in (b"\0", b"\0" * 1_000_000):
+        path.write_bytes(member + padding + gzip.compress(b"") + member + padding)
+        assert [line.data for line in read_lines(str(path))] == [b"first", b"first"]
+    for tail in (b"garbage", b"\n", b"\0\0x", member[:-1], member[:1]):
+        path.write_bytes(member + tail)
+        found = read_lines(str(path))
+        assert next(found).data == b"first", "what lies before the damage is read"
+        with pytest.raises(
+            UserError, match=f"broken or truncated gzip after line {2 if len(tail) > 9 else 1}"
+        ):
+            list(found)
+
+
+def test_a_gzip_block_is_bounded_whatever_it_expands_to(tmp_path):
+    path = tmp_path / "0.txt.gz"
+    path.write_bytes(gzip.compress(bytes(50_000_000)))
+    blocks = [block for block, _ in decompression.read_blocks(str(path))]
+    assert max(map(len, blocks)) <= 1 << 20
+    assert sum(map(len, blocks)) == 50_000_000
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

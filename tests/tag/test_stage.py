@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+from tokenizers.normalizers import NFC
 
 from uniner.errors import UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
+from uniner.passages import cut_passages
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.manifest import Summary, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
@@ -54,6 +57,7 @@ def model(make_tokenizer, make_llama, tmp_path_factory):
     torch.set_num_threads(1)  # so small a model only waits for more
     texts = [*LINES, SYSTEM, *(SINGLE_TYPE.question([name]) for name in KNOWN)]
     tokenizer = make_tokenizer(texts, 400, pad_token="</s>")
+    tokenizer.backend_tokenizer.normalizer = NFC()  # as Qwen's
     renderer = Renderer(tokenizer)
     llama = make_llama(tokenizer, max_position_embeddings=1024, tie_word_embeddings=True)
     optimizer = torch.optim.AdamW(llama.parameters(), lr=4e-3)
@@ -194,6 +198,25 @@ def test_an_overlong_passage_never_reaches_the_engine(engine, loop, monkeypatch)
     assert max(map(len, asked)) + 32 <= engine.window == 544
 
 
+def test_a_student_whose_tokenizer_composes_letters_tags_a_text_as_it_is(engine, loop):
+    document = unicodedata.normalize("NFD", f"Before. {' '.join(LINES)}")
+    (span,) = cut_passages(document[8:], engine.tokenizer, 500)
+    passage = replace(span.passage(document[8:], "d-0", "d"), char_start=8, char_end=len(document))
+    assert passage.text == document[8:] != unicodedata.normalize("NFC", document[8:])
+    tagger = Tagger(QuestionAsker(engine, SINGLE_TYPE), TypeSelection(tuple(TYPES)), EntityRules())
+    done = loop.run_until_complete(tagger(Chunk("k", to_table([passage], PASSAGE))))
+    (row,) = from_table(done.table, TaggedPassage)
+    places = [entity for entity in row.entities if entity.start >= 0]
+    assert all(document[entity.start : entity.end] == entity.text for entity in places)
+    composed = [(unicodedata.normalize("NFC", entity.text), entity.grounding) for entity in places]
+    assert composed == [
+        ("Anna Kessling", "exact"),
+        ("Łódź", "normalized"),
+        ("Sankt Ülm", "normalized"),
+        ("Sankt Ülm", "normalized"),
+    ]
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -320,7 +343,7 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         stage.check(context_with(types=["city"]))
 
 
-def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(
+def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_the_configs(
     tmp_path, base, make_config, stage_context, complete_stage
 ):
     complete_stage(StageFolder(str(tmp_path)) / "r" / "ingest")
@@ -330,8 +353,26 @@ def test_a_student_is_asked_by_its_own_template_and_another_model_is_refused(
         stage.check(context)
         _, worker = stage._prepare(context)
         assert worker.args[:2] == (str(student), expected)
-    with pytest.raises(UserError, match="is not a student folder"):
-        stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(base))))
+    # Others trained these: no facts.
+    foreign = Path(shutil.copytree(base, tmp_path / "foreign"))
+    released = Path(shutil.copytree(base, tmp_path / "copies" / "UniNER-7B-type"))
+    for folder, expected in ((foreign, MultiTypeTemplate(7)), (released, SINGLE_TYPE)):
+        config = make_config(tmp_path, Path(base), student=str(folder), types=["city"])
+        section = config.student.model_copy(update={"template": "grouped", "group_types": 7})
+        context = stage_context(stage, config.model_copy(update={"student": section}))
+        stage.check(context)
+        identity, worker = stage._prepare(context)
+        assert worker.args[:3] == (str(folder), expected, TypeSelection(("city",)))
+        assert identity.settings["student"]["template"] == ("grouped" if folder == foreign else "type")
+    with pytest.raises(UserError, match=r"lists no types of its own; set tag\.types"):
+        stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(foreign))))
+    (foreign / "config.json").unlink()
+    with pytest.raises(UserError, match="is not a model folder"):
+        stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(foreign))))
+    hub = make_config(tmp_path, Path(base), student="Universal-NER/UniNER-7B-type", types=["city"])
+    stage.check(stage_context(stage, hub))
+    _, worker = stage._prepare(stage_context(stage, hub))
+    assert worker.args[:2] == ("Universal-NER/UniNER-7B-type", SINGLE_TYPE)
     # This run's student is not trained yet.
     stage.check(stage_context(stage, make_config(tmp_path, Path(base))))
 

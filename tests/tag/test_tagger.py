@@ -78,6 +78,14 @@ def test_the_most_likely_occurrence_is_one_of_those_that_the_passage_owns():
     assert [entity.start for entity in row.entities] == [36]
 
 
+def test_an_occurrence_inside_a_longer_mention_gives_way_to_it():
+    text = "Paris Hilton left Paris for the Rome Opera."
+    row = tag_passage(
+        passage(0, text), [ok("city", "Paris", "Rome"), ok("other", "Paris Hilton", "Rome Opera")]
+    )
+    assert [entity.start for entity in row.entities if entity.type == "city"] == [18, 32]
+
+
 def test_offsets_count_characters_of_the_document():
     row = tag_passage(passage(), [ok("city", "Łódź")])
     assert [(entity.start, entity.end) for entity in row.entities] == [(30, 34), (36, 40)]

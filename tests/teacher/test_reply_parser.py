@@ -88,6 +88,38 @@ WHOLE = {
     "escaped for nothing": ('[(\\"Ann\\", \\"person\\")]', [ANN]),
     "a bracket too many": ('[("Ann", "person")), ("Bonn", "city")]]', [ANN, BONN]),
     "a tuple's end left out": ('[("Ann", "person"), ("Bonn", "city"]', [ANN, BONN]),
+    "full-width punctuation": (
+        "[(\"安娜\"，\"人物\")，（“波恩”、「城市」）]",
+        [("安娜", "人物"), ("波恩", "城市")]),
+    "full-width brackets": ("［（「安娜」，『人物』），】", [("安娜", "人物")]),
+    "full-width objects": ("【{\"entity\"：\"安娜\"，\"type\"：\"人物\"}】", [("安娜", "人物")]),
+    "comments": (
+        '[\n  # people (see ["x"])\n  ("Ann", "person"),  # the "author", a\n  ("Bonn", "city")  // here\n]',
+        [ANN, BONN]),
+    "comments within": (
+        '[("Ann",  # the author\n"person"), /* and ] so on */ {"entity": "Bonn", // x\n"type": "city"}]',
+        [ANN, BONN]),
+    "a hashtag without quotes": ("[(#metoo, hashtag)]", [("#metoo", "hashtag")]),
+    "a note with quoted words": (
+        '[("Ann", "person")]\n\nNote: I left out articles ("the", "a", "an") and it ("he", "she").',
+        [ANN]),
+    "a note of its own with quoted words": ('[("Ann", "person")]\n("the", "a", "an") are left out.', [ANN]),
+    "a note that is cut": ('[("Ann", "person")] I left out pronouns (such as "he', [ANN]),
+    "labels before tuples": ('**Entities:** ("Ann", "person")\n- A city: ("Bonn", "city")', [ANN, BONN]),
+    "numbers in brackets": ('(1) ("Ann", "person")\n(2) ("Bonn", "city")', [ANN, BONN]),
+    "letters and rules": ('a) ("Ann", "person")\n> ii. `("Bonn", "city")`', [ANN, BONN]),
+    "a table": ('| ("Ann", "person") |\n|---|\n| ("Bonn", "city") |', [ANN, BONN]),
+    "ticked boxes": ('- [x] ("Ann", "person")\n- [ ] ("Bonn", "city")', [ANN, BONN]),
+    "tuples joined by and": ('Entities: ("Ann", "person") and ("Bonn", "city")', [ANN, BONN]),
+    "tuples between prose": ('As seen ("he", "she"):\n("Ann", "person")\nSo ("it", "they").', [ANN]),
+    "thoughts with another name": ('<Thought>[("Bob", "person")]</Thought>\n[("Ann", "person")]', [ANN]),
+    "thoughts of Magistral": ('[THINK]("Bob", "person")[/THINK][("Ann", "person")]', [ANN]),
+    "a channel": (
+        '<|channel|>analysis<|message|>[("Bob", "x")]<|end|><|start|>assistant<|channel|>final<|message|>'
+        '[("Ann", "person")]',
+        [ANN]),
+    "thoughts after it that never end": ('[("Ann", "person")]\n<think>\nOr ("Bob", "person")', [ANN]),
+    "a mark of thoughts in quotes": ('[("</think>", "tag"), ("Ann", "person")]', [("</think>", "tag"), ANN]),
     "windows line ends": ('[\r\n("Ann", "person"),\r\n]\r\n', [ANN]),
 }  # fmt: skip
 
@@ -97,6 +129,8 @@ EMPTY = {
     "a fence": "```json\n[]\n```",
     "the schema": '{"entities": []}',
     "text around": "There are no entities in this passage: []",
+    "quoted words before": 'Words like ("he", "she") are pronouns.\n[]',
+    "quoted words after": "[]\n\nNote: words like (“he”, “she”, 'it') are pronouns.",
     "types with none": '{"person": [], "city": []}',
     "no object": "{}",
 }
@@ -143,6 +177,11 @@ UNPARSEABLE = {
     "a list of nothing but brackets": "[[[]",
     "a list of citations": "Seen by many [1, 2], (Smith, 2010) and [see Jones].",
     "brackets": "[" * 2000,
+    "quoted words in prose": 'The text has only pronouns ("he", "she") and ("it", "they").',
+    "more quoted words in prose": 'The text has only pronouns ("he", "she", "it").',
+    "quoted words in a list's prose": '- only pronouns ("he", "she")\n- only "x" ("it", "they")',
+    "thoughts that never end": '<think>\nThe format is [("entity 1", "type")]. Maybe ("Bob", "person").',
+    "thoughts of another name that never end": ' <reasoning>\nMaybe [("Bob", "person")]',
 }
 
 
@@ -164,6 +203,26 @@ def test_the_complete_part_of_a_list_that_breaks_off_counts(reply, pairs):
 @pytest.mark.parametrize("reply", UNPARSEABLE.values(), ids=UNPARSEABLE)
 def test_a_reply_without_a_list_of_pairs_is_unparseable(reply):
     assert parse_reply(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("mention", "passage", "read"),
+    [
+        (r"\beta-carotene", r"We gave \beta-carotene.", r"\beta-carotene"),
+        (r"\nabla f", "so \\nabla\nf is", r"\nabla f"),
+        (r"$\theta$", r"angle $\theta$", r"$\theta$"),
+        (r"C:\new\table", r"in C:\new\table", r"C:\new\table"),
+        (r"\\beta", r"We gave \beta.", r"\beta"),
+        (r"the \"\beta\" cell", r'the "\beta" cell', r'the "\beta" cell'),
+        (r"Zo\u00eb's \rho", r"Zoë's \rho", r"Zoë's \rho"),
+        (r"New\nYork", "New\nYork", "New\nYork"),
+        (r"New\tYork", "New York", "New\tYork"),
+        (r"\beta", "nothing of it", "\beta"),
+    ],
+)
+def test_a_mention_is_taken_as_the_passage_has_it(mention, passage, read):
+    outcome, pairs = judge_reply(f'[("{mention}", "thing")]', "stop", None, passage)
+    assert (outcome, pairs) == ("ok", ((read, "thing"),))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +280,17 @@ ADVERSARIAL = {
     "dots": ("[", "...", "x"),
     "thoughts without an end": ("", "</think", ""),
     "thoughts": ("", "</think>", ""),
+    "empty lines": ("<", "\n", "x"),
+    "lines of prose": ("", "a (b: ", ""),
+    "lines of labels": ("", ":(", "x"),
+    "rules before brackets": ("." * 110, "1(", "x"),
+    "comments": ("[", "# a", ""),
+    "comments in tuples": ("[(", '"a" # ', ""),
+    "comments without an end": ("", "[/* ", ""),
+    "stars of a comment": ("[/*", "*", ""),
+    "full-width quotes": ("［（「", "」", ""),
+    "commands": ('[("', "\\beta ", '", "x")]'),
+    "mentions with commands": ("[", '("\\beta", "x"), ', "]"),
     "blanks of a refusal": ("I am", " ", "x"),
 }
 
@@ -229,16 +299,14 @@ ADVERSARIAL = {
 def test_the_time_grows_with_the_length_and_not_with_its_square(start, piece, end):
     def seconds(length):
         reply = start + piece * (length // len(piece)) + end
-        times = []
-        for _ in range(3):
-            begun = time.thread_time()
-            judge_reply(reply, "stop", None)
-            times.append(time.thread_time() - begun)
-        return min(times)
+        begun = time.thread_time()
+        judge_reply(reply, "stop", None, "We gave \\beta and more of it. " * 40)
+        return time.thread_time() - begun
 
     # 16 times the length takes 16 times the time, 256 times where it is quadratic. The limit lies between, so
     # that a busy machine, which may slow one of the two, does not matter. Short times are noise.
-    assert seconds(100_000) < max(64 * seconds(6_250), 0.3)
+    short = min(seconds(6_250) for _ in range(3))
+    assert any(seconds(100_000) < max(64 * short, 0.3) for _ in range(3))
 
 
 def test_a_short_list_of_types_is_given_to_each_mention_and_a_long_one_is_not_believed():

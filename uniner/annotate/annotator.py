@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 
-from uniner.grounding import locate, most_likely
+from uniner.grounding import locate, nested_spans, without_nested
 from uniner.records import ANNOTATION, Annotation, Entity, Passage, from_table, to_table
 from uniner.storage.stage_folder import Chunk
 from uniner.teacher.cached_teacher import CachedTeacher
@@ -43,7 +43,7 @@ class Annotator:
         if isinstance(answer, Rejection):
             outcome, reply, tokens_in, tokens_out = answer.outcome, answer.reason, 0, 0
         else:
-            outcome, mentions = judge_reply(answer.text, answer.finish_reason, answer.refusal)
+            outcome, mentions = judge_reply(answer.text, answer.finish_reason, answer.refusal, passage.text)
             reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return Annotation(
             passage_id=passage.passage_id,
@@ -63,19 +63,21 @@ class Annotator:
 def locate_entities(
     text: str, mentions: Sequence[TypedMention], occurrences: str = "all"
 ) -> tuple[Entity, ...]:
-    """Locate the teacher's mentions in a passage, at every occurrence or the most likely one.
+    """Locate the teacher's mentions in a passage, at every occurrence or the best one, the first.
 
-    A mention that does not occur has the offsets -1.
+    An occurrence inside a longer mention gives way to it, unless the mention occurs nowhere else. A mention
+    that does not occur has the offsets -1.
     """
     spans_of = {mention: locate(text, mention)[0] for mention, _ in mentions}
-    entities = []
+    nested = nested_spans(chain.from_iterable(spans_of.values()))
+    places: dict[tuple[str, str, int, int], None] = {}  # in order, each once
     for mention, type_name in mentions:
-        spans = spans_of[mention]
+        spans = without_nested(spans_of[mention], nested)
         if not spans:
-            entities.append(Entity(text=mention, type=type_name, start=-1, end=-1))
-        elif occurrences == "best":
-            spans = [most_likely(spans, chain.from_iterable(spans_of.values()))]
-        entities += [
-            Entity(text=text[start:end], type=type_name, start=start, end=end) for start, end in spans
-        ]
-    return tuple(dict.fromkeys(entities))
+            places[mention, type_name, -1, -1] = None
+        for start, end in spans[:1] if occurrences == "best" else spans:
+            places[text[start:end], type_name, start, end] = None
+    return tuple(
+        Entity(text=mention, type=type_name, start=start, end=end)
+        for mention, type_name, start, end in places
+    )

@@ -108,13 +108,18 @@ class Ingest(Section):
     fewer. Unset: all."""
     stratified: bool = False
     """Take the same number of max_passages from each source, as far as it has them."""
+    zstd_window_mib: Annotated[int, Field(ge=128, le=2048)] = Field(128, json_schema_extra=NOT_IDENTITY)
+    """Largest window in MiB of a .zst shard (`zstd --long=31` uses 2048). Each reader may take that much
+    memory."""
     read_mb: Count | None = None
     """Read only the first MB (decompressed) of each shard, for a quick look; the manifest says so. Text files
     are read whole."""
     text_field: str = "text"
     """Field of a row with the text; dots go into nested objects."""
     id_field: str | None = None
-    """Field with a document's own id. Unset: its place (part of the corpus, row) is its id."""
+    """Field with a document's own id, a string or a whole number; documents that share an id are counted and
+    said. Unset: its place (part of the corpus, row) is its id. A text file's id is always its path below the
+    folder that all text files share."""
     source_field: str = "meta.pile_set_name"
     """Field with the name of the sub-corpus; may be absent."""
     min_tokens: Count = 1
@@ -149,8 +154,8 @@ class Annotate(Section):
     max_reply_tokens: Count = 1024
     """Longest reply in tokens; a longer one is cut and gets the outcome `too_long`."""
     occurrences: Occurrences = "all"
-    """Which occurrences of a mention become entities: all, or the best one, the first that is not part of a
-    longer mention."""
+    """Which occurrences of a mention become entities: all, or the best one, the first. One inside a longer
+    mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""
     max_bad_share: Share = Field(0.2, json_schema_extra=NOT_IDENTITY)
     """Largest share of passages with an outcome other than ok before the stage fails."""
 
@@ -339,7 +344,8 @@ class Evaluate(Section):
     IOB1, BIOES, BILOU); PubTator; UniversalNER's conversations (train.json, test.json), whose own questions
     are asked; a Hugging Face split in Parquet (tokens, ner_tags); a brat folder of .txt and .ann, without its
     discontinuous annotations, which the manifest counts. All but the last two also .gz or .zst. A document of
-    brat or PubTator is one passage."""
+    brat or PubTator is one passage; where it is longer than a model's window, it is asked about in
+    overlapping windows, and each mention counts once."""
     group: Group | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Also score this group of the benchmark's data sets, as far as they are under evaluate.data."""
     data: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -378,10 +384,12 @@ class Tag(Section):
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str | None = None
-    """Model folder to tag with. Unset: this run's student."""
+    """Model folder or hub name to tag with, also one that others trained, such as
+    "Universal-NER/UniNER-7B-type": where its folder does not say how it was trained to be asked, it is asked
+    as student.template and student.max_tokens say, for tag.types. Unset: this run's student."""
     occurrences: Occurrences = "all"
-    """Which occurrences of a mention become entities: all, or in each passage the best one, the first that is
-    not part of a longer mention (not "Paris" in "Paris Hilton")."""
+    """Which occurrences of a mention become entities: all, or in each passage the best one, the first. One
+    inside a longer mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""
     min_score: Share = 0.0
     """Drop entities with a lower score: the probability that the student gave to the mention, calibrated
     where tag.calibration is set."""

@@ -23,7 +23,8 @@ class TemplateSystem(Section):
     model: str
     """Model folder or hub name; `base` and `student` are this run's."""
     template: TemplateName | None = None
-    """As student.template. Unset: the template the model was trained with, else student.template."""
+    """As student.template. Unset: the template the model was trained with, as its folder says or as is known
+    of the released UniNER models, else student.template."""
     group_types: Annotated[int, Field(ge=2)] | None = None
     """Types per question of the template `grouped`. Unset: as for template."""
 
@@ -57,7 +58,7 @@ class InstructedSystem(Section):
     instruction: InstructionName = "published"
     """As for a chat system."""
     max_prompt_tokens: Count = 1024
-    """Longest prompt; a longer one is not sent and gets the outcome `overlong`."""
+    """Longest prompt. A passage that makes a longer one is asked about in overlapping windows."""
 
 
 class InstructUIESystem(Section):
@@ -68,7 +69,8 @@ class InstructUIESystem(Section):
     model: str
     """Hugging Face folder (local or s3://) or hub name."""
     max_prompt_tokens: Count = 512
-    """Longest prompt (InstructUIE: 512); a longer one is not sent and gets the outcome `overlong`."""
+    """Longest prompt (InstructUIE: 512). A passage that makes a longer one is asked about in overlapping
+    windows."""
     batch_passages: Count = Field(16, json_schema_extra=NOT_IDENTITY)
     """Passages decoded together."""
 

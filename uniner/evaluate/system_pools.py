@@ -21,6 +21,7 @@ from uniner.evaluate.systems.chat import PROMPT, ChatModel
 from uniner.evaluate.systems.gliner import GlinerTagger
 from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIEModel
+from uniner.evaluate.systems.windows import PromptedSystem, WindowedSystem
 from uniner.evaluate.systems_registry import SystemSpec
 from uniner.inference.engine import EngineSettings, engine_pool
 from uniner.inference.questions import TypeAnswer, start_asker
@@ -113,10 +114,10 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
     elif isinstance(settings, InstructedSystem):
         limits = _engine_settings(system, settings.max_prompt_tokens)
         instruction = INSTRUCTIONS[settings.instruction]
-        make = partial(_start_predictor, instructed.start, model, settings.kind, instruction, limits)
+        make = partial(_start_windowed, instructed.start, model, settings.kind, instruction, limits)
     elif isinstance(settings, InstructUIESystem):
         sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
-        make = partial(_start_predictor, InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
+        make = partial(_start_windowed, InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
     elif isinstance(settings, GlinerSystem):
         threshold, batch = settings.threshold, settings.batch_passages
         make = partial(_start_predictor, GlinerTagger, model, threshold, batch, on_gpu)
@@ -146,7 +147,7 @@ def _chat_pool(
 
 def make_predictor(model: str, template: Template, settings: EngineSettings) -> Predictor:
     """Start an engine in this process and return the worker that asks it."""
-    return Predictor.of(start_asker(model, template, settings))
+    return Predictor.of(WindowedSystem(start_asker(model, template, settings)))
 
 
 def _engine_settings(system: SystemSpec, max_prompt_tokens: int) -> EngineSettings:
@@ -162,6 +163,10 @@ def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
 
 def _start_predictor(start: Callable[..., NerSystem], *arguments: Any) -> Predictor:
     return Predictor.of(start(*arguments))
+
+
+def _start_windowed(start: Callable[..., PromptedSystem], *arguments: Any) -> Predictor:
+    return Predictor.of(WindowedSystem(start(*arguments)))
 
 
 def _chat_predictor(instruction: str, teacher: CachedTeacher) -> Predictor:

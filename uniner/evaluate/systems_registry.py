@@ -13,7 +13,14 @@ from uniner.gold.reader import verify_gold
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity
-from uniner.storage.model_folders import FACTS, find_student_facts, model_address, model_digest, require_model
+from uniner.storage.model_folders import (
+    FACTS,
+    find_student_facts,
+    model_address,
+    model_digest,
+    released_template,
+    require_model,
+)
 from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
 from uniner.templates import Template, make_template
 
@@ -54,7 +61,7 @@ class SystemSpec:
     def _template(self) -> tuple[str, int]:
         assert isinstance(self.settings, TemplateSystem)
         facts = find_student_facts(self.model)
-        name = facts.template if facts else self.student.template
+        name = facts.template if facts else released_template(self.model) or self.student.template
         group_types = facts.group_types if facts else self.student.group_types
         return self.settings.template or name, self.settings.group_types or group_types
 
@@ -121,7 +128,8 @@ def choose_systems(
 ) -> dict[str, SystemSpec]:
     """Return the systems to evaluate by name. run: the run's folder.
 
-    They use the engine without 8-bit computation; under an 8-bit engine, students are evaluated both ways.
+    They use the engine without 8-bit computation; under an 8-bit engine, what tag could use is evaluated both
+    ways.
 
     Raises:
         UserError: where two systems have the same folder, or a name is reserved.
@@ -149,7 +157,7 @@ def choose_systems(
             seed=seed,
         )
         systems[name] = system
-        if fp8_suffix(engine) and _is_student(system):
+        if fp8_suffix(engine) and _may_tag(system):
             name += fp8_suffix(engine)
             systems[name] = replace(system, name=name, engine=engine)
     return systems
@@ -175,6 +183,6 @@ def _is_own(settings: AnySystem, name: str) -> bool:
     return isinstance(settings, TemplateSystem) and settings.model == name
 
 
-def _is_student(system: SystemSpec) -> bool:
-    is_template = isinstance(system.settings, TemplateSystem)
-    return system.is_own_student or (is_template and find_student_facts(system.model) is not None)
+def _may_tag(system: SystemSpec) -> bool:
+    """Tell whether tag could use a system: any that is asked as a student is, but the run's own base."""
+    return isinstance(system.settings, TemplateSystem) and not _is_own(system.settings, "base")

@@ -24,8 +24,9 @@ from uniner.errors import UserError
 from uniner.gold import brat, conll, conversations, hugging_face, jsonl, pubtator
 from uniner.gold.records import GoldPassage, GoldRow, is_number, rename_types
 from uniner.labels import is_else_type
+from uniner.storage.decompression import COMPRESSION, read_blocks
 from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
-from uniner.storage.line_reader import BYTE_ORDER_MARK, COMPRESSION, read_blocks
+from uniner.storage.line_reader import BYTE_ORDER_MARK
 
 _JSON = {".json", ".jsonl", ".ndjson"}
 _BLOCK_BYTES = 4 << 20

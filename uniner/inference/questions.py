@@ -94,6 +94,7 @@ class QuestionAsker:
     def __init__(self, engine: EngineProtocol, template: Template):
         self._engine, self._template = engine, template
         self._renderer = Renderer(engine.tokenizer)
+        self.tokenizer, self.max_prompt_tokens = engine.tokenizer, engine.max_prompt_tokens
 
     async def ask(self, passage: str, types: Sequence[str]) -> PassageAnswers:
         """Ask all questions of a passage together, then those that settle conflicts between their answers."""

@@ -38,7 +38,10 @@ class ShardPosition:
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """The settings that decide a part's passages. digests: add text digests, for a later selection."""
+    """The settings that decide a part's passages. digests: add text digests, for a later selection.
+
+    window_mib: as in `decompression.read_blocks`.
+    """
 
     max_tokens: int
     overlap_tokens: int
@@ -47,6 +50,7 @@ class IngestSettings:
     fields: RowFields
     max_row_bytes: int
     digests: bool = False
+    window_mib: int | None = None
 
 
 class FilteredPassage(NamedTuple):
@@ -80,7 +84,8 @@ def read_chunks(
     """
     chunk = _ChunkBuilder(part, start, settings)
     row = None
-    for row in read_rows(part, settings.fields, settings.max_row_bytes, start.line):
+    rows = read_rows(part, settings.fields, settings.max_row_bytes, start.line, settings.window_mib)
+    for row in rows:
         if isinstance(row.content, str):
             chunk.reject(row)
             if len(chunk.rejects) == CHUNK_REJECTS:

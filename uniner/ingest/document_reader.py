@@ -11,8 +11,9 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.ingest.shards import ShardPart, split_shards
+from uniner.storage.decompression import read_blocks
 from uniner.storage.filesystem import open_parquet
-from uniner.storage.line_reader import BYTE_ORDER_MARK, read_blocks, read_lines
+from uniner.storage.line_reader import BYTE_ORDER_MARK, read_lines
 
 REASONS = {
     "not_json": "the line is not JSON",
@@ -30,6 +31,9 @@ REASONS = {
 _PARQUET_ROWS = 64
 _OUTCOME = "outcome"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_MAX_DEPTH, _MAX_DIGITS = 100, 4_000
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,25 @@ class DocumentRow(NamedTuple):
     bytes_read: int
 
 
-def read_rows(part: ShardPart, fields: RowFields, max_bytes: int, first: int = 0) -> Iterator[DocumentRow]:
+def read_rows(
+    part: ShardPart, fields: RowFields, max_bytes: int, first: int = 0, window_mib: int | None = None
+) -> Iterator[DocumentRow]:
     """Yield the rows of a part from number `first` on; a row longer than max_bytes is rejected.
 
     Blank lines are skipped, and so are generated passages that are not ok. A text file is one row; its source
-    is its folder's name, and its id is its own name if fields.id is set.
+    is its folder's name, and its id is its path below the folder that all text files share. window_mib: as in
+    `decompression.read_blocks`.
 
     Raises:
         UserError: if a shard is broken.
     """
     if part.kind == "lines":
-        return _read_lines(part, fields, max_bytes, first)
+        return _read_lines(part, fields, max_bytes, first, window_mib)
     if part.kind == "parquet":
         return _read_parquet(part, fields, max_bytes, first)
     if part.kind == "generated":
         return _read_parquet(part, _GENERATED, max_bytes, first, _OUTCOME)
-    return _read_text_files(part, fields, max_bytes, first)
+    return _read_text_files(part, max_bytes, first, window_mib)
 
 
 def read_texts(url: str, max_bytes: int) -> Iterator[str]:
@@ -96,8 +103,10 @@ def read_texts(url: str, max_bytes: int) -> Iterator[str]:
             yield row.content.text
 
 
-def _read_lines(part: ShardPart, fields: RowFields, max_bytes: int, first: int) -> Iterator[DocumentRow]:
-    for line in read_lines(part.urls[0], max_bytes):
+def _read_lines(
+    part: ShardPart, fields: RowFields, max_bytes: int, first: int, window_mib: int | None
+) -> Iterator[DocumentRow]:
+    for line in read_lines(part.urls[0], max_bytes, window_mib):
         if line.number < first:
             pass
         elif line.data is None:
@@ -139,11 +148,13 @@ def _parquet_document(record: Any, fields: RowFields, max_bytes: int) -> CorpusD
     return "too_long" if too_long else content
 
 
-def _read_text_files(part: ShardPart, fields: RowFields, max_bytes: int, first: int) -> Iterator[DocumentRow]:
+def _read_text_files(
+    part: ShardPart, max_bytes: int, first: int, window_mib: int | None
+) -> Iterator[DocumentRow]:
     bytes_read = sum(part.sizes[:first])
     for number, url in enumerate(part.urls[first:], start=first):
         blocks, size = [], 0
-        for block, _ in read_blocks(url):
+        for block, _ in read_blocks(url, window_mib=window_mib):
             if block is None:
                 raise UserError(f"{url}: broken or truncated compression; download the file again")
             size += len(block)
@@ -151,16 +162,17 @@ def _read_text_files(part: ShardPart, fields: RowFields, max_bytes: int, first: 
                 break
             blocks.append(block)
         bytes_read += part.sizes[number]
-        path = PurePosixPath(url)
         content = "too_long" if size > max_bytes else _decoded(b"".join(blocks))
         if isinstance(content, CorpusDocument):
-            content = CorpusDocument(content.text, path.parent.name, path.name if fields.id else "")
+            content = CorpusDocument(content.text, PurePosixPath(url).parent.name, part.place(number)[0])
         yield DocumentRow(number, content, bytes_read)
 
 
 def _decoded(data: bytes) -> CorpusDocument | str:
+    """Decode a text file: UTF-8, or UTF-16 with its byte-order mark, which is not part of the text."""
+    encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"
     try:
-        return _document({"text": data.decode("utf-8-sig")}, RowFields("text", ""))
+        return _document({"text": data.decode(encoding)}, RowFields("text", ""))
     except UnicodeDecodeError:
         return "invalid_utf8"
 
@@ -172,15 +184,14 @@ def parse(data: bytes, fields: RowFields) -> CorpusDocument | str:
     """
     try:
         row = msgspec.json.decode(data)
-    except RecursionError:
-        return "not_json"
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _parse_leniently(data, fields)
     return _document(row, fields) if isinstance(row, dict) else "not_object"
 
 
 def _parse_leniently(data: bytes, fields: RowFields) -> CorpusDocument | str:
-    """Parse what a strict parser refuses: NaN, half a surrogate pair, and bytes that are not UTF-8."""
+    """Parse what a strict parser refuses: NaN, numbers that are too large, values that are nested too deeply,
+    half a surrogate pair, and bytes that are not UTF-8."""
     is_utf8 = True
     try:
         line = data.decode()
@@ -188,7 +199,7 @@ def _parse_leniently(data: bytes, fields: RowFields) -> CorpusDocument | str:
         is_utf8 = False
         line = data.decode(errors="surrogateescape")
     try:
-        row = json.loads(line)
+        row = json.loads(_without_depth(line), parse_int=_parse_int)
     except (ValueError, RecursionError):
         return "not_json" if is_utf8 else "invalid_utf8"
     content = _document(row, fields) if isinstance(row, dict) else "not_object"
@@ -197,6 +208,27 @@ def _parse_leniently(data: bytes, fields: RowFields) -> CorpusDocument | str:
     if not is_utf8 and any(map(_SURROGATE.search, content)):
         return "invalid_utf8"
     return CorpusDocument(*(_SURROGATE.sub("\ufffd", value) for value in content))
+
+
+def _parse_int(digits: str) -> float:
+    # Python refuses integers of more than 4,300 digits.
+    return int(digits) if len(digits) < _MAX_DIGITS else float(digits)
+
+
+def _without_depth(line: str) -> str:
+    """Put null in the place of lists and objects that lie deeper than any field that is asked for."""
+    pieces: list[str] = []
+    depth = position = 0
+    for match in _STRING_OR_BRACKET.finditer(line):
+        if match[0] in ("[", "{"):
+            depth += 1
+            if depth == _MAX_DEPTH:
+                pieces += line[position : match.start()], "null"
+        elif match[0] in ("]", "}"):
+            depth -= 1
+            if depth == _MAX_DEPTH - 1:
+                position = match.end()
+    return "".join((*pieces, line[position:])) if pieces and not depth else line
 
 
 def _document(row: dict[str, Any], fields: RowFields) -> CorpusDocument | str:
@@ -212,6 +244,8 @@ def _document(row: dict[str, Any], fields: RowFields) -> CorpusDocument | str:
     doc_id = ""
     if fields.id:
         value = _field(row, fields.id)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # pandas writes whole numbers beside missing ones as floats
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             return "no_id"
         doc_id = str(value)

@@ -1,19 +1,24 @@
 """The shards of a corpus: their digests, and the parts that a single task reads."""
 
+import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner.errors import UserError
+from uniner.ingest.parquet_columns import is_id, is_text, require_column
+from uniner.storage.decompression import COMPRESSION, first_bytes
 from uniner.storage.filesystem import explained, filesystem, open_parquet, read_part
-from uniner.storage.line_reader import BYTE_ORDER_MARK, COMPRESSION, first_bytes
+from uniner.storage.line_reader import BYTE_ORDER_MARK
 
 Kind = Literal["lines", "parquet", "text", "generated"]
 _KINDS: dict[str, Kind] = {
@@ -24,6 +29,19 @@ TEXT_FILES = 256
 _ENDS_BYTES = 1 << 16
 _READERS = 16
 _LIST = re.compile(rb"\s*\[\s*(\{|\]|$)")
+# No line of JSON lines ends within an object.
+_OBJECT_OVER_LINES = re.compile(rb"\s*\{[^\n]*(?<=[{\[,])[ \t\r]*\n")
+_OTHER_FORMATS = {
+    b"\xff\xfe": "UTF-16, not UTF-8; convert it, for instance with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "UTF-16, not UTF-8; convert it, for instance with `iconv -f UTF-16 -t UTF-8`",
+    b"\x1f\x8b": "gzip, though its name does not say so; rename it to end in .gz",
+    b"\x28\xb5\x2f\xfd": "zstd, though its name does not say so; rename it to end in .zst",
+    b"PAR1": "Parquet, not JSON lines; rename it to end in .parquet",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"BZh": "bzip2; compress it with gzip or zstd",
+    b"\xfd7zXZ": "xz; compress it with gzip or zstd",
+}
+"""The first bytes of a shard that is not JSON lines, and what it is."""
 _Result = TypeVar("_Result")
 
 
@@ -33,7 +51,7 @@ class ShardPart:
 
     number: the part's number in the order of shards; keys and ids begin with it. first: the part's first row
     in its shard. sizes: compressed bytes of each url. limit: the amount to read, in bytes of JSON lines or
-    rows of a row group; None reads all.
+    rows of a row group; None reads all. root: the folder that all text files of the corpus share.
     """
 
     number: int
@@ -43,6 +61,7 @@ class ShardPart:
     group: int = 0
     first: int = 0
     limit: int | None = None
+    root: str = ""
 
     @property
     def bytes(self) -> int:
@@ -50,9 +69,12 @@ class ShardPart:
         return sum(self.sizes)
 
     def place(self, row: int) -> tuple[str, int]:
-        """Return the file name of a row's shard, and the row's line or row number there, from 1."""
+        """Return the file name of a row's shard, and the row's line or row number there, from 1.
+
+        A text file's name is its path below the root.
+        """
         if self.kind == "text":
-            return PurePosixPath(self.urls[row]).name, 1
+            return self.urls[row].removeprefix(f"{self.root}/"), 1
         return PurePosixPath(self.urls[0]).name, self.first + row + 1
 
     def manifest_entry(self) -> dict[str, Any]:
@@ -90,31 +112,52 @@ def shard_digests(files: Sequence[str]) -> dict[str, ShardDigest]:
 
 
 def split_shards(
-    files: Sequence[str], sizes: Sequence[int], text_field: str, read_bytes: int | None = None
+    files: Sequence[str],
+    sizes: Sequence[int],
+    text_field: str,
+    read_bytes: int | None = None,
+    id_field: str | None = None,
+    window_mib: int | None = None,
 ) -> list[ShardPart]:
     """Divide shards into parts, in order. read_bytes: maximum to read of each shard, decompressed.
 
-    A text file is always read whole: it is one document.
+    A text file is always read whole: it is one document. window_mib: as in `decompression.read_blocks`.
 
     Raises:
         UserError: if a shard has an unknown suffix, is one JSON list, or is Parquet and broken or without the
             text field.
     """
     kinds = [_kind(file) for file in files]
-    parquet = [file for file, kind in zip(files, kinds, strict=True) if kind == "parquet"]
-    _in_threads(_require_lines, [file for file, kind in zip(files, kinds, strict=True) if kind == "lines"])
+    of_kind = {
+        kind: [file for file, its_kind in zip(files, kinds, strict=True) if its_kind == kind]
+        for kind in kinds
+    }
+    _in_threads(functools.partial(_require_lines, window_mib=window_mib), of_kind.get("lines", []))
+    parquet, root = of_kind.get("parquet", []), _common_folder(of_kind.get("text", []))
     footers = dict(zip(parquet, _in_threads(_read_footer, parquet), strict=True))
     numbers, parts = count(), list[ShardPart]()
     for file, size, kind in zip(files, sizes, kinds, strict=True):
         if kind == "parquet":
-            parts += _row_groups(file, footers[file], text_field, numbers, read_bytes)
+            metadata, schema = footers[file]
+            require_column(file, schema, text_field, "ingest.text_field", is_text)
+            if id_field:
+                require_column(file, schema, id_field, "ingest.id_field", is_id)
+            parts += _row_groups(file, metadata, numbers, read_bytes)
         elif kind == "text" and parts and parts[-1].kind == kind and len(parts[-1].urls) < TEXT_FILES:
             last = parts.pop()
-            parts.append(ShardPart(last.number, kind, (*last.urls, file), (*last.sizes, size)))
+            parts.append(replace(last, urls=(*last.urls, file), sizes=(*last.sizes, size)))
         else:
             limit = read_bytes if kind == "lines" else None
-            parts.append(ShardPart(next(numbers), kind, (file,), (size,), limit=limit))
+            parts.append(ShardPart(next(numbers), kind, (file,), (size,), limit=limit, root=root))
     return parts
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    """Return the folder that all files share; "" for files of several buckets or protocols."""
+    folders = [file.rsplit("/", 1)[0].split("/") for file in files]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    root = "/".join(parts[0] for parts in shared)
+    return "" if root.endswith((":", ":/")) else root
 
 
 def generated_parts(chunks: Mapping[str, int], first: int) -> list[ShardPart]:
@@ -127,8 +170,8 @@ def generated_parts(chunks: Mapping[str, int], first: int) -> list[ShardPart]:
 
 def _kind(url: str) -> Kind:
     path = PurePosixPath(url)
-    compressed = path.suffix in COMPRESSION
-    kind = _KINDS.get((path.with_suffix("") if compressed else path).suffix)
+    compressed = path.suffix.lower() in COMPRESSION
+    kind = _KINDS.get((path.with_suffix("") if compressed else path).suffix.lower())
     if kind is None or (kind == "parquet" and compressed):
         raise UserError(
             f"{url}: unknown file suffix; JSON lines end in .jsonl, .json or .ndjson, text in .txt (both "
@@ -137,31 +180,32 @@ def _kind(url: str) -> Kind:
     return kind
 
 
-def _require_lines(url: str) -> None:
-    """Raise a UserError if a shard begins as one JSON list."""
-    start = first_bytes(url).removeprefix(BYTE_ORDER_MARK)
+def _require_lines(url: str, window_mib: int | None) -> None:
+    """Raise a UserError if a shard begins as something else than JSON lines."""
+    start = first_bytes(url, window_mib).removeprefix(BYTE_ORDER_MARK)
+    for magic, name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise UserError(f"{url}: is {name}")
     if _LIST.match(start):
         raise UserError(
             f"{url}: is one JSON list, not JSON lines; write a row per line, for instance with `jq -c '.[]'`"
         )
+    if _OBJECT_OVER_LINES.match(start):
+        raise UserError(
+            f"{url}: has a JSON object over several lines, not JSON lines; write a row per line, for "
+            "instance with `jq -c .`"
+        )
 
 
-def _read_footer(url: str) -> tuple[pq.FileMetaData, list[str]]:
-    """Return a Parquet shard's metadata and column names."""
+def _read_footer(url: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Return a Parquet shard's metadata and schema."""
     with open_parquet(url) as file:
-        return file.metadata, file.schema_arrow.names
+        return file.metadata, file.schema_arrow
 
 
 def _row_groups(
-    url: str,
-    footer: tuple[pq.FileMetaData, list[str]],
-    text_field: str,
-    numbers: Iterator[int],
-    read_bytes: int | None,
+    url: str, metadata: pq.FileMetaData, numbers: Iterator[int], read_bytes: int | None
 ) -> Iterator[ShardPart]:
-    metadata, columns = footer
-    if text_field not in columns and text_field.split(".")[0] not in columns:
-        raise UserError(f"{url}: has no column {text_field}, but {', '.join(columns)}; set ingest.text_field")
     first = bytes_before = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -19,6 +19,7 @@ from uniner.ingest.passage_filters import (
     collect_ngrams,
     languages,
 )
+from uniner.ingest.repeated_ids import RepeatedIds, collect_digests, divide_chunks, find_repeated
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import select_passages
 from uniner.ingest.shards import (
@@ -47,11 +48,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class IngestResults:
-    """What the manifest says of an ingest: how much of each shard was read, the parts, the benchmarks."""
+    """What the manifest says of an ingest: how much of each shard was read, the parts, the benchmarks.
+
+    repeated_ids: documents with an earlier one's id (`RepeatedIds`); None without ingest.id_field.
+    """
 
     read: str
     parts: list[dict[str, Any]]
     benchmarks: dict[str, dict[str, int]]
+    repeated_ids: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +120,19 @@ def run(context: StageContext) -> Manifest:
     if selects:
         summaries = select_passages(folder, target, summaries, settings)
         _require_enough(summaries, settings)
+    repeated = _find_repeated_ids(folder, summaries) if settings.id_field else None
     results = IngestResults(
         read=f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard",
         parts=[part.manifest_entry() for part in parts],
         benchmarks=_count_contaminated(benchmarks, summaries),
+        repeated_ids=asdict(repeated) if repeated else None,
     )
     seconds = time.monotonic() - started
     manifest = folder.write_manifest(Manifest.of(identity, summaries, seconds, results=asdict(results)))
     if selects:
         target.remove_all()
+    if repeated and repeated.documents:
+        log.warning(_describe_repeated(repeated, parts))
     if settings.read_mb:
         log.warning(f"ingest: read only {results.read} (ingest.read_mb), which is not a sample of the corpus")
     return chunk_pipeline.log_done("ingest", manifest, "passages", folder)
@@ -159,6 +168,7 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
         RowFields(settings.text_field, settings.source_field, settings.id_field),
         settings.max_row_mb * 1_000_000,
         digests,
+        settings.zstd_window_mib,
     )
 
 
@@ -196,7 +206,9 @@ def _identity(
 def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDigest]) -> list[ShardPart]:
     sizes = [digest.bytes for digest in digests.values()]
     read_bytes = settings.read_mb and settings.read_mb * 1_000_000
-    return split_shards(files, sizes, settings.text_field, read_bytes)
+    return split_shards(
+        files, sizes, settings.text_field, read_bytes, settings.id_field, settings.zstd_window_mib
+    )
 
 
 def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
@@ -290,6 +302,26 @@ def _passage_filter(settings: FilterSettings) -> PassageFilter:
     if settings.benchmarks:
         ngrams = BenchmarkNgrams.from_bytes(Folder(settings.benchmarks).read(_BENCHMARKS))
     return PassageFilter(settings.min_tokens, settings.languages, ngrams)
+
+
+def _find_repeated_ids(folder: StageFolder, summaries: Sequence[Summary]) -> RepeatedIds:
+    documents = sum(summary.figures.get("documents_chosen", 0) for summary in summaries)
+    tasks = divide_chunks(sorted(summary.key for summary in summaries if summary.rows), documents)
+    collect = functools.partial(collect_digests, folder=folder)
+    return find_repeated(chunk_pipeline.gather(tasks, collect), tasks[0]["share"] if tasks else 1.0)
+
+
+def _describe_repeated(repeated: RepeatedIds, parts: Sequence[ShardPart]) -> str:
+    assert repeated.example is not None, "documents have the id of an earlier one"
+    by_number = {part.number: part for part in parts}
+    places = (by_number[part].place(row) for part, row in repeated.example)
+    later, earlier = (f"line {line:,} of {shard}" for shard, line in places)
+    among = "" if repeated.share == 1 else f" among {repeated.share:.2%} of the ids, which were compared,"
+    return (
+        f"ingest:{among} {repeated.documents:,} documents have the id of an earlier one (ingest.id_field), "
+        f"such as {later}, which has that of {earlier}; their doc_id alone does not tell them apart, their "
+        "passage_id does"
+    )
 
 
 def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:

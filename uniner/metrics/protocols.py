@@ -20,8 +20,10 @@ _SETS = (
 _QUESTIONS = (
     "; every type of a data set is asked of each of its passages; a file with questions of its own is asked "
     "these alone; above evaluate.max_questions a sample is drawn, the same for all systems; ELSE-like types "
-    "(misc, miscellaneous, other, else, none) are left out; a broken answer (not of the requested form, cut "
-    "at the limit, or not asked because the passage is too long) counts as no prediction and is reported"
+    "(misc, miscellaneous, other, else, none) are left out; a passage longer than a model's window is asked "
+    "about in overlapping windows, whose mentions count together; a broken answer (not of the requested "
+    "form, cut at the limit, or not asked because the question is too long) counts as no prediction and is "
+    "reported"
 )
 PROTOCOL = f"strict: {_SETS}{_QUESTIONS}"
 PROTOCOLS = {
@@ -41,9 +43,9 @@ PROTOCOLS = {
     ),
     "span": (
         "sets of character spans; for a system that answers strings, all occurrences of each string in the "
-        "passage (as whole words where there are such, else ignoring case, white space and the kind of "
-        "quotation marks); a mention that does not occur is one false positive; gold strings that do not "
-        "occur in the passage are left out"
+        "passage (as whole words where there are such, else ignoring case, white space, kinds of dashes and "
+        "quotation marks, and how letters are encoded); a mention that does not occur is one false positive; "
+        "gold strings that do not occur in the passage are left out"
     ),
     "strict_present": (
         "as strict, per passage: only the types that a passage has are counted, so that answers to questions "

@@ -2,24 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import NamedTuple
 
 from uniner.errors import UserError
-from uniner.storage.filesystem import explained, filesystem
+from uniner.storage.decompression import compression_of, read_blocks
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-"""The last suffix of a file to its compression."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# A block fits into the processor's cache: with 4 MB, reading takes a fifth longer.
-_BLOCK_BYTES = 1 << 20
-_FETCH_BYTES = 8 << 20
-_START_BYTES, _START_FETCH_BYTES = 1 << 10, 1 << 16
-_ZSTD_FRAME, _FRAME_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
-# zstd decompresses windows of up to 128 MiB; Arrow does not let this be raised.
-_WINDOW_LOG = 27
 
 
 class Line(NamedTuple):
@@ -34,19 +22,20 @@ class Line(NamedTuple):
     offset: int
 
 
-def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
+def read_lines(url: str, longest: int = sys.maxsize, window_mib: int | None = None) -> Iterator[Line]:
     """Yield the lines of a file in order. A line of more than `longest` bytes is not kept in memory.
+
+    window_mib: as in `read_blocks`.
 
     Raises:
         UserError: naming the last good line, if the compression is broken or ends too early.
     """
     number, offset, size = 0, 0, 0
     held: list[bytes] = []
-    for block, bytes_read in read_blocks(url):
+    for block, bytes_read in read_blocks(url, window_mib=window_mib):
         if block is None:
-            raise UserError(
-                f"{url}: broken or truncated {_kind(url)} after line {number}; download the file again"
-            )
+            kind = compression_of(url)
+            raise UserError(f"{url}: broken or truncated {kind} after line {number}; download the file again")
         *ends, start = block.split(b"\n")
         for end in ends:
             data: bytes | None = end
@@ -93,83 +82,5 @@ def read_whole(url: str) -> bytes:
     """
     blocks = [block for block, _ in read_blocks(url)]
     if None in blocks:
-        raise UserError(f"{url}: broken or truncated {_kind(url)}; download the file again")
+        raise UserError(f"{url}: broken or truncated {compression_of(url)}; download the file again")
     return b"".join(block for block in blocks if block)
-
-
-def first_bytes(url: str) -> bytes:
-    """Return about the first KB of a file, decompressed; nothing if the compression is broken.
-
-    Raises:
-        UserError: as `read_blocks`.
-    """
-    block, _ = next(read_blocks(url, _START_BYTES, _START_FETCH_BYTES), (b"", 0))
-    return block or b""
-
-
-def read_blocks(
-    url: str, block_bytes: int | None = None, fetch_bytes: int = _FETCH_BYTES
-) -> Iterator[tuple[bytes | None, int]]:
-    """Yield a file's decompressed bytes in blocks, each with the compressed bytes read so far.
-
-    A last block of None means that the compression is broken from there on.
-
-    Raises:
-        UserError: if the file needs a larger zstd window than 128 MiB.
-    """
-    system, path = filesystem(url)
-    compression = _kind(url)
-    with explained(url), system.open(path, "rb", block_size=fetch_bytes) as raw:
-        source = pa.PythonFile(raw, mode="r")
-        stream = pa.CompressedInputStream(source, compression) if compression else source
-        while True:
-            block = _read(url, stream, block_bytes or _BLOCK_BYTES, compressed=compression is not None)
-            if not block:
-                # No program compresses nothing to an empty file: the upload failed.
-                if block is None or (compression and not raw.tell()):
-                    yield None, raw.tell()
-                return
-            yield block, raw.tell()
-
-
-def _read(url: str, stream: Any, size: int, compressed: bool) -> bytes | None:
-    try:
-        return stream.read(size)
-    except OSError as error:
-        # Arrow raises a bare OSError for broken compression; errors of the storage have a number.
-        if not compressed or type(error) is not OSError or error.errno is not None:
-            raise
-        if "too much memory" in str(error):
-            raise UserError(_window_error(url)) from None
-        return None
-
-
-def _window_error(url: str) -> str:
-    system, path = filesystem(url)
-    with system.open(path, "rb") as raw:
-        window = _window_bytes(raw.read(_FRAME_HEADER_BYTES))
-    largest = 1 << _WINDOW_LOG
-    # A later frame may have the large window.
-    size = f"of {window >> 20:,} MiB" if window > largest else f"over {largest >> 20} MiB"
-    log = (window - 1).bit_length() if window > largest else 31
-    return (
-        f"{url}: compressed with a zstd window {size}; at most {largest >> 20} MiB can be read. Compress it "
-        f"again: `zstd -dc --long={log} {PurePosixPath(url).name} | zstd --long={_WINDOW_LOG} -o new.zst`"
-    )
-
-
-def _window_bytes(header: bytes) -> int:
-    """Return the window that a zstd frame's header asks for (RFC 8878, 3.1.1.1); 0 for another frame."""
-    if not header.startswith(_ZSTD_FRAME):
-        return 0
-    descriptor = header[4]
-    if not descriptor & 0x20:
-        exponent, mantissa = header[5] >> 3, header[5] & 7
-        return (1 << (10 + exponent)) * (8 + mantissa) // 8
-    # A single segment: the window is the content.
-    first = 5 + (0, 1, 2, 4)[descriptor & 3]
-    return int.from_bytes(header[first : first + (1, 2, 4, 8)[descriptor >> 6]], "little")
-
-
-def _kind(url: str) -> str | None:
-    return COMPRESSION.get(PurePosixPath(url).suffix)

@@ -22,6 +22,13 @@ _NOT_LISTED = frozenset({FACTS, CARD, CALIBRATION})
 """Files of a student without a digest in its facts: the facts themselves, and what evaluate writes."""
 _END_BYTES = 1 << 20
 _READERS = 4
+RELEASED_TEMPLATES = {
+    "UniNER-7B-type": "type",
+    "UniNER-7B-type-sup": "type",
+    "UniNER-7B-definition": "definition",
+    "UniNER-7B-all": "type",
+}
+"""The templates of the models that the paper's authors released, by the last part of their names."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -213,6 +220,25 @@ def find_student_facts(url: str) -> StudentFacts | None:
         ) from None
 
 
+def released_template(url: str) -> str | None:
+    """Return the template of a model that the paper's authors released, also of a folder with its name."""
+    return RELEASED_TEMPLATES.get(url.rstrip("/").rsplit("/", 1)[-1])
+
+
+def facts_or(url: str, template: str, group_types: int, max_tokens: int) -> StudentFacts:
+    """Return a student's facts; for a model that others trained, what the config says of it.
+
+    template is the config's; that of a released model is known.
+    """
+    return find_student_facts(url) or StudentFacts(
+        template=released_template(url) or template,
+        group_types=group_types,
+        max_tokens=max_tokens,
+        base=url,
+        types=(),
+    )
+
+
 def student_facts(url: str) -> StudentFacts:
     """Return a student's facts.
 
@@ -222,8 +248,8 @@ def student_facts(url: str) -> StudentFacts:
     facts = find_student_facts(url)
     if facts is None:
         raise UserError(
-            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name one, such "
-            "as RUN/train/student"
+            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name a model in "
+            "tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
         )
     return facts
 

@@ -27,9 +27,11 @@ from uniner.storage.model_folders import (
     FACTS,
     StudentFacts,
     calibration_of,
+    facts_or,
     model_address,
     model_digest,
     read_calibrations,
+    require_model,
     student_facts,
 )
 from uniner.storage.stage_folder import StageFolder
@@ -82,9 +84,11 @@ def check(context: StageContext) -> None:
     evaluate_measures_it = not tag.student and tag.calibration in gold and "student" in evaluate.systems
     if tag.calibration and not evaluate_measures_it:
         calibration_of(student, tag.calibration)
+    if tag.student:
+        require_model(student)
     student_exists = tag.student or (context.run_folder / "train" / "student").exists(FACTS)
     if student_exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
-        facts = student_facts(student)
+        facts = _facts(context)
         context.folder.check_identity(_identity(context, facts, _select_types(tag, facts), parents={}))
     if fp8_suffix(engine) and not gold:  # with gold data, evaluate may still come before tag
         require_f1(context.run_folder / "evaluate", model_digest(student), engine)
@@ -154,7 +158,7 @@ def serve_page(context: StageContext, port: int) -> None:
 
 def _text_tagger(context: StageContext) -> tuple[interactive.TextTagger, TypeSelection]:
     student = _student_address(context)
-    facts = student_facts(student)
+    facts = _facts(context)
     tagger = interactive.TextTagger(
         student,
         make_template(facts.template, facts.group_types),
@@ -170,8 +174,10 @@ def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
     tag, student, passages = context.sections.tag, _student_address(context), context.run_folder / "ingest"
     if not tag.student:
         (context.run_folder / "train").require_manifest()
-    facts = student_facts(student)
+    facts = _facts(context)
     types = _select_types(tag, facts)
+    if facts.base == student:
+        log.info(f"tag: {student} does not say how it is asked; asking by the template {facts.template!r}")
     if not (tag.types or tag.types_file):
         asked = types.everywhere
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
@@ -207,6 +213,14 @@ def _engine_settings(context: StageContext) -> EngineSettings:
 def _student_address(context: StageContext) -> str:
     named = context.sections.tag.student
     return model_address(named) if named else (context.run_folder / "train" / "student").url
+
+
+def _facts(context: StageContext) -> StudentFacts:
+    """Return how the student is asked. One that others trained has no facts: the config says it."""
+    address, section = _student_address(context), context.sections.student
+    if not context.sections.tag.student:
+        return student_facts(address)
+    return facts_or(address, section.template, section.group_types, section.max_tokens)
 
 
 def _select_types(tag: Tag, facts: StudentFacts) -> TypeSelection:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from uniner.grounding import locate, most_likely
+from uniner.grounding import locate, nested_spans, without_nested
 from uniner.inference.questions import QuestionAsker, TypeAnswer
 from uniner.metrics.calibration import calibrate
 from uniner.passages import own_span, owns
@@ -79,19 +79,22 @@ def tag_passage(
 
     An entity's text is the document's own. A (start, end, type) appears once, with the highest score of the
     mentions found there. A mention that the passage lacks is ungrounded, and appears once for each type.
-    An entity in the overlap of two passages goes to the passage that owns it; `best` chooses among the
-    occurrences that the passage owns.
+    An occurrence inside a longer mention gives way to it, unless the mention occurs nowhere else. An entity
+    in the overlap of two passages goes to the passage that owns it; `best` chooses among the occurrences that
+    the passage owns.
     """
     offset = passage.char_start
     located = {mention: locate(passage.text, mention) for answer in answers for mention in answer.scores}
-    everywhere = [span for spans, _ in located.values() for span in spans]
+    nested = nested_spans(span for spans, _ in located.values() for span in spans)
     entities: dict[tuple[int, int, str, str], TaggedEntity] = {}
     for answer in answers:
         for mention, score in answer.scores.items():
             spans, grounding = located[mention]
-            own = [span for span in spans if owns(passage, *(offset + position for position in span))]
-            if own and occurrences == "best":
-                own = [most_likely(own, everywhere)]
+            # The best occurrence is one that the passage owns.
+            meant = spans if occurrences == "best" else without_nested(spans, nested)
+            own = [span for span in meant if owns(passage, *(offset + position for position in span))]
+            if occurrences == "best":
+                own = list(without_nested(own, nested)[:1])
             places = [(passage.text[start:end], offset + start, offset + end) for start, end in own]
             for text, start, end in places if spans else [(mention, -1, -1)]:
                 entity = TaggedEntity(

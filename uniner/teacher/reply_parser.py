@@ -6,18 +6,29 @@ the reply (escapes such as \\n aside).
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
+from uniner.grounding import locate
 from uniner.teacher.bracket_parser import Bracket, OuterBracket, Scalar, outer_brackets
 
-_THOUGHTS = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+# In the forms of DeepSeek and Qwen, Magistral, Kimi, Sky and gpt-oss. In quotes such a mark is a mention.
+_THOUGHTS_START = re.compile(
+    rf"^[ \t]*(?:<{_THOUGHT}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_THOUGHTS_END = re.compile(
+    rf"(?:</{_THOUGHT}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final(?: json)?<\|message\|>)"
+    r"(?![\"'”’`])",
+    re.IGNORECASE,
+)
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[\w+-]*[ \t]*\n?")
-_CHECKBOX = re.compile(r"^[ \t]*[-*+][ \t]+\[ \]", re.MULTILINE)
-_BULLET = re.compile(r"^([ \t]*(?:\d+[.):]|[-*+•])[ \t]+)\[(.+)\](?=[ \t]*(?:,[ \t]*)?$)", re.MULTILINE)
+_CHECKBOX = re.compile(r"^([ \t]*(?:[-*+•]|\d+[.)])[ \t]+)\[[ xX✓✔]\]", re.MULTILINE)
 # Models without a refusal field refuse in words; these count only where the reply has no list.
 _REFUSAL = re.compile(
     r"\W*(?:(?:I am|I['’]m)\s+(?:\w+\s+)?(?:sorry|unable)|(?:I\s+)?apologi[sz]e|sorry\b|unfortunately\b|"
@@ -46,26 +57,38 @@ class ParsedReply:
     cut: bool = False
 
 
-def parse_reply(reply: str) -> ParsedReply | None:
+def parse_reply(reply: str, passage: str = "") -> ParsedReply | None:
     """Parse the typed mentions of a reply; None where it has no list of them.
 
     Accepted are lists of tuples, of pairs of strings or of objects with named fields ({"entity", "type"}), an
     object of lists by type, an object around a list, several of these, and tuples in lines of their own;
-    alone, in a code fence, after a model's thoughts, or within text. Where the list breaks off, its complete
-    part counts. One entry that is not a pair makes the whole reply unparseable (paper §3.1 drops such
-    replies). The time is linear in the reply's length.
+    alone, in a code fence, after a model's thoughts, or within text. A tuple outside a list counts at a
+    line's start, or after a bullet, a number or a label that ends in a colon; elsewhere it is prose. Where
+    the list breaks off, its complete part counts. One entry that is not a pair makes the whole reply
+    unparseable (paper §3.1 drops such replies). The time is linear in the reply's length.
+
+    passage: a mention with a backslash is taken as it is written where the passage has it so; the escapes of
+    any other are undone.
     """
+
+    @lru_cache(1 << 10)
+    def is_known(mention: str) -> bool:
+        return bool(locate(passage, mention).spans)
+
     text = without_thoughts(reply)
     for candidate in ("\n".join(_fenced(text)), text, _unescaped(text)):
-        parsed = _parse(candidate) if candidate else None
+        parsed = _parse(candidate, is_known) if candidate else None
         if parsed is not None:
             return parsed
     return None
 
 
 def without_thoughts(reply: str) -> str:
-    """Remove a reasoning model's thoughts before its reply."""
-    return _THOUGHTS.sub("", reply)
+    """Remove a reasoning model's thoughts before its reply; all of them where they never end."""
+    end = max((match.end() for match in _THOUGHTS_END.finditer(reply)), default=0)
+    text = reply[end:]
+    unended = _THOUGHTS_START.search(text)
+    return text[: unended.start()] if unended else text
 
 
 def is_refusal(reply: str) -> bool:
@@ -74,18 +97,19 @@ def is_refusal(reply: str) -> bool:
 
 
 def judge_reply(
-    reply: str, finish_reason: str | None, refusal: str | None
+    reply: str, finish_reason: str | None, refusal: str | None, passage: str = ""
 ) -> tuple[str, tuple[TypedMention, ...]]:
     """Return the outcome of a reply (see `records.Annotation`) and its mentions.
 
-    `finish_reason` and `refusal` are the chat completion's. A list that breaks off keeps its complete part
-    under an outcome of its own: too_long at the token limit, cut where the server calls the reply complete.
+    `finish_reason` and `refusal` are the chat completion's, passage as in `parse_reply`. A list that breaks
+    off keeps its complete part under an outcome of its own: too_long at the token limit, cut where the server
+    calls the reply complete.
     """
     if refusal:
         return "refused", ()
     if finish_reason == "content_filter":
         return "filtered", ()
-    parsed = parse_reply(reply)
+    parsed = parse_reply(reply, passage)
     if finish_reason == "length":
         return "too_long", parsed.mentions if parsed else ()
     if parsed is None:
@@ -116,21 +140,27 @@ def _unescaped(text: str) -> str:
         return text.replace('\\"', '"')
 
 
-def _parse(text: str) -> ParsedReply | None:
-    # A bulleted ["Ann", "person"] is a tuple; a lone ["Ann", "Bob"] is not.
-    bulleted = _BULLET.sub(r"\1(\2)", _CHECKBOX.sub("", text))
-    brackets = [outer for outer in outer_brackets(bulleted) if _may_answer(outer)]
-    parsed = [(outer, _mentions(outer.bracket, alone=True)) for outer in brackets]
-    if any(_is_bad_list(outer, mentions) for outer, mentions in parsed):
-        return None
-    cut = any(not outer.bracket.complete for outer in brackets if not outer.broken)
-    lists = [(outer, mentions) for outer, mentions in parsed if outer.bracket.opening != "("]
-    for group in (lists, parsed):  # tuples outside a list count only where no list has any
-        mentions = tuple(mention for _, some in group for mention in some or ())
-        if mentions:
+def _parse(text: str, is_known: Callable[[str], bool]) -> ParsedReply | None:
+    outer = [outer for outer in outer_brackets(_CHECKBOX.sub(r"\1", text), is_known) if _may_answer(outer)]
+    lists = [one for one in outer if not _is_tuple(one)]
+    answers = [one for one in outer if one.listed or not _is_tuple(one)]
+    for group in (lists, answers):  # tuples outside a list count only where no list has any mentions
+        parsed = [(one, _mentions(one.bracket, alone=not _is_tuple(one))) for one in group]
+        if any(_is_bad_list(one, mentions) for one, mentions in parsed):
+            return None
+        cut = any(not one.bracket.complete for one in group if not one.broken)
+        if mentions := tuple(mention for _, some in parsed for mention in some or ()):
             return ParsedReply(mentions, cut)
-    empty = any(outer.bracket.complete and mentions is not None for outer, mentions in lists)
+    empty = any(one.bracket.complete and some is not None for one, some in parsed if not _is_tuple(one))
     return ParsedReply(()) if empty and not cut else None
+
+
+def _is_tuple(outer: OuterBracket) -> bool:
+    """Tell whether a bracket is one tuple. A bulleted ["Ann", "person"] is; a lone ["Ann", "Bob"] is not."""
+    bracket = outer.bracket
+    if bracket.opening == "[" and outer.itemised:
+        return len(bracket.entries) > 1 and all(isinstance(value, Scalar) for value in bracket.values)
+    return bracket.opening == "("
 
 
 def _may_answer(outer: OuterBracket) -> bool:
@@ -138,9 +168,8 @@ def _may_answer(outer: OuterBracket) -> bool:
     bracket = outer.bracket
     if bracket.entries and bracket.opening != "(":
         return True
-    in_code = outer.before.isalnum() or outer.before == "_"
     cut = not bracket.complete and not outer.broken
-    return not in_code and (bool(bracket.entries) or bracket.opening != "(" or cut)
+    return not outer.in_code and (bool(bracket.entries) or bracket.opening != "(" or cut)
 
 
 def _is_bad_list(outer: OuterBracket, mentions: list[TypedMention] | None) -> bool:

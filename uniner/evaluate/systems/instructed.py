@@ -36,6 +36,7 @@ class InstructedModel:
 
     def __init__(self, engine: EngineProtocol, form: str, instruction: Instruction):
         self._engine, self._form, self._instruction = engine, form, instruction
+        self.tokenizer, self.max_prompt_tokens = engine.tokenizer, engine.max_prompt_tokens
 
     async def ask(self, passage: str, types: Sequence[str]) -> PassageAnswers:
         """Ask all questions about a passage together."""

@@ -53,18 +53,18 @@ class InstructUIEModel(InProcessSystem):
 
         super().__init__()
         folder = local_model(model)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
         self._device = "cuda" if on_gpu else "cpu"
         loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch_dtype)
         self._model = loaded.to(self._device).eval()
-        self._max_prompt_tokens, self._max_answer_tokens = max_prompt_tokens, max_answer_tokens
+        self.max_prompt_tokens, self._max_answer_tokens = max_prompt_tokens, max_answer_tokens
         self._batch_passages = batch_passages
 
     def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Answer the questions whose prompt fits, the shortest first."""
-        prompts = [self._tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
-        fitting = [number for number, ids in enumerate(prompts) if len(ids) <= self._max_prompt_tokens]
+        prompts = [self.tokenizer(prompt(passage, types)).input_ids for passage, types in questions]
+        fitting = [number for number, ids in enumerate(prompts) if len(ids) <= self.max_prompt_tokens]
         replies = [[TypeAnswer(name, "overlong", {}) for name in types] for _, types in questions]
         tokens = [0] * len(questions)
         fitting.sort(key=lambda number: len(prompts[number]))
@@ -86,7 +86,7 @@ class InstructUIEModel(InProcessSystem):
     def _answer(self, prompts: list[list[int]]) -> list[DecodedAnswer]:
         import torch
 
-        batch = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=batch["input_ids"],
@@ -95,12 +95,12 @@ class InstructUIEModel(InProcessSystem):
                 do_sample=False,
                 num_beams=1,
             )
-        end = self._tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         answers = []
         for row in output.tolist():
             ids = row[1:]  # the first id is the decoder's start token
             ended = end in ids
             ids = ids[: ids.index(end)] if ended else ids
-            text = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
             answers.append(DecodedAnswer(text, ended, len(ids) + 1))
         return answers
