@@ -98,7 +98,7 @@ def _arrow_blocks(raw: Any, size: int, compression: str | None) -> Iterator[byte
 
 def _gzip_blocks(raw: Any, size: int) -> Iterator[bytes | None]:
     """Yield the contents of a gzip file's members. Zeros after a member are padding, as tapes have it."""
-    member, inside, data = zlib.decompressobj(_GZIP), False, b""
+    member, inside, data = zlib.decompressobj(_GZIP), True, b""
     while data or (data := raw.read(_PIECE_BYTES)):
         if not inside:
             data = data.lstrip(b"\0")
@@ -116,7 +116,7 @@ def _gzip_blocks(raw: Any, size: int) -> Iterator[bytes | None]:
                 data, member, inside = member.unused_data, zlib.decompressobj(_GZIP), False
             elif not block and not data:
                 break
-    if inside or not raw.tell():
+    if inside:
         yield None
 
 
