@@ -142,7 +142,7 @@ def split_shards(
             require_column(file, schema, text_field, "ingest.text_field", is_text)
             if id_field:
                 require_column(file, schema, id_field, "ingest.id_field", is_id)
-            parts += _row_groups(file, metadata, numbers, read_bytes)
+            parts += _row_groups(file, size, metadata, numbers, read_bytes)
         elif kind == "text" and parts and parts[-1].kind == kind and len(parts[-1].urls) < TEXT_FILES:
             last = parts.pop()
             parts.append(replace(last, urls=(*last.urls, file), sizes=(*last.sizes, size)))
@@ -204,8 +204,12 @@ def _read_footer(url: str) -> tuple[pq.FileMetaData, pa.Schema]:
 
 
 def _row_groups(
-    url: str, metadata: pq.FileMetaData, numbers: Iterator[int], read_bytes: int | None
+    url: str, size: int, metadata: pq.FileMetaData, numbers: Iterator[int], read_bytes: int | None
 ) -> Iterator[ShardPart]:
+    """Yield a part for each row group. Its compressed bytes are its rows' share of the file's.
+
+    The sizes of its columns would tell, but in a damaged file asking for them ends the process.
+    """
     first = bytes_before = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -216,8 +220,8 @@ def _row_groups(
                 return
             limit = min(group.num_rows, -(-group.num_rows * left // max(1, group.total_byte_size)))
             bytes_before += group.total_byte_size
-        size = sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        yield ShardPart(next(numbers), "parquet", (url,), (size,), number, first, limit)
+        share = size * group.num_rows // max(1, metadata.num_rows)
+        yield ShardPart(next(numbers), "parquet", (url,), (share,), number, first, limit)
         first += group.num_rows
 
 

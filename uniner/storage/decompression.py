@@ -17,6 +17,7 @@ _BLOCK_BYTES = 1 << 20
 _FETCH_BYTES = 8 << 20
 _START_BYTES, _START_FETCH_BYTES = 1 << 10, 1 << 16
 _ZSTD_FRAME, _FRAME_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
+_SKIPPABLE_FRAME, _GZIP_MEMBER = b"\x2a\x4d\x18", b"\x1f\x8b"
 # zstd decompresses windows of up to 128 MiB; Arrow does not let this be raised.
 _WINDOW_LOG = 27
 _WINDOW_BYTES = 1 << _WINDOW_LOG
@@ -28,18 +29,27 @@ _GZIP = 31
 
 
 def first_bytes(url: str, window_mib: int | None = None) -> bytes:
-    """Return about the first KB of a file, decompressed.
+    """Return about the first KB of a file, decompressed; nothing if the compression breaks off before.
 
     Raises:
-        UserError: if the compression is broken from the start, or as `read_blocks`.
+        UserError: if the file is not of the compression that its name says, or as `read_blocks`.
     """
     block, _ = next(read_blocks(url, _START_BYTES, _START_FETCH_BYTES, window_mib), (b"", 0))
-    if block is None:
+    compression = compression_of(url)
+    if block is None and compression and not _has_magic(url, compression):
         raise UserError(
-            f"{url}: is not {compression_of(url)}, or broken from its start; correct its name, or download "
-            "it again"
+            f"{url}: is not {compression}, as its name says; correct its name, or download it again"
         )
-    return block
+    return block or b""
+
+
+def _has_magic(url: str, compression: str) -> bool:
+    system, path = filesystem(url)
+    with explained(url), system.open(path, "rb") as raw:
+        start = raw.read(len(_ZSTD_FRAME))
+    if compression == "gzip":
+        return start.startswith(_GZIP_MEMBER)
+    return start == _ZSTD_FRAME or start[1:] == _SKIPPABLE_FRAME
 
 
 def read_blocks(
@@ -98,7 +108,7 @@ def _arrow_blocks(raw: Any, size: int, compression: str | None) -> Iterator[byte
 
 def _gzip_blocks(raw: Any, size: int) -> Iterator[bytes | None]:
     """Yield the contents of a gzip file's members. Zeros after a member are padding, as tapes have it."""
-    member, inside, data = zlib.decompressobj(_GZIP), False, b""
+    member, inside, data = zlib.decompressobj(_GZIP), True, b""
     while data or (data := raw.read(_PIECE_BYTES)):
         if not inside:
             data = data.lstrip(b"\0")
@@ -116,7 +126,7 @@ def _gzip_blocks(raw: Any, size: int) -> Iterator[bytes | None]:
                 data, member, inside = member.unused_data, zlib.decompressobj(_GZIP), False
             elif not block and not data:
                 break
-    if inside or not raw.tell():
+    if inside:
         yield None
 
 

@@ -56,6 +56,7 @@ _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _PREFIX = 120
 # A bullet is anything but letters. A number may be a letter or a Roman one.
 _LINE_START = re.compile(r"[\W_]*(?:(?:\d+|(?:[A-Za-z]|[ivxIVX]+)[.):\]])[\W_]*)?")
+_BOX, _BULLET = re.compile(r"\[[ xX✓✔]\]"), re.compile(r"\s*[-*+•]\s+")
 _LABEL = re.compile(rf"[{_COLONS}][\s*_`'\"]*\Z")
 _BETWEEN_TUPLES = re.compile(r"[\W_]*(?:and[\W_]*)?")
 _LINE_END = re.compile(rf"[ \t`*]*[{_SEPARATORS}]?[ \t]*$", re.MULTILINE)
@@ -111,7 +112,7 @@ class _UnreadableError(Exception):
 
 
 def outer_brackets(text: str, is_known: Callable[[str], bool] = lambda _: False) -> Iterator[OuterBracket]:
-    """Yield the outermost brackets of a text, in order.
+    """Yield the outermost brackets of a text, in order, but for the boxes of a check list.
 
     is_known: tells whether a string with backslashes is meant as it is written. The escapes of any other
     string are undone.
@@ -122,13 +123,17 @@ def outer_brackets(text: str, is_known: Callable[[str], bool] = lambda _: False)
         newline = text.rfind("\n", position, match.start()) + 1
         if newline:
             line, after_listed = newline, False
+        prefix = text[max(line, match.start() - _PREFIX) : match.start()]
+        box = _BOX.match(text, match.start())
+        if box and _BULLET.fullmatch(prefix):
+            position = box.end()
+            continue
         parser, bracket = _Parser(text, match.end(), is_known), Bracket(_OPENING[match[0]])
         try:
             parser.fill(bracket, 1)
             broken = False
         except _UnreadableError:
             broken = True
-        prefix = text[max(line, match.start() - _PREFIX) : match.start()]
         starts_line = match.start() - line < _PREFIX and bool(_LINE_START.fullmatch(prefix))
         listed = bool(
             (after_listed and _BETWEEN_TUPLES.fullmatch(prefix))

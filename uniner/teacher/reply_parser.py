@@ -28,7 +28,6 @@ _THOUGHTS_END = re.compile(
 )
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[\w+-]*[ \t]*\n?")
-_CHECKBOX = re.compile(r"^([ \t]*(?:[-*+•]|\d+[.)])[ \t]+)\[[ xX✓✔]\]", re.MULTILINE)
 # Models without a refusal field refuse in words; these count only where the reply has no list.
 _REFUSAL = re.compile(
     r"\W*(?:(?:I am|I['’]m)\s+(?:\w+\s+)?(?:sorry|unable)|(?:I\s+)?apologi[sz]e|sorry\b|unfortunately\b|"
@@ -141,7 +140,7 @@ def _unescaped(text: str) -> str:
 
 
 def _parse(text: str, is_known: Callable[[str], bool]) -> ParsedReply | None:
-    outer = [outer for outer in outer_brackets(_CHECKBOX.sub(r"\1", text), is_known) if _may_answer(outer)]
+    outer = [outer for outer in outer_brackets(text, is_known) if _may_answer(outer)]
     lists = [one for one in outer if not _is_tuple(one)]
     answers = [one for one in outer if one.listed or not _is_tuple(one)]
     for group in (lists, answers):  # tuples outside a list count only where no list has any mentions
