@@ -3,7 +3,7 @@
 import pytest
 
 from uniner.errors import UserError
-from uniner.gold.conll import token_spans
+from uniner.gold.tags import token_spans
 from uniner.gold.reader import read_gold
 
 TOKENS = ["The", "New", "York", "Times", "asked", "Łódź", "Gdańsk", "."]

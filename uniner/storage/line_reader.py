@@ -20,6 +20,7 @@ _START_BYTES, _START_FETCH_BYTES = 1 << 10, 1 << 16
 _ZSTD_FRAME, _FRAME_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
 # zstd decompresses windows of up to 128 MiB; Arrow does not let this be raised.
 _WINDOW_LOG = 27
+_ANY_EXPANSION_BYTES = 64 << 20
 
 
 class Line(NamedTuple):
@@ -34,15 +35,17 @@ class Line(NamedTuple):
     offset: int
 
 
-def read_lines(url: str, longest: int = sys.maxsize) -> Iterator[Line]:
+def read_lines(url: str, longest: int = sys.maxsize, expansion: int | None = None) -> Iterator[Line]:
     """Yield the lines of a file in order. A line of more than `longest` bytes is not kept in memory.
+
+    expansion: as in `read_blocks`.
 
     Raises:
         UserError: naming the last good line, if the compression is broken or ends too early.
     """
     number, offset, size = 0, 0, 0
     held: list[bytes] = []
-    for block, bytes_read in read_blocks(url):
+    for block, bytes_read in read_blocks(url, expansion=expansion):
         if block is None:
             raise UserError(
                 f"{url}: broken or truncated {_kind(url)} after line {number}; download the file again"
@@ -85,13 +88,13 @@ def read_text_lines(url: str) -> Iterator[tuple[int, str]]:
         yield number + 1, text.removesuffix("\r")
 
 
-def read_whole(url: str) -> bytes:
-    """Return a file's decompressed bytes.
+def read_whole(url: str, expansion: int | None = None) -> bytes:
+    """Return a file's decompressed bytes. expansion: as in `read_blocks`.
 
     Raises:
         UserError: if the compression is broken or ends too early.
     """
-    blocks = [block for block, _ in read_blocks(url)]
+    blocks = [block for block, _ in read_blocks(url, expansion=expansion)]
     if None in blocks:
         raise UserError(f"{url}: broken or truncated {_kind(url)}; download the file again")
     return b"".join(block for block in blocks if block)
@@ -108,15 +111,17 @@ def first_bytes(url: str) -> bytes:
 
 
 def read_blocks(
-    url: str, block_bytes: int | None = None, fetch_bytes: int = _FETCH_BYTES
+    url: str, block_bytes: int | None = None, fetch_bytes: int = _FETCH_BYTES, expansion: int | None = None
 ) -> Iterator[tuple[bytes | None, int]]:
     """Yield a file's decompressed bytes in blocks, each with the compressed bytes read so far.
 
-    A last block of None means that the compression is broken from there on.
+    A last block of None means that the compression is broken from there on. expansion: most decompressed
+    bytes for each compressed byte, after the first 64 MiB; None: any number.
 
     Raises:
-        UserError: if the file needs a larger zstd window than 128 MiB.
+        UserError: if the file needs a larger zstd window than 128 MiB, or expands more.
     """
+    total = 0
     system, path = filesystem(url)
     compression = _kind(url)
     with explained(url), system.open(path, "rb", block_size=fetch_bytes) as raw:
@@ -129,6 +134,12 @@ def read_blocks(
                 if block is None or (compression and not raw.tell()):
                     yield None, raw.tell()
                 return
+            total += len(block)
+            if compression and expansion and total > max(_ANY_EXPANSION_BYTES, expansion * raw.tell()):
+                raise UserError(
+                    f"{url}: {raw.tell():,} bytes of it expand to more than {total:,}, over {expansion} "
+                    "times as many, which no text does; check where it comes from, or unpack it yourself"
+                )
             yield block, raw.tell()
 
 
@@ -169,6 +180,12 @@ def _window_bytes(header: bytes) -> int:
     # A single segment: the window is the content.
     first = 5 + (0, 1, 2, 4)[descriptor & 3]
     return int.from_bytes(header[first : first + (1, 2, 4, 8)[descriptor >> 6]], "little")
+
+
+def suffix_of(url: str) -> str:
+    """Return the suffix of a file's name, without that of its compression: .jsonl of a.jsonl.gz."""
+    path = PurePosixPath(url)
+    return (path.with_suffix("") if path.suffix in COMPRESSION else path).suffix
 
 
 def _kind(url: str) -> str | None:
