@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from uniner.errors import UserError
 from uniner.gold.lines import gold_bytes, gold_text_lines, not_utf8
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row, bad_row, faults_in, same_words
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row, faults_in, same_words
 from uniner.storage.filesystem import files_below, filesystem
 
 _OFFSET = r"\d{1,12}"
@@ -92,7 +92,7 @@ def _annotated(
 ) -> GoldRow:
     mentions, left_out, errors = [], Counter[str](), []
     for found in _annotations(url, lines, text):
-        if isinstance(found, Mention):
+        if isinstance(found, MarkedSpan):
             mentions.append(found)
         elif isinstance(found, UserError):
             errors.append(str(found))
@@ -103,7 +103,7 @@ def _annotated(
 
 def _annotations(
     url: str, lines: Sequence[tuple[int, str | None]], text: str
-) -> Iterator[Mention | UserError | str]:
+) -> Iterator[MarkedSpan | UserError | str]:
     """Yield each text-bound annotation, an error, or the reason to leave it out."""
     position = 0
     while position < len(lines):
@@ -138,7 +138,7 @@ def _annotations(
         elif 0 <= start < end <= len(text) and not inside.strip() and not mention.strip():
             yield "blank_mention"
         else:
-            yield Mention(where, start, end, mention, type_name)
+            yield MarkedSpan(where, start, end, mention, type_name)
 
 
 def _continuation(

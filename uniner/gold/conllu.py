@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from uniner.errors import UserError
 from uniner.gold.lines import gold_text_lines, not_utf8
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row, bad_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row
 from uniner.gold.tags import SCHEMES, is_tag, located_tokens, token_spans
 
 _TEXT = re.compile(r"#\s*text\s*=\s?(.*)")
@@ -164,7 +164,7 @@ def _passage(url: str, sentence: _UdSentence, tag_columns: Sequence[int]) -> Gol
         for span in token_spans(layer):
             start, end = places[owners[span.first]][0], places[owners[span.after - 1]][1]
             mentions[start, end, span.type] = None
-    found = [Mention(where, start, end, None, name) for start, end, name in mentions]
+    found = [MarkedSpan(where, start, end, None, name) for start, end, name in mentions]
     return annotated_row(first, f"line {first}", text, found, sentence.id)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from uniner.errors import UserError
 from uniner.gold.lines import EXPANSION, gold_bytes
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row, bad_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row
 
 SUFFIX = ".spacy"
 _ORTH, _ENT_IOB, _ENT_TYPE = 65, 77, 78
@@ -122,7 +122,7 @@ def _document(
         elif spans:
             spans[-1][3] = False
         text += " " * (space == 1)
-    mentions = [Mention(where, start, end, None, label) for start, end, label, _ in spans]
+    mentions = [MarkedSpan(where, start, end, None, label) for start, end, label, _ in spans]
     return annotated_row(number, f"document {number}", text, mentions)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = (
     '{"text", "label": [[0, 3, "person"]]} or {"text", "entities": [{"start_offset", "end_offset", "label"}]}'
@@ -59,7 +59,7 @@ def _read_row(row: JsonRow, where: str, value: dict[str, Any]) -> Iterator[GoldR
     text = value.get("text", value.get("data"))
     if not isinstance(text, str):
         raise UserError(f"{where}: has no text; a row is {EXAMPLE}")
-    mentions: list[Mention] = []
+    mentions: list[MarkedSpan] = []
     errors: list[str] = []
     for item in (item for name in _LISTS if isinstance(value.get(name), list) for item in value[name]):
         try:
@@ -69,9 +69,9 @@ def _read_row(row: JsonRow, where: str, value: dict[str, Any]) -> Iterator[GoldR
     yield annotated_row(row.number, row.place, text, mentions, id_of(value.get("id")), errors=errors)
 
 
-def _mention(where: str, item: object) -> Mention:
+def _mention(where: str, item: object) -> MarkedSpan:
     if isinstance(item, dict):
         offsets = msgspec.convert(item, _Offsets)
-        return Mention(where, offsets.start_offset, offsets.end_offset, None, offsets.label)
+        return MarkedSpan(where, offsets.start_offset, offsets.end_offset, None, offsets.label)
     triple = msgspec.convert(item, _Triple)
-    return Mention(where, triple.start, triple.end, None, triple.label)
+    return MarkedSpan(where, triple.start, triple.end, None, triple.label)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = '{"tokenized_text": ["Ann", "left"], "ner": [[0, 0, "person"]]}'
 
@@ -41,7 +41,7 @@ def _read_row(row: JsonRow, where: str, value: _GlinerRow) -> Iterator[GoldRow]:
     for token in value.tokenized_text:
         starts.append(starts[-1] + len(token) + 1)
     tokens = len(value.tokenized_text)
-    mentions: list[Mention] = []
+    mentions: list[MarkedSpan] = []
     errors: list[str] = []
     for item in value.ner:
         try:
@@ -50,7 +50,9 @@ def _read_row(row: JsonRow, where: str, value: _GlinerRow) -> Iterator[GoldRow]:
             errors.append(f"{where}: {error}; a row is {EXAMPLE}")
             continue
         if 0 <= span.first <= span.last < tokens:
-            mentions.append(Mention(where, starts[span.first], starts[span.last + 1] - 1, None, span.label))
+            mentions.append(
+                MarkedSpan(where, starts[span.first], starts[span.last + 1] - 1, None, span.label)
+            )
         else:
             errors.append(
                 f"{where}: the tokens {span.first} to {span.last} are not among the {tokens} of the row; "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
-from uniner.gold.records import GoldEntity, GoldRow, LeftOut, Mention, annotated_row
+from uniner.gold.records import GoldEntity, GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = '{"text", "entities": [{"start", "end", "text", "type"}]}'
 
@@ -31,5 +31,5 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
 
 
 def _read_row(row: JsonRow, where: str, annotated: _AnnotatedText) -> Iterator[GoldRow]:
-    mentions = [Mention(where, e.start, e.end, e.text, e.type) for e in annotated.entities]
+    mentions = [MarkedSpan(where, e.start, e.end, e.text, e.type) for e in annotated.entities]
     yield annotated_row(row.number, row.place, annotated.text, mentions, id_of(annotated.id))

@@ -16,7 +16,7 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row, same_words
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, same_words
 
 EXAMPLE = (
     '{"data": {"text"}, "annotations": [{"result": [{"value": {"start", "end", "labels"}}]}]} or {"text", '
@@ -71,7 +71,7 @@ def _read_task(row: JsonRow, where: str, task: dict[str, Any]) -> Iterator[GoldR
         except msgspec.ValidationError as error:
             errors.append(f"{where}: {error}; a row is {EXAMPLE}")
     mentions = [
-        Mention(where, span.start, span.end, span.text, label) for span in spans for label in span.labels
+        MarkedSpan(where, span.start, span.end, span.text, label) for span in spans for label in span.labels
     ]
     text = _text_of(where, texts, spans)
     yield annotated_row(row.number, row.place, text, mentions, id_of(task.get("id")), errors=errors)

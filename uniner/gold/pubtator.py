@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from uniner.gold.lines import gold_text_lines, not_utf8
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row, bad_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 _OFFSET = re.compile("[0-9]{1,12}")
@@ -56,7 +56,7 @@ class _PubtatorDocument:
     def row(self, url: str) -> GoldRow:
         text = f"{self.title} {self.abstract}" if self.abstract else self.title
         mentions = [
-            Mention(
+            MarkedSpan(
                 f"{url}, line {number}",
                 int(columns[_START]),
                 int(columns[_END]),

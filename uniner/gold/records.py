@@ -63,7 +63,7 @@ class LeftOut(NamedTuple):
     error: str = ""
 
 
-class Mention(NamedTuple):
+class MarkedSpan(NamedTuple):
     """An annotation as a file has it. where: file and line. text: None if the format does not repeat it."""
 
     where: str
@@ -100,7 +100,7 @@ def annotated_row(
     number: int,
     place: str,
     text: str,
-    mentions: Iterable[Mention],
+    mentions: Iterable[MarkedSpan],
     name: str = "",
     left_out: Mapping[str, int] | None = None,
     errors: Iterable[str] = (),

@@ -4,11 +4,12 @@
     {"annotations": [["Ann left", {"entities": ...}], ...], "classes": ...}       from annotation tools
     {"text": "Ann left", "entities": [[0, 3, "PERSON"]]}
     {"text": "Ann left", "ents": [{"start": 0, "end": 3, "label": "PERSON"}]}     Doc.to_json() of version 3
-    {"text": "Ann left", "spans": [{"start": 0, "end": 3, "label": "PERSON"}]}    Prodigy; with answer: accept
+    {"text": "Ann left", "spans": [{"start": 0, "end": 3, "label": "PERSON"}]}    Prodigy
     {"paragraphs": [{"raw": "Ann left", "sentences": [{"tokens": [{"orth": "Ann", "ner": "U-PERSON"}]}]}]}
 
 The last is what version 2 trained on. A paragraph is a passage of its raw text if that has the tokens in
 order, otherwise of the tokens joined by blanks; a token's tag `-` (unknown) counts as O.
+Prodigy's examples with an answer other than accept are left out and counted as `not_accepted`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ import msgspec
 
 from uniner.errors import UserError
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
-from uniner.gold.records import GoldRow, LeftOut, Mention, annotated_row
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 from uniner.gold.tags import SCHEMES, is_tag, located_tokens, token_spans
 
 EXAMPLE = '["Ann left", {"entities": [[0, 3, "PERSON"]]}] or {"text", "ents": [{"start", "end", "label"}]}'
@@ -77,7 +78,7 @@ def _is_annotation(row: dict[str, Any], item: object) -> bool:
     return isinstance(item, list) and len(item) == 3
 
 
-def _read_value(row: JsonRow, where: str, value: Any) -> Iterator[GoldRow]:
+def _read_value(row: JsonRow, where: str, value: Any) -> Iterator[GoldRow | LeftOut]:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
         text, value = value[0], value[1]
         yield _text_row(row, where, text, value)
@@ -86,7 +87,9 @@ def _read_value(row: JsonRow, where: str, value: Any) -> Iterator[GoldRow]:
         for number, paragraph in enumerate(paragraphs, start=1):
             yield _paragraph_row(row, number, where, paragraph)
     elif isinstance(value, dict) and "text" in value:
-        if value.get("answer", "accept") == "accept":
+        if value.get("answer", "accept") != "accept":
+            yield LeftOut({"not_accepted": 1})
+        else:
             yield _text_row(row, where, value["text"], value, id_of(value.get("id")))
     elif isinstance(value, dict) and isinstance(value.get("annotations"), list):
         for number, annotation in enumerate(filter(None, value["annotations"]), start=1):
@@ -101,10 +104,10 @@ def _read_value(row: JsonRow, where: str, value: Any) -> Iterator[GoldRow]:
 def _text_row(row: JsonRow, where: str, text: Any, value: dict[str, Any], name: str = "") -> GoldRow:
     if not isinstance(text, str):
         raise UserError(f"{where}: the text must be a string, not {str(text)[:60]!r}; a row is {EXAMPLE}")
-    mentions: list[Mention] = []
+    mentions: list[MarkedSpan] = []
     errors: list[str] = []
-    for name in ("entities", *_OBJECT_LISTS):
-        for item in value[name] if isinstance(value.get(name), list) else ():
+    for field in ("entities", *_OBJECT_LISTS):
+        for item in value[field] if isinstance(value.get(field), list) else ():
             try:
                 mentions.append(_mention(where, item))
             except msgspec.ValidationError as error:
@@ -112,13 +115,13 @@ def _text_row(row: JsonRow, where: str, text: Any, value: dict[str, Any], name: 
     return annotated_row(row.number, row.place, text, mentions, name, errors=errors)
 
 
-def _mention(where: str, item: Any) -> Mention:
+def _mention(where: str, item: Any) -> MarkedSpan:
     span: _SpacySpan | _SpacyTriple
     if isinstance(item, dict):
         span = msgspec.convert(item, _SpacySpan)
     else:
         span = msgspec.convert(item, _SpacyTriple)
-    return Mention(where, span.start, span.end, None, span.label)
+    return MarkedSpan(where, span.start, span.end, None, span.label)
 
 
 def _paragraph_row(row: JsonRow, number: int, where: str, paragraph: _SpacyParagraph) -> GoldRow:
@@ -134,7 +137,7 @@ def _paragraph_row(row: JsonRow, number: int, where: str, paragraph: _SpacyParag
         text = " ".join(words)
         spans = located_tokens(text, words) or []
     mentions = [
-        Mention(where, spans[span.first][0], spans[span.after - 1][1], None, span.type)
+        MarkedSpan(where, spans[span.first][0], spans[span.after - 1][1], None, span.type)
         for span in token_spans(tags)
     ]
     place = f"{row.place}, paragraph {number}"
