@@ -21,11 +21,17 @@ from uniner.storage.filesystem import filesystem
 
 _T_NER = "label.json"
 _FILES = (_T_NER, "dataset_info.json", "dataset_infos.json", "README.md")
-_MOST_CARD_BYTES, _MOST_LABELS = 1 << 20, 100_000
+_MOST_CARD_BYTES, _MOST_LABELS, _MOST_DEPTH = 1 << 20, 100_000, 50
 
 
 class _CardLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Loads YAML without merge keys, which a few lines can let grow without end; cards have none."""
+    """Loads YAML without merge keys and deep lists, which can take for ever; cards have none."""
+
+    def fetch_flow_collection_start(self, token: type) -> None:
+        """Begin a list or object in brackets, if it is not too deep."""
+        if self.flow_level >= _MOST_DEPTH:
+            raise yaml.YAMLError(f"more than {_MOST_DEPTH} brackets within each other")
+        super().fetch_flow_collection_start(token)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave merge keys as they are."""
