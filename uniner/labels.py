@@ -1,11 +1,46 @@
-"""Type and label names: normalisation, plain words for labels, and types without meaning."""
+"""Type and label names: normalisation, plain words for labels, types without meaning, the nearest type."""
 
+import difflib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types without meaning; the published benchmark leaves them out (recipe: ELSE-like labels)."""
+
+LABEL_WORDS = 2
+"""Number of the rules below; a new one makes new questions of data sets outside the catalogue."""
+COMMON_LABELS: Mapping[str, str] = {
+    # CoNLL 2002 and 2003, WikiNER, WikiANN, Broad Twitter Corpus, GermEval
+    "PER": "person", "PERS": "person", "I-PER": "person", "PERSON": "person",
+    "LOC": "location", "ORG": "organization", "ORGANISATION": "organization",
+    # ACE and OntoNotes
+    "GPE": "geopolitical entity", "FAC": "facility", "VEH": "vehicle", "WEA": "weapon",
+    "NORP": "nationality, religious or political group", "WORK_OF_ART": "work of art",
+    "CARDINAL": "cardinal number", "ORDINAL": "ordinal number",
+    # WNUT 2016 and 2017, MultiCoNER, TweetNER7
+    "GEO-LOC": "location", "GEOLOC": "location", "SPORTSTEAM": "sports team", "TVSHOW": "tv show",
+    "MUSICARTIST": "musical artist", "CORP": "corporation", "GRP": "group", "CW": "creative work",
+    "CREATIVEWORK": "creative work", "PROD": "product",
+    # MultiNERD
+    "ANIM": "animal", "CEL": "celestial body", "DIS": "disease", "EVE": "event", "EVT": "event",
+    "MYTH": "mythological entity", "VEHI": "vehicle",
+    # MIT Movie and Restaurant, CrossNER
+    "RATINGS_AVERAGE": "average ratings", "PROGRAMLANG": "programming language",
+    "LITERARYGENRE": "literary genre", "MUSICGENRE": "music genre", "MUSICALARTIST": "musical artist",
+    "MUSICALINSTRUMENT": "musical instrument", "POLITICALPARTY": "political party",
+    "CHEMICALELEMENT": "chemical element", "CHEMICALCOMPOUND": "chemical compound",
+    "ASTRONOMICALOBJECT": "astronomical object", "ACADEMICJOURNAL": "academic journal",
+    # BioCreative, BioNLP
+    "CHEM": "chemical", "GENE_OR_GENE_PRODUCT": "gene or gene product",
+    "GENEORGENEPRODUCT": "gene or gene product",
+    "GGP": "gene or gene product", "SIMPLE_CHEMICAL": "simple chemical",
+}  # fmt: skip
+"""Plain words for the labels of much used data sets, by their upper-case form; for a data set of any name."""
+_PARTS = {"per": "person", "org": "organization", "loc": "location", "gpe": "geopolitical entity"}
+"""Abbreviations that are also parts of longer labels, such as LOC-city."""
+_LEAST_LIKENESS = 0.6
+_TYPES_SHOWN = 10
 
 
 def normalize_type(type_name: str) -> str:
@@ -22,15 +57,70 @@ def is_else_type(type_name: str) -> bool:
 def plain_label(label: str, own: Mapping[str, str], known: Mapping[str, str] | None) -> str:
     """Return the words that a student is trained on and asked for, for a data set's label.
 
-    own: the user's words (build.labels), which come first. known: the catalogue's words for this data set;
-    None if the catalogue does not list it, so that the label's own form is kept.
+    own: the user's words, which come first. known: the catalogue's words for this data set; None if the
+    catalogue does not list it, so that the labels of much used data sets are taken (COMMON_LABELS).
     """
     if label in own:
         return normalize_type(own[label])
-    if known is None:
-        return normalize_type(label) or label
-    if label in known:
-        return known[label]
-    # A capital inside a word starts the next word (CellLine), but pH and DNA are single words.
-    spaced = re.sub(r"(?<=[a-z][a-z])(?=[A-Z])", " ", label)
-    return normalize_type(re.sub(r"[_-]+", " ", spaced)) or label
+    words = (known or {}).get(label) or COMMON_LABELS.get(label.strip().upper())
+    if words:
+        return words
+    if known is not None:
+        return normalize_type(_split(label)) or label
+    if " " in label.strip():
+        return normalize_type(label) or label  # it is in words already
+    words = normalize_type(_split(re.sub(r"(?<=\w)/(?=\w)", " or ", label)))
+    if " " in words:
+        words = " ".join(_PARTS.get(word, word) for word in words.split())
+    return words or label
+
+
+def _split(label: str) -> str:
+    """Split a label into words: at _ - and ., and where a capital inside a word starts the next (CellLine).
+
+    pH, DNA and U.S. are single words, and HTMLTag is two.
+    """
+    spaced = re.sub(r"(?<=[a-z][a-z])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z]{2})", " ", label)
+    return re.sub(r"[_-]+|(?<=\w\w)[.:](?=\w\w)", " ", spaced)
+
+
+def nearest_type(type_name: str, known: Iterable[str]) -> str | None:
+    """Return the known type that is most like a type, in its words or its letters; None: none is like it."""
+    plain = COMMON_LABELS.get(type_name.upper(), type_name)
+    words = set(plain.split())
+
+    def likeness(other: str) -> float:
+        others = set(other.split())
+        shared = len(words & others) / max(1, len(words | others))
+        begins = other.startswith(plain) or plain.startswith(other)
+        return shared + begins / 2 + difflib.SequenceMatcher(None, plain, other).ratio()
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= _LEAST_LIKENESS else None
+
+
+def unknown_types(asked: Iterable[str], known: Collection[str]) -> dict[str, str | None]:
+    """Return the types that are asked for but not known, each with the nearest that is."""
+    folded = {_folded(name) for name in known}
+    unknown = sorted({name for name in asked if _folded(name) not in folded and not is_else_type(name)})
+    return {name: nearest_type(name, known) for name in unknown}
+
+
+def unknown_types_line(asked: Collection[str], known: Collection[str]) -> str:
+    """Return a line on the types that are asked for but not known; empty if there are none."""
+    unknown = unknown_types(asked, known)
+    if not unknown or not known:
+        return ""
+    shown = [
+        f"{name!r}" + (f" (nearest: {nearest!r})" if nearest else "")
+        for name, nearest in list(unknown.items())[:_TYPES_SHOWN]
+    ]
+    more = f" and {len(unknown) - _TYPES_SHOWN} more" if len(unknown) > _TYPES_SHOWN else ""
+    return (
+        f"{len(unknown)} of {len(asked)} types are not among the {len(known):,} most frequent ones that the "
+        f"student was trained on: {', '.join(shown)}{more}"
+    )
+
+
+def _folded(type_name: str) -> str:
+    return re.sub(r"[^\w]+", " ", normalize_type(type_name)).strip()

@@ -94,7 +94,7 @@ def test_without_gold_the_stage_is_skipped_and_says_so(make_context, capsys):
 def test_the_check_refuses_what_cannot_be_scored(tmp_path, make_context, gold):
     stage.check(make_context(gold=gold))  # this run's student is still to be trained
     late = tmp_path / "late.jsonl"
-    late.write_text((tmp_path / "g.jsonl").read_text() + '\n{"text": 3, "entities": []}')
+    late.write_text((tmp_path / "g.jsonl").read_text() + '\n{"text": 3, "entities": []}' * 2)
     for settings, message in (
         ({"gold": {"toy": str(tmp_path / "none.jsonl")}}, r"none\.jsonl: no such file"),
         ({"gold": {"toy": str(late)}}, r"late\.jsonl, line 6: "),
@@ -103,3 +103,67 @@ def test_the_check_refuses_what_cannot_be_scored(tmp_path, make_context, gold):
     ):
         with pytest.raises(UserError, match=message):
             stage.check(make_context(**settings))
+
+
+def test_one_wrong_row_of_a_data_set_is_left_out_and_named(tmp_path, make_context, gold, capsys):
+    url = tmp_path / "g.jsonl"
+    url.write_text(url.read_text() + '\n{"text": 3, "entities": []}')
+    stage.check(make_context(gold=gold))
+    log = capsys.readouterr().err
+    assert f"{url}: left out 1 rows or annotations that are wrong; the first: {url}, line 6: Expected" in log
+
+
+@pytest.fixture
+def columns(tmp_path):
+    path = tmp_path / "gold.conll"
+    path.write_text("Ann B-PER\nof O\nBonn B-CITYNAME\n")
+    return str(path)
+
+
+def asked_types(context, dataset, url):
+    folder = stage._cut_gold(context, dataset, url)
+    return folder.url, folder.read_rows().column("type").unique().to_pylist()
+
+
+def test_labels_are_asked_for_in_plain_words_which_evaluate_can_change(make_context, columns):
+    plain, types = asked_types(make_context(), "toy", columns)
+    assert types == ["cityname", "person"]
+    own, types = asked_types(make_context(labels={"CITYNAME": "city"}), "toy", columns)
+    assert types == ["city", "person"] and own != plain, "other words are other questions"
+    context = make_context(labels={})
+    context.sections.build.labels["CITYNAME"] = "town"
+    assert asked_types(context, "toy", columns) == (plain, ["cityname", "person"])
+    context = make_context()
+    context.sections.build.labels["CITYNAME"] = "town"
+    assert asked_types(context, "toy", columns)[1] == ["person", "town"], "unset: build's"
+
+
+def test_types_that_a_student_was_not_trained_on_are_said(make_context, columns, tmp_path, base, capsys):
+    student = StageFolder(str(tmp_path / "student"))
+    student.write_json(
+        "uniner.json",
+        {"template": "published", "max_tokens": 256, "base": base, "types": ["person", "city name"]},
+    )
+    context = make_context(systems=["base", str(tmp_path / "student")])
+    stage._say_unknown_types(stage._systems(context), {"toy": stage._cut_gold(context, "toy", columns)})
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "evaluate: " in line)
+    assert "toy for " in line and "student: 1 of 2 types are not among the 2 most frequent ones" in line
+    assert "'cityname' (nearest: 'city name')" in line and "evaluate.labels" in line
+
+
+def test_a_data_set_of_the_benchmark_that_lost_types_is_refused_until_it_is_trusted(make_context, columns):
+    gold = {"conll03": columns}
+    with pytest.raises(UserError, match=r"gold\.conll: has 2 types \(cityname, person\), and its"):
+        stage.check(make_context(gold=gold))
+    stage.check(make_context(gold=gold, trust_gold=["conll03"]))
+
+
+def test_a_data_set_of_numbers_is_refused_until_it_is_trusted(make_context, tmp_path):
+    path = tmp_path / "numbers.jsonl"
+    path.write_text('{"text": "7 8 of", "entities": [{"start": 0, "end": 1, "text": "7", "type": "day"}]}')
+    gold = {"toy": str(path)}
+    with pytest.raises(UserError, match="2 of 3 words are numbers"):
+        stage.check(make_context(gold=gold))
+    context = make_context(gold=gold, trust_gold=["toy"])
+    stage.check(context)
+    assert asked_types(context, "toy", str(path))[1] == ["day"]

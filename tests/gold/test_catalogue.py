@@ -15,6 +15,7 @@ from uniner.gold.catalogue import (
     find_splits,
     group_members,
     label_renamer,
+    require_types,
     resolve_group,
     summarize_split,
 )
@@ -36,8 +37,10 @@ def test_the_benchmark_is_49_splits_of_43_data_sets_in_9_domains():
 
 
 def test_labels_become_plain_words_and_plain_words_are_unchanged():
-    own = label_renamer("my-own-news", {"PER": "Person"})
-    assert [own(label) for label in ("PER", "ACTOR", "plot  Twist")] == ["person", "actor", "plot twist"]
+    own = label_renamer("my-own-news", {"GPE": "Country or City"})
+    labels = ("PER", "GPE", "ACTOR", "plot  Twist", "person-artist/author", "building-other", "MISC")
+    words = ["person", "country or city", "actor", "plot twist", "artist or author", "building other", "misc"]
+    assert [own(label) for label in labels] == words
     assert label_renamer("conll03", {"PER": "human being"})("PER") == "human being"
     expected = {
         "conll03": {"PER": "person", "MISC": "misc"},
@@ -101,7 +104,8 @@ def test_splits_are_found_by_name_in_any_layout_and_read(tmp_path):
     list_datasets(str(tmp_path), console)
     text = console.file.getvalue()
     assert "5 of 50 data sets found" in text
-    assert "2 (3,453)" in text and "2 (3)" in text  # conll03: here and in the paper
+    assert "2 (3,453, 3,453)" in text and "2 (4,946)" in text and "2 (3, 3)" in text  # conll03
+    assert "warning: conll03: 2 passages, not 3,453, 2 entities, not 4,946, 2 types, not 3 as its" in text
     assert "Mit-Movie.jsonl, line 1: " in text and "cannot be read" in text
     assert "ace04 (general; LDC agreement): LDC2005T09" in text
     (tmp_path / "conll2003.txt").write_text(CONLL)
@@ -121,6 +125,31 @@ def test_the_catalogue_names_the_tag_column_of_a_data_set_with_two(tmp_path):
     assert (summary.passages, summary.types, summary.error) == (1, 1, "")
     with pytest.raises(UserError, match="column 2 and the last column are both tags"):
         list(cut_questions("mine", address, 9, None))
+
+
+def test_a_split_that_lost_types_is_refused(tmp_path):
+    require_types("conll03", "a.txt", {"person", "organization", "location"})
+    require_types("mine", "a.txt", {"person"})
+    message = (
+        r"a\.txt: has 1 types \(person\), and its public copy has 3; get it .*"
+        r'set evaluate\.trust_gold = \["conll03"\]'
+    )
+    with pytest.raises(UserError, match=message):
+        require_types("conll03", "a.txt", {"person"})
+    # Nobody counted the public copy: some honest ones have a type or two less than the paper says.
+    require_types("multinerd", "a.txt", set("abcdefgh"))
+    with pytest.raises(UserError, match=r"has 7 types .* and the paper's has 16"):
+        require_types("multinerd", "a.txt", set("abcdefg"))
+
+
+@pytest.mark.parametrize("name", ["StackOverflow", "SoMeSci"])
+def test_marks_that_are_not_types_of_the_paper_are_renamed_or_left_out(name):
+    rename = label_renamer({"StackOverflow": "stackoverflow_ner", "SoMeSci": "somesci"}[name], {})
+    expected = {
+        "StackOverflow": {"Code_Block": "other", "User_Interface_Element": "user interface element"},
+        "SoMeSci": {"PlugIn_Usage": "plugin", "OperatingSystem_Mention": "operating system"},
+    }[name]
+    assert {label: rename(label) for label in expected} == expected
 
 
 def test_a_file_with_its_own_questions_keeps_their_words(tmp_path):

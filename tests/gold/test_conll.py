@@ -3,8 +3,8 @@
 import pytest
 
 from uniner.errors import UserError
-from uniner.gold.conll import token_spans
 from uniner.gold.reader import read_gold
+from uniner.gold.tags import token_spans
 
 TOKENS = ["The", "New", "York", "Times", "asked", "Łódź", "Gdańsk", "."]
 SCHEMES = {
@@ -164,12 +164,38 @@ def test_lines_with_o_but_no_token_are_left_out_and_counted(tmp_path):
     assert [passage.left_out for passage in passages] == [{"empty_token": 2}, {"empty_token": 2}]
 
 
-@pytest.mark.parametrize("bad", ["alone", "\tB-PER", "Bo\tperson"])
+@pytest.mark.parametrize("bad", ["alone", "\tB-PER", "Bo\tperson", "caf\xe9\tO"])
 def test_bad_lines_are_left_out_up_to_one_percent(tmp_path, bad):
     path = tmp_path / "test.conll"
-    path.write_text("Bo\tB-PER\n" + "sat\tO\n" * 98 + bad)
-    (passage,) = read_gold(str(path))
-    assert (passage.text, passage.left_out) == ("Bo" + " sat" * 98, {"bad_line": 1})
-    path.write_text("Bo\tB-PER\n" + "sat\tO\n" * 97 + bad)
-    with pytest.raises(UserError, match=r"line 99: .* needs a token in the first"):
+
+    def write(good, bad_lines):
+        lines = ["Bo\tB-PER", *["sat\tO"] * (good - 1), *[bad] * bad_lines]
+        path.write_bytes("\n".join(lines).encode("latin-1"))
+
+    for good, bad_lines in ((9, 1), (198, 2)):
+        write(good, bad_lines)
+        (passage,) = read_gold(str(path))
+        assert (passage.text, passage.left_out) == ("Bo" + " sat" * (good - 1), {"bad_line": bad_lines})
+    write(197, 2)
+    with pytest.raises(UserError, match=r"line 198(: .* needs a token in the first| is not UTF-8)"):
         list(read_gold(str(path)))
+
+
+def test_bare_types_beside_o_are_tags(tmp_path):
+    path = tmp_path / "test.tsv"
+    path.write_text("Ann\tperson\nLee\tperson\nsaw\tO\nBonn\tlocation-GPE\n\nNo\tO\n")
+    assert entities(path) == [
+        ("Ann Lee saw Bonn", [("Ann Lee", "person"), ("Bonn", "location-GPE")]),
+        ("No", []),
+    ]
+    path.write_text("Ann\tNNP\nsaw\tVBD\nBonn\tNNP\n")  # parts of speech
+    with pytest.raises(UserError, match=r"line 1: 'Ann\\tNNP' needs a token in the first, a tag in"):
+        list(read_gold(str(path)))
+
+
+def test_layers_of_tags_are_nested_entities(tmp_path):
+    path = tmp_path / "test.iob2"
+    path.write_text("IL-2\tB-DNA\tB-protein\tO\ngene\tI-DNA\tO\tO\nx\tO\tO\tO\n")
+    assert entities(path, tag_column=(2, 3, 4)) == [
+        ("IL-2 gene x", [("IL-2 gene", "DNA"), ("IL-2", "protein")])
+    ]

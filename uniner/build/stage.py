@@ -22,13 +22,12 @@ from uniner.build.conversations import (
 from uniner.build.filters import MentionFilters, plural_types
 from uniner.config.schema import Build
 from uniner.errors import UserError
-from uniner.gold.catalogue import label_renamer, tag_column
-from uniner.gold.reader import gold_digest, read_gold, verify_gold
-from uniner.labels import normalize_type
+from uniner.gold.catalogue import is_listed, label_renamer, tag_column
+from uniner.gold.reader import absolute_gold, gold_digest, read_gold, verify_gold
+from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.filesystem import absolute
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
@@ -76,7 +75,7 @@ def run(context: StageContext) -> Manifest:
     conversation_builder = _ConversationBuilder(
         annotations=annotations,
         settings=settings,
-        gold={name: absolute(address) for name, address in settings.supervised.items()},
+        gold={name: absolute_gold(address) for name, address in settings.supervised.items()},
         sampler=NegativeSampler(mentions, settings.negatives),
         conversation=_conversation_settings(context),
         filters=filters,
@@ -141,9 +140,11 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     template: dict[str, Any] = {"template": student.template}
     if student.template == "grouped":
         template["group_types"] = student.group_types
+    listed = all(map(is_listed, build.supervised))
+    words = {} if listed else {"gold": {"label_words": LABEL_WORDS}}
     return Identity(
         stage="build",
-        settings={"run": {"seed": context.seed}, "student": template, "build": _deciding(build)},
+        settings={"run": {"seed": context.seed}, "student": template, "build": _deciding(build), **words},
         inputs={
             "build.supervised": {name: gold_digest(address) for name, address in build.supervised.items()}
         },

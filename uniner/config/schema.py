@@ -191,9 +191,10 @@ class Build(Section):
     supervised_examples: Count = 10_000
     """Most passages of each gold data set, drawn by the seed (paper: 10,000)."""
     labels: dict[str, str] = {}
-    """Plain words for the labels of gold data sets, such as {PER = "person"}, in training and evaluate. Other
-    labels get those of the benchmark's data set of that name, or are lower-cased. A file that asks its own
-    questions keeps them."""
+    """Plain words for the labels of gold data sets, such as {PER = "human being"}, in training; and in
+    evaluate, where evaluate.labels is unset. Other labels get the words of the benchmark's data set of that
+    name, or those that many data sets share (PER is person), or their own, split at capitals and punctuation.
+    A file that asks its own questions keeps them."""
     dataset_line: bool = True
     """Begin a supervised passage with 'Dataset: <name>' (the paper's data-set-specific template)."""
     train_json: bool = Field(False, json_schema_extra=NOT_IDENTITY)
@@ -339,19 +340,29 @@ class Evaluate(Section):
     """Gold data and systems to scores."""
 
     gold: dict[Name, str] = {}
-    """Data set's name to its address: a file, glob or folder, whose format is recognised. JSON lines of
-    {"text", "entities": [{"start", "end", "text", "type"}]}; CoNLL columns, token first and tag last (BIO,
-    IOB1, BIOES, BILOU); PubTator; UniversalNER's conversations (train.json, test.json), whose own questions
-    are asked; a Hugging Face split in Parquet (tokens, ner_tags); a brat folder of .txt and .ann, without its
-    discontinuous annotations, which the manifest counts. All but the last two also .gz or .zst. A document of
-    brat or PubTator is one passage; where it is longer than a model's window, it is asked about in
-    overlapping windows, and each mention counts once."""
+    """Data set's name to its address: a file, glob or folder, whose format is recognised. JSON lines or lists
+    of {"text", "entities": [{"start", "end", "text", "type"}]}, of tokens and tags (T-NER), of doccano,
+    GLiNER, spaCy, Label Studio, or UniversalNER's conversations (train.json, test.json), whose own questions
+    are asked; CoNLL columns, token first and tag last (BIO, IOB1, BIOES, BILOU, or bare types beside O);
+    CoNLL-U with `# text`; PubTator; spaCy's DocBin; a Hugging Face split in Parquet (tokens, ner_tags); a
+    brat folder of .txt and .ann, without its discontinuous annotations, which the manifest counts. Where
+    several could be meant, the format goes before the address: doccano:data/train.jsonl. All but the last two
+    also .gz or .zst. A document of brat, PubTator or DocBin is one passage; where it is longer than a model's
+    window, it is asked about in overlapping windows, and each mention counts once. Wrong rows and annotations
+    are left out and counted, up to 1 %."""
     group: Group | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Also score this group of the benchmark's data sets, as far as they are under evaluate.data."""
     data: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Folder (local or s3://) of the benchmark's data sets, each a file or folder of its name with its test
-    split; `uniner evaluate --datasets` lists the names. Their labels are asked for in plain words (PER as
-    person), also where evaluate.gold uses a name of the catalogue; see build.labels."""
+    split; `uniner evaluate --datasets` lists the names, and warns where their counts are not those of the
+    public copies."""
+    labels: dict[str, str] | None = None
+    """Plain words to ask for, for labels of gold data, such as {PER = "human being"}. Unset: build.labels.
+    Other labels get the words of the benchmark's data set of that name, or those that many data sets share
+    (PER is asked for as person), or their own, split at capitals and punctuation."""
+    trust_gold: list[Name] = Field([], json_schema_extra=NOT_IDENTITY)
+    """Data sets to score although types of the benchmark's data set of that name are missing, or most of
+    their words are numbers; otherwise they are refused."""
     systems: list[str] = ["base", "student"]
     """What to score: `base`, `student` (this run's), a model folder or hub name, or a name of
     evaluate.system."""

@@ -14,17 +14,25 @@ def list_datasets(data: str | None, console: Console) -> None:
     """
     addresses = find_splits(data) if data else {}
     known = catalogue()
+    warnings: list[str] = []
     if addresses:
-        table = Table(title=f"found under {data} (in brackets: the paper's)", title_justify="left")
+        table = Table(
+            title=f"found under {data} (in brackets: the public copy's, the paper's)", title_justify="left"
+        )
         table.add_column("data set", no_wrap=True)
         table.add_column("domain")
-        table.add_column("groups")
+        table.add_column("layout")
         table.add_column("test passages", justify="right")
+        table.add_column("entities", justify="right")
         table.add_column("types", justify="right")
         table.add_column("file", overflow="fold")
         for name, address in addresses.items():
-            table.add_row(*_table_row(known[name], summarize_split(name, address), (data or "").rstrip("/")))
+            split = summarize_split(name, address)
+            table.add_row(*_table_row(known[name], split, (data or "").rstrip("/")))
+            warnings += filter(None, (split.warning(known[name]), split.left_out))
         console.print(table)
+    for line in warnings:
+        console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     missing = [dataset for name, dataset in known.items() if name not in addresses]
     folder = f" under {data}" if data else "; set evaluate.data to the folder to search"
     console.print(
@@ -44,18 +52,41 @@ def list_datasets(data: str | None, console: Console) -> None:
 
 
 def _table_row(dataset: BenchmarkDataset, split: SplitSummary, data: str) -> tuple[str, ...]:
-    groups = ", ".join(dataset.groups)
     file = split.address.rsplit(data + "/", 1)[-1]
     if split.error:
-        return dataset.name, dataset.domain, groups, "cannot be read", "", split.error
-    passages = f"{split.passages:,} ({dataset.sizes[2]:,})"
-    return dataset.name, dataset.domain, groups, passages, f"{split.types} ({dataset.types})", file
+        return dataset.name, dataset.domain, _layout(dataset), "cannot be read", "", "", split.error
+    passages, entities, types = dataset.copy or (None, None, None)
+    return (
+        dataset.name,
+        dataset.domain,
+        _layout(dataset),
+        f"{split.passages:,} ({_count(passages)}, {dataset.sizes[2]:,})",
+        f"{split.entities:,} ({_count(entities)})",
+        f"{split.types} ({_count(types)}, {dataset.types})",
+        file,
+    )
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _layout(dataset: BenchmarkDataset) -> str:
+    return "own, converted" if dataset.format == "own" else dataset.format.replace("_", " ")
 
 
 def _how_to_read(dataset: BenchmarkDataset) -> str:
-    """Return how the source's format is read, and how it differs from the paper's copy."""
+    """Return how the source's format is read, what to convert, and how it differs from the paper's copy."""
     if dataset.format == "own":
         reading = 'convert it to JSON lines of {"text", "entities"} first'
+    elif dataset.convert:
+        reading = f"read as {_layout(dataset)}, once converted"
     else:
-        reading = f"read as it is ({dataset.format.replace('_', ' ')})"
+        reading = f"read as it is ({_layout(dataset)})"
+    if dataset.convert:
+        reading += f": {dataset.convert}"
+    passages, entities, types = dataset.copy or (None, None, None)
+    if passages is not None:
+        reading += f"; test: {passages:,} passages, {_count(entities)} entities, {types} types"
+    reading += f" (the paper's: {dataset.sizes[2]:,} passages, {dataset.types} types)"
     return f"{reading}; {dataset.note}" if dataset.note else reading

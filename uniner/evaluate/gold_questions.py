@@ -52,6 +52,7 @@ def cut_questions(
     max_questions: int | None = None,
     else_types: bool = False,
     labels: Mapping[str, str] = MappingProxyType({}),
+    numbers: bool = False,
 ) -> Iterator[Chunk]:
     """Cut a data set into chunks of questions; every type of the data set is asked of each passage.
 
@@ -65,7 +66,8 @@ def cut_questions(
     Raises:
         UserError: where the data set is malformed, or has no type to ask for.
     """
-    passages = list(read_gold(url, else_types, label_renamer(dataset, labels), tag_column(dataset)))
+    rename, column = label_renamer(dataset, labels), tag_column(dataset)
+    passages = list(read_gold(url, else_types, rename, column, numbers=numbers))
     types = sorted({entity.type for passage in passages for entity in passage.entities})
     passages = passages[:max_passages]
     total = sum(len(types) if passage.questions is None else len(passage.questions) for passage in passages)

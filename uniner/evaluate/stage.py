@@ -25,8 +25,9 @@ from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
 from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
-from uniner.gold.catalogue import resolve_group, tag_column
+from uniner.gold.catalogue import is_listed, label_renamer, require_types, resolve_group, tag_column
 from uniner.gold.reader import gold_digest, verify_gold
+from uniner.labels import LABEL_WORDS, unknown_types_line
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
 from uniner.runtime import chunk_pipeline
@@ -58,8 +59,13 @@ class EvaluateResults:
 def check(context: StageContext) -> None:
     """Read the gold data and find the systems, and compare with what the stage began with."""
     gold = _gold(context)
+    evaluate, labels = context.sections.evaluate, _labels(context)
     for dataset, url in gold.items():
-        verify_gold(url, context.sections.evaluate.else_types, tag_column(dataset))
+        trusted = dataset in evaluate.trust_gold
+        rename, column = label_renamer(dataset, labels), tag_column(dataset)
+        types = verify_gold(url, evaluate.else_types, rename, column, numbers=trusted).types
+        if not trusted:
+            require_types(dataset, url, types)
     for system in _systems(context).values() if gold else ():
         if not system.awaits_training:
             system.check(gold.keys())
@@ -79,7 +85,9 @@ def run(context: StageContext) -> Manifest | None:
         return None
     folder, student = context.folder, context.run_folder / "train" / "student"
     questions = {dataset: _cut_gold(context, dataset, gold[dataset]) for dataset in sorted(gold)}
-    cells = {name: _ask(context, system, questions) for name, system in _systems(context).items()}
+    systems = _systems(context)
+    _say_unknown_types(systems, questions)
+    cells = {name: _ask(context, system, questions) for name, system in systems.items()}
     scores, comparisons = _score(folder, cells)
     for line in (*_lines(scores), *comparison_lines(next(iter(cells), ""), comparisons)):
         log.info(f"evaluate: {line}")
@@ -112,6 +120,27 @@ def _gold(context: StageContext, warn: bool = False) -> dict[str, str]:
     """Return the gold data sets to score, name to address. warn: log the missing members of the group."""
     evaluate = context.sections.evaluate
     return resolve_group(evaluate.group, evaluate.data, evaluate.gold, log.warning if warn else None)
+
+
+def _labels(context: StageContext) -> dict[str, str]:
+    """Return the user's words for labels."""
+    labels = context.sections.evaluate.labels
+    return context.sections.build.labels if labels is None else labels
+
+
+def _say_unknown_types(systems: Mapping[str, SystemSpec], questions: Mapping[str, StageFolder]) -> None:
+    """Log the types that a data set asks for and a student was not trained on, with the nearest that is."""
+    trained = {name: facts.types for name, system in systems.items() if (facts := system.facts())}
+    for dataset, gold in questions.items() if trained else ():
+        keys = gold.require_manifest().rows_of_chunk
+        types = {
+            name for key in keys for name in gold.read_columns(key, ["type"])["type"].unique().to_pylist()
+        }
+        for known in dict.fromkeys(trained.values()):
+            names = ", ".join(name for name, types_ in trained.items() if types_ == known)
+            if line := unknown_types_line(types, known):
+                cure = """evaluate.labels can ask for other words, such as evaluate.labels={PER="person"}"""
+                log.warning(f"evaluate: {dataset} for {names}: {line}. {cure}")
 
 
 def _systems(context: StageContext) -> dict[str, SystemSpec]:
@@ -183,7 +212,7 @@ def _train_models(
                 settings=settings,
                 base=system.model,
                 dataset=dataset,
-                labels=context.sections.build.labels,
+                labels=_labels(context),
                 output=(folder / "models" / f"{dataset}-{gold_digest(settings.train[dataset])[:8]}").url,
                 seed=system.seed,
             )
@@ -225,14 +254,18 @@ def _cut_gold(context: StageContext, dataset: str, url: str) -> StageFolder:
         "max_passages": evaluate.max_passages,
         "max_questions": evaluate.max_questions,
         "else_types": evaluate.else_types,
-        "labels": context.sections.build.labels,
+        "labels": _labels(context),
     }
+    # The catalogue's words are as old as the catalogue; those of other labels came with this number.
+    words = {} if is_listed(dataset) else {"label_words": LABEL_WORDS}
     identity = Identity(
-        stage="evaluate gold", settings={"evaluate": settings}, inputs={dataset: gold_digest(url)}
+        stage="evaluate gold", settings={"evaluate": settings | words}, inputs={dataset: gold_digest(url)}
     )
     folder = context.folder / "gold" / f"{dataset}-{short_digest(asdict(identity))}"
     if not folder.begin(identity):
-        summaries = [folder.write_chunk(chunk) for chunk in cut_questions(dataset, url, **settings)]
+        trusted = dataset in evaluate.trust_gold
+        chunks = cut_questions(dataset, url, **settings, numbers=trusted)
+        summaries = [folder.write_chunk(chunk) for chunk in chunks]
         folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
     return folder
 

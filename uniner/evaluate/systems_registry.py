@@ -15,6 +15,7 @@ from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity
 from uniner.storage.model_folders import (
     FACTS,
+    StudentFacts,
     find_student_facts,
     model_address,
     model_digest,
@@ -53,6 +54,10 @@ class SystemSpec:
     def awaits_training(self) -> bool:
         """Whether it is this run's student, not trained yet."""
         return self.is_own_student and not Folder(self.model).exists(FACTS)
+
+    def facts(self) -> StudentFacts | None:
+        """Return what it was trained on; None if it is not a student of ours."""
+        return find_student_facts(self.model) if isinstance(self.settings, TemplateSystem) else None
 
     def template(self) -> Template:
         """Return the template by which a model is asked."""
@@ -96,9 +101,8 @@ class SystemSpec:
                 "it there"
             )
         for dataset, url in settings.train.items():
-            verify_gold(
-                url, tag_column=tag_column(dataset)
-            )  # without ELSE-like types, which it does not learn
+            # Without ELSE-like types, which it does not learn.
+            verify_gold(url, tag_column=tag_column(dataset))
 
     def identity(self) -> Identity:
         """Return what decides the answers, apart from the questions. A model counts by its content."""

@@ -10,103 +10,117 @@ other words. Relations, events, attributes, normalisations and notes are ignored
 
 A mention with line ends may go over several lines of the .ann file. Where its lines are not the text between
 its offsets, it is left out and counted as `broken_over_lines`. A mention of only white space counts as
-`blank_mention`, a document without text as `empty_document`.
+`blank_mention`, a document without text as `empty_document`. A line that is not an annotation, or whose
+offsets do not match the text, counts as `bad_annotation`; a document that cannot be read as `bad_row`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from uniner.errors import UserError
-from uniner.gold.records import GoldEntity, GoldPassage, GoldRow, checked_entity, hand_on_left_out, same_words
+from uniner.gold.lines import gold_bytes, gold_text_lines, not_utf8
+from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row, faults_in, same_words
 from uniner.storage.filesystem import files_below, filesystem
-from uniner.storage.line_reader import read_text_lines, read_whole
 
-_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)")
+_OFFSET = r"\d{1,12}"
+_TEXT_BOUND = re.compile(rf"T\S*\t(\S+) ({_OFFSET} {_OFFSET}(?:;{_OFFSET} {_OFFSET})*)\t(.*)")
 _IGNORED = tuple("REAMN#*")
 _STARTS = re.compile(r"[TREAMN#*]\S*\t")
+_BROKEN = "broken_over_lines"
 
 
-def document_files(url: str) -> list[tuple[str, str]]:
-    """Return the (text, annotations) addresses of the documents in a folder and its subfolders.
+def annotation_files(url: str) -> list[str]:
+    """Return the addresses of the annotation files in a folder and its subfolders."""
+    return [file for file in files_below(url) if file.endswith(".ann")]
 
-    Raises:
-        UserError: naming an annotation file without a text file.
-    """
+
+def content_files(url: str) -> list[str]:
+    """Return the addresses of the texts and annotations in a folder, which decide its content."""
     files = files_below(url)
     known = set(files)
-    annotations = [file for file in files if file.endswith(".ann")]
-    for file in annotations:
-        if file.removesuffix(".ann") + ".txt" not in known:
-            raise UserError(f"{file}: the .txt file of this name is missing; add it or remove this file")
-    return [(file.removesuffix(".ann") + ".txt", file) for file in annotations]
+    texts = [text_file(file) for file in files if file.endswith(".ann")]
+    return [file for text in texts for file in (text, text.removesuffix(".txt") + ".ann") if file in known]
 
 
-def read(url: str) -> Iterator[GoldRow]:
-    """Yield the documents of a folder as passages; the path below the folder is the id.
-
-    Raises:
-        UserError: naming the line that is not an annotation, or whose offsets do not match the text.
-    """
-    return hand_on_left_out(_documents(url))
+def text_file(annotations: str) -> str:
+    """Return the address of the text that an annotation file belongs to."""
+    return annotations.removesuffix(".ann") + ".txt"
 
 
-def _documents(url: str) -> Iterator[GoldRow | Mapping[str, int]]:
+def read(url: str) -> Iterator[GoldRow | LeftOut]:
+    """Yield the documents of a folder as passages; the path below the folder is the id."""
     folder = filesystem(url)[1].rstrip("/")
-    for number, (text_file, annotations) in enumerate(document_files(url), start=1):
+    for number, annotations in enumerate(annotation_files(url), start=1):
+        text = text_file(annotations)
+        name = filesystem(text)[1].removesuffix(".txt").removeprefix(f"{folder}/")
         try:
-            text = read_whole(text_file).decode()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{text_file}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-        if not text.strip():
-            yield {"empty_document": 1}
-            continue
-        name = filesystem(text_file)[1].removesuffix(".txt").removeprefix(f"{folder}/")
-        yield GoldRow(number, name, _passage(annotations, text, name))
-
-
-def _passage(annotations: str, text: str, name: str) -> GoldPassage:
-    """Return a document's passage. Offsets may count a Windows line end as two characters or as one."""
-    lines = list(read_text_lines(annotations))
-    windows = "\r\n" in text
-    passages, errors = [], []
-    for reading in [text, text.replace("\r\n", "\n")] if windows else [text]:
-        try:
-            passages.append(_annotated(annotations, lines, reading, name))
+            yield _document(number, annotations, text, name)
         except UserError as error:
-            errors.append(str(error))
-    if passages:
-        return min(passages, key=lambda passage: passage.left_out.get("broken_over_lines", 0))
-    cause = ". Windows line ends were tried as one character too; write the text with plain line ends"
-    raise UserError(errors[0] + cause * windows)
+            yield bad_row(error)
 
 
-def _annotated(url: str, lines: Sequence[tuple[int, str]], text: str, name: str) -> GoldPassage:
-    entities, left_out = [], Counter[str]()
+def _document(number: int, annotations: str, text_url: str, name: str) -> GoldRow | LeftOut:
+    system, path = filesystem(text_url)
+    if not system.exists(path):
+        raise UserError(f"{annotations}: the .txt file of this name is missing; add it or remove this file")
+    try:
+        text = gold_bytes(text_url).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text_url}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    if not text.strip():
+        return LeftOut({"empty_document": 1})
+    return _best_reading(number, annotations, text, name)
+
+
+def _best_reading(number: int, annotations: str, text: str, name: str) -> GoldRow:
+    """Return a document's passage. Offsets may count a Windows line end as two characters or as one."""
+    lines = list(gold_text_lines(annotations))
+    windows = "\r\n" in text
+    readings = [text, text.replace("\r\n", "\n")] if windows else [text]
+    rows = [_annotated(number, annotations, lines, reading, name) for reading in readings]
+    best = min(rows, key=lambda row: (faults_in(row.passage.left_out), row.passage.left_out.get(_BROKEN, 0)))
+    if windows and best.error:
+        cause = ". Windows line ends were tried as one character too; write the text with plain line ends"
+        return best._replace(error=rows[0].error + cause)
+    return best
+
+
+def _annotated(
+    number: int, url: str, lines: Sequence[tuple[int, str | None]], text: str, name: str
+) -> GoldRow:
+    mentions, left_out, errors = [], Counter[str](), []
     for found in _annotations(url, lines, text):
-        if isinstance(found, GoldEntity):
-            entities.append(found)
+        if isinstance(found, MarkedSpan):
+            mentions.append(found)
+        elif isinstance(found, UserError):
+            errors.append(str(found))
         else:
             left_out[found] += 1
-    return GoldPassage(text, tuple(entities), name, left_out=dict(left_out))
+    return annotated_row(number, name, text, mentions, name, left_out, errors)
 
 
-def _annotations(url: str, lines: Sequence[tuple[int, str]], text: str) -> Iterator[GoldEntity | str]:
-    """Yield the entity of each text-bound annotation, or the reason to leave it out."""
+def _annotations(
+    url: str, lines: Sequence[tuple[int, str | None]], text: str
+) -> Iterator[MarkedSpan | UserError | str]:
+    """Yield each text-bound annotation, an error, or the reason to leave it out."""
     position = 0
     while position < len(lines):
         number, line = lines[position]
         position += 1
         where = f"{url}, line {number}"
+        if line is None:
+            yield UserError(not_utf8(url, number))
+            continue
         match = _TEXT_BOUND.fullmatch(line)
         if not match:
-            if not line.strip() or line.startswith(_IGNORED):
-                continue
-            raise UserError(
-                f"{where}: {line[:60]!r} is not a brat annotation; a text-bound annotation is ID, TYPE START "
-                "END and the text, separated by tabs"
-            )
+            if line.strip() and not line.startswith(_IGNORED):
+                yield UserError(
+                    f"{where}: {line[:60]!r} is not a brat annotation; a text-bound annotation is ID, TYPE "
+                    "START END and the text, separated by tabs"
+                )
+            continue
         type_name, fragments, mention = match.groups()
         spans = [tuple(map(int, fragment.split())) for fragment in fragments.split(";")]
         start, end = spans[0][0], spans[-1][1]
@@ -118,23 +132,25 @@ def _annotations(url: str, lines: Sequence[tuple[int, str]], text: str) -> Itera
         position += len(more)
         mention = "\n".join([mention, *more])
         if more and not same_words(inside, mention):
-            yield "broken_over_lines"
+            yield _BROKEN
         elif apart:
             yield "discontinuous"
         elif 0 <= start < end <= len(text) and not inside.strip() and not mention.strip():
             yield "blank_mention"
         else:
-            yield checked_entity(where, text, start, end, mention, type_name)
+            yield MarkedSpan(where, start, end, mention, type_name)
 
 
-def _continuation(lines: Sequence[tuple[int, str]], position: int, inside: str, mention: str) -> list[str]:
+def _continuation(
+    lines: Sequence[tuple[int, str | None]], position: int, inside: str, mention: str
+) -> list[str]:
     """Return the lines from `position` on that continue a mention whose text has line ends."""
     more: list[str] = []
     if not re.search(r"[\r\n]", inside):
         return more
     while not same_words(inside, mention) and position < len(lines):
         line = lines[position][1]
-        if _STARTS.match(line):
+        if line is None or _STARTS.match(line):
             break
         more.append(line)
         mention = f"{mention}\n{line}"

@@ -8,7 +8,7 @@ files directly. Case and punctuation of names are ignored.
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import PurePosixPath
@@ -17,8 +17,8 @@ from typing import Literal
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.reader import read_gold
-from uniner.labels import plain_label
+from uniner.gold.reader import GoldSummary, TagColumn, read_gold
+from uniner.labels import is_else_type, plain_label
 from uniner.storage.filesystem import absolute, explained, files_below, filesystem
 
 DOMAINS = (
@@ -37,15 +37,25 @@ class BenchmarkDataset:
     sizes: tuple[int, int, int]
     types: int
     source: str
-    format: Literal["conll", "brat", "pubtator", "hugging_face", "conversations", "own"]
+    format: Literal["conll", "brat", "pubtator", "hugging_face", "tner", "conversations", "own"]
     licence: str
     groups: tuple[str, ...] = ()
     benchmark: bool = True
     counted_as: str = ""
     aliases: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
-    tag_column: int | None = None
+    tag_column: int | str | tuple[int, ...] | None = None
+    copy: tuple[int, int, int] | None = None
+    convert: str = ""
     note: str = ""
+
+    @property
+    def least_types(self) -> int:
+        """Return how many types its test split has at least: those of the public copy, or half the paper's.
+
+        Of copies that nobody counted, some honest ones have a type or two less than the paper says.
+        """
+        return self.copy[2] if self.copy else -(-self.types // 2)
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,21 @@ class SplitSummary:
 
     address: str
     passages: int = 0
+    entities: int = 0
     types: int = 0
+    left_out: str = ""
     error: str = ""
+
+    def warning(self, dataset: BenchmarkDataset) -> str:
+        """Return a line on how the split differs from the public copy; empty if it does not."""
+        if self.error or not dataset.copy or dataset.copy == (self.passages, self.entities, self.types):
+            return ""
+        names = ("passages", "entities", "types")
+        counts = zip((self.passages, self.entities, self.types), dataset.copy, names, strict=True)
+        different = ", ".join(
+            f"{here:,} {name}, not {there:,}" for here, there, name in counts if here != there
+        )
+        return f"{dataset.name}: {different} as its public copy ({dataset.source}) has"
 
 
 @functools.cache
@@ -77,20 +100,55 @@ def group_members(group: str) -> tuple[BenchmarkDataset, ...]:
     )
 
 
+def is_listed(dataset: str) -> bool:
+    """Tell whether the catalogue has a data set of this name."""
+    return dataset in catalogue()
+
+
 def label_renamer(dataset: str, labels: Mapping[str, str]) -> Callable[[str], str]:
     """Return a function that turns a data set's labels into the words used in training and evaluation.
 
-    labels: the user's words (build.labels), which come first. Then the catalogue's words, if it lists this
-    data set; a label of any other data set is normalised like the teacher's types.
+    labels: the user's words (build.labels, evaluate.labels), which come first. Then the catalogue's words, if
+    it lists this data set; for any other data set the words of labels that many have (`labels.plain_label`).
     """
     known = catalogue().get(dataset)
-    return functools.cache(functools.partial(plain_label, own=labels, known=known.labels if known else None))
+    words = functools.partial(plain_label, own=labels, known=known.labels if known else None)
+    if known:
+        return functools.cache(words)
+
+    def rename(label: str) -> str:
+        # Few-NERD's labels, such as location-bodiesofwater, are like no other's.
+        fine = "" if label in labels else _few_nerd_labels().get(label, "")
+        return fine or words(label)
+
+    return functools.cache(rename)
 
 
-def tag_column(dataset: str) -> int | None:
-    """Return the column of a data set's tags in CoNLL columns, from 1; None: the last."""
+@functools.cache
+def _few_nerd_labels() -> dict[str, str]:
+    labels = catalogue()["fewnerd_fine"].labels
+    return {label: words for label, words in labels.items() if not is_else_type(words)}
+
+
+def tag_column(dataset: str) -> TagColumn:
+    """Return which tags of a data set's file count, as `read_gold` takes it."""
     known = catalogue().get(dataset)
     return known.tag_column if known else None
+
+
+def require_types(dataset: str, address: str, types: Collection[str]) -> None:
+    """Check that a test split has the types of the catalogue's data set, after renaming.
+
+    Raises:
+        UserError: if types are missing, so that its score would mislead.
+    """
+    known = catalogue().get(dataset)
+    if known and len(types) < known.least_types:
+        there = f"its public copy has {known.copy[2]}" if known.copy else f"the paper's has {known.types}"
+        raise UserError(
+            f"{address}: has {len(types)} types ({', '.join(sorted(types)[:8])}), and {there}; get it from "
+            f'{known.source}, or set evaluate.trust_gold = ["{dataset}"] to score it as it is'
+        )
 
 
 def find_splits(data: str) -> dict[str, str]:
@@ -134,17 +192,17 @@ def _test_splits(entry: str, files: list[str]) -> list[str]:
 
 
 def summarize_split(dataset: str, address: str) -> SplitSummary:
-    """Read a whole test split and count its passages and types, or return the error."""
-    types: set[str] = set()
-    passages = 0
+    """Read a whole test split and count its passages, entities and types, or return the error."""
+    summary = GoldSummary()
+    rename, column = label_renamer(dataset, {}), tag_column(dataset)
     try:
-        for passage in read_gold(address, rename=label_renamer(dataset, {}), tag_column=tag_column(dataset)):
-            passages += 1
-            types.update(entity.type for entity in passage.entities)
-            types.update(question.type for question in passage.questions or ())
+        for _ in read_gold(address, rename=rename, tag_column=column, summary=summary):
+            pass
     except UserError as error:
         return SplitSummary(address, error=str(error))
-    return SplitSummary(address, passages, len(types))
+    return SplitSummary(
+        address, summary.passages, summary.entities, len(summary.types), summary.warning(address)
+    )
 
 
 @functools.cache

@@ -2,14 +2,10 @@
 
 A tab separates columns, or blanks if a line has no tab. -DOCSTART- lines are skipped, and so are comments
 (`# id ...`) before a sentence's first token. After a first column of running numbers, the token is in the
-second column. A file is read twice: for its columns, then for its sentences.
-
-Tags are BIO, IOB1, BIOES or BILOU; I-O and B-O mean O. conlleval's rule reads all four: B, S and U start an
-entity; I, E and L continue the previous entity if it has the same type and was not ended by E, S, L or U, and
-start a new one otherwise. A sequence that breaks its scheme is thus read as the field's scorer reads it.
+second column. A file is read twice: for its columns, then for its sentences. `tags` describes the tags.
 
 A line with the tag O but no token is left out and counted as `empty_token`. Any other line without a token
-and a tag is left out and counted as `bad_line`, up to 1 % of the lines.
+and a tag is left out and counted as `bad_line`, up to 1 % of the lines (of ten or more, one).
 """
 
 import re
@@ -19,85 +15,39 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from uniner.errors import UserError
-from uniner.gold.records import GoldPassage, GoldRow, checked_entity, hand_on_left_out, is_number
-from uniner.storage.line_reader import read_text_lines
+from uniner.gold.lines import gold_text_lines, not_utf8
+from uniner.gold.records import BAD_LINE, GoldRow, LeftOut, bad_row, is_number, most_faults
+from uniner.gold.tags import OUTSIDE, SCHEMES, is_tag, tagged_passage, type_of, with_prefix
 
-SCHEMES = "a tag is O, or B-, I-, E-, S-, L- or U- and a type, such as B-PER"
-_TAG = re.compile(r"O|[BIESLU]-.+")
 # No other white space: web corpora have tokens such as a no-break space.
 _BLANK = " \t"
 _DIGITS = re.compile("[0-9]{1,9}")
 _DOCUMENT = "-DOCSTART-"
-_BAD_LINES = 0.01
+_EMPTY_TOKEN = "empty_token"
+# Tags without a prefix are bare types if at least this share of the lines has O, and they are not many.
+_BARE_OUTSIDE, _BARE_TYPES = 0.2, 200
+_ALL_TAGS = 0.99
 # The chunk column of CoNLL 2000 and 2003 (NC, PC and VC are German and Dutch) has the form of entity tags.
 _CHUNKS = {
     "ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP", "NC", "PC", "VC",
 }  # fmt: skip
 
 
-class TokenSpan(NamedTuple):
-    """An entity in a sequence of tokens: its first token, the token after its last, and its type."""
-
-    first: int
-    after: int
-    type: str
-
-
-def is_tag(tag: str) -> bool:
-    """Tell whether a string is a tag of any of the schemes."""
-    return _TAG.fullmatch(tag) is not None
-
-
-def tagged_passage(where: str, tokens: Sequence[str], tags: Sequence[str]) -> GoldPassage:
-    """Join tokens with blanks into a passage; valid tags (`is_tag`) become its entities.
-
-    Raises:
-        UserError: at `where`, if an entity is blank.
-    """
-    text, starts = " ".join(tokens), [0]
-    for token in tokens:
-        starts.append(starts[-1] + len(token) + 1)
-    entities = []
-    for span in token_spans(tags):
-        start, end = starts[span.first], starts[span.after] - 1
-        if not text[start:end].strip():
-            raise UserError(f"{where}: an entity of type {span.type} is blank; remove it")
-        entities.append(checked_entity(where, text, start, end, text[start:end], span.type))
-    return GoldPassage(text, tuple(entities), id="")
-
-
-def token_spans(tags: Sequence[str]) -> Iterator[TokenSpan]:
-    """Yield the entities that a sequence of tags marks."""
-    first, open_type = 0, ""
-    for position, tag in enumerate(tags):
-        prefix, type_name = tag[0], _type_of(tag)
-        continues = prefix in "IEL" and type_name == open_type
-        if open_type and not continues:
-            yield TokenSpan(first, position, open_type)
-        if not continues:
-            first, open_type = position, type_name
-        if open_type and prefix in "ESLU":
-            yield TokenSpan(first, position + 1, open_type)
-            open_type = ""
-    if open_type:
-        yield TokenSpan(first, len(tags), open_type)
-
-
-def read(url: str, tag_column: int | None = None) -> Iterator[GoldRow]:
+def read(url: str, tag_columns: Sequence[int] = ()) -> Iterator[GoldRow | LeftOut]:
     """Yield a passage per sentence: its tokens joined by blanks, its number that of its first line.
 
-    tag_column: number of the tags' column, from 1; by default the last, and the file may have no other column
-    of tags that differs.
+    tag_columns: numbers of the tags' columns, from 1; several for layers of nested entities. By default the
+    last column, and the file may have no other column of tags that differs.
 
     Raises:
         UserError: naming a line without a token and a tag; or if the file's columns do not tell which of them
             are the tokens and the tags.
     """
-    columns = _Columns(url, tag_column)
+    columns = _Columns(url, tuple(tag_columns))
     for line in _lines(url):
         columns.add(line)
     columns.check()
-    yield from hand_on_left_out(_sentences(url, columns.token, tag_column))
+    yield from _sentences(url, _Layout(columns.token, tuple(tag_columns), columns.bare))
 
 
 class _Line(NamedTuple):
@@ -109,9 +59,37 @@ class _Line(NamedTuple):
     starts: bool
 
 
+class _Layout(NamedTuple):
+    """Where a file has its tokens, from 0, and its tags, from 1; bare: types without a prefix."""
+
+    token: int
+    tag_columns: tuple[int, ...]
+    bare: bool = False
+
+    def tags(self, columns: Sequence[str]) -> list[str]:
+        """Return a line's tags; a missing column is an empty one."""
+        numbers = self.tag_columns or (len(columns),)
+        tags = [columns[number - 1] if number <= len(columns) else "" for number in numbers]
+        return [with_prefix(tag) if tag else "" for tag in tags] if self.bare else tags
+
+    def fault(self, columns: Sequence[str]) -> str:
+        """Return the reason to leave out a line; empty for a sound line."""
+        if len(columns) == 1 and is_tag(columns[0]) and not type_of(columns[0]):
+            return _EMPTY_TOKEN
+        tags = self.tags(columns)
+        if len(columns) < self.token + 2 or not all(map(is_tag, tags)):
+            return BAD_LINE
+        if not columns[self.token]:
+            return BAD_LINE if any(map(type_of, tags)) else _EMPTY_TOKEN
+        return ""
+
+
 def _lines(url: str) -> Iterator[_Line]:
     starts = True
-    for number, line in read_text_lines(url):
+    for number, line in gold_text_lines(url):
+        if line is None:
+            yield _Line(number, "", ["\ufffd"], starts)
+            continue
         if not line.strip(_BLANK) or line.startswith(_DOCUMENT):
             yield _Line(number, line, [], starts=False)
             starts = True
@@ -129,50 +107,35 @@ def _split(line: str) -> list[str]:
     return re.split(" +", line.strip(" "))
 
 
-def _fault(columns: Sequence[str], token: int, tag_column: int | None) -> str:
-    """Return the reason to leave out a line; empty for a sound line."""
-    if len(columns) == 1 and is_tag(columns[0]) and not _type_of(columns[0]):
-        return "empty_token"
-    tag = _tag(columns, tag_column)
-    if len(columns) < token + 2 or not is_tag(tag):
-        return "bad_line"
-    if not columns[token]:
-        return "bad_line" if _type_of(tag) else "empty_token"
-    return ""
-
-
-def _tag(columns: Sequence[str], tag_column: int | None) -> str:
-    if tag_column is None:
-        return columns[-1]
-    return columns[tag_column - 1] if tag_column <= len(columns) else ""
-
-
-def _sentences(url: str, token: int, tag_column: int | None) -> Iterator[GoldRow | Mapping[str, int]]:
+def _sentences(url: str, layout: _Layout) -> Iterator[GoldRow | LeftOut]:
     """Yield the sentences; for a sentence without tokens, only the counts of its lines by reason."""
     tokens: list[str] = []
-    tags: list[str] = []
+    tags: list[list[str]] = []
     left_out: Counter[str] = Counter()
     first = 0
     for line in _lines(url):
         if not line.columns:
             yield _sentence(url, first, tokens, tags, left_out)
             tokens, tags, left_out = [], [], Counter()
-        elif fault := _fault(line.columns, token, tag_column):
+        elif fault := layout.fault(line.columns):
             left_out[fault] += 1
         else:
             first = first if tokens else line.number
-            tokens.append(line.columns[token])
-            tags.append(_tag(line.columns, tag_column))
+            tokens.append(line.columns[layout.token])
+            tags.append(layout.tags(line.columns))
     yield _sentence(url, first, tokens, tags, left_out)
 
 
 def _sentence(
-    url: str, first: int, tokens: list[str], tags: list[str], left_out: Mapping[str, int]
-) -> GoldRow | Mapping[str, int]:
+    url: str, first: int, tokens: list[str], tags: list[list[str]], left_out: Mapping[str, int]
+) -> GoldRow | LeftOut:
     if not tokens:
-        return left_out
+        return LeftOut(left_out)
     place = f"line {first}"
-    passage = tagged_passage(f"{url}, {place}", tokens, tags)
+    try:
+        passage = tagged_passage(f"{url}, {place}", tokens, *zip(*tags, strict=True))
+    except UserError as error:
+        return bad_row(error)
     return GoldRow(first, place, replace(passage, left_out=dict(left_out)))
 
 
@@ -181,12 +144,14 @@ class _Columns:
     """Find a file's columns of tokens and tags, line by line.
 
     numbers: lines with a number in the first, and in the second column. running: the first column is a
-    running number so far, `before` its last value. By position of a column before the last: tag_lines, lines
-    with a tag in it; types, its types; differs, the first line with another type in it than in the last.
+    running number so far, `before` its last value. bad_lines and bad_bare_lines: by the two readings of tags.
+    plain: tags without a prefix, with the number of lines; prefixed: lines with another tag. By position of a
+    column before the last: tag_lines, lines with a tag in it; types, its types; differs, the first line with
+    another type in it than in the last.
     """
 
     url: str
-    tag_column: int | None
+    tag_columns: tuple[int, ...]
     lines: int = 0
     tabs: bool = False
     numbers: list[int] = field(default_factory=lambda: [0, 0])
@@ -194,6 +159,9 @@ class _Columns:
     before: int = -1
     first_bad: _Line | None = None
     bad_lines: int = 0
+    bad_bare_lines: int = 0
+    plain: Counter[str] = field(default_factory=Counter)
+    prefixed: int = 0
     tag_lines: Counter[int] = field(default_factory=Counter)
     types: dict[int, set[str]] = field(default_factory=dict)
     differs: dict[int, int] = field(default_factory=dict)
@@ -203,6 +171,14 @@ class _Columns:
         """Return the position of the tokens."""
         return 1 if self.running and self.lines > 1 else 0
 
+    @property
+    def bare(self) -> bool:
+        """Tell whether the tags are types without a prefix, beside O."""
+        outside = self.plain[OUTSIDE]
+        bare = self.plain.total() - outside
+        few = bare > 0 and len(self.plain) <= _BARE_TYPES
+        return few and 100 * self.prefixed < bare and outside >= _BARE_OUTSIDE * self.lines
+
     def add(self, line: _Line) -> None:
         """Take the next line into account."""
         if not line.columns:
@@ -210,12 +186,24 @@ class _Columns:
         self.lines += 1
         self.tabs = self.tabs or "\t" in line.text
         self._add_number(line.columns, line.starts)
-        fault = _fault(line.columns, 0, self.tag_column)
-        if fault == "bad_line":
+        layout = _Layout(0, self.tag_columns)
+        fault = layout.fault(line.columns)
+        if _Layout(0, self.tag_columns, bare=True).fault(line.columns) == BAD_LINE:
+            self.bad_bare_lines += 1
+        else:
+            self._add_prefixes(layout.tags(line.columns))
+        if fault == BAD_LINE:
             self.bad_lines += 1
             self.first_bad = self.first_bad or line
-        elif not fault and self.tag_column is None:
+        elif not fault and not self.tag_columns:
             self._add_tags(line)
+
+    def _add_prefixes(self, tags: Sequence[str]) -> None:
+        for tag in tags:
+            if tag != OUTSIDE and is_tag(tag):
+                self.prefixed += 1
+            elif tag in self.plain or len(self.plain) <= _BARE_TYPES:
+                self.plain[tag] += 1
 
     def _add_number(self, columns: Sequence[str], starts: bool) -> None:
         for position, column in enumerate(columns[:2]):
@@ -227,23 +215,19 @@ class _Columns:
         self.before = number
 
     def _add_tags(self, line: _Line) -> None:
-        last_type = _type_of(line.columns[-1])
+        last_type = type_of(line.columns[-1])
         for position, column in enumerate(line.columns[1:-1], start=1):
             if is_tag(column):
                 self.tag_lines[position] += 1
-                self.types.setdefault(position, set()).add(_type_of(column))
-                if _type_of(column) != last_type:
+                self.types.setdefault(position, set()).add(type_of(column))
+                if type_of(column) != last_type:
                     self.differs.setdefault(position, line.number)
 
     def check(self) -> None:
         """Raise a UserError if the columns cannot be told, or too many lines are bad."""
-        if self.first_bad and self.bad_lines > _BAD_LINES * self.lines:
-            bad = self.first_bad
-            place = f"column {self.tag_column}" if self.tag_column else "the last column"
-            raise UserError(
-                f"{self.url}, line {bad.number}: {bad.text[:60]!r} needs a token in the first, a tag in "
-                f"{place}; {SCHEMES}. `uniner settings evaluate` lists the other formats under gold"
-            )
+        bad_lines = self.bad_bare_lines if self.bare else self.bad_lines
+        if self.first_bad and bad_lines > most_faults(self.lines):
+            raise UserError(self._bad_line(self.first_bad))
         if 2 * self.numbers[self.token] > self.lines:
             raise UserError(
                 f"{self.url}: {self.numbers[0]:,} of {self.lines:,} lines have a number in the first column, "
@@ -252,7 +236,7 @@ class _Columns:
             )
         for position, line in self.differs.items():
             types = self.types[position] - {""}
-            is_tags = self.tag_lines[position] >= (1 - _BAD_LINES) * (self.lines - self.bad_lines)
+            is_tags = self.tag_lines[position] >= _ALL_TAGS * (self.lines - bad_lines)
             if is_tags and types and not types <= _CHUNKS:
                 raise UserError(
                     f"{self.url}, line {line}: column {position + 1} and the last column are both tags, and "
@@ -260,11 +244,15 @@ class _Columns:
                     f"`{self._cut}{self.token + 1},{position + 1}`"
                 )
 
+    def _bad_line(self, bad: _Line) -> str:
+        if not bad.text:
+            return not_utf8(self.url, bad.number)
+        place = f"column {', '.join(map(str, self.tag_columns))}" if self.tag_columns else "the last column"
+        return (
+            f"{self.url}, line {bad.number}: {bad.text[:60]!r} needs a token in the first, a tag in "
+            f"{place}; {SCHEMES}. `uniner settings evaluate` lists the other formats under gold"
+        )
+
     @property
     def _cut(self) -> str:
         return "cut -f " if self.tabs else "cut -d ' ' -f "
-
-
-def _type_of(tag: str) -> str:
-    """Return a tag's type; empty for O, and for I-O and B-O, which mean the same."""
-    return "" if tag[2:] == "O" else tag[2:]

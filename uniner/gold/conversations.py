@@ -9,7 +9,8 @@ until a question repeats (the data set has that passage twice). A line `Dataset:
 not part of it. Scores compare each question's gold strings. For training the strings are located: the n-th
 naming of a mention in an answer is its n-th occurrence in the passage. (On the three released CrossNER files
 98.8 % of these offsets are the original ones; taking all occurrences would give 2.5 % too many.) A string
-without a remaining occurrence is counted as `ungrounded`.
+without a remaining occurrence is counted as `ungrounded`. A row that is not such a conversation is left out
+and counted as `bad_row`.
 """
 
 import re
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.jsonl import JsonRow
-from uniner.gold.records import GoldEntity, GoldPassage, GoldQuestion, GoldRow
+from uniner.gold.json_rows import JSON_ERRORS, JsonRow, id_of
+from uniner.gold.records import GoldEntity, GoldPassage, GoldQuestion, GoldRow, LeftOut, bad_row
 from uniner.grounding import locate
 
+EXAMPLE = '{"id", "conversations": [{"from", "value"}, ...]}'
 _PASSAGE = re.compile(r"(?:Dataset:[^\n]*\n\s*)?Text: ?(.*)", re.DOTALL)
 _QUESTION = re.compile(r"What describes (.+) in the text\?", re.DOTALL)
 
@@ -51,15 +53,20 @@ class _AnsweredPassage:
     answers: dict[str, list[str]]
 
 
-def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
-    """Yield the passages of a file of conversations, each with its questions.
+def recognise(row: object) -> bool | None:
+    """Tell whether a row has this format."""
+    return isinstance(row, dict) and "conversations" in row
 
-    Raises:
-        UserError: naming the row that is not such a conversation.
-    """
+
+def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
+    """Yield the passages of a file of conversations, each with its questions."""
     current: _AnsweredPassage | None = None
     for row in rows:
-        passage = _answered_passage(f"{url}, {row.place}", row)
+        try:
+            passage = _answered_passage(f"{url}, {row.place}", row)
+        except UserError as error:
+            yield bad_row(error)
+            continue
         same_text = current is not None and current.text == passage.text
         if current and same_text and not current.answers.keys() & passage.answers.keys():
             current.answers.update(passage.answers)
@@ -74,10 +81,8 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
 def _answered_passage(where: str, row: JsonRow) -> _AnsweredPassage:
     try:
         conversation = msgspec.json.decode(row.data, type=_PublishedConversation)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f'{where}: {error}; a row is {{"id", "conversations": [{{"from", "value"}}, ...]}}'
-        ) from None
+    except JSON_ERRORS as error:
+        raise UserError(f"{where}: {error}; a row is {EXAMPLE}") from None
     turns = conversation.conversations
     speakers = [turn.speaker for turn in turns]
     if len(turns) < 4 or len(turns) % 2 or speakers != ["human", "gpt"] * (len(turns) // 2):
@@ -91,8 +96,7 @@ def _answered_passage(where: str, row: JsonRow) -> _AnsweredPassage:
     answers: dict[str, list[str]] = {}
     for question, answer in zip(turns[2::2], turns[3::2], strict=True):
         _read_answer(where, question, answer, answers)
-    name = "" if conversation.id is None else str(conversation.id)
-    return _AnsweredPassage(row.number, row.place, name, passage[1], answers)
+    return _AnsweredPassage(row.number, row.place, id_of(conversation.id), passage[1], answers)
 
 
 def _read_answer(
@@ -102,12 +106,12 @@ def _read_answer(
     if not match:
         raise UserError(f"{where}: a question is 'What describes TYPE in the text?', not {question.start()}")
     if match[1] in answers:
-        raise UserError(f"{where}: asks for {match[1]!r} twice; remove one of the two questions")
+        raise UserError(f"{where}: asks for {match[1][:60]!r} twice; remove one of the two questions")
     try:
         answers[match[1]] = msgspec.json.decode(answer.value, type=list[str])
-    except msgspec.DecodeError:
+    except JSON_ERRORS:
         raise UserError(
-            f"{where}: the answer to {match[1]!r} must be a JSON list of strings, not {answer.start()}"
+            f"{where}: the answer to {match[1][:60]!r} must be a JSON list of strings, not {answer.start()}"
         ) from None
 
 

@@ -1,29 +1,30 @@
 """Hugging Face data sets as Parquet: rows of `tokens` and `ner_tags`, one or more files per split.
 
 Tags are strings or numbers of a ClassLabel. The names of numbered tags are in the Parquet file's metadata, or
-in dataset_info.json, dataset_infos.json or README.md (YAML) in the file's folder or one of the two above it.
+in a file near it (`label_names`). Other names of the columns: `token_rows`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 import pyarrow as pa
-import yaml
+import pyarrow.parquet as pq
 
 from uniner.errors import UserError
-from uniner.gold.conll import SCHEMES, is_tag, tagged_passage
-from uniner.gold.records import GoldRow
-from uniner.storage.filesystem import filesystem, open_parquet
-from uniner.storage.line_reader import read_whole
+from uniner.gold.json_rows import JSON_ERRORS
+from uniner.gold.label_names import class_names, label_file, label_names
+from uniner.gold.records import GoldRow, LeftOut, bad_row
+from uniner.gold.tags import are_bare
+from uniner.gold.token_rows import TAGS, TOKENS, TaggedRows, field_names
+from uniner.storage.filesystem import open_parquet
 
-TOKENS, TAGS = "tokens", "ner_tags"
 _BATCH_ROWS = 1024
+_MOST_TOKENS = 100_000
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _NUMBER = re.compile(r"(\d+-of-)?\d+\.parquet$")
-_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "README.md")
 
 
 def split_files(url: str, files: Sequence[str]) -> list[str]:
@@ -47,154 +48,112 @@ def split_files(url: str, files: Sequence[str]) -> list[str]:
     return list(files)
 
 
-def read(url: str) -> Iterator[GoldRow]:
-    """Yield a passage per row of a Parquet file.
+def read(url: str, tag_field: str = "") -> Iterator[GoldRow | LeftOut]:
+    """Yield a passage per row of a Parquet file. tag_field: by default the first of TAGS that it has.
 
     Raises:
-        UserError: if columns or label names are missing, or naming the row that is wrong.
+        UserError: if columns or label names are missing, or the file is broken.
     """
     with open_parquet(url) as file:
-        schema = file.schema_arrow
-        if not all(name in schema.names and _is_list(schema.field(name).type) for name in (TOKENS, TAGS)):
-            raise UserError(
-                f"{url}: has the columns {', '.join(schema.names)}; a gold data set has lists in {TOKENS} "
-                f"and {TAGS}"
-            )
-        if not pa.types.is_string(kind := schema.field(TOKENS).type.value_type) and pa.types.is_primitive(
-            kind
-        ):
-            raise UserError(
-                f'{url}: {TOKENS} are of type {kind}; they must be words, such as ["Ann", "left"]'
-            )
-        labels = label_names(url, schema)
+        tokens, tags = _columns(url, file.schema_arrow, tag_field)
+        names = _label_names(url, file.schema_arrow, tags)
+        bare = are_bare(names.values() if names is not None else _strings(url, file, tags))
+        tagged = TaggedRows(names or {}, bare, tags)
         number = 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=[TOKENS, TAGS], use_threads=False):
-            for row in batch.to_pylist():
+        for batch in _batches(url, file, [tokens, tags]):
+            for row in _rows(url, batch):
                 number += 1
-                where = f"{url}, row {number}"
-                tokens, tags = row[TOKENS], _tag_names(where, row[TAGS], labels)
-                if not _are_words(tokens) or len(tokens) != len(tags):
-                    raise UserError(
-                        f"{where}: {len(tokens or ())} {TOKENS} and {len(tags)} {TAGS}; a row needs as "
-                        "many tags as tokens, at least one, without nulls; remove the row"
-                    )
-                yield GoldRow(number, f"row {number}", tagged_passage(where, tokens, tags))
+                try:
+                    passage = tagged.passage(f"{url}, row {number}", row[tokens], row[tags])
+                except UserError as error:
+                    yield bad_row(error)
+                else:
+                    yield GoldRow(number, f"row {number}", passage)
 
 
-def description_file(url: str, schema: pa.Schema) -> str | None:
+def description_file(url: str, schema: pa.Schema, tag_field: str = "") -> str | None:
     """Return the file that names a Parquet file's labels; None if the Parquet file itself does.
 
     Raises:
         UserError: if the labels have no names.
     """
-    if not _are_numbers(schema) or _metadata_names(schema):
+    _, tags = _columns(url, schema, tag_field)
+    if not _are_numbers(schema, tags) or _metadata_names(schema, tags):
         return None
-    for folder in _folders_above(url):
-        for name in _DESCRIPTIONS:
-            file = f"{folder}/{name}"
-            system, path = filesystem(file)
-            if system.isfile(path) and _described_names(file):
-                return file
-    raise UserError(
-        f"{url}: {TAGS} are numbers without names in the file's own metadata or in "
-        f"{', '.join(_DESCRIPTIONS)} beside it; add the data set's dataset_info.json"
-    )
+    return label_file(url, tags)
 
 
-def label_names(url: str, schema: pa.Schema) -> Sequence[str] | None:
-    """Return the names of a Parquet file's numbered tags; None if its tags are strings.
+def _columns(url: str, schema: pa.Schema, tag_field: str) -> tuple[str, str]:
+    lists = [name for name in schema.names if _is_list(schema.field(name).type)]
+    fields = field_names(lists, tag_field)
+    if fields is None:
+        raise UserError(
+            f"{url}: has the columns {', '.join(schema.names)[:300]}; a gold data set has lists in "
+            f"{TOKENS[0]} and {tag_field or TAGS[0]}"
+        )
+    kind = schema.field(fields[0]).type.value_type
+    if not pa.types.is_string(kind) and pa.types.is_primitive(kind):
+        raise UserError(f'{url}: {fields[0]} are of type {kind}; they must be words, such as ["Ann", "left"]')
+    return fields
+
+
+def _batches(url: str, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of rows.
 
     Raises:
-        UserError: if the tags have no names, or several configurations name them differently.
+        UserError: if the file is broken, or a few bytes of it expand to very long rows.
     """
-    description = description_file(url, schema)
-    if description is None:
-        return _metadata_names(schema) if _are_numbers(schema) else None
-    names = _described_names(description)
-    if len(set(names.values())) > 1:
-        names = {name: labels for name, labels in names.items() if name in PurePosixPath(url).parts}
-    if len(set(names.values())) != 1:
-        raise UserError(
-            f"{description}: has several configurations that name {TAGS} differently; move {url} to a folder "
-            "with the name of its configuration"
-        )
-    return next(iter(names.values()))
-
-
-def _folders_above(url: str) -> Iterator[str]:
-    """Yield a file's folder and up to two folders above it."""
-    for _ in range(3):
-        url = url.rsplit("/", 1)[0]
-        if not url or url.endswith("/"):
-            return
-        yield url
-
-
-def _are_words(tokens: Any) -> bool:
-    return bool(tokens) and all(isinstance(token, str) for token in tokens)
-
-
-def _tag_names(where: str, tags: Any, labels: Sequence[str] | None) -> list[str]:
-    names = []
-    for tag in tags or ():
-        name = tag
-        if labels is not None:
-            name = labels[tag] if tag is not None and 0 <= tag < len(labels) else None
-        if not isinstance(name, str) or not is_tag(name):
+    metadata = file.metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        values = max((group.column(n).num_values for n in range(group.num_columns)), default=0)
+        if values > _MOST_TOKENS * max(1, group.num_rows):
             raise UserError(
-                f"{where}: {tag!r} of {TAGS}{'' if name is tag else f', {name!r},'} is not a tag; {SCHEMES}"
+                f"{url}: {values:,} values in {group.num_rows:,} rows; a row has at most {_MOST_TOKENS:,} "
+                "tokens"
             )
-        names.append(name)
-    return names
+    try:
+        yield from file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowIndexError) as error:
+        raise UserError(f"{url}: cannot be read as Parquet ({error}); write the file again") from None
 
 
-def _are_numbers(schema: pa.Schema) -> bool:
-    return pa.types.is_integer(schema.field(TAGS).type.value_type)
+def _rows(url: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{url}: has strings that are not UTF-8 ({error.reason}); write them as UTF-8"
+        ) from None
+
+
+def _strings(url: str, file: pq.ParquetFile, tags: str) -> set[str]:
+    """Return the different tags of a column of strings."""
+    found: set[str] = set()
+    for batch in _batches(url, file, [tags]):
+        for row in _rows(url, batch):
+            found.update(map(str, row[tags] or ()))
+    return found
+
+
+def _label_names(url: str, schema: pa.Schema, tags: str) -> dict[int, str] | None:
+    """Return the names of numbered tags; None if the tags are strings."""
+    if not _are_numbers(schema, tags):
+        return None
+    return _metadata_names(schema, tags) or label_names(url, tags)
+
+
+def _are_numbers(schema: pa.Schema, tags: str) -> bool:
+    return pa.types.is_integer(schema.field(tags).type.value_type)
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _metadata_names(schema: pa.Schema) -> tuple[str, ...]:
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return _class_names(metadata.get("info", {}).get("features", {}).get(TAGS))
-
-
-def _described_names(url: str) -> dict[str, tuple[str, ...]]:
-    """Return a description's label names by configuration ("" for the only one)."""
-    data = read_whole(url).decode(errors="replace").replace("\r\n", "\n")
+def _metadata_names(schema: pa.Schema, tags: str) -> dict[int, str]:
     try:
-        if url.endswith(".json"):
-            about = json.loads(data)
-            infos = [(about, "")] if "features" in about else [(info, name) for name, info in about.items()]
-        else:
-            card = yaml.safe_load(data.split("---\n")[1]) if data.startswith("---\n") else None
-            info = (card or {}).get("dataset_info", [])
-            configurations = info if isinstance(info, list) else [info]
-            infos = [(info, info.get("config_name", "")) for info in configurations]
-        labels = {name: _class_names(_tag_feature(info.get("features") or {})) for info, name in infos}
-    except (ValueError, yaml.YAMLError, AttributeError, IndexError) as error:
-        raise UserError(f"{url}: reading label names failed ({error}); correct or remove the file") from None
-    return {name: names for name, names in labels.items() if names}
-
-
-def _tag_feature(features: Any) -> Any:
-    """Return the description of the tags: features are a dictionary by name, or in YAML a list."""
-    if isinstance(features, list):
-        features = {feature.get("name"): feature for feature in features}
-    return features.get(TAGS)
-
-
-def _class_names(feature: Any) -> tuple[str, ...]:
-    """Find a ClassLabel's names at any depth of sequences: a list, or in YAML a dictionary by number."""
-    if isinstance(feature, list):
-        return next(filter(None, map(_class_names, feature)), ())
-    if not isinstance(feature, dict):
-        return ()
-    names = feature.get("names")
-    if isinstance(names, dict):
-        return tuple(str(names[number]) for number in sorted(names, key=int))
-    if isinstance(names, list):
-        return tuple(map(str, names))
-    return _class_names(list(feature.values()))
+        metadata = msgspec.json.decode((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return class_names(metadata["info"]["features"][tags])
+    except (*JSON_ERRORS, KeyError, TypeError, ValueError):
+        return {}

@@ -1,22 +1,12 @@
-"""JSON rows, and our own format: {"text", "entities": [{"start", "end", "text", "type"}]}, "id" optional."""
+"""Our own format: {"text", "entities": [{"start", "end", "text", "type"}]}, "id" optional."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import msgspec
+from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.gold.records import GoldEntity, GoldRow, LeftOut, MarkedSpan, annotated_row
 
-from uniner.errors import UserError
-from uniner.gold.records import GoldEntity, GoldPassage, GoldRow, checked_entity
-from uniner.storage.line_reader import BYTE_ORDER_MARK, read_lines, read_whole
-
-
-class JsonRow(NamedTuple):
-    """A row's JSON, its number (from 1), and its place for an error message."""
-
-    number: int
-    place: str
-    data: bytes
+EXAMPLE = '{"text", "entities": [{"start", "end", "text", "type"}]}'
 
 
 @dataclass(frozen=True)
@@ -26,45 +16,20 @@ class _AnnotatedText:
     id: str | int | None = None
 
 
-def read_rows(url: str, is_list: bool) -> Iterator[JsonRow]:
-    """Yield the rows of a JSON file: streamed lines with an object each, or one list, which is read whole.
-
-    Raises:
-        UserError: if is_list and the file is not a JSON list.
-    """
-    if is_list:
-        data = read_whole(url).removeprefix(BYTE_ORDER_MARK)
-        try:
-            entries = msgspec.json.decode(data, type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{url}: not a JSON list ({error}); fetch or write the file again") from None
-        for number, raw in enumerate(entries, start=1):
-            yield JsonRow(number, f"entry {number}", bytes(raw))
-        return
-    for line in read_lines(url):
-        data = (line.data or b"").removeprefix(BYTE_ORDER_MARK if not line.number else b"")
-        if data and not data.isspace():
-            yield JsonRow(line.number + 1, f"line {line.number + 1}", data)
+def recognise(row: object) -> bool | None:
+    """Tell whether a row has this format; None: it may, but has no annotation to tell by."""
+    if not isinstance(row, dict) or "text" not in row or not isinstance(row.get("entities"), list):
+        return False
+    entities = row["entities"]
+    fields = {"start", "end", "type"}
+    return all(isinstance(e, dict) and fields <= e.keys() for e in entities) if entities else None
 
 
-def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow]:
-    """Yield a passage per row; other fields of a row are ignored.
+def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
+    """Yield a passage per row; other fields of a row are ignored."""
+    return decoded_rows(url, rows, _AnnotatedText, EXAMPLE, _read_row)
 
-    Raises:
-        UserError: naming the row whose fields are wrong or whose offsets do not match the text.
-    """
-    decoder = msgspec.json.Decoder(_AnnotatedText)
-    for row in rows:
-        where = f"{url}, {row.place}"
-        try:
-            annotated = decoder.decode(row.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f'{where}: {error}; a row is {{"text", "entities": [{{"start", "end", "text", "type"}}]}}'
-            ) from None
-        entities = tuple(
-            checked_entity(where, annotated.text, entity.start, entity.end, entity.text, entity.type)
-            for entity in annotated.entities
-        )
-        name = "" if annotated.id is None else str(annotated.id)
-        yield GoldRow(row.number, row.place, GoldPassage(annotated.text, entities, name))
+
+def _read_row(row: JsonRow, where: str, annotated: _AnnotatedText) -> Iterator[GoldRow]:
+    mentions = [MarkedSpan(where, e.start, e.end, e.text, e.type) for e in annotated.entities]
+    yield annotated_row(row.number, row.place, annotated.text, mentions, id_of(annotated.id))

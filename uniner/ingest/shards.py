@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from uniner.errors import UserError
 from uniner.ingest.parquet_columns import is_id, is_text, require_column
-from uniner.storage.decompression import COMPRESSION, first_bytes
+from uniner.storage.decompression import compression_of, first_bytes, suffix_of
 from uniner.storage.filesystem import explained, filesystem, open_parquet, read_part
 from uniner.storage.line_reader import BYTE_ORDER_MARK
 
@@ -169,10 +169,8 @@ def generated_parts(chunks: Mapping[str, int], first: int) -> list[ShardPart]:
 
 
 def _kind(url: str) -> Kind:
-    path = PurePosixPath(url)
-    compressed = path.suffix.lower() in COMPRESSION
-    kind = _KINDS.get((path.with_suffix("") if compressed else path).suffix.lower())
-    if kind is None or (kind == "parquet" and compressed):
+    kind = _KINDS.get(suffix_of(url).lower())
+    if kind is None or (kind == "parquet" and compression_of(url)):
         raise UserError(
             f"{url}: unknown file suffix; JSON lines end in .jsonl, .json or .ndjson, text in .txt (both "
             "also with .gz or .zst), Parquet in .parquet"

@@ -24,6 +24,7 @@ _WINDOW_BYTES = 1 << _WINDOW_LOG
 _LARGEST_WINDOW_MIB = 2048
 # A piece of zstd may hold a thousand times its size.
 _PIECE_BYTES = 1 << 16
+_ANY_EXPANSION_BYTES = 64 << 20
 # zlib's number for gzip with its header and checksum.
 _GZIP = 31
 
@@ -53,17 +54,23 @@ def _has_magic(url: str, compression: str) -> bool:
 
 
 def read_blocks(
-    url: str, block_bytes: int | None = None, fetch_bytes: int = _FETCH_BYTES, window_mib: int | None = None
+    url: str,
+    block_bytes: int | None = None,
+    fetch_bytes: int = _FETCH_BYTES,
+    window_mib: int | None = None,
+    expansion: int | None = None,
 ) -> Iterator[tuple[bytes | None, int]]:
     """Yield a file's decompressed bytes in blocks, each with the compressed bytes read so far.
 
     A last block of None means that the compression is broken from there on, or that a compressed file is
     empty: no program compresses nothing to that, so the upload failed. window_mib: largest zstd window
-    to read, as ingest.zstd_window_mib says; None: 128.
+    to read, as ingest.zstd_window_mib says; None: 128. expansion: most decompressed bytes for each
+    compressed byte, after the first 64 MiB; None: any number.
 
     Raises:
-        UserError: if the file needs a larger zstd window.
+        UserError: if the file needs a larger zstd window, or expands more.
     """
+    total = 0
     system, path = filesystem(url)
     compression = compression_of(url)
     with explained(url), system.open(path, "rb", block_size=fetch_bytes) as raw:
@@ -76,6 +83,12 @@ def read_blocks(
             blocks = _arrow_blocks(raw, size, compression)
         try:
             for block in blocks:
+                total += len(block or b"")
+                if compression and expansion and total > max(_ANY_EXPANSION_BYTES, expansion * raw.tell()):
+                    raise UserError(
+                        f"{url}: {raw.tell():,} bytes of it expand to more than {total:,}, over {expansion} "
+                        "times as many, which no text does; check where it comes from, or unpack it yourself"
+                    )
                 yield block, raw.tell()
         except _WindowError:
             raise UserError(_window_error(url, window_mib)) from None
@@ -190,3 +203,9 @@ def _window_bytes(header: bytes) -> int:
 def compression_of(url: str) -> str | None:
     """Return the compression that a file's name says: gzip, zstd or None."""
     return COMPRESSION.get(PurePosixPath(url).suffix.lower())
+
+
+def suffix_of(url: str) -> str:
+    """Return the suffix of a file's name, without that of its compression: .jsonl of a.jsonl.gz."""
+    path = PurePosixPath(url)
+    return (path.with_suffix("") if compression_of(url) else path).suffix

@@ -22,17 +22,19 @@ class Line(NamedTuple):
     offset: int
 
 
-def read_lines(url: str, longest: int = sys.maxsize, window_mib: int | None = None) -> Iterator[Line]:
+def read_lines(
+    url: str, longest: int = sys.maxsize, window_mib: int | None = None, expansion: int | None = None
+) -> Iterator[Line]:
     """Yield the lines of a file in order. A line of more than `longest` bytes is not kept in memory.
 
-    window_mib: as in `read_blocks`.
+    window_mib, expansion: as in `read_blocks`.
 
     Raises:
         UserError: naming the last good line, if the compression is broken or ends too early.
     """
     number, offset, size = 0, 0, 0
     held: list[bytes] = []
-    for block, bytes_read in read_blocks(url, window_mib=window_mib):
+    for block, bytes_read in read_blocks(url, window_mib=window_mib, expansion=expansion):
         if block is None:
             kind = compression_of(url)
             raise UserError(f"{url}: broken or truncated {kind} after line {number}; download the file again")
@@ -74,13 +76,13 @@ def read_text_lines(url: str) -> Iterator[tuple[int, str]]:
         yield number + 1, text.removesuffix("\r")
 
 
-def read_whole(url: str) -> bytes:
-    """Return a file's decompressed bytes.
+def read_whole(url: str, expansion: int | None = None) -> bytes:
+    """Return a file's decompressed bytes. expansion: as in `read_blocks`.
 
     Raises:
         UserError: if the compression is broken or ends too early.
     """
-    blocks = [block for block, _ in read_blocks(url)]
+    blocks = [block for block, _ in read_blocks(url, expansion=expansion)]
     if None in blocks:
         raise UserError(f"{url}: broken or truncated {compression_of(url)}; download the file again")
     return b"".join(block for block in blocks if block)

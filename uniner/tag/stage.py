@@ -17,6 +17,7 @@ from uniner.gold.catalogue import resolve_group
 from uniner.inference.engine import EngineSettings, engine_pool
 from uniner.inference.fp8_gate import fp8_suffix, require_f1
 from uniner.inference.questions import start_asker
+from uniner.labels import unknown_types_line
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.connection import connected
 from uniner.runtime.stage_context import StageContext
@@ -181,6 +182,8 @@ def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
     if not (tag.types or tag.types_file):
         asked = types.everywhere
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
+    elif line := unknown_types_line(types.everywhere, facts.types):
+        log.warning(f"tag: {line}")
     keys = [chunk.key for chunk in passages.require_manifest().chunks]
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
     require_sources(types.of_source, sources)

@@ -31,7 +31,7 @@ def make_job(tmp_path, base, gold, dataset="d", labels=None):
 
 @pytest.mark.parametrize(
     ("dataset", "labels", "words"),
-    [("conll03", {}, "person"), ("mine", {}, "per"), ("mine", {"PER": "human being"}, "human being")],
+    [("conll03", {}, "person"), ("mine", {}, "person"), ("mine", {"PER": "human being"}, "human being")],
 )
 def test_it_learns_the_type_names_of_the_questions(tmp_path, tiny_bert, dataset, labels, words):
     gold = tmp_path / "train.txt"

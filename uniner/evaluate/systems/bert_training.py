@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 class BertTrainingJob:
     """A model to train on the train split of a data set.
 
-    settings: the system's section. base: folder, s3:// address or hub name. labels: as build.labels. output:
-    address of the folder for the model.
+    settings: the system's section. base: folder, s3:// address or hub name. labels: as evaluate.labels.
+    output: address of the folder for the model.
     """
 
     settings: BertSystem
