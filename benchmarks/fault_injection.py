@@ -202,7 +202,7 @@ def compare(root: str, chunks: int) -> None:
     manifest = folder.require_manifest()
     assert manifest.outcomes == {"ok": chunks * CHUNK_PASSAGES}, manifest.outcomes
     assert len(manifest.chunks) == len(folder.chunk_keys()) == chunks
-    leftovers = [name for name in folder.sizes() if not name.startswith(("chunk-", "identity", "manifest"))]
+    leftovers = [name for name in folder.sizes() if not name.startswith(("chunk", "identity", "manifest"))]
     assert not leftovers, leftovers
     tagger = make_tagger()
     for key in sorted(folder.chunk_keys()):

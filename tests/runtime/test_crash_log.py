@@ -182,5 +182,6 @@ def test_ray_starts_the_actor_again_only_until_the_row_is_found(folder, ray_sess
     assert outcomes(folder / "stage", "a") == [("a0", "ok"), ("BAD", "poison"), ("a2", "ok")]
     # A process that dies while it writes leaves its unfinished file, which no reader takes for a file.
     assert {name for name in (folder / "stage").sizes() if not name.endswith(".tmp")} == {
-        "identity.json", "manifest.json", "rejects-a.jsonl", *(f"chunk-{key}.parquet" for key in "abc"),
+        "chunks.parquet", "identity.json", "manifest.json", "rejects-a.jsonl",
+        *(f"chunk-{key}.parquet" for key in "abc"),
     }  # fmt: skip

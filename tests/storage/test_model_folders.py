@@ -1,13 +1,23 @@
 """Model folders: copied to each node once."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from uniner.errors import UserError
+from uniner.storage import model_folders
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import fetch_model, find_student_facts
+from uniner.storage.model_folders import (
+    StudentFacts,
+    digests_of,
+    fetch_model,
+    find_student_facts,
+    model_digest,
+)
+from uniner.storage.sealed_json import sealed_json
 
 
 @pytest.fixture
@@ -38,6 +48,58 @@ def test_one_of_a_node_s_processes_copies_a_model_and_the_others_wait(bucket, tm
         copies = set(pool.map(lambda _: fetch_model(folder.url, tmp_path / "cache"), range(4)))
     assert len(copies) == len(downloads) == 1
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]
+
+
+@pytest.fixture
+def student(folder, tmp_path):
+    """A student with its facts, and a copy of it on disk."""
+    local = tmp_path / "student"
+    local.mkdir()
+    (local / "model.safetensors").write_bytes(b"weights" * 100)
+    (local / "config.json").write_bytes(b"{}")
+    facts = StudentFacts(template="type", max_tokens=9, base="b", types=("a",), files=digests_of(local))
+    (local / "uniner.json").write_bytes(sealed_json(asdict(facts)))
+    folder.upload(local)
+    return folder
+
+
+def test_a_damaged_student_is_named_when_it_is_fetched_and_checked_once(student, tmp_path, monkeypatch):
+    cache, digest = tmp_path / "cache", model_digest(student.url)
+    copy = fetch_model(student.url, cache)
+    assert model_digest(copy) == digest
+    monkeypatch.setattr(model_folders, "digests_of", lambda _: pytest.fail("checked twice"))
+    assert fetch_model(student.url, cache) == copy
+    monkeypatch.undo()
+
+    student.write("calibration.json", b"{}")  # evaluate's, which are no part of the model
+    student.write("README.md", b"card")
+    fetch_model(student.url, tmp_path / "other")
+    weights = bytearray(student.read("model.safetensors"))
+    weights[50] ^= 1
+    student.write("model.safetensors", bytes(weights))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"model\.safetensors: is damaged: .* `uniner train CONFIG`"):
+            fetch_model(student.url, tmp_path / "third")
+    student.remove(["model.safetensors"])
+    with pytest.raises(UserError, match=r"model\.safetensors: is missing"):
+        fetch_model(student.url, tmp_path / "fourth")
+
+
+def test_a_flipped_bit_in_a_student_s_facts_is_named(student):
+    whole, expected, generator = (
+        student.read("uniner.json"),
+        find_student_facts(student.url),
+        random.Random(0),
+    )
+    for _ in range(100 if student.url.startswith("/") else 10):
+        bit = generator.randrange(8 * len(whole))
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        student.write("uniner.json", bytes(flipped))
+        try:
+            assert find_student_facts(student.url) == expected
+        except UserError as error:
+            assert "uniner.json" in str(error)
 
 
 @pytest.mark.parametrize("facts", [{"template": "type"}, {"template": "type", "types": [], "more": 1}, [1]])

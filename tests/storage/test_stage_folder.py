@@ -1,9 +1,12 @@
 """Stage folders: identities, chunks, summaries and manifests, on disk and on a real S3 server alike."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
+from uniner.records import ANNOTATION, Annotation, to_table
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -60,3 +63,74 @@ def test_a_folder_of_an_earlier_version_is_refused(folder):
     folder.write_json("manifest.json", {"stage": "stage", "rows": 3})
     with pytest.raises(UserError, match="another version of uniner made this folder"):
         folder.manifest()
+
+
+def test_deleting_a_bad_chunk_and_the_manifest_mends_a_stage_and_not_the_later_ones(folder):
+    annotations = [
+        Annotation(
+            passage_id=f"p{number}", doc_id="d", text="Text.", outcome="ok", reply="[]", entities=(),
+            model="teacher", tokens_in=5, tokens_out=5, cost_usd=0.1, attempts=1,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    again = [replace(each, reply="[ ]", model="teacher-2", cost_usd=0.3, attempts=2) for each in annotations]
+    other = [replace(again[0], text="Other text."), again[1]]
+
+    def run(rows, seconds):
+        """Make what is missing, as a stage does."""
+        if folder.begin(identity(a=1)) is None:
+            if not folder.has_chunk("a"):
+                folder.write_chunk(Chunk("a", to_table(rows, ANNOTATION), seconds, {"cost_usd": seconds}))
+            folder.write_manifest(Manifest.of(identity(a=1), folder.read_summaries(["a"]), seconds))
+        return folder.digest()
+
+    digest = run(annotations, 1.0)
+    later = folder / "later"
+    following = Identity(stage="later", settings={}, parents={"stage": digest})
+    later.begin(following)
+    later.write_chunk(Chunk("a", TABLE))
+    for rows, seconds in ((again, 2.0), (other, 3.0)):
+        folder.remove(["chunk-a.parquet", "manifest.json"])
+        run(rows, seconds)
+        now = replace(following, parents={"stage": folder.digest()})
+        if rows is again:
+            assert folder.digest() == digest and folder.manifest().figures == {"cost_usd": 2.0}
+            later.begin(now)
+        else:
+            with pytest.raises(UserError, match=r"the output of stage was .*, now "):
+                later.begin(now)
+
+
+def test_a_complete_manifest_is_not_rewritten_when_it_says_the_same(folder):
+    summary = folder.write_chunk(Chunk("a", TABLE))
+    first = folder.write_manifest(Manifest.of(identity(), [summary], 1.0))
+    before = folder.read("manifest.json")
+    assert folder.write_manifest(Manifest.of(identity(), [summary], 9.0)) == first
+    assert folder.read("manifest.json") == before
+    assert folder.write_manifest(Manifest.of(identity(), [summary], 9.0, results={"x": 1})) != first
+    assert folder.manifest().results == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "binds"),
+    [
+        ("rejects-a.jsonl", False),
+        ("packing.json.gz", False),
+        ("run.json", False),
+        ("batches/00001.json", False),
+        ("lease.json", False),
+        ("checkpoints/step-00000001-abc/__0_0.distcp", False),
+        ("checkpoints/step-00000001-abc/state.json", True),
+        ("candidates/chunk-a.parquet", True),
+        ("models/news/manifest.json", True),
+    ],
+)
+def test_an_identity_binds_once_there_is_a_chunk_a_checkpoint_or_a_result(folder, file, binds):
+    folder.begin(identity(a=1))
+    folder.write(file, b"x")
+    if binds:
+        with pytest.raises(UserError, match=r"section\.a was 1, now 2"):
+            folder.begin(identity(a=2))
+    else:
+        folder.begin(identity(a=2))
+        assert folder.read_identity() == identity(a=2)

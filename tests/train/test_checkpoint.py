@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pickle
+import random
 import threading
 
 import pytest
@@ -212,6 +213,25 @@ def test_a_checkpoint_runs_no_code_even_with_fitting_digests(base, folder, keep,
     with pytest.raises(UserError, match="holds something else than a checkpoint"):
         keep().resume(net, optimizer, "digest", print)
     assert not sprung.exists()
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_harmless_or_noticed(base, folder, keep):
+    net, optimizer = load(base)
+    with keep() as checkpoints:
+        checkpoints.save(net, optimizer, state_of(1))
+    (newest,) = folder.iterdir()
+    at, generator = StageFolder(str(newest)), random.Random(0)
+    expected = checkpoint._read_state(at)
+    for number in range(300):
+        file = sorted(newest.iterdir())[number % 3]
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        bit = generator.randrange(8 * len(whole))
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        assert checkpoint.find_damage(at) or checkpoint._read_state(at) == expected, (file, bit)
+        file.write_bytes(whole)
+    assert checkpoint.find_damage(at) == ""
 
 
 def test_damaged_checkpoints_are_skipped_but_never_all_of_them(make_job, local_session, tmp_path):

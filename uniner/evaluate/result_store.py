@@ -8,7 +8,7 @@ the input makes a new cell.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,10 @@ class ResultCell:
     def questions(self) -> dict[str, int]:
         """Return the number of questions by the cell's own chunk keys."""
         return {key: self.rows[gold_key] for key, gold_key in self.gold_keys().items()}
+
+    def digest(self, chunks: Mapping[str, str]) -> str:
+        """Return the digest of the cell's answers, from those of its system's chunks by key."""
+        return short_digest({key: chunks[key] for key in self.gold_keys()})
 
     def predictions(self, system: StageFolder) -> Iterator[Prediction]:
         """Yield the answers in a system's folder, in the order of the questions."""

@@ -49,11 +49,15 @@ ScoresBySystem = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateResults:
-    """What the manifest says of the table. cells: data set -> digest of its questions."""
+    """What the manifest says of the table.
+
+    cells: data set -> digest of its questions. answers: system -> data set -> digest of the cell's answers.
+    """
 
     protocol: str = PROTOCOL
     cells: dict[str, str] = field(default_factory=dict)
     scores: ScoresBySystem = field(default_factory=dict)
+    answers: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def check(context: StageContext) -> None:
@@ -96,7 +100,8 @@ def run(context: StageContext) -> Manifest | None:
         for name, by_dataset in scores.items()
     }
     digests = {dataset: gold_folder.url.rsplit("-", 1)[-1] for dataset, gold_folder in questions.items()}
-    manifest = _update_manifest(folder, digests, brief)
+    answers = {name: _answer_digests(folder / name, by_dataset) for name, by_dataset in cells.items()}
+    manifest = _update_manifest(folder, digests, brief, answers)
     table: ScoresBySystem = manifest.results["scores"]
     # Other runs' scores too; only this run has examples of mistakes.
     write_leaderboard(
@@ -270,11 +275,19 @@ def _cut_gold(context: StageContext, dataset: str, url: str) -> StageFolder:
     return folder
 
 
-def _update_manifest(folder: StageFolder, cells: dict[str, str], scores: ScoresBySystem) -> Manifest:
+def _answer_digests(folder: StageFolder, cells: Sequence[ResultCell]) -> dict[str, str]:
+    """Return the digest of each of a system's cells."""
+    chunks = {chunk.key: chunk.digest for chunk in folder.require_manifest().chunks}
+    return {cell.dataset: cell.digest(chunks) for cell in cells}
+
+
+def _update_manifest(
+    folder: StageFolder, cells: dict[str, str], scores: ScoresBySystem, answers: dict[str, dict[str, str]]
+) -> Manifest:
     """Write the table's scores into the stage's manifest. Returns it.
 
-    Scores of earlier runs stay, unless their data set's questions changed. cells: data set -> digest of its
-    questions.
+    Scores of earlier runs stay, unless their data set's questions changed. cells, answers: as in
+    `EvaluateResults`.
     """
     identity = Identity(stage="evaluate", settings={})
     before = folder.begin(identity)
@@ -286,15 +299,20 @@ def _update_manifest(folder: StageFolder, cells: dict[str, str], scores: ScoresB
     }
     table = {system: {**table.get(system, {}), **scores.get(system, {})} for system in {**scores, **table}}
     table = {system: by_dataset for system, by_dataset in table.items() if by_dataset}
-    results = EvaluateResults(cells={**earlier.cells, **cells}, scores=table)
-    if before and (earlier.scores, earlier.cells) == (results.scores, results.cells):
-        return before
+    answered = {
+        system: {
+            dataset: {**earlier.answers.get(system, {}), **answers.get(system, {})}[dataset]
+            for dataset in by_dataset
+        }
+        for system, by_dataset in table.items()
+    }
+    results = EvaluateResults(cells={**earlier.cells, **cells}, scores=table, answers=answered)
     # A system that was stopped while it answered more cells, or removed, has no manifest.
     manifests = [manifest for system in table if (manifest := (folder / system).manifest())]
     all_scores = [score for by_dataset in table.values() for score in by_dataset.values()]
     seconds = sum(manifest.seconds for manifest in manifests)
     manifest = replace(
-        Manifest.of(identity, [], seconds, results=asdict(results)),
+        Manifest.of(identity, [], seconds, results=asdict(results), content=answered),
         rows=sum(score["questions"] for score in all_scores),
         outcomes=merge(score["outcomes"] for score in all_scores),
     )

@@ -72,14 +72,14 @@ class CrashLog:
 
     def read(self, driver: str) -> CrashHistory | None:
         """Return the chunk's crashes before a driver's actor tries it; None if there were none."""
-        content = self._folder.read_json(self._name)
+        content = self._folder.read_sealed_json(self._name, "delete that file and run the same command again")
         if content is None:
             return None
         return CrashHistory(**{**content, "poison": tuple(content["poison"])}).after_crash(driver)
 
     def write(self, history: CrashHistory) -> None:
         """Log how the chunk is about to be tried."""
-        self._folder.write_json(self._name, asdict(history))
+        self._folder.write_sealed_json(self._name, asdict(history))
 
     def remove(self) -> None:
         """Remove the log of a chunk that exists."""

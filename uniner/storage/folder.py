@@ -60,9 +60,14 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Tell whether a file exists."""
         system, path = filesystem(self.path(name))
-        if is_remote(self.url):
-            return system.exists(path)
-        return patiently(self.path(name), None, Path(path).exists)
+        try:
+            if is_remote(self.url):
+                return system.exists(path)
+            # fsspec takes any trouble on a disk for a missing file.
+            return patiently(self.path(name), None, Path(path).exists)
+        except FileNotFoundError as error:
+            _require_bucket(self.url, error)
+            return False
 
     def sizes(self) -> dict[str, int]:
         """Return the names of the folder's files and their sizes in bytes; empty if the folder is missing."""

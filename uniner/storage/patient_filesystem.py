@@ -75,11 +75,14 @@ class PatientFilesystem:
         """List a folder."""
         return self._patiently("ls", path, detail=detail)
 
-    def find(self, path: str, maxdepth: int | None = None, detail: bool = False) -> Any:
-        """List all files below a folder; none if it is missing."""
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False
+    ) -> Any:
+        """List all files below a folder, with the folders on request; none if it is missing."""
         if self._is_s3 and maxdepth is None:  # one flat listing
-            return self._patiently("find", path, detail=detail)
-        found = {name: info for name, info in self._below(path, maxdepth) if info["type"] == "file"}
+            return self._patiently("find", path, withdirs=withdirs, detail=detail)
+        below = self._below(path, maxdepth)
+        found = {name: info for name, info in below if withdirs or info["type"] == "file"}
         return found if detail else sorted(found)
 
     def glob(self, path: str, detail: bool = False) -> Any:

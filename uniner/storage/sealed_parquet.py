@@ -73,8 +73,8 @@ def read_sealed(file: Any, columns: Sequence[str] | None = None) -> tuple[pa.Tab
         seal = _read_seal(source.metadata.metadata)
         table = source.read(columns=columns and list(columns), use_threads=columns is None)
     table = table.replace_schema_metadata(None)
-    wanted = list(seal.columns) if columns is None else [name for name in seal.columns if name in columns]
-    if table.schema.names != wanted or table.num_rows != seal.rows:
+    wanted = list(seal.columns if columns is None else columns)
+    if table.schema.names != wanted or set(wanted) - seal.columns.keys() or table.num_rows != seal.rows:
         raise BrokenFileError("its rows or columns are not those of its seal")
     for name in wanted:
         try:

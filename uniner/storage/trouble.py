@@ -73,14 +73,14 @@ def patiently(
     operation is done whole each time, so it must not matter how often.
 
     Raises:
-        UserError: the trouble did not pass in `patience_s`, or is one that the user must mend.
+        UserError: the trouble did not pass in `patience_s`, or the user must mend it.
         FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError: as they are.
     """
     began, pause, said = None, 0.2, False
     while True:
         try:
             return operation(*arguments, **options)
-        except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError):
+        except (UserError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError):
             raise
         except Exception as error:
             if renew is not None and _code(error) in _EXPIRED_CODES:
@@ -129,6 +129,7 @@ def may_pass(error: BaseException, url: str) -> bool:
         botocore.IncompleteReadError,
         botocore.MetadataRetrievalError,
         botocore.ChecksumError,
+        botocore.FlexibleChecksumError,
         ResponseParserError,  # overloaded servers and proxies answer with what is not XML
     )
     if isinstance(error, passing_kinds):
@@ -171,7 +172,7 @@ def mendable(error: BaseException, url: str) -> str | None:
         return (
             f"{url}: is on a read-only file system; name a folder that can be written, such as run.root=runs"
         )
-    if number == errno.EIO:
+    if number == errno.EIO and not remote:
         return f"{url}: the disk fails ({short}); see the machine's log, and take another disk"
     if code or status or isinstance(error, botocore.BotoCoreError):
         return (
@@ -186,6 +187,8 @@ def explained(url: str) -> Iterator[None]:
     """Turn storage errors that a user can correct into one clear line about `url`."""
     try:
         yield
+    except UserError:
+        raise
     except IsADirectoryError as error:
         raise UserError(f"{url}: {error.filename or 'it'} is a folder; name a file in it") from None
     except FileNotFoundError as error:
@@ -215,7 +218,8 @@ def _symptom(error: BaseException) -> str:
     if status:
         named = f" {code}" if code and code != str(status) else ""
         return f"answers {status}{named} ({_short(error)})"
-    return f"cannot be reached ({_short(error)})"
+    what = "sends damaged data" if "Checksum" in type(error).__name__ else "cannot be reached"
+    return f"{what} ({_short(error)})"
 
 
 def _response(error: BaseException) -> dict[str, Any]:

@@ -88,11 +88,12 @@ def requests_digest(keys: Iterable[str]) -> str:
 
 def run_id(stage: Folder) -> str:
     """Return the id under which a run pays, from the stage's folder; write it there at the first call."""
-    with explained(stage.url):
-        record = stage.read_json(_RUN)
-        if record is None:
-            record = {"id": uuid.uuid4().hex}
-            stage.write_json(_RUN, record)
+    record = stage.read_sealed_json(
+        _RUN, "delete that file and run the same command again; kept replies then count as another run's"
+    )
+    if record is None:
+        record = {"id": uuid.uuid4().hex}
+        stage.write_sealed_json(_RUN, record)
     return str(record["id"])
 
 
