@@ -11,7 +11,7 @@ from uniner.teacher.completion import Rejection
 
 # A request that the server failed to answer this often has the outcome failed.
 _MAX_ATTEMPTS = 3
-_NAME = re.compile(r"\d{5}\.json")
+_NAME = re.compile(r"\d{5,}(-[0-9a-f]{12})?\.json")
 # A record's `ended` where the server does not know the batch: it was never created.
 NEVER_CREATED = "never created"
 
@@ -20,8 +20,10 @@ NEVER_CREATED = "never created"
 class BatchRecord:
     """A batch on storage.
 
-    batch: the server's id, None until its creation is confirmed. ended: its last status, once all its replies
-    are saved. refused: outcome and the server's words by request key. broken: the server's errors by key.
+    suffix: makes the record's name unique, so that no driver overwrites another's record; empty in records of
+    earlier versions. batch: the server's id, None until its creation is confirmed. ended: its last status,
+    once all its replies are saved. refused: outcome and the server's words by request key. broken: the
+    server's errors by key.
     """
 
     number: int
@@ -29,10 +31,16 @@ class BatchRecord:
     requests: int
     usd_at_most: float
     file: str
+    suffix: str = ""
     batch: str | None = None
     ended: str | None = None
     refused: dict[str, list[str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the record's file name."""
+        return f"{self.number:05d}{'-' if self.suffix else ''}{self.suffix}.json"
 
 
 class BatchRecords:
@@ -43,16 +51,17 @@ class BatchRecords:
 
     def read(self) -> list[BatchRecord]:
         """Return the records by number."""
-        names = sorted(filter(_NAME.fullmatch, self._folder.sizes()))
-        return [BatchRecord(**self._folder.read_json(name)) for name in names]
+        names = filter(_NAME.fullmatch, self._folder.sizes())
+        records = (BatchRecord(**self._folder.read_json(name)) for name in names)
+        return sorted(records, key=lambda record: (record.number, record.suffix))
 
     def write(self, record: BatchRecord) -> None:
         """Write a record, whole or not at all."""
-        self._folder.write_json(self._name(record), asdict(record))
+        self._folder.write_json(record.name, asdict(record))
 
     def address(self, record: BatchRecord) -> str:
         """Return a record's address, for messages to the user."""
-        return self._folder.path(self._name(record))
+        return self._folder.path(record.name)
 
     def require_none_in_progress(self) -> None:
         """Refuse to ask online while batches are in progress: their requests would be paid for twice.
@@ -67,10 +76,6 @@ class BatchRecords:
                     f"{self.address(record)}: {batch} in progress and paid for; set teacher.kind=batch to "
                     "fetch its replies"
                 )
-
-    @staticmethod
-    def _name(record: BatchRecord) -> str:
-        return f"{record.number:05d}.json"
 
 
 def rejections_in(records: Iterable[BatchRecord]) -> dict[str, Rejection]:

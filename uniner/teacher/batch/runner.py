@@ -14,6 +14,7 @@ outcome failed. A batch without any reply ends the run.
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,8 +87,8 @@ class BatchRunner:
         self._pending, self._client, self._records = pending, client, records
         self._budget, self._spent, self._limits = budget_usd, spent_usd, limits or BatchFileLimits()
         self._poll_s = POLL_S if poll_s is None else poll_s
-        self._all: dict[int, BatchRecord] = {}
-        self._states: dict[int, Batch] = {}
+        self._all: dict[str, BatchRecord] = {}
+        self._states: dict[str, Batch] = {}
         self._full = False
         self._last_progress = ""
 
@@ -98,7 +99,7 @@ class BatchRunner:
             UserError: an error about the server, the key or the model.
             Stopped: the budget is spent.
         """
-        self._all = {record.number: record for record in await asyncio.to_thread(self._records.read)}
+        self._all = {record.name: record for record in await asyncio.to_thread(self._records.read)}
         await self._recover()
         submitted = {chunk for record in self._open() for chunk in record.chunks}
         queue = deque(chunk for chunk in chunks if chunk not in submitted)
@@ -132,10 +133,15 @@ class BatchRunner:
             if queue:
                 self._require_affordable()
             return
-        number = max(self._all, default=0) + 1
+        number = max((record.number for record in self._all.values()), default=0) + 1
         file_id = await self._client.upload(f"uniner-{self._pending.run}-{number:05d}.jsonl", file.data())
         record = BatchRecord(
-            number=number, chunks=file.chunks, requests=len(file), usd_at_most=file.usd, file=file_id
+            number=number,
+            suffix=uuid.uuid4().hex[:12],
+            chunks=file.chunks,
+            requests=len(file),
+            usd_at_most=file.usd,
+            file=file_id,
         )
         await self._write(record)
         try:
@@ -143,7 +149,7 @@ class BatchRunner:
         except BatchRefusedError:
             await self._write(replace(record, ended=NEVER_CREATED))
             raise
-        self._states[number] = batch
+        self._states[record.name] = batch
         await self._write(replace(record, batch=batch.id))
         log.info(f"annotate: batch {batch.id} submitted, {len(file):,} requests, answered within 24 h")
 
@@ -171,12 +177,12 @@ class BatchRunner:
 
     async def _status(self, record: BatchRecord) -> str:
         assert record.batch, "a record without a batch was recovered or ended"
-        self._states[record.number] = await self._client.status(record.batch, self._missing_hint(record))
-        return self._states[record.number].status
+        self._states[record.name] = await self._client.status(record.batch, self._missing_hint(record))
+        return self._states[record.name].status
 
     async def _end(self, record: BatchRecord) -> list[str]:
         """Save an ended batch's answers. Returns its chunks that still have unanswered requests."""
-        batch, answers = self._states[record.number], BatchAnswers()
+        batch, answers = self._states[record.name], BatchAnswers()
         self._full = False
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
@@ -228,14 +234,14 @@ class BatchRunner:
         return [record for record in self._all.values() if record.ended is None]
 
     def _open_states(self) -> list[Batch]:
-        return [self._states[record.number] for record in self._open() if record.number in self._states]
+        return [self._states[record.name] for record in self._open() if record.name in self._states]
 
     def _any_validating(self) -> bool:
         return any(batch.status == "validating" for batch in self._open_states())
 
     async def _write(self, record: BatchRecord) -> None:
         await asyncio.to_thread(self._records.write, record)
-        self._all[record.number] = record
+        self._all[record.name] = record
 
     def _missing_hint(self, record: BatchRecord) -> str:
         return (
