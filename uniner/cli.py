@@ -241,10 +241,11 @@ def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
     except Exception as error:
         if not isinstance(error, UserError):
             _raise_missed_stop()
-        user_error = connection.user_error_in(error)
-        if user_error is None:
-            raise
-        raise _FailedError(str(user_error)) from None
+        if user_error := connection.user_error_in(error):
+            raise _FailedError(str(user_error)) from None
+        if death := connection.death_in(error):
+            raise _FailedError(f"{death}; the same command goes on") from None
+        raise
 
 
 def _works_in_its_folder(context: StageContext) -> bool:

@@ -76,6 +76,53 @@ def test_policies_parse_and_hold_no_wildcard_action():
         assert "*" not in json.dumps(statement["Action"])
 
 
+HEAD_POLICY = json.loads((ROOT / "infra/aws/head-policy.json").read_text())
+NAME = CLUSTER["cluster_name"]
+TAG = {"aws:RequestTag/ray-cluster-name": NAME}
+LAUNCH, OWN = {"ec2:CreateAction": "RunInstances"}, {"ec2:ResourceTag/ray-cluster-name": NAME}
+
+
+def allows(policy, action, context):
+    """Tell, as AWS does for these simple policies, whether an action on an instance is allowed."""
+    return any(
+        action in [statement["Action"], *statement["Action"]]
+        and statement["Resource"] in ("*", "arn:aws:ec2:*:ACCOUNT:instance/*")
+        and all(
+            context.get(key) == value
+            for key, value in statement.get("Condition", {}).get("StringEquals", {}).items()
+        )
+        for statement in policy["Statement"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "context", "allowed"),
+    [
+        ("ec2:RunInstances", {}, True),
+        ("ec2:CreateTags", {**LAUNCH, **TAG}, True),
+        ("ec2:CreateTags", {**OWN, "aws:RequestTag/ray-node-status": "up-to-date"}, True),
+        ("ec2:TerminateInstances", OWN, True),
+        # Another instance of the account: it cannot be made the cluster's, so it cannot be ended.
+        ("ec2:CreateTags", TAG, False),
+        ("ec2:CreateTags", {"aws:RequestTag/Name": "x", "ec2:ResourceTag/ray-cluster-name": "other"}, False),
+        ("ec2:CreateTags", {**LAUNCH, "aws:RequestTag/ray-cluster-name": "other"}, False),
+        (
+            "ec2:CreateTags",
+            {"ec2:CreateAction": "CreateVolume", "aws:RequestTag/ray-cluster-name": NAME},
+            False,
+        ),
+        ("ec2:TerminateInstances", {}, False),
+        ("ec2:TerminateInstances", {"ec2:ResourceTag/ray-cluster-name": "other"}, False),
+    ],
+)
+def test_the_head_tags_and_ends_only_the_clusters_instances(action, context, allowed):
+    assert allows(HEAD_POLICY, action, context) is allowed
+    assert all(
+        set(statement.get("Condition", {"StringEquals": {}})) == {"StringEquals"}
+        for statement in HEAD_POLICY["Statement"]
+    )
+
+
 def test_rayjob_runs_a_job_and_a_config_that_exist():
     assert (RAYJOB["apiVersion"], RAYJOB["kind"]) == ("ray.io/v1", "RayJob")
     python, dash_m, module, config, *settings = shlex.split(RAYJOB["spec"]["entrypoint"])

@@ -20,6 +20,7 @@ import ray
 from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
+from uniner.runtime import trainer
 from uniner.storage.model_folders import student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import SINGLE_TYPE, Renderer
@@ -296,7 +297,7 @@ def test_two_workers_stop_at_a_random_step_and_one_resumes(
     config = prepare("stopped", workers=2)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "train", killed_at(step, rank, tmp_path / "killed"))
-        with pytest.raises(Exception, match="Training failed due to worker errors"):
+        with pytest.raises(UserError, match=r"^train: .*RayTrainWorker.* died .*goes on from the last check"):
             run(config)
     newest, kept = newest_checkpoint(StageFolder(config.run.root) / "stopped/train")
     assert kept == (step - 1) // 2 * 2
@@ -310,6 +311,41 @@ def test_two_workers_stop_at_a_random_step_and_one_resumes(
     assert history["resumed"] == [kept - 2] and manifest.figures["resumed"] == 1
     name = newest.url.rsplit("/", 1)[-1]
     assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in caplog.text
+
+
+def test_the_end_of_the_process_that_controls_the_workers_is_one_line_and_the_same_command_goes_on(
+    alone, prepare, run, monkeypatch, tmp_path
+):
+    """As where the driver's machine runs out of memory: it dies with more failures of workers allowed."""
+
+    def kill_controller(checkpoints):
+        for process in psutil.Process().parent().children():
+            if "TrainController" in " ".join(process.cmdline()):
+                process.kill()
+                process.wait(60)
+
+    config = prepare("uncontrolled", max_failures=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train", killed_at(9, 0, tmp_path / "killed", kill_controller))
+        with pytest.raises(UserError, match=r"^train: .*TrainController.* died .*from the last checkpoint$"):
+            run(config)
+    assert (tmp_path / "killed").exists()
+    run(config)
+    history = history_of(config)
+    require_same_curve(history, alone[1])
+    assert history["resumed"] == [8]
+
+
+def test_the_progress_outlives_the_process_that_collects_it():
+    import os
+
+    board = trainer._start_board()
+    process = psutil.Process(ray.get(board.__ray_call__.remote(lambda _: os.getpid())))
+    process.kill()
+    process.wait(60)
+    assert ray.get(board.read.remote())[0].step == 0
+    board.report.remote(trainer.RunProgress(3, 9, "loss"))
+    assert ray.get(board.read.remote()) == ((3, 9, "loss"), [])
 
 
 def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(

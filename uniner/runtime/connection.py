@@ -4,19 +4,32 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
+from ray import exceptions
 
 from uniner.errors import Stopped, UserError
 from uniner.progress import VERBOSE, is_verbose
 from uniner.storage.trouble import PATIENCE, patience_s
 
+log = logging.getLogger(__name__)
+
 Ending = TypeVar("Ending", bound=Exception)
 Shared = TypeVar("Shared")
+_HELD = ("cause", "controller_failure", "health_check_failure")
+_DEATHS = (
+    exceptions.RayActorError,
+    exceptions.OutOfMemoryError,
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OwnerDiedError,
+)
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
@@ -31,6 +44,7 @@ def connected() -> Iterator[None]:
     if not is_verbose():
         # Ray's core logs for each actor pool that Ray Data cannot restart it; real failures are raised.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray._private.worker.print_to_stdstream = _log_message
     logging.getLogger("ray").setLevel(level)
     # Ray Data logs errors that it also raises, at length; the job logs them in one line.
     logging.getLogger("ray.data").setLevel(logging.INFO if is_verbose() else logging.CRITICAL)
@@ -80,6 +94,12 @@ def _own_signal_handlers() -> Iterator[None]:
             signal.signal(number, signal.getsignal(number))
 
 
+def _log_message(message: dict[str, Any], **_: Any) -> None:
+    """Log the first sentence of a message from Ray's raylets, which they write a page long."""
+    text = " ".join(" ".join(message["lines"]).split())
+    log.warning(f"Ray: {text.split('. ', 1)[0][:200]}")
+
+
 def plain_error(error: BaseException) -> BaseException:
     """Return the Stopped or UserError that a task or actor raised inside Ray's wrappers, else the error."""
     return exception_in(error, Stopped) or user_error_in(error) or error
@@ -91,20 +111,55 @@ def user_error_in(error: BaseException) -> UserError | None:
 
 
 def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
-    """Return the first exception of a kind among an error, its causes and its groups' members."""
+    """Return the first exception of a kind among an error and all that it holds."""
+    for current in _exceptions_in(error):
+        if isinstance(current, kind):
+            return kind(str(current.args[0]) if current.args else str(current))
+    return None
+
+
+def _exceptions_in(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes, its group's members, and those that Ray keeps in fields of their own."""
     seen, waiting = set(), [error]
     while waiting:
         current = waiting.pop()
-        if isinstance(current, kind):
-            return kind(str(current.args[0]) if current.args else str(current))
+        yield current
         seen.add(id(current))
-        causes = (current.__cause__, getattr(current, "cause", None), current.__context__)
+        causes = (current.__cause__, current.__context__, *(getattr(current, name, None) for name in _HELD))
+        workers = getattr(current, "worker_failures", {}).values()
         waiting += [
             cause
-            for cause in (*causes, *getattr(current, "exceptions", ()))
+            for cause in (*causes, *getattr(current, "exceptions", ()), *workers)
             if isinstance(cause, BaseException) and id(cause) not in seen
         ]
-    return None
+
+
+def death_in(error: BaseException) -> str | None:
+    """Say in short which process or machine of Ray died, where an error is due to that, and what may help."""
+    deaths = [each for each in _exceptions_in(error) if isinstance(each, _DEATHS)]
+    deaths = [death for death in deaths if not getattr(death, "actor_init_failed", False)]
+    if not deaths:
+        return None
+    texts = [str(death) for death in deaths]
+    # Where memory runs out, processes that depend on the ended one die too: the memory is the cause.
+    for text in texts:
+        if "running low on memory" in text:
+            host, used = _found(r"IP: ([^,)\s]+)", text), _found(r"was (\S+ used / \S+ limit)", text)
+            return (
+                f"the machine{host and f' {host}'} ran out of memory{used and f' ({used})'}, so Ray ended a "
+                "process there; use fewer workers on a machine, smaller batches or more memory"
+            )
+    name, host = _found(r"class_name: (\S+)", texts[0]), _found(r"\bip: (\S+)", texts[0])
+    detail = re.split(r"Worker exit detail: |\n", texts[0])[-1].split(" Some common causes")[0]
+    return (
+        f"{f'the process {name}' if name else 'a process of Ray'}{host and f' on {host}'} died "
+        f"({' '.join(detail.split())[:160]}); look whether it was killed, or the machine is out of memory"
+    )
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    return match[1] if match else ""
 
 
 def share(value: Shared) -> Callable[[], Shared]:

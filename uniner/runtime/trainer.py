@@ -101,8 +101,9 @@ def run_training(
     None shows none.
 
     Raises:
-        UserError: raised by a worker. A function that raises it on all workers alike should return it
-            instead: Ray Train would start the workers again, to no use.
+        UserError: raised by a worker, or more processes died than `max_failures` allows, or the one that
+            controls them. A function that raises it on all workers alike should return it instead: Ray
+            Train would start the workers again, to no use.
     """
     board = _start_board() if progress else None
     settings = {"function": train_function, "job": job, "board": board}
@@ -113,7 +114,7 @@ def run_training(
             trainer = _torch_trainer(settings, folder, workers, use_gpu, max_failures)
             result.set_result(trainer.fit().return_value)
         except BaseException as error:
-            result.set_exception(_user_error_in(error) or error)
+            result.set_exception(_plain_failure(error, progress or folder.name))
 
     # In a thread: Ray Train would replace the main thread's signal handlers.
     thread = threading.Thread(target=fit, daemon=True)
@@ -127,7 +128,9 @@ def _start_board() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(RunBoard).options(scheduling_strategy=here).remote()
+    # It is started again if it dies, as where memory runs out, and shows the progress of the next report.
+    board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(RunBoard)
+    return board.options(scheduling_strategy=here).remote()
 
 
 def _show_progress(thread: threading.Thread, board: Any, name: str) -> None:
@@ -181,11 +184,14 @@ def _run_worker(settings: dict[str, Any]) -> Any:
     return settings["function"](settings["job"], TrainerSession(settings["board"]))
 
 
-def _user_error_in(error: BaseException) -> UserError | None:
-    """Find the UserError in Ray Train's exceptions, which keep the workers' errors in fields of their own."""
-    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
-    user_errors = (connection.user_error_in(cause) for cause in (error, *inner) if cause is not None)
-    return next((user_error for user_error in user_errors if user_error), None)
+def _plain_failure(error: BaseException, name: str) -> BaseException:
+    """Return the UserError that a worker raised, or one about a process that died, else the error."""
+    if user_error := connection.user_error_in(error):
+        return user_error
+    death = connection.death_in(error)
+    if death is None:
+        return error
+    return UserError(f"{name}: {death}; the same command goes on from the last checkpoint")
 
 
 def require_workers(section: str, workers: int | tuple[int, int], use_gpu: bool) -> None:

@@ -462,7 +462,7 @@ def test_a_server_that_answers_nothing_does_not_fail_passages(ask):
         ("POST files", 404, r"no Batch API; set teacher\.kind=openai"),
         ("POST files", 401, "refuses the key .*check OPENAI_API_KEY"),
         ("POST batches", 400, "teacher m at .*billing"),
-        ("GET batches", 404, r"batch batch_0 or its files do not exist there .*delete .*00001\.json"),
+        ("GET batches", 404, r"batch_0 or its files do not exist there .*delete .*00001-[0-9a-f]{12}\.json"),
         ("GET files", 404, r"batch batch_0 or its files do not exist there"),
     ],
 )
@@ -482,6 +482,39 @@ def test_an_error_of_the_server_is_one_line(ask, path, status, message):
     if path == "GET files":
         with pytest.raises(UserError, match=r"batch_0 is in progress and paid for; set teacher\.kind=batch"):
             ask.records.require_none_in_progress()
+
+
+def test_two_drivers_at_once_keep_a_record_of_each_batch(ask):
+    """The lease keeps them apart; where it could not, no batch that is paid for is forgotten."""
+
+    async def both(server):
+        await asyncio.gather(ask.answer(server), ask.answer(server))
+
+    with BatchApi() as server:
+        asyncio.run(both(server))
+        records = ask.records.read()
+        assert [record.batch for record in records if record.batch] and len(records) == len(server.batches)
+        assert {record.batch for record in records} == server.batches.keys()
+
+
+def test_a_batch_recorded_by_an_earlier_version_is_fetched(ask, tmp_path):
+    async def refuse(path, handle):
+        return web.json_response({}, status=404) if path == "GET batches" else await handle()
+
+    with BatchApi() as server:
+        server.disturb = refuse
+        with pytest.raises(UserError, match="do not exist there"):
+            ask(server)
+        (record,) = ask.records.read()
+        folder = tmp_path / "annotate/batches"
+        old = json.loads((folder / record.name).read_text())
+        del old["suffix"]
+        (folder / record.name).unlink()
+        (folder / f"{record.number:05d}.json").write_text(json.dumps(old))
+        server.disturb = lambda path, handle: handle()
+        ask(server)
+        assert len(server.batches) == 1
+        assert [path.name for path in folder.iterdir()] == ["00001.json"]
 
 
 def test_an_unreadable_answer_is_named(ask):

@@ -11,7 +11,7 @@ from uniner.teacher.completion import Rejection
 
 # A request that the server failed to answer this often has the outcome failed.
 _MAX_ATTEMPTS = 3
-_NAME = re.compile(r"\d{5}\.json")
+_NAME = re.compile(r"\d{5,}(-[0-9a-f]{12})?\.json")
 # A record's `ended` where the server does not know the batch: it was never created.
 NEVER_CREATED = "never created"
 
@@ -20,10 +20,11 @@ NEVER_CREATED = "never created"
 class BatchRecord:
     """A batch on storage.
 
-    batch: the server's id, None until its creation is confirmed. ended: its last status, once all its replies
-    are saved. usd: what it cost then, with requests that may have been billed though they brought no reply.
-    refused: outcome and the server's words by request key. broken: the server's errors by key. forgotten:
-    such errors that count no more.
+    suffix: makes the record's name unique, so that no driver overwrites another's record; empty in records of
+    earlier versions. batch: the server's id, None until its creation is confirmed. ended: its last status,
+    once all its replies are saved. usd: what it cost then, with requests that may have been billed though they
+    brought no reply. refused: outcome and the server's words by request key. broken: the server's errors by
+    key. forgotten: such errors that count no more.
     """
 
     number: int
@@ -31,6 +32,7 @@ class BatchRecord:
     requests: int
     usd_at_most: float
     file: str
+    suffix: str = ""
     batch: str | None = None
     ended: str | None = None
     usd: float = 0.0
@@ -43,6 +45,11 @@ class BatchRecord:
         """Return what the batch cost, at most where it is in progress."""
         return self.usd if self.ended else self.usd_at_most
 
+    @property
+    def name(self) -> str:
+        """Return the record's file name."""
+        return f"{self.number:05d}{'-' if self.suffix else ''}{self.suffix}.json"
+
 
 class BatchRecords:
     """The records of a stage's batches. Its methods block on storage."""
@@ -52,12 +59,13 @@ class BatchRecords:
 
     def read(self) -> list[BatchRecord]:
         """Return the records by number."""
-        names = sorted(filter(_NAME.fullmatch, self._folder.sizes()))
-        return [BatchRecord(**self._folder.read_json(name)) for name in names]
+        names = filter(_NAME.fullmatch, self._folder.sizes())
+        records = (BatchRecord(**self._folder.read_json(name)) for name in names)
+        return sorted(records, key=lambda record: (record.number, record.suffix))
 
     def write(self, record: BatchRecord) -> None:
         """Write a record, whole or not at all."""
-        self._folder.write_json(self._name(record), asdict(record))
+        self._folder.write_json(record.name, asdict(record))
 
     def forget_errors(self) -> None:
         """Forget the server's errors, so that their requests are asked again."""
@@ -67,7 +75,7 @@ class BatchRecords:
 
     def address(self, record: BatchRecord) -> str:
         """Return a record's address, for messages to the user."""
-        return self._folder.path(self._name(record))
+        return self._folder.path(record.name)
 
     def require_none_in_progress(self) -> None:
         """Refuse to ask online while batches are in progress: their requests would be paid for twice.
@@ -82,10 +90,6 @@ class BatchRecords:
                     f"{self.address(record)}: {batch} in progress and paid for; set teacher.kind=batch to "
                     "fetch its replies"
                 )
-
-    @staticmethod
-    def _name(record: BatchRecord) -> str:
-        return f"{record.number:05d}.json"
 
 
 def rejections_in(records: Iterable[BatchRecord]) -> dict[str, Rejection]:

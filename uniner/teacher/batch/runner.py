@@ -15,6 +15,7 @@ usage, and at most for a reply without one or an error that may have been billed
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,8 +89,8 @@ class BatchRunner:
         self._pending, self._client, self._records = pending, client, records
         self._budget, self._spent, self._limits = budget_usd, spent_usd, limits or BatchFileLimits()
         self._poll_s = POLL_S if poll_s is None else poll_s
-        self._all: dict[int, BatchRecord] = {}
-        self._states: dict[int, Batch] = {}
+        self._all: dict[str, BatchRecord] = {}
+        self._states: dict[str, Batch] = {}
         self._form, self._refused_forms = client.form, set[RequestForm]()
         self._full = False
         self._last_progress = ""
@@ -101,7 +102,7 @@ class BatchRunner:
             UserError: an error about the server, the key or the model.
             Stopped: the budget is spent.
         """
-        self._all = {record.number: record for record in await asyncio.to_thread(self._records.read)}
+        self._all = {record.name: record for record in await asyncio.to_thread(self._records.read)}
         await self._recover()
         submitted = {chunk for record in self._open() for chunk in record.chunks}
         queue = deque(chunk for chunk in chunks if chunk not in submitted)
@@ -135,10 +136,15 @@ class BatchRunner:
             if queue:
                 self._require_affordable()
             return
-        number = max(self._all, default=0) + 1
+        number = max((record.number for record in self._all.values()), default=0) + 1
         file_id = await self._client.upload(f"uniner-{self._pending.run}-{number:05d}.jsonl", file.data())
         record = BatchRecord(
-            number=number, chunks=file.chunks, requests=len(file), usd_at_most=file.usd, file=file_id
+            number=number,
+            suffix=uuid.uuid4().hex[:12],
+            chunks=file.chunks,
+            requests=len(file),
+            usd_at_most=file.usd,
+            file=file_id,
         )
         await self._write(record)
         try:
@@ -146,7 +152,7 @@ class BatchRunner:
         except BatchRefusedError:
             await self._write(replace(record, ended=NEVER_CREATED))
             raise
-        self._states[number] = batch
+        self._states[record.name] = batch
         await self._write(replace(record, batch=batch.id))
         log.info(f"annotate: batch {batch.id} submitted, {len(file):,} requests, answered within 24 h")
 
@@ -174,12 +180,12 @@ class BatchRunner:
 
     async def _status(self, record: BatchRecord) -> str:
         assert record.batch, "a record without a batch was recovered or ended"
-        self._states[record.number] = await self._client.status(record.batch, self._missing_hint(record))
-        return self._states[record.number].status
+        self._states[record.name] = await self._client.status(record.batch, self._missing_hint(record))
+        return self._states[record.name].status
 
     async def _end(self, record: BatchRecord) -> list[str]:
         """Save an ended batch's answers. Returns its chunks that still have unanswered requests."""
-        batch, answers = self._states[record.number], BatchAnswers(sent=self._form)
+        batch, answers = self._states[record.name], BatchAnswers(sent=self._form)
         self._full = False
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
@@ -236,14 +242,14 @@ class BatchRunner:
         return [record for record in self._all.values() if record.ended is None]
 
     def _open_states(self) -> list[Batch]:
-        return [self._states[record.number] for record in self._open() if record.number in self._states]
+        return [self._states[record.name] for record in self._open() if record.name in self._states]
 
     def _any_validating(self) -> bool:
         return any(batch.status == "validating" for batch in self._open_states())
 
     async def _write(self, record: BatchRecord) -> None:
         await asyncio.to_thread(self._records.write, record)
-        self._all[record.number] = record
+        self._all[record.name] = record
 
     def _missing_hint(self, record: BatchRecord) -> str:
         return (
