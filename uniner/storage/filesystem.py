@@ -164,7 +164,7 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     with explained(url), system.open(path, "rb") as raw:
         try:
             yield pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             # Arrow raises a bare OSError; errors of the storage have a number or a subclass.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                 raise
