@@ -133,7 +133,8 @@ def _spans_fences(parsed: ParsedReply, text: str) -> bool:
     """Tell whether a string may begin in one fence and end in the next: the reply has no such string."""
     if text.count(_FENCE) < 4:  # two for each fence
         return False
-    return any("\n" in string and string not in text for mention in parsed.mentions for string in mention)
+    strings = (string for mention in parsed.mentions for string in mention if "\n" in string)
+    return any(string not in text or string.isspace() for string in strings)
 
 
 def _unescaped(text: str) -> str:
