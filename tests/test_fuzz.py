@@ -219,7 +219,9 @@ def test_a_damaged_reply_has_an_outcome_and_invents_nothing(reply, depth):
         damaged = damage(reply, edits, PIECES)
         outcome, mentions = judge_reply(damaged, finish, None, passage)
         assert outcome in OUTCOMES or (outcome == "too_long" and finish == "length")
-        sources = (damaged, plain(damaged), plain(plain(damaged)), half_plain(damaged))
+        sources = [damaged, plain(damaged), plain(plain(damaged)), half_plain(damaged)]
+        # Half a surrogate pair in a reply that is a JSON string becomes a question mark.
+        sources += [source.encode(errors="replace").decode() for source in sources]
         for text in (text for pair in mentions for text in pair):
             text.encode()
             assert any(text in source for source in sources)

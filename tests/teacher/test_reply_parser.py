@@ -35,6 +35,8 @@ WHOLE = {
     "a bracket in the text": ('See [1] and [the list]: [("Ann", "person")] (that is all)', [ANN]),
     "a label": ('Output: [("Ann", "person")]', [ANN]),
     "thoughts before": ('<think>[("Bob", "person")]?</think>\n[("Ann", "person")]', [ANN]),
+    "a mention with fences": ('```\n[("```a```b", "x"), ("Ann", "person")]\n```', [("```a```b", "x"), ANN]),
+    "two fences": ('```\n[("Ann", "person")]\n```\nand\n```\n[("Bonn", "city")]\n```', [ANN, BONN]),
     "several lists": ('People: [("Ann", "person")]\nPlaces: [("Bonn", "city")]', [ANN, BONN]),
     "an empty list and another": ('Dates: []\nPeople: [("Ann", "person")]', [ANN]),
     "a list a line": ('[("Ann", "person")]\n[("Bonn", "city")]', [ANN, BONN]),

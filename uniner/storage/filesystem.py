@@ -141,7 +141,7 @@ def open_parquet(url: str, sealed: bool = False) -> Iterator[pq.ParquetFile]:
                 f"{url}: is damaged ({error}); delete it, and the manifest.json beside it, and run the stage "
                 "that wrote it again"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             # Arrow raises a bare OSError; errors of the storage have a number or a subclass.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                 raise

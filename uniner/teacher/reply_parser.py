@@ -75,9 +75,10 @@ def parse_reply(reply: str, passage: str = "") -> ParsedReply | None:
         return bool(locate(passage, mention).spans)
 
     text = without_thoughts(reply)
-    for candidate in ("\n".join(_fenced(text)), text, _unescaped(text)):
+    fenced = "\n".join(_fenced(text))
+    for candidate in (fenced, text, _unescaped(text)):
         parsed = _parse(candidate, is_known) if candidate else None
-        if parsed is not None:
+        if parsed is not None and not (candidate is fenced and _spans_fences(parsed, text)):
             return parsed
     return None
 
@@ -126,6 +127,14 @@ def _fenced(text: str) -> Iterator[str]:
             return
         yield text[start:end]
         position = end + len(_FENCE)
+
+
+def _spans_fences(parsed: ParsedReply, text: str) -> bool:
+    """Tell whether a string may begin in one fence and end in the next: the reply has no such string."""
+    if text.count(_FENCE) < 4:  # two for each fence
+        return False
+    strings = (string for mention in parsed.mentions for string in mention if "\n" in string)
+    return any(string not in text or string.isspace() for string in strings)
 
 
 def _unescaped(text: str) -> str:
