@@ -22,9 +22,9 @@ class BatchRecord:
 
     suffix: makes the record's name unique, so that no driver overwrites another's record; empty in records of
     earlier versions. batch: the server's id, None until its creation is confirmed. ended: its last status,
-    once all its replies are saved. usd: what it cost then, with requests that may have been billed though they
-    brought no reply. refused: outcome and the server's words by request key. broken: the server's errors by
-    key. forgotten: such errors that count no more.
+    once all its replies are saved. usd: what it cost then, with requests that may have been billed though
+    they brought no reply. refused: outcome and the server's words by request key. broken: the server's errors
+    by key. forgotten: such errors that count no more.
     """
 
     number: int
