@@ -31,39 +31,28 @@ _STARTS = re.compile(r"[TREAMN#*]\S*\t")
 _BROKEN = "broken_over_lines"
 
 
-def annotation_files(url: str) -> list[str]:
-    """Return the addresses of the annotation files in a folder and its subfolders."""
-    return [file for file in files_below(url) if file.endswith(".ann")]
-
-
-def content_files(url: str) -> list[str]:
-    """Return the addresses of the texts and annotations in a folder, which decide its content."""
+def document_files(url: str) -> list[tuple[str | None, str]]:
+    """Return the (text, annotations) addresses of a folder's documents; None for a text that is missing."""
     files = files_below(url)
     known = set(files)
-    texts = [text_file(file) for file in files if file.endswith(".ann")]
-    return [file for text in texts for file in (text, text.removesuffix(".txt") + ".ann") if file in known]
-
-
-def text_file(annotations: str) -> str:
-    """Return the address of the text that an annotation file belongs to."""
-    return annotations.removesuffix(".ann") + ".txt"
+    annotations = [file for file in files if file.endswith(".ann")]
+    texts = [file.removesuffix(".ann") + ".txt" for file in annotations]
+    return [(text if text in known else None, file) for text, file in zip(texts, annotations, strict=True)]
 
 
 def read(url: str) -> Iterator[GoldRow | LeftOut]:
     """Yield the documents of a folder as passages; the path below the folder is the id."""
     folder = filesystem(url)[1].rstrip("/")
-    for number, annotations in enumerate(annotation_files(url), start=1):
-        text = text_file(annotations)
-        name = filesystem(text)[1].removesuffix(".txt").removeprefix(f"{folder}/")
+    for number, (text, annotations) in enumerate(document_files(url), start=1):
+        name = filesystem(annotations)[1].removesuffix(".ann").removeprefix(f"{folder}/")
         try:
             yield _document(number, annotations, text, name)
         except UserError as error:
             yield bad_row(error)
 
 
-def _document(number: int, annotations: str, text_url: str, name: str) -> GoldRow | LeftOut:
-    system, path = filesystem(text_url)
-    if not system.exists(path):
+def _document(number: int, annotations: str, text_url: str | None, name: str) -> GoldRow | LeftOut:
+    if text_url is None:
         raise UserError(f"{annotations}: the .txt file of this name is missing; add it or remove this file")
     try:
         text = gold_bytes(text_url).decode()

@@ -72,16 +72,14 @@ class _Layout(NamedTuple):
         tags = [columns[number - 1] if number <= len(columns) else "" for number in numbers]
         return [with_prefix(tag) if tag else "" for tag in tags] if self.bare else tags
 
-    def fault(self, columns: Sequence[str]) -> str:
-        """Return the reason to leave out a line; empty for a sound line."""
+    def fault(self, columns: Sequence[str], tags: Sequence[str]) -> str:
+        """Return the reason to leave out a line; empty for a sound line. tags: its tags."""
+        if len(columns) > self.token + 1 and columns[self.token] and all(map(is_tag, tags)):
+            return ""
         if len(columns) == 1 and is_tag(columns[0]) and not type_of(columns[0]):
             return _EMPTY_TOKEN
-        tags = self.tags(columns)
-        if len(columns) < self.token + 2 or not all(map(is_tag, tags)):
-            return BAD_LINE
-        if not columns[self.token]:
-            return BAD_LINE if any(map(type_of, tags)) else _EMPTY_TOKEN
-        return ""
+        wrong = len(columns) < self.token + 2 or not all(map(is_tag, tags)) or any(map(type_of, tags))
+        return BAD_LINE if wrong else _EMPTY_TOKEN
 
 
 def _lines(url: str) -> Iterator[_Line]:
@@ -117,12 +115,14 @@ def _sentences(url: str, layout: _Layout) -> Iterator[GoldRow | LeftOut]:
         if not line.columns:
             yield _sentence(url, first, tokens, tags, left_out)
             tokens, tags, left_out = [], [], Counter()
-        elif fault := layout.fault(line.columns):
+            continue
+        line_tags = layout.tags(line.columns)
+        if fault := layout.fault(line.columns, line_tags):
             left_out[fault] += 1
         else:
             first = first if tokens else line.number
             tokens.append(line.columns[layout.token])
-            tags.append(layout.tags(line.columns))
+            tags.append(line_tags)
     yield _sentence(url, first, tokens, tags, left_out)
 
 
@@ -187,15 +187,17 @@ class _Columns:
         self.tabs = self.tabs or "\t" in line.text
         self._add_number(line.columns, line.starts)
         layout = _Layout(0, self.tag_columns)
-        fault = layout.fault(line.columns)
-        if _Layout(0, self.tag_columns, bare=True).fault(line.columns) == BAD_LINE:
-            self.bad_bare_lines += 1
-        else:
-            self._add_prefixes(layout.tags(line.columns))
+        tags = layout.tags(line.columns)
+        fault = layout.fault(line.columns, tags)
         if fault == BAD_LINE:
             self.bad_lines += 1
             self.first_bad = self.first_bad or line
-        elif not fault and not self.tag_columns:
+            bare = layout._replace(bare=True)
+            if bare.fault(line.columns, bare.tags(line.columns)) == BAD_LINE:
+                self.bad_bare_lines += 1
+                return
+        self._add_prefixes(tags)
+        if not fault and not self.tag_columns and len(line.columns) > 2:
             self._add_tags(line)
 
     def _add_prefixes(self, tags: Sequence[str]) -> None:

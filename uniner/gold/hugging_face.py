@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from uniner.errors import UserError
 from uniner.gold.json_rows import JSON_ERRORS
-from uniner.gold.label_names import class_names, label_file, label_names
+from uniner.gold.label_names import class_names, find_label_file, label_names
 from uniner.gold.records import GoldRow, LeftOut, bad_row
 from uniner.gold.tags import are_bare
 from uniner.gold.token_rows import TAGS, TOKENS, TaggedRows, field_names
@@ -71,16 +71,15 @@ def read(url: str, tag_field: str = "") -> Iterator[GoldRow | LeftOut]:
                     yield GoldRow(number, f"row {number}", passage)
 
 
-def description_file(url: str, schema: pa.Schema, tag_field: str = "") -> str | None:
-    """Return the file that names a Parquet file's labels; None if the Parquet file itself does.
-
-    Raises:
-        UserError: if the labels have no names.
-    """
-    _, tags = _columns(url, schema, tag_field)
-    if not _are_numbers(schema, tags) or _metadata_names(schema, tags):
-        return None
-    return label_file(url, tags)
+def description_files(url: str) -> set[str]:
+    """Return the files that name the numbers in a Parquet file's lists, where the file itself does not."""
+    with open_parquet(url) as file:
+        schema = file.schema_arrow
+    lists = [
+        name for name in schema.names if _is_list(schema.field(name).type) and _are_numbers(schema, name)
+    ]
+    files = {find_label_file(url, name) for name in lists if not _metadata_names(schema, name)}
+    return {file for file in files if file}
 
 
 def _columns(url: str, schema: pa.Schema, tag_field: str) -> tuple[str, str]:

@@ -37,22 +37,15 @@ class _CardLoader(yaml.SafeLoader):  # type: ignore[misc]
         """Leave merge keys as they are."""
 
 
-def label_file(url: str, field: str) -> str:
-    """Return the file that names the numbers in a field of tags.
-
-    Raises:
-        UserError: if there is none.
-    """
+def find_label_file(url: str, field: str) -> str | None:
+    """Return the file that names the numbers in a field of tags; None if there is none."""
     for folder in _folders_above(url):
         for name in _FILES:
             file = f"{folder}/{name}"
             system, path = filesystem(file)
             if system.isfile(path) and _names_by_configuration(file, field):
                 return file
-    raise UserError(
-        f"{url}: {field} are numbers without names in the file's own metadata or in {', '.join(_FILES)} "
-        'beside it; add label.json, such as {"O": 0, "B-person": 1, "I-person": 2}'
-    )
+    return None
 
 
 def label_names(url: str, field: str) -> dict[int, str]:
@@ -61,7 +54,12 @@ def label_names(url: str, field: str) -> dict[int, str]:
     Raises:
         UserError: if they have no names, or several configurations name them differently.
     """
-    file = label_file(url, field)
+    file = find_label_file(url, field)
+    if not file:
+        raise UserError(
+            f"{url}: {field} are numbers without names in the file's own metadata or in {', '.join(_FILES)} "
+            'beside it; add label.json, such as {"O": 0, "B-person": 1, "I-person": 2}'
+        )
     names = _names_by_configuration(file, field)
     if any(labels != next(iter(names.values())) for labels in names.values()):
         names = {name: labels for name, labels in names.items() if name in PurePosixPath(url).parts}

@@ -40,7 +40,7 @@ from uniner.gold.records import (
     rename_types,
 )
 from uniner.labels import is_else_type
-from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem, open_parquet
+from uniner.storage.filesystem import absolute, expand, explained, files_below, filesystem
 
 TagColumn = int | str | tuple[int, ...] | None
 """Which tags of a file count: a column's number from 1, several for nested entities, or a field's name."""
@@ -234,14 +234,12 @@ def _content_files(source: str, kind: str | None) -> list[str]:
     """Return the files that decide a source's content."""
     kind = kind or format_of(source)
     if kind == "brat":
-        return brat.content_files(source)
-    names = None
+        return [file for pair in brat.document_files(source) for file in pair if file]
     if kind == "hugging_face":
-        with open_parquet(source) as file:
-            names = hugging_face.description_file(source, file.schema_arrow)
-    elif kind == "tner":
-        names = token_rows.names_file(source, read_rows(source))
-    return [source, names] if names else [source]
+        return [source, *sorted(hugging_face.description_files(source))]
+    if kind == "tner":
+        return [source, *sorted(token_rows.description_files(source, read_rows(source)))]
+    return [source]
 
 
 def _read_all(sources: list[str], kind: str | None, tag_column: TagColumn) -> Iterator[GoldRow | LeftOut]:

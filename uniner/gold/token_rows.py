@@ -8,14 +8,13 @@ Tags have a scheme's prefix, or are bare types beside O (`tags`). The passage is
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import JSON_ERRORS, JsonRow, decoded_rows, id_of
-from uniner.gold.label_names import label_file, label_names
+from uniner.gold.json_rows import JSON_ERRORS, JsonRow, decoded_rows, id_of, json_value
+from uniner.gold.label_names import find_label_file, label_names
 from uniner.gold.records import GoldPassage, GoldRow, LeftOut
 from uniner.gold.tags import SCHEMES, are_bare, is_tag, tagged_passage, with_prefix
 
@@ -69,10 +68,13 @@ def read(url: str, rows: Callable[[], Iterable[JsonRow]], tag_field: str = "") -
     yield from decoded_rows(url, rows(), dict[str, Any], EXAMPLE, read_row)
 
 
-def names_file(url: str, rows: Iterable[JsonRow], tag_field: str = "") -> str | None:
-    """Return the file that names the numbers of a file's tags; None if its first tags are not numbers."""
-    field, found = _tags_in(islice(rows, 1), tag_field)
-    return label_file(url, field) if any(isinstance(tag, int) for tag in found) else None
+def description_files(url: str, rows: Iterable[JsonRow]) -> set[str]:
+    """Return the files that name the numbers in the lists of a file's first row."""
+    value = json_value(first.data) if (first := next(iter(rows), None)) else None
+    lists = value.items() if isinstance(value, dict) else ()
+    numbered = [name for name, tags in lists if isinstance(tags, list) and tags and isinstance(tags[0], int)]
+    files = {find_label_file(url, name) for name in numbered}
+    return {file for file in files if file}
 
 
 class TaggedRows:

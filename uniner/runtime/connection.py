@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -77,6 +78,9 @@ def _own_signal_handlers() -> Iterator[None]:
     Ray's Python code sets one for SIGTERM. Its C++ code sets one below Python's for several signals, which
     prints the stack, and aborts the process 3 s later if it has not ended.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread has handlers
+        return
     set_handler = signal.signal
 
     def ignore_ray(number: int, handler: Any) -> Any:
@@ -91,7 +95,8 @@ def _own_signal_handlers() -> Iterator[None]:
         signal.signal = set_handler
         signal.alarm(0)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.getsignal(number))
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
 
 
 def _log_message(message: dict[str, Any], **_: Any) -> None:
