@@ -73,8 +73,8 @@ def read_sealed(file: Any, columns: Sequence[str] | None = None) -> tuple[pa.Tab
         seal = _read_seal(source.metadata.metadata)
         table = source.read(columns=columns and list(columns), use_threads=columns is None)
     table = table.replace_schema_metadata(None)
-    wanted = list(seal.columns) if columns is None else [name for name in seal.columns if name in columns]
-    if table.schema.names != wanted or table.num_rows != seal.rows:
+    wanted = list(seal.columns if columns is None else columns)
+    if table.schema.names != wanted or set(wanted) - seal.columns.keys() or table.num_rows != seal.rows:
         raise BrokenFileError("its rows or columns are not those of its seal")
     for name in wanted:
         try:
@@ -133,8 +133,8 @@ def _update(digest: Any, array: pa.Array) -> None:
         raise TypeError(f"a column of type {kind} cannot be sealed")
 
 
-def _bytes(numbers: pa.Array) -> memoryview:
-    return memoryview(np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False))).cast("B")
+def _bytes(numbers: pa.Array) -> Any:
+    return np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False)).view(np.uint8)
 
 
 def _characters(array: pa.Array) -> memoryview:
