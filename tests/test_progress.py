@@ -1,6 +1,6 @@
 """The progress line: rate without an earlier run's rows; tokens, GPU-hours and money."""
 
-from uniner.progress import Progress, StageCost
+from uniner.progress import Progress, StageCost, figures_in_words
 
 
 def test_the_cost_so_far_and_of_all_rows():
@@ -27,3 +27,20 @@ def test_skipped_rows_do_not_count_for_the_rate():
         progress.add(5)
         line = progress.line()
     assert line.startswith("tag: 95/100 rows,  2.00s/ rows") and "00:10 left" in line
+
+
+def test_what_was_left_out_kept_before_and_paid_is_said_in_words():
+    assert figures_in_words({"documents": 5, "rejected_too_long": 0}) == []
+    ingested = {"dropped_too_short": 3, "dropped_duplicate": 2, "rejected_not_json": 1200}
+    assert figures_in_words(ingested) == [
+        "dropped 5 (3 too short, 2 duplicate)",
+        "rejected 1,200 (1,200 not json)",
+    ]
+    asked = {"cache_hits": 30, "cache_misses": 70, "cost_usd": 1.25, "saved_usd": 0.5}
+    assert figures_in_words(asked) == [
+        "30 of 100 replies from the cache",
+        "1.25 USD, 0.50 USD saved by the cache",
+    ]
+    assert figures_in_words({**asked, "saved_usd": 0})[-1] == "1.25 USD"
+    lost = figures_in_words({**asked, "unanswered_usd": 0.125, "saved_usd": 0})[-1]
+    assert lost == "1.25 USD, of which 0.12 USD for requests without a reply"

@@ -15,7 +15,7 @@ from uniner.storage.filesystem import expand
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.replay_server import ReplayServer, load_recording
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 TYPES = ["person", "location"]
 
 

@@ -171,6 +171,7 @@ def read(path):
     return pq.read_table(path).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_tag(ingested, base, job, run_here, wait_until):
     student = ingested.parent / "student"

@@ -146,3 +146,25 @@ class StageCost:
         if self._usd:
             parts.append(f"{self._usd:.2f} USD of about {self._usd * share:.2f}")
         return ", ".join(parts)
+
+
+def figures_in_words(figures: Mapping[str, float]) -> list[str]:
+    """Say in words what a stage dropped and rejected, what came from the reply cache, and what it cost."""
+    parts = []
+    for verb in ("dropped", "rejected"):
+        counts = {
+            name.removeprefix(f"{verb}_").replace("_", " "): count
+            for name, count in figures.items()
+            if name.startswith(f"{verb}_") and count
+        }
+        if counts:
+            reasons = ", ".join(f"{count:,.0f} {reason}" for reason, count in counts.items())
+            parts.append(f"{verb} {sum(counts.values()):,.0f} ({reasons})")
+    if "cache_hits" in figures:
+        asked = figures["cache_hits"] + figures["cache_misses"]
+        parts.append(f"{figures['cache_hits']:,.0f} of {asked:,.0f} replies from the cache")
+        saved = f", {figures['saved_usd']:.2f} USD saved by the cache" if figures["saved_usd"] else ""
+        unanswered = figures.get("unanswered_usd", 0.0)
+        lost = f", of which {unanswered:.2g} USD for requests without a reply" if unanswered else ""
+        parts.append(f"{figures['cost_usd']:.2f} USD{lost}{saved}")
+    return parts

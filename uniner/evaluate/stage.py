@@ -99,6 +99,7 @@ def run(context: StageContext) -> Manifest | None:
             for name, by_dataset in table.items()
         },
     )
+    log.info(f"evaluate: scores of {', '.join(table)} and the leaderboard written; output in {folder.url}")
     if "student" in scores:
         _write_card_scores(student, table["student"])
         calibrations = {name: score["calibration"] for name, score in brief["student"].items()}

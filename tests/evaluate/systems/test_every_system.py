@@ -51,6 +51,7 @@ def make_gold(folder, split, count):
     return str(folder / "heldout.jsonl")
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_path):
     train = make_gold(tmp_path / "train", "train", 2500)
     held_out = make_gold(tmp_path / "test", "heldout", 60)
