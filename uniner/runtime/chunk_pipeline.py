@@ -16,6 +16,145 @@ from typing import Any
 import ray.data
 
 from uniner.errors import UserError
+from uniner.progress import Progress, StageCost, figures_in_words
+from uniner.records import FAILED
+from uniner.runtime.chunk_actor import ChunkActor, Worker
+from uniner.runtime.connection import plain_error
+from uniner.runtime.crash_log import remove_crash_logs
+from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, merge
+from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
+
+log = logging.getLogger(__name__)
+
+RETRYING = ("generate", "annotate")
+"""The stages with the option --retry-failed."""
+ReadChunk = Callable[[str], Chunk]
+"""Makes or reads the chunk of a key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """An actor pool.
+
+    make_worker: makes an actor's worker. actors: most at once; min_actors: least, as far as there are chunks.
+    cpus, gpus: of each actor. chunks_in_flight: chunks an actor works on at once. max_chunk_crashes: crashes
+    of actors on a chunk before its rows are tried one by one; None: crashes are not logged. runtime_env: the
+    actors' own, as Ray takes it. note: returns a note for the progress line. totals: returns the stage's
+    figures from the sums of its chunks' figures.
+    """
+
+    make_worker: Callable[[], Worker]
+    actors: int = 1
+    min_actors: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    chunks_in_flight: int = 2
+    max_chunk_crashes: int | None = None
+    runtime_env: dict[str, Any] | None = None
+    note: Callable[[], str] | None = None
+    totals: Callable[[Counts], Counts] | None = None
+
+
+def run_stage(
+    folder: StageFolder,
+    identity: Identity,
+    sources: Sequence[ChunkEntry],
+    *,
+    read: ReadChunk,
+    pool: Pool | None = None,
+    unit: str = "passages",
+    max_bad_share: float = 1.0,
+    results: Callable[[Sequence[Summary]], Mapping[str, Any]] | None = None,
+    name: str | None = None,
+) -> Manifest:
+    """Make a chunk of each source that has none yet, then write the manifest. Returns the manifest.
+
+    sources: the chunks to make, by key, with the rows and bytes of their input. read: makes a source's chunk;
+    with a pool it reads the input, on which the pool's worker works. results: called once all chunks exist;
+    its values go into the manifest. name: of the work, for the log; by default the folder's.
+    """
+    started = time.monotonic()
+    name = name or folder.name
+    manifest = folder.begin(identity)
+    if manifest:
+        return log_complete(name, manifest, unit, folder)
+    summaries = _make_missing(folder, sources, read, pool, name, unit)
+    if pool and pool.max_chunk_crashes:
+        remove_crash_logs(folder)
+    require_few_bad(name, summaries, max_bad_share, folder)
+    more = results(summaries) if results else None
+    manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
+    if pool and pool.totals:
+        manifest = replace(manifest, figures=pool.totals(manifest.figures))
+    return log_done(name, folder.write_manifest(manifest), unit, folder)
+
+
+def _make_missing(
+    folder: StageFolder,
+    sources: Sequence[ChunkEntry],
+    read: ReadChunk,
+    pool: Pool | None,
+    name: str,
+    unit: str,
+) -> list[Summary]:
+    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks.
+
+    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed.
+    """
+    total = sum(source.rows for source in sources)
+    existing = folder.chunk_keys() & {source.key for source in sources}
+    summaries = [summary for summary in folder.read_summaries(existing) if not summary.outcomes.get(FAILED)]
+    whole = {summary.key for summary in summaries}
+    missing = [source for source in sources if source.key not in whole]
+    # The largest first, so that the end, when actors run out of work one by one, is short.
+    keys = [source.key for source in sorted(missing, key=lambda source: (-source.bytes, source.key))]
+    cost = StageCost(total, pool.gpus / pool.chunks_in_flight if pool else 0)
+    with Progress(name, total, unit, more=pool.note if pool else None) as progress:
+        for summary in summaries:
+            cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
+        progress.skip(sum(summary.rows for summary in summaries))
+        made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
+        for summary in made:
+            summaries.append(summary)
+            cost.add(summary.rows, summary.seconds, summary.figures)
+            progress.add(summary.rows, note=cost.note())
+    return summaries
+
+
+def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
+    def make(key: str) -> Iterator[Chunk]:
+        yield read(key)
+
+    return make
+
+
+def reopen_failed(folder: StageFolder, identity: Identity) -> None:
+    """Make a complete stage with failed rows incomplete, so that it asks about them again."""
+    manifest = folder.begin(identity)
+    failed = manifest.outcomes.get(FAILED, 0) if manifest else 0
+    if failed:
+        log.info(f"{folder.name}: asks again about {failed:,} failed rows")
+        folder.remove([MANIFEST])
+
+
+def chunks_with_failures(folder: StageFolder) -> set[str]:
+    """Return the keys of chunks with failed rows, which a stage that is not complete makes anew."""
+    return {
+        summary.key for summary in folder.read_summaries(folder.chunk_keys()) if summary.outcomes.get(FAILED)
+    }
+
+
+def log_complete(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
+    """Log that a stage is already complete. Returns the manifest."""
+    more = _failures(name, manifest)
+    log.info(f"{name}: already done, {manifest.rows:,} {unit}{more}; output in {folder.url}")
+    return manifest
+
+
+def log_done(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
+    """Log what a stage made, what it cost, and where it is. Returns the manifest."""
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest.outcomes.items())
+    listed = f" ({outcomes})" if outcomes else ""
     made = f"{manifest.rows:,} {unit}{listed} in {manifest.seconds:,.0f} s"
     said = "; ".join([made, *figures_in_words(manifest.figures)])
     log.info(f"{name}: {said}{_failures(name, manifest)}; output in {folder.url}")
