@@ -17,7 +17,15 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner.errors import Stopped
-from uniner.runtime.rate_limits import AskMeter, Meter, MeterGrant, MeterReport, RateLimits, Reservation
+from uniner.runtime.rate_limits import (
+    AskMeter,
+    Meter,
+    MeterGrant,
+    MeterReport,
+    MeterState,
+    RateLimits,
+    Reservation,
+)
 from uniner.runtime.spending import SpendingFile
 from uniner.runtime.wind_down import wind_down_first
 
@@ -61,7 +69,8 @@ class ClusterMeter:
         self._settings = settings
         self._signal: int | None = None
         self._left = threading.Event()
-        self._state = ray.get(self._meter.state.remote())
+        # The meter's process starts beside the actors', so it is not waited for.
+        self._state = MeterState(in_flight=0, spent_usd=settings.spent_usd, pause_s=0.0, notices=())
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     @property

@@ -61,7 +61,7 @@ class RequestFile:
         """
         new = {key: asked for key, asked in requests.items() if key not in self._keys}
         lines = {
-            key: _Line(request_line(key, self._form.body(asked)), self._teacher.usd(*most_tokens(asked)))
+            key: _FileLine(request_line(key, self._form.body(asked)), self._teacher.usd(*most_tokens(asked)))
             for key, asked in new.items()
         }
         count = self._count_fitting(list(lines.values()))
@@ -79,7 +79,7 @@ class RequestFile:
         """Return the file's content."""
         return b"".join(self._lines)
 
-    def _count_fitting(self, lines: list["_Line"]) -> int:
+    def _count_fitting(self, lines: list["_FileLine"]) -> int:
         size, usd = self._bytes, self.usd
         for number, line in enumerate(lines):
             size += len(line.data)
@@ -90,7 +90,7 @@ class RequestFile:
         return len(lines)
 
 
-class _Line(NamedTuple):
+class _FileLine(NamedTuple):
     data: bytes
     usd_at_most: float
 
