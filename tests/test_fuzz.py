@@ -31,7 +31,7 @@ def profile(examples):
     return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-DEPTHS = [pytest.param(1, id="quick"), pytest.param(40, id="deep", marks=pytest.mark.slow)]
+DEPTHS = [pytest.param(1, id="quick"), pytest.param(15, id="deep", marks=pytest.mark.slow)]
 
 
 def damage(data, edits, pieces):
