@@ -153,9 +153,7 @@ def test_types_that_a_student_was_not_trained_on_are_said(make_context, columns,
 
 def test_a_data_set_of_the_benchmark_that_lost_types_is_refused_until_it_is_trusted(make_context, columns):
     gold = {"conll03": columns}
-    with pytest.raises(
-        UserError, match=r"gold\.conll: has 2 types \(cityname, person\), and its"
-    ):
+    with pytest.raises(UserError, match=r"gold\.conll: has 2 types \(cityname, person\), and its"):
         stage.check(make_context(gold=gold))
     stage.check(make_context(gold=gold, trust_gold=["conll03"]))
 
