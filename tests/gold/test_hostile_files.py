@@ -361,7 +361,7 @@ def test_damaged_files_are_read_left_out_or_refused(tmp_path):
 
 
 @pytest.mark.slow
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=strategies.integers(0, 2**64))
 def test_many_damaged_files_are_read_left_out_or_refused(tmp_path, seed):
     assert fuzz(tmp_path, seed, rounds=1)

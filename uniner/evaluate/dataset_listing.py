@@ -16,20 +16,17 @@ def list_datasets(data: str | None, console: Console) -> None:
     known = catalogue()
     warnings: list[str] = []
     if addresses:
-        table = Table(
-            title=f"found under {data} (in brackets: the public copy's, the paper's)", title_justify="left"
-        )
+        title = f"found under {data}; in brackets, where they differ: public copy, paper (- not counted)"
+        table = Table(title=title, title_justify="left")
         table.add_column("data set", no_wrap=True)
-        table.add_column("domain")
-        table.add_column("layout")
-        table.add_column("test passages", justify="right")
-        table.add_column("entities", justify="right")
-        table.add_column("types", justify="right")
+        table.add_column("layout", overflow="fold")
+        for counted in ("passages", "entities", "types"):
+            table.add_column(counted, justify="right", overflow="fold")
         table.add_column("file", overflow="fold")
         for name, address in addresses.items():
             split = summarize_split(name, address)
             table.add_row(*_table_row(known[name], split, (data or "").rstrip("/")))
-            warnings += filter(None, (split.warning(known[name]), split.left_out))
+            warnings += filter(None, (split.error, split.warning(known[name]), split.left_out))
         console.print(table)
     for line in warnings:
         console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
@@ -54,17 +51,23 @@ def list_datasets(data: str | None, console: Console) -> None:
 def _table_row(dataset: BenchmarkDataset, split: SplitSummary, data: str) -> tuple[str, ...]:
     file = split.address.rsplit(data + "/", 1)[-1]
     if split.error:
-        return dataset.name, dataset.domain, _layout(dataset), "cannot be read", "", "", split.error
+        return dataset.name, _layout(dataset), "cannot be read", "", "", file
     passages, entities, types = dataset.copy or (None, None, None)
     return (
         dataset.name,
-        dataset.domain,
         _layout(dataset),
-        f"{split.passages:,} ({_count(passages)}, {dataset.sizes[2]:,})",
-        f"{split.entities:,} ({_count(entities)})",
-        f"{split.types} ({_count(types)}, {dataset.types})",
+        _cell(split.passages, passages, dataset.sizes[2]),
+        _cell(split.entities, entities),
+        _cell(split.types, types, dataset.types),
         file,
     )
+
+
+def _cell(here: int, *others: int | None) -> str:
+    """Return a count, with the others in brackets if one of them differs."""
+    if all(other is None or other == here for other in others):
+        return f"{here:,}"
+    return f"{here:,} ({', '.join(map(_count, others))})"
 
 
 def _count(number: int | None) -> str:
