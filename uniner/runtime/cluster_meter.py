@@ -140,8 +140,9 @@ class ClusterMeter:
             if long and not paused:
                 until = time.strftime("%H:%M:%S", time.localtime(time.time() + self._state.pause_s))
                 log.warning(
-                    f"{self._settings.name}: {self._settings.teacher} asks to wait {self._state.pause_s:,.0f} s, "
-                    f"until {until} (Retry-After); the requests go on by themselves then"
+                    f"{self._settings.name}: {self._settings.teacher} asks to wait "
+                    f"{self._state.pause_s:,.0f} s, until {until} (Retry-After); the requests go on by "
+                    "themselves then"
                 )
             paused = long
 
