@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from uniner import cli
+from uniner.runtime import cluster_meter
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.prompts import PROBE, passage_in
 from uniner.teacher.replay_server import ReplayServer
@@ -28,10 +29,14 @@ class CountingServer(ReplayServer):
     def __init__(self, dead=()):
         super().__init__(REPLIES)
         self.dead, self.free, self.bills, self.gate = set(dead), 10**9, [], asyncio.Event()
+        self.pause_s = 0
 
     async def _complete(self, request):
         body = await request.json()
         prompt = body["messages"][-1]["content"]
+        if self.pause_s:
+            wait, self.pause_s = {"Retry-After": str(self.pause_s)}, 0
+            return web.json_response({}, status=429, headers=wait)
         if passage_in(prompt) in self.dead:
             return web.json_response({"error": {"message": "backend is gone"}}, status=503)
         usage = self._completion("m", prompt, self._replies.get(passage_in(prompt), "Yes"))["usage"]
@@ -67,7 +72,8 @@ def config(tmp_path, base, write_passages):
     return path
 
 
-def test_rows_that_met_a_dead_backend_are_asked_again(config, tmp_path, ray_session, capsys):
+def test_rows_that_met_a_dead_backend_are_asked_again(config, tmp_path, ray_session, capsys, monkeypatch):
+    monkeypatch.setattr(cluster_meter, "_LONG_PAUSE_S", 1.0)
     folder = StageFolder(f"{tmp_path}/runs/a/annotate")
     dead = {TEXTS[3], TEXTS[40]}
 
@@ -80,8 +86,11 @@ def test_rows_that_met_a_dead_backend_are_asked_again(config, tmp_path, ray_sess
         return Counter(folder.read_rows().column("outcome").to_pylist())
 
     with CountingServer(dead) as server:
+        server.pause_s = 3
         code, said = annotate("annotate.max_bad_share=0")
         assert (code, "2 failed" in said) == (1, True)
+        pause = r"annotate: teacher gpt-3\.5-turbo asks to wait [23] s, until [\d:]{8} \(Retry-After\)"
+        assert re.search(pause, said), "a long pause is said"
         server.dead = {TEXTS[40]}
         # The stage is not complete: the same command asks again, and pays for nothing that it has.
         code, said = annotate("annotate.max_bad_share=0.5")

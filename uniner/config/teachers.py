@@ -70,6 +70,12 @@ class ServerTeacher(HttpTeacher):
     send_temperature: bool = Field(True, json_schema_extra=NOT_IDENTITY)
     """Send the stage's temperature. Where a model refuses one, it is left out, and a line says so."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the replies; extra_body only where it is set, as older runs have
+        none."""
+        identity = super().identity()
+        return identity if self.extra_body else {k: v for k, v in identity.items() if k != "extra_body"}
+
     @field_validator("extra_body")
     @classmethod
     def _adds_fields(cls, extra_body: dict[str, Any]) -> dict[str, Any]:

@@ -42,11 +42,13 @@ _END_S = 10.0
 class MeterSettings:
     """What a cluster's meter grants, and how the run stops.
 
-    elsewhere_usd: what other stages spent of the same budget. spent_usd: what this one spent before. name: of
-    the work, for the log. grace_s: seconds that requests in flight get at a signal; 0 stops at once.
+    name: of the work, and teacher: who is asked, for the log. elsewhere_usd: what other stages spent of the
+    same budget. spent_usd: what this one spent before. grace_s: seconds that requests in flight get at a
+    signal; 0 stops at once.
     """
 
     name: str
+    teacher: str
     limits: RateLimits
     spent_usd: float = 0.0
     elsewhere_usd: float = 0.0
@@ -90,7 +92,9 @@ class ClusterMeter:
     def note(self) -> str:
         """Return a note for the progress line."""
         pause_s = self._state.pause_s
-        return f"waiting {pause_s:,.0f} s, as the teacher asks" if pause_s > _LONG_PAUSE_S else ""
+        return (
+            f"waiting {pause_s:,.0f} s, as {self._settings.teacher} asks" if pause_s > _LONG_PAUSE_S else ""
+        )
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -136,8 +140,9 @@ class ClusterMeter:
             if long and not paused:
                 until = time.strftime("%H:%M:%S", time.localtime(time.time() + self._state.pause_s))
                 log.warning(
-                    f"{self._settings.name}: the teacher asks to wait {self._state.pause_s:,.0f} s, until "
-                    f"{until} (Retry-After); the requests go on by themselves then"
+                    f"{self._settings.name}: {self._settings.teacher} asks to wait "
+                    f"{self._state.pause_s:,.0f} s, until {until} (Retry-After); the requests go on by "
+                    "themselves then"
                 )
             paused = long
 

@@ -110,6 +110,7 @@ def teacher_pool(
         shared_cache = _SharedCache(folder=cache, run=run, index=share(index))
     settings = MeterSettings(
         name=stage.name,
+        teacher=f"teacher {teacher.model}",
         limits=limits,
         spent_usd=spent_usd,
         elsewhere_usd=elsewhere_usd + batches_usd,

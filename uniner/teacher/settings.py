@@ -106,10 +106,7 @@ def model_name(section: AnyTeacher) -> str:
 def teacher_identity(section: AnyTeacher) -> dict[str, Any]:
     """Return what of a section decides the replies: the model, more fields of the requests, and for an engine
     its number format."""
-    identity = section.identity() | {"model": model_name(section)}
-    if not identity.get("extra_body", True):
-        del identity["extra_body"]  # as in runs that began before the setting existed
-    return identity
+    return section.identity() | {"model": model_name(section)}
 
 
 def api_key(section: ServerTeacher) -> str | None:
