@@ -44,6 +44,7 @@ def test_a_word_takes_back_what_the_file_says(config_file):
         ("train.workers=[4, 2]", "train.workers = [4, 2]: must be a number of workers, such as 4, or [few"),
         ("train.workers=0", "train.workers = 0: must be a number of workers"),
         ("run.name=../up", "run.name = '../up': must be letters, digits"),
+        (f"run.name={'x' * 101}", "should have at most 100 characters"),
         ('evaluate.gold={"a/b" = "x"}', "evaluate.gold.a/b = 'a/b': must be letters, digits"),
         ('build.supervised={"a/b" = "x"}', "build.supervised.a/b = 'a/b': must be letters, digits"),
         ("engine.min_actors=2", "engine.min_actors = 2: must not be more than engine.actors"),

@@ -4,6 +4,7 @@ import asyncio
 
 from uniner.evaluate.scoring import score
 from uniner.evaluate.system_pools import Predictor
+from uniner.evaluate.systems_registry import _folder_name
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.records import QUESTION, Prediction, Question, from_table, to_table
 from uniner.storage.stage_folder import Chunk
@@ -37,3 +38,10 @@ def test_a_question_that_is_set_aside_stays_in_the_output_and_counts_as_broken()
     assert (row.outcome, row.predicted, row.gold) == ("poison", (), ("Rome",))
     assert chunk.rejects == [{"passage_id": "1", "type": "city", "reason": "the reason"}]
     assert score([row])["d"].broken == 1
+
+
+def test_a_model_s_address_makes_a_folder_name_that_a_disk_takes():
+    assert _folder_name("s3://bucket/a model") == "bucket--a--model"
+    long = [f"s3://bucket/{'folder/' * 60}{end}" for end in "ab"]
+    names = {_folder_name(address) for address in long}
+    assert len(names) == 2 and all(len(name) <= 120 for name in names)

@@ -63,6 +63,14 @@ def test_a_folder_of_an_earlier_version_is_refused(folder):
     folder.write_json("manifest.json", {"stage": "stage", "rows": 3})
     with pytest.raises(UserError, match="another version of uniner made this folder"):
         folder.manifest()
+    other = folder / "format-2"
+    other.write_json("identity.json", {"stage": "stage", "settings": {}, "format": 2})
+    other.write_json(
+        "manifest.json", {"identity": {"stage": "stage", "settings": {}, "format": 2}, "chunks": []}
+    )
+    for read in (other.read_identity, other.manifest, lambda: other.begin(identity())):
+        with pytest.raises(UserError, match="another version of uniner made this folder"):
+            read()
 
 
 def test_deleting_a_bad_chunk_and_the_manifest_mends_a_stage_and_not_the_later_ones(folder):

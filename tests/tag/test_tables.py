@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, to_table
+from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import tables
-from uniner.tag.tables import SurfaceCounts, TablePartWriter, divide_into_parts, write_top
+from uniner.tag.tables import SurfaceCounts, TablePartWriter, divide_into_parts, source_folder, write_top
 
 SOURCES = ["Pile-CC", "a/b c=d%", "łąka", ""]
 SURFACES = ["Ann Lee", "ANN  lee", "Łódź", "Straße", "STRASSE", "x\x00y", "new\r\nline"]
@@ -248,3 +249,13 @@ def test_tagged_passages_of_another_chunk_are_refused(tmp_path):
     ingest, tag, keys, _ = write_run(str(tmp_path))
     with pytest.raises(ValueError, match="not those of the chunk"):
         tables.entity_rows(tag.read_chunk(keys[0]).table, ingest.read_chunk(keys[1]).table)
+
+
+def test_a_source_that_is_too_long_for_a_folder_s_name_is_cut_and_stays_unique(tmp_path):
+    long = ["ü" * 300 + end for end in "ab"]
+    folders = {source_folder(source) for source in long}
+    assert len(folders) == 2 and all(len(folder) <= 160 for folder in folders)
+    assert all(unquote(folder).startswith("üüü") and "\N{REPLACEMENT CHARACTER}" not in unquote(folder)
+               for folder in folders)  # fmt: skip
+    assert source_folder("x" * 160) == "x" * 160 and source_folder("") == "(none)"
+    Folder(str(tmp_path)).write(f"entities/source={min(folders)}/part-0.parquet", b"x")

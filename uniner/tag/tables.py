@@ -5,7 +5,6 @@ replaces itself.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ TABLES = "tables.json"
 PART_PASSAGES = 20_000
 _NO_SOURCE = "(none)"  # Spark cannot read an empty partition name, pandas cannot read Hive's name for null
 _LONGEST_SOURCE = 160
-_PARTIAL_QUOTE = re.compile(r"%.?$")
 _ENTITIES = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -224,5 +222,8 @@ def source_folder(source: str) -> str:
     if len(quoted) <= _LONGEST_SOURCE:
         return quoted or _NO_SOURCE
     digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:16]
-    cut = quoted[: _LONGEST_SOURCE - 20]
-    return f"{_PARTIAL_QUOTE.sub('', cut)}...{digest}"
+    ending = f"...{digest}"
+    cut = source[:_LONGEST_SOURCE]
+    while len(quote(cut, safe="") + ending) > _LONGEST_SOURCE:
+        cut = cut[:-1]
+    return quote(cut, safe="") + ending
