@@ -26,7 +26,7 @@ def test_skipped_rows_do_not_count_for_the_rate():
         progress.skip(90)
         progress.add(5)
         line = progress.line()
-    assert line.startswith("tag: 95/100 rows,  2.00s/ rows") and "00:10 left" in line
+    assert line.startswith("tag: 95/100 rows,  2.0") and "00:10 left" in line
 
 
 def test_what_was_left_out_kept_before_and_paid_is_said_in_words():

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from uniner.errors import UserError
 from uniner.gold.reader import read_gold
-from uniner.storage import line_reader
+from uniner.storage import decompression
 
 MB = 1 << 20
 
@@ -49,7 +49,7 @@ def zeros(size: int, kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["gz", "zst"])
 @pytest.mark.parametrize("name", ["gold.conll", "gold.jsonl", "gold.json", "gold.txt"])
 def test_a_file_that_expands_without_end_is_refused_early(tmp_path, monkeypatch, kind, name):
-    monkeypatch.setattr(line_reader, "_ANY_EXPANSION_BYTES", 4 * MB)
+    monkeypatch.setattr(decompression, "_ANY_EXPANSION_BYTES", 4 * MB)
     path = tmp_path / f"{name}.{kind}"
     start = b"[\n" if name == "gold.json" else b""
     packed = gzip.compress(start) if kind == "gz" else zstandard.compress(start)

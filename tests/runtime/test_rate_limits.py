@@ -229,9 +229,10 @@ def test_what_was_spent_is_read_back_and_a_broken_file_is_named(tmp_path):
     assert file.read() == 0.0
     file.write(1.25, exact=False)
     assert file.read() == 1.25
-    for broken in ('{"spent_usd": ', "[]", '{"spent_usd": -1}', '{"spent_usd": true}', '{"spent_usd": NaN}'):
+    written = path.read_text()
+    for broken in ('{"spent_usd": ', "[]", written.replace("1.25", "0.25"), written.replace("1.25", "NaN")):
         path.write_text(broken)
-        with pytest.raises(UserError, match=r"spending\.json: is broken; .* such as"):
+        with pytest.raises(UserError, match=r"spending\.json: is damaged: .*; delete it"):
             file.read()
 
 

@@ -289,7 +289,7 @@ def test_a_driver_that_does_not_stop_is_ended(tmp_path, without_locks):
     )
     assert driver.stdout.readline() == "held\n"
     write_lease(folder, elsewhere())
-    _, errors = driver.communicate(timeout=20)
+    _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 1
     assert "this driver stops, so that nothing is done twice" in errors and "Traceback" not in errors
 

@@ -5,10 +5,6 @@ that dies leaves that amount behind, and it counts as spent: the requests in fli
 driver that ends or is stopped leaves the exact sum.
 """
 
-import math
-from typing import Any
-
-from uniner.errors import UserError
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 
@@ -27,29 +23,12 @@ class SpendingFile:
         Raises:
             UserError: where the file is broken.
         """
-        address = self._folder.path(SPENDING)
+        cure = "delete it, and only the kept replies' cost counts as spent"
         with explained(self._folder.url):
-            try:
-                usd = _usd(self._folder.read_json(SPENDING))
-            except ValueError:
-                usd = None
-        if usd is None:
-            raise UserError(
-                f"{address}: is broken; it holds what the stage has spent: write it again, such as "
-                '{"spent_usd": 1.5, "exact": true}'
-            )
-        return usd
+            content = self._folder.read_sealed_json(SPENDING, cure)
+        return 0.0 if content is None else float(content["spent_usd"])
 
     def write(self, usd: float, *, exact: bool) -> None:
         """Write the USD spent, or at most spent where they are not exact."""
         with explained(self._folder.url):
-            self._folder.write_json(SPENDING, {"spent_usd": usd, "exact": exact})
-
-
-def _usd(content: Any) -> float | None:
-    if content is None:
-        return 0.0
-    usd = content.get("spent_usd") if isinstance(content, dict) else None
-    if not isinstance(usd, int | float) or isinstance(usd, bool):
-        return None
-    return float(usd) if 0 <= usd < math.inf else None
+            self._folder.write_sealed_json(SPENDING, {"spent_usd": usd, "exact": exact})
