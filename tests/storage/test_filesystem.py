@@ -49,7 +49,7 @@ def test_an_unreachable_server_is_one_clear_line():
         "from uniner.storage.filesystem import expand\nfrom uniner.errors import UserError\n"
         "try: expand(['s3://bucket/a'])\nexcept UserError as error: print(error)"
     )
-    closed = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "UNINER_STORAGE_PATIENCE_S": "1"}
+    closed = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "UNINER_STORAGE_PATIENCE_S": "0.2"}
     found = subprocess.run(
         [sys.executable, "-c", code], env=closed, capture_output=True, text=True, check=True
     )

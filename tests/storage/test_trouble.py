@@ -203,8 +203,8 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(folder, proxy, s3_endpo
 
 
 def test_trouble_that_does_not_pass_ends_in_one_line_with_place_and_cure(folder, proxy, monkeypatch, caplog):
-    monkeypatch.setenv(trouble.PATIENCE, "1.5")
-    monkeypatch.setattr(trouble, "_SILENT_S", 0.5)
+    monkeypatch.setenv(trouble.PATIENCE, "0.6")
+    monkeypatch.setattr(trouble, "_SILENT_S", 0.2)
     for operation, only in (("write", None), ("exists", "HEAD"), ("glob", None)):
         caplog.clear()
         proxy.fail(503, only=only)
@@ -213,7 +213,7 @@ def test_trouble_that_does_not_pass_ends_in_one_line_with_place_and_cure(folder,
         message = str(raised.value)
         assert message.startswith(folder.url) and "answers 503" in message and "\n" not in message
         assert "run the same command again" in message and "run.storage_patience_s" in message
-        said = [record.message for record in caplog.records if "trying again for up to 2 s" in record.message]
+        said = [record.message for record in caplog.records if "trying again for up to 1 s" in record.message]
         assert len(said) == 1
 
 

@@ -41,9 +41,9 @@ class PatientFilesystem:
         if hasattr(self._client, "connect"):
             self._client.connect(refresh=True)
 
-    def info(self, path: str) -> dict[str, Any]:
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Return a file's or folder's name, size and type."""
-        return self._patiently("info", path)
+        return self._patiently("info", path, **options)
 
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder exists.
@@ -71,9 +71,9 @@ class PatientFilesystem:
         """Return a file's size in bytes."""
         return self.info(path)["size"]
 
-    def ls(self, path: str, detail: bool = True) -> Any:
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         """List a folder."""
-        return self._patiently("ls", path, detail=detail)
+        return self._patiently("ls", path, detail=detail, **options)
 
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False
@@ -110,9 +110,9 @@ class PatientFilesystem:
         """Read a file, or a part of it."""
         return self._patiently("cat_file", path, start=start, end=end)
 
-    def pipe_file(self, path: str, data: bytes) -> None:
+    def pipe_file(self, path: str, data: bytes, **options: Any) -> None:
         """Write a file whole."""
-        self._patiently("pipe_file", path, data)
+        self._patiently("pipe_file", path, data, **options)
 
     def get_file(self, path: str, local: str) -> None:
         """Copy a file to the local disk."""

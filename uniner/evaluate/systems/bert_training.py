@@ -94,7 +94,7 @@ def train_model(job: BertTrainingJob) -> StageFolder:
     with explained(folder.url):
         (folder / trainer.RAY_FOLDER).remove_all()
     figures = {name: value for name, value in asdict(result).items() if name != "error"}
-    manifest = Manifest.of(identity, [], time.monotonic() - started)
+    manifest = Manifest.of(identity, [], time.monotonic() - started, content=model_digest(folder.url))
     folder.write_manifest(replace(manifest, rows=result.examples, figures=figures))
     return folder
 
