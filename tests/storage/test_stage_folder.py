@@ -48,6 +48,15 @@ def test_the_manifest_adds_up_the_chunks_and_comes_last(folder):
     assert folder.read_rows().num_rows == 6
 
 
+def test_a_complete_stage_has_no_temporary_files_of_killed_workers(tmp_path):
+    folder = StageFolder(str(tmp_path))
+    folder.begin(identity(a=1))
+    summary = folder.write_chunk(Chunk("a", TABLE))
+    (tmp_path / ".chunk-b.parquet.0a1b.tmp").write_bytes(b"half")
+    folder.write_manifest(Manifest.of(identity(a=1), [summary], seconds=1.0))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_other_settings_are_refused_by_name_once_something_exists(folder):
     folder.begin(identity(a=1, b={"c": 2}))
     folder.begin(identity(a=1, b={"c": 4}))

@@ -240,6 +240,7 @@ class StageFolder(Folder):
         before = self.manifest()
         if before and before.says_the_same(manifest):
             return before
+        self.remove_leftovers()  # of workers killed meanwhile
         content = {name: value for name, value in vars(manifest).items() if name != "chunks"}
         listed = None
         if manifest.chunks:
