@@ -128,7 +128,14 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
         import torch.distributed as dist
 
         from uniner.train import CHECKPOINTS, worker
+        from uniner.train.checkpoint import Checkpoints
 
+        def wait_until_idle(self):
+            self.wait()
+            return True
+
+        # Else a checkpoint may be put off to the next step, whose report waits for it.
+        Checkpoints.idle = wait_until_idle
         checkpoints = job.run / "train" / CHECKPOINTS
 
         def finished(number):
