@@ -121,13 +121,14 @@ def evaluate(
     datasets: Annotated[
         bool, typer.Option("--datasets", help="Only list the benchmark's data sets, and which are at hand.")
     ] = False,
+    retry_failed: RetryFailed = False,
     verbose: Verbose = False,
 ) -> None:
     if datasets:
         _exit(
             _mode("evaluate", _words(config, settings), lambda stage, context: stage.list_datasets(context))
         )
-    _exit(run(["evaluate"], _words(config, settings)))
+    _exit(run(["evaluate"], _words(config, settings), retry_failed=retry_failed))
 
 
 @_command("Tag the passages with the student.", "tag")

@@ -1,13 +1,16 @@
 """The annotate stage: its estimate, its budget, its prompt; nothing is paid for twice."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from uniner import cli
 from uniner.annotate import stage
 from uniner.config.loader import load
+from uniner.errors import UserError
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.batch.records import BatchRecord, BatchRecords
 from uniner.teacher.prompts import passage_in
 from uniner.teacher.replay_server import ReplayServer
 
@@ -131,3 +134,25 @@ def test_another_prompt_is_refused_before_ray_starts(tmp_path, base, stage_conte
     for changed in (own, words):
         assert cli.run(["annotate"], changed) == 2
         assert "annotate.prompt was" in capsys.readouterr().err
+
+
+def test_other_settings_are_refused_while_a_batch_is_in_progress(
+    run, stage_context, tmp_path, monkeypatch, capsys
+):
+    """No chunk exists yet, but the batch is paid for: with other settings its replies would be lost."""
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    words = [str(tmp_path / "config.toml"), *PRICES, "teacher.kind=batch"]
+    context = stage_context(stage, load(words))
+    context.folder.begin(stage._identity(context, parents={"ingest": "of the passages"}))
+    record = BatchRecord(number=1, chunks=["a"], requests=2, usd_at_most=0.5, file="file-0")
+    BatchRecords(context.folder).write(record)
+    stage.check(context)
+    assert cli.run(["annotate"], [*words, "annotate.temperature=0.5"]) == 2
+    assert (
+        "the batch is paid for and was submitted with other settings: annotate.temperature was 0.0, now 0.5"
+        in (capsys.readouterr().err)
+    )
+    with pytest.raises(UserError, match="the output of ingest was 'of the passages'"):
+        stage._require_batches_of(context.folder, stage._identity(context, parents={"ingest": "others"}))
+    BatchRecords(context.folder).write(replace(record, ended="completed"))
+    stage.check(stage_context(stage, load([*words, "annotate.temperature=0.5"])))

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
 from uniner.evaluate import stage
 from uniner.records import Prediction, from_table
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_digest
-from uniner.storage.stage_folder import MANIFEST, StageFolder
+from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
 
 TEXTS = [f"Ann Lee of Velmora met {name} in Tarn." for name in ("Bo", "Cy", "Di", "Ed", "Flo")]
 
@@ -167,3 +169,28 @@ def test_a_data_set_of_numbers_is_refused_until_it_is_trusted(make_context, tmp_
     context = make_context(gold=gold, trust_gold=["toy"])
     stage.check(context)
     assert asked_types(context, "toy", str(path))[1] == ["day"]
+
+
+@pytest.mark.parametrize(
+    ("retry", "wanted", "listed", "complete"),
+    [
+        (False, {"a-0": 1}, {"a-0", "b-0"}, True),
+        (True, {"a-0": 1}, {"a-0", "b-0"}, True),
+        (True, {"b-0": 1}, {"a-0", "b-0"}, False),
+        # The failed rows of data set b, whose questions this run does not read, stay out of the list.
+        (False, {"c-0": 1}, {"a-0", "c-0"}, False),
+        (False, {"b-0": 1, "c-0": 1}, {"a-0", "b-0", "c-0"}, False),
+    ],
+)
+def test_failed_rows_are_asked_again_where_the_run_has_their_questions(
+    tmp_path, retry, wanted, listed, complete
+):
+    folder, identity = StageFolder(str(tmp_path / "evaluate/chat")), Identity(stage="evaluate", settings={})
+    folder.begin(identity)
+    summaries = [
+        folder.write_chunk(Chunk(key, pa.table({"outcome": [outcome]})))
+        for key, outcome in (("a-0", "ok"), ("b-0", "failed"))
+    ]
+    folder.write_manifest(Manifest.of(identity, summaries, 1.0))
+    assert stage._reopen(folder, identity, wanted, retry).keys() == listed
+    assert (folder.manifest() is not None) == complete

@@ -62,6 +62,44 @@ def test_a_part_that_is_removed_while_it_is_read_is_found_in_the_merged_file(tmp
     assert len(cache.find(digest, [cached(1).key, cached(2).key])) == 2
 
 
+def test_a_run_that_merges_late_keeps_what_another_has_merged_meanwhile(tmp_path, monkeypatch):
+    """Two runs of one cache at the same chunk: neither overwrites the other's paid replies."""
+    keys = [cached(n).key for n in range(4)]
+    digest = requests_digest(keys)
+    late, other = (ReplyCache(StageFolder(str(tmp_path)), {}) for _ in range(2))
+    late.save(digest, [cached(0)])
+    other.save(digest, [cached(1)])
+    write = late._write
+
+    def write_late(name, replies):
+        other.save(digest, [cached(2), cached(3)])
+        other.merge_parts(digest)
+        write(name, replies)
+
+    monkeypatch.setattr(late, "_write", write_late)
+    late.merge_parts(digest)
+    assert other.find(digest, keys).keys() == set(keys)
+    assert other.read_index("run").paid == (40, 4)
+
+
+def test_the_index_has_replies_that_are_merged_while_it_is_read(tmp_path, monkeypatch):
+    cache, digest = ReplyCache(StageFolder(str(tmp_path)), {}), requests_digest([cached(1).key])
+    for number in range(3):
+        cache.save(digest, [cached(number)])
+    read, merged = cache._read, threading.Event()
+
+    def read_late(name, columns=None):
+        table = read(name, columns)
+        if not merged.is_set():
+            merged.set()
+            ReplyCache(StageFolder(str(tmp_path)), {}).merge_parts(digest)
+        return table
+
+    monkeypatch.setattr(cache, "_read", read_late)
+    index = cache.read_index("run")
+    assert (len(index.prefixes), index.paid) == (3, (30, 3))
+
+
 def test_a_reply_that_two_actors_paid_for_counts_twice(tmp_path):
     cache = ReplyCache(StageFolder(str(tmp_path)), {})
     for others in (1, 2):

@@ -10,7 +10,7 @@ from uniner.runtime import chunk_pipeline
 from uniner.runtime.spending import SpendingFile
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.manifest import Identity, Manifest, differences
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.batch.records import BatchRecords, rejections_in
@@ -32,7 +32,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import spent_in_batches, spent_usd
+from uniner.teacher.spent import shared_budget, spent_in_batches
 
 SECTIONS = ("run", "student", "teacher", "annotate")
 _ESTIMATE_CHUNKS = 100
@@ -56,7 +56,25 @@ def _check_settings(context: StageContext) -> None:
             f"{context.sections.annotate.prompt}: a recording is looked up by passage, so the prompt must "
             f"end with an empty line and 'Passage: {PASSAGE}'"
         )
-    context.folder.check_identity(_identity(context, parents={}))
+    identity = _identity(context, parents={})
+    context.folder.check_identity(identity)
+    _require_batches_of(context.folder, identity, with_parents=False)
+
+
+def _require_batches_of(folder: StageFolder, identity: Identity, with_parents: bool = True) -> None:
+    """Refuse other settings or passages while batches are in progress: their paid replies would be lost.
+
+    Raises:
+        UserError: naming a batch's record and what differs.
+    """
+    with explained(folder.url):
+        in_progress = BatchRecords(folder).in_progress()
+    begun = folder.read_identity() if in_progress else None
+    if begun and (differing := differences(begun, identity, with_parents)):
+        raise UserError(
+            f"{BatchRecords(folder).address(in_progress[0])}: the batch is paid for and was submitted with "
+            f"other settings: {differing[0]}; set that back to fetch its replies, or take another run.name"
+        )
 
 
 def run(context: StageContext) -> Manifest:
@@ -69,24 +87,27 @@ def run(context: StageContext) -> Manifest:
     teacher = _teacher(context)
     sources = passages.require_manifest().chunks
     identity = _identity(context, {"ingest": passages.digest()})
+    _require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
     chunks = {chunk.key: chunk.rows for chunk in sources}
     with contextlib.ExitStack() as work:
         recording_url = work.enter_context(replay(section))
+        elsewhere_usd, budget_usd = 0.0, context.sections.run.budget_usd
         if folder.begin(identity) is None:
+            elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "generate", budget_usd))
             _forget_failures(folder)
             if isinstance(section, BatchTeacher):
-                _answer_in_batches(context, section, teacher)
+                _answer_in_batches(context, section, teacher, elsewhere_usd)
         pool = work.enter_context(
             teacher_pool(
                 folder,
                 teacher,
                 teacher_actors(section, teacher, chunks, recording_url=recording_url),
                 functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
-                limits=rate_limits(section, context.sections.run.budget_usd),
+                limits=rate_limits(section, budget_usd),
                 cache=reply_cache_folder(section, context.sections.run.root),
-                elsewhere_usd=_spent_on_generating(context),
+                elsewhere_usd=elsewhere_usd,
                 batches_usd=spent_in_batches(folder),
                 rejected=rejections_in(BatchRecords(folder).read()),
             )
@@ -135,8 +156,13 @@ def _forget_failures(folder: StageFolder) -> None:
         BatchRecords(folder).forget_errors()
 
 
-def _answer_in_batches(context: StageContext, section: BatchTeacher, teacher: Teacher) -> None:
-    """Have the missing chunks' requests answered by batches, whose replies go to the cache."""
+def _answer_in_batches(
+    context: StageContext, section: BatchTeacher, teacher: Teacher, elsewhere_usd: float
+) -> None:
+    """Have the missing chunks' requests answered by batches, whose replies go to the cache.
+
+    elsewhere_usd: what other stages spent of the budget.
+    """
     folder, passages = context.folder, context.run_folder / "ingest"
     cache, run = reply_cache_folder(section, context.sections.run.root), run_id(folder)
     assert cache, "only a recording has no cache"
@@ -157,12 +183,8 @@ def _answer_in_batches(context: StageContext, section: BatchTeacher, teacher: Te
             records,
             missing,
             context.sections.run.budget_usd,
-            _spent_on_generating(context) + spent,
+            elsewhere_usd + spent,
         )
-
-
-def _spent_on_generating(context: StageContext) -> float:
-    return spent_usd(context.run_folder / "generate")
 
 
 def _prompt(context: StageContext) -> Prompt:

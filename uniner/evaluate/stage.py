@@ -30,6 +30,7 @@ from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
+from uniner.records import FAILED
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
@@ -186,10 +187,7 @@ def _ask(context: StageContext, system: SystemSpec, questions: Mapping[str, Stag
         if not models or dataset in models
     ]
     wanted = {key: rows for cell in cells for key, rows in cell.questions().items()}
-    if manifest := folder.begin(identity):
-        if wanted.keys() - manifest.rows_of_chunk.keys():
-            folder.remove([MANIFEST])  # it lists fewer cells
-        wanted = {**manifest.rows_of_chunk, **wanted}
+    wanted = _reopen(folder, identity, wanted, context.retry_failed)
     addresses = {dataset: model.url for dataset, model in models.items()}
     with system_pool(system, folder, wanted, addresses, context.sections.run.root) as pool:
         chunk_pipeline.run_stage(
@@ -202,6 +200,29 @@ def _ask(context: StageContext, system: SystemSpec, questions: Mapping[str, Stag
             name=f"evaluate {system.name}",
         )
     return cells
+
+
+def _reopen(
+    folder: StageFolder, identity: Identity, wanted: dict[str, int], retry_failed: bool
+) -> dict[str, int]:
+    """Make a complete system incomplete where chunks are missing or are to be asked again.
+
+    wanted: number of questions by the key of this run's chunks. Returns them with those that the system's
+    manifest is to list too.
+    """
+    manifest = folder.begin(identity)
+    if manifest is None:
+        return wanted
+    listed = {**manifest.rows_of_chunk, **wanted}
+    failed = chunk_pipeline.chunks_with_failures(folder) if manifest.outcomes.get(FAILED) else set()
+    again = failed & wanted.keys() if retry_failed else set()
+    if wanted.keys() <= manifest.rows_of_chunk.keys() and not again:
+        return listed
+    if again:
+        log.info(f"evaluate {folder.name}: asks again about the failed rows of {len(again):,} chunks")
+    folder.remove([MANIFEST])  # it lists fewer cells, or failed rows
+    # An incomplete stage makes chunks with failed rows anew, and this run has the questions of its own cells.
+    return {key: rows for key, rows in listed.items() if key in wanted or key not in failed}
 
 
 def _train_models(

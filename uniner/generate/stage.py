@@ -3,6 +3,7 @@
 Its chunks are those of the briefs. Without a domain there is nothing to do.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import spent_usd
+from uniner.teacher.spent import shared_budget
 
 SECTIONS = ("run", "teacher", "generate")
 # OpenAI's rule of thumb for English.
@@ -72,15 +73,22 @@ def run(context: StageContext) -> Manifest | None:
     )
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, _identity(context))
-    with teacher_pool(
-        folder,
-        teacher,
-        teacher_actors(section, teacher, briefs.chunks()),
-        Generator,
-        limits=rate_limits(section, context.sections.run.budget_usd),
-        cache=reply_cache_folder(section, context.sections.run.root),
-        elsewhere_usd=spent_usd(context.run_folder / "annotate"),
-    ) as pool:
+    budget_usd = context.sections.run.budget_usd
+    with contextlib.ExitStack() as work:
+        elsewhere_usd = 0.0
+        if folder.manifest() is None:
+            elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "annotate", budget_usd))
+        pool = work.enter_context(
+            teacher_pool(
+                folder,
+                teacher,
+                teacher_actors(section, teacher, briefs.chunks()),
+                Generator,
+                limits=rate_limits(section, budget_usd),
+                cache=reply_cache_folder(section, context.sections.run.root),
+                elsewhere_usd=elsewhere_usd,
+            )
+        )
         return chunk_pipeline.run_stage(
             folder,
             _identity(context),

@@ -26,7 +26,7 @@ from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
 
 log = logging.getLogger(__name__)
 
-RETRYING = ("generate", "annotate")
+RETRYING = ("generate", "annotate", "evaluate")
 """The stages with the option --retry-failed."""
 ReadChunk = Callable[[str], Chunk]
 """Makes or reads the chunk of a key."""
@@ -163,10 +163,11 @@ def log_done(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> M
 
 def _failures(name: str, manifest: Manifest) -> str:
     failed = manifest.outcomes.get(FAILED, 0)
-    if not failed or name not in RETRYING:
+    stage = name.split(" ", 1)[0]  # evaluate's systems are named after it
+    if not failed or stage not in RETRYING:
         return ""
     return (
-        f"; {failed:,} failed for a reason that may pass, and uniner {name} CONFIG --retry-failed asks again"
+        f"; {failed:,} failed for a reason that may pass, and uniner {stage} CONFIG --retry-failed asks again"
     )
 
 

@@ -146,6 +146,8 @@ class Meter:
         for reservation in reservations:
             if not self._affords(reservation):
                 stop = None if delays else self._reason_to_stop(reservation, now)
+                # The run ends now: another actor's smaller request would be paid for, and its reply lost.
+                self._stopping = stop
                 return MeterGrant(delays=delays, retry_s=_RETRY_S, stop=stop)
             at = max(now, self._next_request, self._next_token, self._paused)
             if at > now + _AHEAD_S:

@@ -2,9 +2,10 @@
 
 A reply's key is the digest of its request: model, messages and sampling parameters. Replies to requests of
 the same scope (the request without the passage, and the server's address) lie together, in one Parquet file
-per chunk, named by the digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.sealed.parquet`. While a
-chunk is in work its replies go to part files, `<digest>.<unique>.sealed.parquet`, every second, so that a
-crash loses no more than that. At the end one file replaces the parts.
+per chunk, named by the digest of the chunk's keys: `<folder>/<scope>/<aa>/<digest>.<unique>.sealed.parquet`.
+While a chunk is in work its replies go to such a file every second, so that a crash loses no more than that.
+At the end one more file replaces these parts. No file is overwritten, as another run may be at work on the
+same chunk.
 
 So a run with the same chunks finds its replies with one listing and one read per chunk. A run with other
 chunks (a larger sample, say) finds them through an index, which is read once a run and takes 12 bytes of
@@ -32,11 +33,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.errors import printable
+from uniner.errors import UserError, printable
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
 from uniner.storage.sealed_json import BrokenFileError
 from uniner.storage.sealed_parquet import read_sealed, sealed_parquet
+from uniner.storage.trouble import patiently
 from uniner.teacher.completion import ChatRequest, Teacher, TeacherReply, TokenCounts
 from uniner.teacher.completion_reader import failure_of
 
@@ -183,19 +185,19 @@ class ReplyCache:
 
     def save(self, digest: str, replies: Sequence[CachedReply]) -> None:
         """Save some of a chunk's replies as a part file."""
-        self._write(f"{digest}.{uuid.uuid4().hex}{_SEALED}", replies)
+        self._write(_new_name(digest), replies)
         self._saved |= dict.fromkeys((reply.key for reply in replies), digest)
 
     def merge_parts(self, digest: str) -> None:
         """Merge a chunk's part files into one file."""
         own = [name for name in self._names(digest) if name.startswith(self._scope)]
         if len(own) > 1:
-            replies = self._read_files(own)
-            if replies is None:
+            files = self._read_files(own)
+            if files is None:  # another run merges them
                 return
-            whole = f"{digest}{_SEALED}"
-            self._write(whole, list(replies.values()))
-            self._folder.remove(name for name in own if not name.endswith(f"/{whole}"))
+            replies = _replies(table for _, table in files)
+            self._write(_new_name(digest), list(replies.values()))
+            self._folder.remove(own)
 
     def read_index(self, run: str = "") -> ReplyIndex:
         """Read the index of the scope, and count the tokens that a run paid for."""
@@ -207,16 +209,27 @@ class ReplyCache:
                 for name in (self._folder / scope).tree()
                 if _FILE.search(name)
             ]
-            tables = list(pool.map(functools.partial(self._read_file, columns=columns), names))
-        digests = [_digest_in(name) for name in names]
+            tables = list(pool.map(functools.partial(self._read, columns=columns), names))
+            # A part may have been replaced while the index was read: its group is read again.
+            replaced = {
+                _digest_in(name)
+                for name, table in zip(names, tables, strict=True)
+                if table is None and name not in self._ignored
+            }
+            kept = [
+                (name, table)
+                for name, table in zip(names, tables, strict=True)
+                if table is not None and _digest_in(name) not in replaced
+            ]
+            for digest in replaced:
+                kept += self._read_whole(digest, columns)
+        digests = [_digest_in(name) for name, _ in kept]
         groups = tuple(dict.fromkeys(digests))
         place_of = {group: place for place, group in enumerate(groups)}
         prefixes: list[int] = []
         places: list[int] = []
         paid: dict[tuple[str, str], TokenCounts] = {}
-        for digest, table in zip(digests, tables, strict=True):
-            if table is None:
-                continue
+        for digest, (_, table) in zip(digests, kept, strict=True):
             for key, tokens_in, tokens_out, payer in zip(
                 *(table.column(column).to_pylist() for column in columns), strict=True
             ):
@@ -253,29 +266,22 @@ class ReplyCache:
             self._folder.write(f"{self._scope}/{name[:2]}/{name}", sealed_parquet(table))
 
     def _read_group(self, digest: str) -> dict[str, CachedReply]:
+        return _replies(table for _, table in self._read_whole(digest))
+
+    def _read_whole(self, digest: str, columns: list[str] | None = None) -> list[tuple[str, pa.Table]]:
+        """Return the names and rows of all files of a group."""
         while True:
-            replies = self._read_files(self._names(digest))
-            if replies is not None:
-                return replies
-            # A part was removed after the listing: by now the whole file has its replies.
+            files = self._read_files(self._names(digest), columns)
+            if files is not None:
+                return files
+            # A part was removed after the listing: by now another file has its replies.
 
-    def _read_files(self, names: Sequence[str]) -> dict[str, CachedReply] | None:
-        """Return the replies in files, without failed tries; None where a file is missing."""
-        tables = [table for table in map(self._read, names) if table is not None]
-        if len(tables) < len(names):
-            return None
-        rows = (row for table in tables for row in table.to_pylist())
-        return {
-            row["key"]: CachedReply(**row)
-            for row in rows
-            if not failure_of(row["text"], row["finish_reason"], row["refusal"])
-        }
-
-    def _read_file(self, name: str, columns: list[str]) -> pa.Table | None:
-        # A part may be removed while the index is read: its replies are in the whole file then.
-        table = self._read(name, columns)
-        whole = f"{name.rsplit('/', 1)[0]}/{_digest_in(name)}{_SEALED}"
-        return self._read(whole, columns) if table is None else table
+    def _read_files(
+        self, names: Sequence[str], columns: list[str] | None = None
+    ) -> list[tuple[str, pa.Table]] | None:
+        """Return the names and rows of files; None where one is missing."""
+        files = [(name, self._read(name, columns)) for name in names]
+        return None if any(table is None for _, table in files) else files
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
         """Return a file's rows; None where it is missing, also because it is broken and was set aside."""
@@ -297,11 +303,11 @@ class ReplyCache:
         system, path = filesystem(address)
         self._ignored.add(name)  # also where it cannot be renamed
         try:
-            system.mv(path, f"{path}.broken")
+            patiently(address, None, system.mv, path, f"{path}.broken")
             done = f"it is set aside as {name.rsplit('/', 1)[-1]}.broken"
         except FileNotFoundError:
             return  # another process was faster
-        except OSError as error:
+        except (OSError, UserError) as error:
             done = f"it cannot be renamed ({error}) and is passed over"
         self.warn(
             f"{printable(address)}: a file of kept replies is broken ({reason}); {done}, and its requests "
@@ -318,6 +324,20 @@ def _unsealed(data: bytes, columns: list[str]) -> pa.Table:
     ]:
         raise BrokenFileError("it has other columns")
     return table
+
+
+def _replies(tables: Iterable[pa.Table]) -> dict[str, CachedReply]:
+    """Return the replies in files, without failed tries."""
+    return {
+        row["key"]: CachedReply(**row)
+        for table in tables
+        for row in table.to_pylist()
+        if not failure_of(row["text"], row["finish_reason"], row["refusal"])
+    }
+
+
+def _new_name(digest: str) -> str:
+    return f"{digest}.{uuid.uuid4().hex}{_SEALED}"
 
 
 def _scope_key(request: ChatRequest, server: str) -> str:

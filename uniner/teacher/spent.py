@@ -1,7 +1,11 @@
 """What a stage has spent on its teacher, by all records of it."""
 
+import contextlib
+from collections.abc import Iterator
+
 from uniner.runtime.spending import SpendingFile
 from uniner.storage.filesystem import explained
+from uniner.storage.lease import hold_lease
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.records import BatchRecords
 
@@ -17,3 +21,14 @@ def spent_usd(stage: StageFolder) -> float:
     manifest = stage.manifest()
     known = manifest.figures.get("cost_usd", 0.0) if manifest else 0.0
     return max(known, SpendingFile(stage).read() + spent_in_batches(stage))
+
+
+@contextlib.contextmanager
+def shared_budget(other: StageFolder, budget_usd: float | None) -> Iterator[float]:
+    """Yield the USD that another stage has spent of the same budget. It cannot spend more meanwhile.
+
+    Raises:
+        UserError: a driver works in that stage; without a budget both may work.
+    """
+    with contextlib.nullcontext() if budget_usd is None else hold_lease(other):
+        yield spent_usd(other)

@@ -3,6 +3,9 @@
 import json
 from dataclasses import asdict, replace
 
+import pytest
+
+from uniner.errors import UserError
 from uniner.storage.folder import Folder
 from uniner.teacher.batch.records import BatchRecord, BatchRecords
 
@@ -28,3 +31,20 @@ def test_a_record_of_an_earlier_version_is_read_and_written_under_its_name(tmp_p
     records.write(replace(RECORD, number=100_000, suffix="0123456789ab"))
     assert [record.number for record in records.read()] == [1, 100_000]
     assert json.loads((tmp_path / "batches/00001.json").read_text())["ended"] == "completed"
+
+
+@pytest.mark.parametrize(("before", "after"), [(b'"usd": 0.25', b'"usd": 0.05'), (b'"broken"', b'"brokem"')])
+def test_a_changed_record_is_named_with_its_cure(tmp_path, before, after):
+    records = BatchRecords(Folder(str(tmp_path)))
+    records.write(replace(RECORD, usd=0.25))
+    file = tmp_path / "batches/00001.json"
+    file.write_bytes(file.read_bytes().replace(before, after))
+    with pytest.raises(UserError, match=r"batches/00001\.json: is damaged.*put the file back, or delete it"):
+        records.read()
+
+
+def test_a_record_with_fields_of_another_version_is_named(tmp_path):
+    folder = Folder(str(tmp_path))
+    (folder / "batches").write_json("00001.json", {**asdict(RECORD), "colour": "red"})
+    with pytest.raises(UserError, match=r"batches/00001\.json: is damaged, or of another version.*colour"):
+        BatchRecords(folder).read()

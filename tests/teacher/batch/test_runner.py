@@ -431,6 +431,36 @@ def test_a_model_that_refuses_max_tokens_teaches_in_batches(ask):
         assert rejections_in(ask.records.read()) == {}
 
 
+def test_batches_in_progress_when_the_form_changes_are_asked_again_in_the_new_form(ask):
+    class Reasoning(BatchApi):
+        def _answer(self, asked):
+            if "max_tokens" in asked:
+                return error(400, "'max_tokens' is not supported with this model.", param="max_tokens")
+            return super()._answer(asked)
+
+    with Reasoning(looks=4) as server:
+        ask(server, limits=BatchFileLimits(requests=10))
+        assert sum("max_tokens" in next(iter(server.bodies(batch["input_file_id"]).values()))
+                   for batch in server.batches.values()) > 1, "several were in progress"  # fmt: skip
+        assert rejections_in(ask.records.read()) == {}
+        assert server.asked == 0
+
+
+def test_a_batch_whose_replies_have_no_file_yet_is_not_asked_again(ask):
+    class Late(BatchApi):
+        def _finish(self, batch):
+            super()._finish(batch)
+            self.late = batch["output_file_id"]
+            batch["output_file_id"] = None
+
+    with Late() as server:
+        with pytest.raises(UserError, match="with 40 requests answered, but the server names no file"):
+            ask(server)
+        server.batches["batch_0"]["output_file_id"] = server.late
+        ask(server)
+        assert server.submitted() == Counter(TEXTS)
+
+
 @pytest.mark.parametrize(
     ("fate", "message"),
     [
@@ -508,7 +538,7 @@ def test_a_batch_recorded_by_an_earlier_version_is_fetched(ask, tmp_path):
         (record,) = ask.records.read()
         folder = tmp_path / "annotate/batches"
         old = json.loads((folder / record.name).read_text())
-        del old["suffix"]
+        del old["suffix"], old["form"], old["sha256"]
         (folder / record.name).unlink()
         (folder / f"{record.number:05d}.json").write_text(json.dumps(old))
         server.disturb = lambda path, handle: handle()

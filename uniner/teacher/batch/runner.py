@@ -19,7 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from openai.types import Batch
@@ -145,6 +145,7 @@ class BatchRunner:
             requests=len(file),
             usd_at_most=file.usd,
             file=file_id,
+            form=asdict(self._form),
         )
         await self._write(record)
         try:
@@ -185,7 +186,10 @@ class BatchRunner:
 
     async def _end(self, record: BatchRecord) -> list[str]:
         """Save an ended batch's answers. Returns its chunks that still have unanswered requests."""
-        batch, answers = self._states[record.name], BatchAnswers(sent=self._form)
+        # Batches that were sent before a refusal changed the form are judged by the form they have.
+        sent = RequestForm(**record.form) if record.form else self._client.form
+        batch, answers = self._states[record.name], BatchAnswers(sent=sent)
+        self._require_output(record, batch)
         self._full = False
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
@@ -197,13 +201,28 @@ class BatchRunner:
         useless = not answers.replies and not refused and not self._failed_before(record, answers)
         broken = {} if useless else answers.errors
         await self._write(replace(record, ended=batch.status, usd=usd, refused=refused, broken=broken))
-        if answers.form and answers.form not in self._refused_forms:
-            log.warning(f"annotate: {self._pending.teacher.model} {self._form.change(answers.form)}")
-            self._refused_forms.add(self._form)
-            self._form = answers.form
+        if answers.form and (sent != self._form or answers.form not in self._refused_forms):
+            self._take_form(sent, answers.form)
         elif useless:
             self._handle_useless(record, batch, answers)
         return await asyncio.to_thread(self._unanswered, record.chunks)
+
+    def _require_output(self, record: BatchRecord, batch: Batch) -> None:
+        """Refuse to end a batch whose answered requests have no file (yet): they would be asked again."""
+        answered = batch.request_counts.completed if batch.request_counts else 0
+        if answered and not batch.output_file_id:
+            raise UserError(
+                f"annotate: batch {batch.id} is {batch.status} with {answered:,} requests answered, but the "
+                "server names no file of its replies; run the same command again later, or "
+                f"delete {self._records.address(record)} to ask and pay for its requests again"
+            )
+
+    def _take_form(self, sent: RequestForm, other: RequestForm) -> None:
+        """Send requests in another form from now on, unless that was changed since the refused batch."""
+        self._refused_forms.add(sent)
+        if self._form == sent:
+            log.warning(f"annotate: {self._pending.teacher.model} {sent.change(other)}")
+            self._form = other
 
     def _failed_before(self, record: BatchRecord, answers: BatchAnswers) -> bool:
         """Tell whether all of a batch's requests also failed in earlier batches, where others had replies."""
