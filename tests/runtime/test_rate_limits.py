@@ -136,6 +136,20 @@ def test_once_the_budget_has_stopped_one_actor_no_other_sends_a_request():
     assert (grant.delays, "raise it" in grant.stop) == ([], True), "the run ends, and its reply would be lost"
 
 
+def test_actors_do_not_count_as_dead_because_the_meter_waited_for_storage():
+    clock = Clock()
+
+    class SlowLedger:
+        def write(self, usd, *, exact):
+            clock.now += 200.0
+
+    meter = Meter(RateLimits(budget_usd=1.0), spending=SlowLedger(), silence_s=60.0, clock=clock)
+    assert meter.ask("a", MeterReport(), [Reservation(usd=0.5)]).delays
+    assert meter.ask("b", MeterReport(), [Reservation(usd=0.4)]).delays
+    refused = meter.ask("b", MeterReport(), [Reservation(usd=0.6)])
+    assert (refused.delays, refused.stop) == ([], None), "a's request is in flight"
+
+
 class Ledger:
     """Stands for spending.json: notes what is written."""
 

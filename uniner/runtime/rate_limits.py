@@ -232,8 +232,12 @@ class Meter:
         allowance = committed + step
         if budget is not None:
             allowance = max(committed, min(allowance, budget - self._elsewhere))
+        started = self._clock()
         self._spending.write(allowance, exact=False)
         self._allowance = allowance
+        # Storage in trouble may hold this up for minutes, in which no actor can be heard.
+        for holder in self._holders.values():
+            holder.heard += self._clock() - started
 
 
 def local_meter(meter: Meter) -> AskMeter:
