@@ -66,7 +66,7 @@ def test_settings_show_types_and_allowed_values_of_a_section_or_of_all():
         (["tagg", "CONFIG"], "No such command 'tagg'"),
         (["tag", "CONFIG", "tag.plan=true"], "tag.plan moved: use the option --estimate"),
         (["evaluate", "CONFIG", "evaluate.catalogue=true"], "evaluate.catalogue moved: use the option --dat"),
-        (["status", "absent.toml"], "config file absent.toml: No such file or directory"),
+        (["status", "absent.toml"], "config file absent.toml: No such file or directory; name a TOML file"),
     ],
 )
 def test_a_mode_of_another_command_or_a_wrong_word_is_an_error_and_runs_nothing(words, message, config):

@@ -37,7 +37,14 @@ def test_a_word_takes_back_what_the_file_says(config_file):
     ("word", "message"),
     [
         ("ingest.max_token=3", "unknown setting ingest.max_token (did you mean max_tokens?)"),
-        ("ingestion.max_tokens=3", "unknown setting ingestion"),
+        ("ingestion.max_tokens=3", "unknown setting ingestion (did you mean ingest?)"),
+        ("foo.bar=3", "unknown setting foo: there is no such section; the sections are run, student, "),
+        ("run.foo=3", "unknown setting run.foo; `uniner settings run` lists those that exist"),
+        ("run.name=default", "setting run.name is missing; set it, such as run.name=my-run"),
+        (
+            'evaluate.system.x={kind="gliner"}',
+            "evaluate.system.x.model is missing; `uniner settings evaluate.system.NAME` describes it",
+        ),
         ("ingest.max_tokens=many", "ingest.max_tokens = 'many': must be a whole number, such as 2"),
         ("ingest.sample=0", "ingest.sample = 0: must be greater than 0"),
         ("student.template=own", "student.template = 'own': must be 'type', 'definition',"),

@@ -65,7 +65,7 @@ def test_only_the_model_and_an_engines_number_format_decide_the_replies(tmp_path
 
 @pytest.mark.parametrize("name", ["messages", "model", "max_completion_tokens", "n", "stream", "temperature"])
 def test_fields_that_the_request_has_already_are_refused(name):
-    with pytest.raises(ValidationError, match=rf"{name} is not for here .*, such as {{reasoning_effort"):
+    with pytest.raises(ValidationError, match=rf"{name} is not allowed here .*, such as {{reasoning_effort"):
         OpenAITeacher(extra_body={name: 1})
 
 

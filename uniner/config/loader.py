@@ -46,6 +46,13 @@ _MOVED = {
     "teacher.poison_tries": "teacher.max_chunk_crashes",
 }
 """Settings of earlier versions to what replaced them."""
+_EXAMPLES = {
+    "run": "run.name=my-run",
+    "run.name": "run.name=my-run",
+    "student": "student.base=Qwen/Qwen3-0.6B",
+    "student.base": "student.base=Qwen/Qwen3-0.6B",
+}
+"""Settings that every config must have, each with an example."""
 _EXPECTED = {
     "int": "must be a whole number, such as 2",
     "float": "must be a number, such as 0.5",
@@ -83,7 +90,9 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"config file {path}: {error.strerror or error}") from None
+        raise UserError(
+            f"config file {path}: {error.strerror or error}; name a TOML file, such as my-run.toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path} is not TOML: {error}") from None
     like = tree.pop("like", None)
@@ -126,9 +135,9 @@ def _describe(problem: Any) -> str:
     section, keys = _resolve(problem["loc"])
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return _unknown(name, keys[-1], section)
+        return _unknown(name, keys, section)
     if problem["type"] == "missing":
-        return f"setting {name} is missing"
+        return _missing(name, keys)
     if problem["type"].startswith("union_tag"):
         kinds: Mapping[str, Any] = TEACHERS if keys[-1] == "teacher" else SYSTEMS
         return f"{name}.kind must be one of {', '.join(kinds)}"
@@ -143,7 +152,19 @@ def _describe(problem: Any) -> str:
     return f"{name} = {problem['input']!r}: {expected}"
 
 
-def _unknown(name: str, key: str, section: type[Section]) -> str:
+def _missing(name: str, keys: Sequence[str]) -> str:
+    if name in _EXAMPLES:
+        return f"setting {name} is missing; set it, such as {_EXAMPLES[name]}"
+    return f"setting {name} is missing; `uniner settings {_listed(keys)}` describes it"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """Return the name by which `uniner settings` lists the section of a setting."""
+    return "evaluate.system.NAME" if keys[:2] == ["evaluate", "system"] and len(keys) > 3 else keys[0]
+
+
+def _unknown(name: str, keys: Sequence[str], section: type[Section]) -> str:
+    key = keys[-1]
     chat = name.startswith("evaluate.system.") and section is SYSTEMS["chat"]
     moved = f"{name.rsplit('.', 1)[0]}.teacher.{key}" if chat and key in _OF_TEACHER else _MOVED.get(name)
     if moved:
@@ -153,7 +174,12 @@ def _unknown(name: str, key: str, section: type[Section]) -> str:
         if having:
             return f"unknown setting {name}: only teacher.kind = {' or '.join(map(repr, having))} has it"
     near = difflib.get_close_matches(key, list(section.model_fields), n=1)
-    return f"unknown setting {name}{f' (did you mean {near[0]}?)' if near else ''}"
+    if near:
+        return f"unknown setting {name} (did you mean {near[0]}?)"
+    if section is Config:
+        listed = ", ".join(Config.model_fields)
+        return f"unknown setting {name}: there is no such section; the sections are {listed}"
+    return f"unknown setting {name}; `uniner settings {_listed(keys)}` lists those that exist"
 
 
 def _resolve(location: tuple[Any, ...]) -> tuple[type[Section], list[str]]:

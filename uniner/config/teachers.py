@@ -47,7 +47,7 @@ class HttpTeacher(Section):
     """Seconds that requests in flight get to come back when the run is stopped; their replies are kept. A
     second signal ends the run at once."""
     cache: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Folder of paid replies, shared by all runs that name it. Unset: reply-cache under run.root; for a
+    """Folder of the reply cache, shared by all runs that name it. Unset: reply-cache under run.root; for a
     recording, whose replies cost nothing: none."""
 
 
@@ -82,8 +82,8 @@ class ServerTeacher(HttpTeacher):
         for name in extra_body:
             if name in _OWN_FIELDS:
                 raise ValueError(
-                    f"{name} is not for here ({_OWN_FIELDS[name]}); add other fields of the request, such as "
-                    '{reasoning_effort = "low"}'
+                    f"{name} is not allowed here ({_OWN_FIELDS[name]}); add other fields of the request, "
+                    'such as {reasoning_effort = "low"}'
                 )
         return extra_body
 
@@ -122,7 +122,7 @@ class VllmTeacher(Serving):
     """Longest prompt. A passage with a longer one is not asked about and gets the outcome `rejected`. With
     max_reply_tokens it makes the engine's window, unless the model's own is shorter."""
     cache: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Folder of kept replies, shared by all runs that name it. Unset: reply-cache under run.root."""
+    """Folder of the reply cache, shared by all runs that name it. Unset: reply-cache under run.root."""
 
 
 class RecordingTeacher(HttpTeacher):

@@ -23,7 +23,7 @@ class SpendingFile:
         Raises:
             UserError: where the file is broken.
         """
-        cure = "delete it, and only the kept replies' cost counts as spent"
+        cure = "delete it; then only the cost of the replies in the reply cache counts as spent"
         with explained(self._folder.url):
             content = self._folder.read_sealed_json(SPENDING, cure)
         return 0.0 if content is None else float(content["spent_usd"])

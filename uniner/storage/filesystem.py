@@ -79,7 +79,10 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 if not paths:
                     if is_remote(pattern):
                         system.ls(path.split("/", 1)[0])  # raises if the bucket is missing
-                    raise UserError(f"{pattern}: the glob matches no file")
+                    raise UserError(
+                        f"{pattern}: the glob matches no file; check the folder and the ending, such as "
+                        "my-texts/*.txt"
+                    )
             elif system.isfile(path):
                 paths = [path]
             else:

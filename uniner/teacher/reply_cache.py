@@ -91,7 +91,8 @@ def requests_digest(keys: Iterable[str]) -> str:
 def run_id(stage: Folder) -> str:
     """Return the id under which a run pays, from the stage's folder; write it there at the first call."""
     record = stage.read_sealed_json(
-        _RUN, "delete that file and run the same command again; kept replies then count as another run's"
+        _RUN,
+        "delete that file and run the same command again; replies in the cache then count as another run's",
     )
     if record is None:
         record = {"id": uuid.uuid4().hex}
@@ -310,7 +311,7 @@ class ReplyCache:
         except (OSError, UserError) as error:
             done = f"it cannot be renamed ({error}) and is passed over"
         self.warn(
-            f"{printable(address)}: a file of kept replies is broken ({reason}); {done}, and its requests "
+            f"{printable(address)}: a file of the reply cache is broken ({reason}); {done}, and its requests "
             "are asked again"
         )
 
