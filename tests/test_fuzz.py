@@ -15,6 +15,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.teacher.test_reply_parser import plain
 from uniner.annotate.annotator import locate_entities
 from uniner.errors import UserError
 from uniner.grounding import locate
@@ -193,19 +194,6 @@ PIECES = [
     "\\ud83d", "```", "# ", "//", "/*", "*/", "...", "<think>", "</thought>", "- ", "1. ", "\u200b",
     "\u0308", "None", "7", '("x", "y")', "Label: ",
 ]  # fmt: skip
-
-
-def plain(reply):
-    """A reply with the escapes of Python and JSON undone, by another way than the parser's."""
-    return re.sub(
-        r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\\'\"/bfnrt\n])",
-        lambda match: (
-            chr(int(match[1][1:], 16) % 0x110000)
-            if len(match[1]) > 1
-            else {**UNESCAPED, "\n": ""}.get(match[1], match[1])
-        ),
-        reply,
-    )
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

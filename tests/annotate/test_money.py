@@ -62,14 +62,9 @@ class CountingServer(ReplayServer):
 
 
 @pytest.fixture
-def config(tmp_path, base, write_passages):
-    path = tmp_path / "config.toml"
-    path.write_text(
-        f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        "[teacher]\nin_flight = 6\n[annotate]\nmax_reply_tokens = 30\n"
-    )
+def config(tmp_path, annotate_config, write_passages):
     write_passages(StageFolder(f"{tmp_path}/runs/a/ingest"), TEXTS, 12)
-    return path
+    return annotate_config
 
 
 def test_rows_that_met_a_dead_backend_are_asked_again(config, tmp_path, ray_session, capsys, monkeypatch):

@@ -38,19 +38,14 @@ class PaidServer(ReplayServer):
 
 
 @pytest.fixture
-def run(tmp_path, base, write_passages):
+def run(tmp_path, annotate_config, write_passages):
     """Return a function that runs annotate, with its options, on a complete ingest stage."""
-    config = tmp_path / "config.toml"
-    config.write_text(
-        f'[run]\nroot = "{tmp_path}/runs"\nname = "a"\n[student]\nbase = "{base}"\n[ingest]\nshards = ["x"]\n'
-        "[teacher]\nin_flight = 6\n[annotate]\nmax_reply_tokens = 30\n"
-    )
 
     def annotate(name, *words):
         folder = StageFolder(f"{tmp_path}/runs/{name}/ingest")
         if folder.manifest() is None:
             write_passages(folder, TEXTS, PER_CHUNK)
-        words = [str(config), f"run.name={name}", *PRICES, *words]
+        words = [str(annotate_config), f"run.name={name}", *PRICES, *words]
         return cli.app(["annotate", *words], standalone_mode=False)
 
     annotate.folder = lambda name: StageFolder(f"{tmp_path}/runs/{name}/annotate")
