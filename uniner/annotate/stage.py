@@ -96,9 +96,12 @@ def run(context: StageContext) -> Manifest:
         elsewhere_usd, budget_usd = 0.0, context.sections.run.budget_usd
         if folder.begin(identity) is None:
             elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "generate", budget_usd))
-            _forget_failures(folder)
-            if isinstance(section, BatchTeacher):
-                _answer_in_batches(context, section, teacher, elsewhere_usd)
+            if isinstance(section, BatchTeacher) or BatchRecords(folder).read():
+                failed = chunk_pipeline.chunks_with_failures(folder)
+                if failed:
+                    BatchRecords(folder).forget_errors()  # batches ask again about their rows
+                if isinstance(section, BatchTeacher):
+                    _answer_in_batches(context, section, teacher, elsewhere_usd, failed)
         pool = work.enter_context(
             teacher_pool(
                 folder,
@@ -150,18 +153,12 @@ def _texts(passages: StageFolder, key: str) -> list[str]:
     return passages.read_columns(key, ["text"])["text"].to_pylist()
 
 
-def _forget_failures(folder: StageFolder) -> None:
-    """Have batches ask again about rows of earlier drivers' chunks that failed."""
-    if BatchRecords(folder).read() and chunk_pipeline.chunks_with_failures(folder):
-        BatchRecords(folder).forget_errors()
-
-
 def _answer_in_batches(
-    context: StageContext, section: BatchTeacher, teacher: Teacher, elsewhere_usd: float
+    context: StageContext, section: BatchTeacher, teacher: Teacher, elsewhere_usd: float, failed: set[str]
 ) -> None:
     """Have the missing chunks' requests answered by batches, whose replies go to the cache.
 
-    elsewhere_usd: what other stages spent of the budget.
+    elsewhere_usd: what other stages spent of the budget. failed: keys of chunks with failed rows.
     """
     folder, passages = context.folder, context.run_folder / "ingest"
     cache, run = reply_cache_folder(section, context.sections.run.root), run_id(folder)
@@ -173,9 +170,9 @@ def _answer_in_batches(
     records = BatchRecords(folder)
     with explained(folder.url):
         ended = sum(record.usd for record in records.read())
-        # A run of an earlier version wrote down nothing but its replies.
+        # Where spending.json was deleted, its replies still tell what they cost.
         spent = max(SpendingFile(folder).read() + ended, teacher.usd(*index.paid))
-        done = folder.chunk_keys() - chunk_pipeline.chunks_with_failures(folder)
+        done = folder.chunk_keys() - failed
         missing = sorted(passages.require_manifest().rows_of_chunk.keys() - done)
         answer_in_batches(
             pending,

@@ -105,7 +105,7 @@ def teacher_pool(
     if cache:
         run = run_id(stage)
         index = ReplyCache.of(cache, teacher).read_index(run)
-        # A run of an earlier version wrote down nothing but its replies.
+        # Where spending.json was deleted, its replies still tell what they cost.
         spent_usd = max(spent_usd, teacher.usd(*index.paid) - batches_usd)
         shared_cache = _SharedCache(folder=cache, run=run, index=share(index))
     settings = MeterSettings(
