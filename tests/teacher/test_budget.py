@@ -67,6 +67,9 @@ MANNERS = {
     "late": "late",
 }
 
+# The server's sum and ours add the same bills in different orders.
+ROUNDING = 1e-12
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -88,7 +91,7 @@ def test_the_server_never_bills_more_than_the_budget(manner, billing_server, tea
             with pytest.RaisesGroup(pytest.RaisesExc((Stopped, UserError)), flatten_subgroups=True):
                 annotate(served, TEXTS, cache=cache, meter=meter)
             meter.finish("ended")
-        assert 0 < server.billed_usd() <= ledger.read() <= budget + 1e-12
+        assert 0 < server.billed_usd() <= ledger.read() + ROUNDING <= budget + 2 * ROUNDING
         assert len(server.bills) >= 8, "the budget is used"
 
 
@@ -162,14 +165,14 @@ def test_requests_in_flight_when_the_driver_dies_count_as_spent(
             await asyncio.gather(work, return_exceptions=True)
 
         asyncio.run(die())
-        assert server.billed_usd() <= ledger.read()
+        assert server.billed_usd() <= ledger.read() + ROUNDING
         assert json.loads((tmp_path / "stage/spending.json").read_text())["exact"] is False
         server.manner = "reply"
         meter = Meter(RateLimits(budget_usd=budget), ledger.read(), spending=ledger)
         with pytest.RaisesGroup(Stopped, flatten_subgroups=True):
             annotate(served, TEXTS, cache=cache, meter=meter)
         meter.finish("ended")
-    assert server.billed_usd() <= ledger.read() <= budget
+    assert server.billed_usd() <= ledger.read() + ROUNDING <= budget + 2 * ROUNDING
 
 
 async def _annotate_all(served, meter, cache):
