@@ -9,8 +9,9 @@ from aiohttp import web
 
 from uniner.errors import UserError
 from uniner.runtime.connection import user_error_in
-from uniner.runtime.rate_limits import Meter, RateLimits
+from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import most_tokens
 from uniner.teacher.prompts import published_prompt
 from uniner.teacher.replay_server import ReplayServer
@@ -233,3 +234,47 @@ def test_requests_in_flight_come_back_and_are_kept(stop, teacher_at, annotate, t
     assert meter.state().in_flight == 0
     usd = sum(served.teacher.usd(reply.tokens_in, reply.tokens_out) for reply in kept.values())
     assert meter.state().spent_usd == pytest.approx(usd)
+
+
+class RefusingLaterServer(ReplayServer):
+    """Refuses the key for one passage once all others are being answered, which takes it half a second."""
+
+    async def _complete(self, request):
+        body = await request.json()
+        if TEXTS[0] in body["messages"][-1]["content"]:
+            while self.asked < 20:
+                await asyncio.sleep(0.01)
+            return web.json_response({"error": {"message": "key revoked"}}, status=401)
+        reply = await super()._complete(request)
+        await asyncio.sleep(0.5)
+        return reply
+
+
+def test_an_error_in_one_actor_waits_for_the_paid_replies_of_the_others(teacher_at, tmp_path):
+    """Ray ends all actors at the first error."""
+    cache, meter = StageFolder(str(tmp_path)), Meter(RateLimits())
+
+    async def ask(served):
+        cache_of = ReplyCache(cache, served.teacher.request(""))
+        actors = [
+            CachedTeacher(served.teacher, served.make_client, local_meter(meter), cache_of, "run")
+            for _ in range(2)
+        ]
+        asked = [
+            asyncio.create_task(actor.ask(t))
+            for actor, t in zip(actors, (TEXTS[:1], TEXTS[1:21]), strict=True)
+        ]
+        done, running = await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for actor in actors:
+            await actor.close()
+        errors = {str(user_error_in(error)) for task in done if (error := task.exception())}
+        requests = {request_key(served.teacher.request(text)): None for text in TEXTS[1:21]}
+        return errors, len(cache_of.find(requests_digest(requests), requests))
+
+    with RefusingLaterServer(REPLIES) as server:
+        errors, kept = asyncio.run(ask(teacher_at(server)))
+    assert kept == 20
+    assert len(errors) == 1 and "key revoked" in errors.pop()

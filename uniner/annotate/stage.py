@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from dataclasses import replace
 
 from uniner.annotate.annotator import Annotator
 from uniner.config.teachers import BatchTeacher, RecordingTeacher
@@ -12,7 +13,7 @@ from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest, differences
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.batch.pending_requests import PendingRequests
+from uniner.teacher.batch.pending_requests import OnlyKeptReplies, PendingRequests
 from uniner.teacher.batch.records import BatchRecords, rejections_in
 from uniner.teacher.batch.runner import answer_in_batches
 from uniner.teacher.completion import Teacher
@@ -102,11 +103,14 @@ def run(context: StageContext) -> Manifest:
                     BatchRecords(folder).forget_errors()  # batches ask again about their rows
                 if isinstance(section, BatchTeacher):
                     _answer_in_batches(context, section, teacher, elsewhere_usd, failed)
+        actors = teacher_actors(section, teacher, chunks, recording_url=recording_url)
+        if isinstance(section, BatchTeacher):  # it would pay the price of requests online
+            actors = replace(actors, make_client=OnlyKeptReplies)
         pool = work.enter_context(
             teacher_pool(
                 folder,
                 teacher,
-                teacher_actors(section, teacher, chunks, recording_url=recording_url),
+                actors,
                 functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
                 limits=rate_limits(section, budget_usd),
                 cache=reply_cache_folder(section, context.sections.run.root),
@@ -197,6 +201,7 @@ def _teacher(context: StageContext) -> Teacher:
         temperature=annotate.temperature,
         max_reply_tokens=annotate.max_reply_tokens,
         reply_format=annotate.reply_format,
+        in_batches=True,
     )
 
 

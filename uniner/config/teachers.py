@@ -98,13 +98,14 @@ class OpenAITeacher(ServerTeacher):
 class BatchTeacher(ServerTeacher):
     """A model on an OpenAI-compatible server, asked through its Batch API.
 
-    Each batch is answered within 24 hours, at OpenAI for half the price (set the two prices to those of a
-    batch). A stop leaves the batches running, and the same command collects them. `generate` and evaluate's
-    chat systems ask online all the same.
+    Each batch is answered within 24 hours. A stop leaves the batches running, and the same command collects
+    them. `generate` and evaluate's chat systems ask online all the same.
     """
 
     kind: Literal["batch"] = Field("batch", json_schema_extra=NOT_IDENTITY)
     """`batch`."""
+    batch_price_share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, json_schema_extra=NOT_IDENTITY)
+    """What a token costs in a batch, as a share of the two prices, which are those of requests online."""
 
 
 class VllmTeacher(Serving):

@@ -21,7 +21,7 @@ from uniner.records import FAILED
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
-from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, merge
+from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, differences, merge
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ def run_stage(
     """
     started = time.monotonic()
     name = name or folder.name
+    begun = folder.read_identity()
+    if begun is None or differences(begun, identity):
+        remove_crash_logs(folder)  # crashes under other settings say nothing about these
     manifest = folder.begin(identity)
     if manifest:
         return log_complete(name, manifest, unit, folder)

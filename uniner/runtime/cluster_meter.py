@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner.errors import Stopped
+from uniner.runtime.connection import plain_error
 from uniner.runtime.rate_limits import (
     AskMeter,
     Meter,
@@ -32,9 +33,10 @@ from uniner.runtime.wind_down import wind_down_first
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
+_ANSWER_S = 1.0
 # Pauses that are shorter are not worth a line.
 _LONG_PAUSE_S = 10.0
-# How long the actors' own end may take once no request is in flight.
+# How long the actors' own end may take once no request is in flight, and the meter's after an error.
 _END_S = 10.0
 
 
@@ -67,6 +69,7 @@ class ClusterMeter:
             settings.spent_usd,
             elsewhere_usd=settings.elsewhere_usd,
             spending=settings.spending,
+            grace_s=settings.grace_s,
         )
         self._settings = settings
         self._signal: int | None = None
@@ -100,25 +103,33 @@ class ClusterMeter:
     def running(self) -> Iterator[None]:
         """Watch the meter within the block, and have it write down at the end what was spent."""
         self._thread.start()
-        grace = self._settings.grace_s > 0
+        grace, failed = self._settings.grace_s > 0, True
         try:
             with wind_down_first(self._note_signal) if grace else contextlib.nullcontext():
                 yield
+            failed = False
         finally:
-            self._leave()
+            self._leave(failed)
         if self._signal is not None:  # the work ended while the run was winding down
             raise Stopped(self._reason())
 
-    def _leave(self) -> None:
-        """End the watch and the meter."""
+    def _leave(self, failed: bool) -> None:
+        """End the watch and the meter. failed: the stage has an error of its own, which the user hears of."""
         # The watch may raise the signal that it was asked for just now: this is the end that it wants.
         with contextlib.suppress(Stopped):
             self._left.set()
             self._thread.join()
-        # Without an answer (its node is gone) the allowance on storage counts as spent.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(self._meter.finish.remote(f"{self._settings.name}: has ended"))
-        ray.kill(self._meter)
+        try:
+            ended = self._meter.finish.remote(f"{self._settings.name}: has ended")
+            ray.get(ended, timeout=_END_S if failed else None)
+        except ray.exceptions.RayActorError:
+            pass  # its node is gone: the allowance on storage counts as spent
+        except Exception as error:
+            if not failed:
+                raise plain_error(error) from None
+            log.warning(f"{self._settings.name}: the exact cost is not written down: {plain_error(error)}")
+        finally:
+            ray.kill(self._meter)
 
     def _note_signal(self, number: int) -> None:
         self._signal = number
@@ -129,13 +140,11 @@ class ClusterMeter:
     def _watch(self) -> None:
         paused = False
         while not self._left.wait(_LOOK_S):
-            try:
-                self._look()
-                if self._signal is not None:
-                    self._wind_down()
-                    return
-            except ray.exceptions.RayError:  # the actors' own calls fail too, and the driver hears of that
+            if self._signal is not None:
+                self._wind_down()
                 return
+            if not self._look():
+                continue
             long = self._state.pause_s > _LONG_PAUSE_S
             if long and not paused:
                 until = time.strftime("%H:%M:%S", time.localtime(time.time() + self._state.pause_s))
@@ -146,14 +155,20 @@ class ClusterMeter:
                 )
             paused = long
 
-    def _look(self) -> None:
-        self._state = ray.get(self._meter.state.remote())
+    def _look(self) -> bool:
+        """Ask the meter for its state. Returns False without an answer: it waits for storage, or is gone. The
+        actors' own calls then wait or fail too, and the driver hears of that."""
+        try:
+            self._state = ray.get(self._meter.state.remote(), timeout=_ANSWER_S)
+        except ray.exceptions.RayError:
+            return False
         for notice in self._state.notices:
             log.warning(f"{self._settings.name}: {notice}")
+        return True
 
     def _wind_down(self) -> None:
         """Let requests in flight come back, then stop the main thread if the actors' end has not."""
-        ray.get(self._meter.stop.remote(self._reason()))
+        self._meter.stop.remote(self._reason())
         if self._state.in_flight:
             log.info(
                 f"{self._settings.name}: waiting up to {self._settings.grace_s:g} s for "

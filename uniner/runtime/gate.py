@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import deque
 
-from uniner.errors import Stopped
+from uniner.errors import Stopped, UserError
 from uniner.runtime.rate_limits import AskMeter, MeterGrant, MeterReport, Reservation
 
 # A gate with requests in flight reports at least this often, and hears then that the run stops.
@@ -20,7 +20,9 @@ class Gate:
     """Lets an actor's requests through when the meter grants them, and reports what they cost.
 
     Each request calls `enter`, and `settle` once it is known what it cost. A gate that has ended, because the
-    run stops or has failed, lets nothing through any more.
+    run stops or has failed, lets nothing through any more. Where it failed the other actors' gates end too,
+    once no request is in flight anywhere: Ray ends all actors at the first error, and the replies to requests
+    in flight would be paid for and lost.
     """
 
     def __init__(self, ask: AskMeter):
@@ -34,6 +36,7 @@ class Gate:
         self._reporting: asyncio.Task[None] | None = None
         self._asking, self._woken, self._ended = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._error: Exception | None = None
+        self._failed, self._all_stopped = "", False
 
     async def enter(self, reservation: Reservation) -> None:
         """Wait until a request may be sent. `settle` must follow.
@@ -95,6 +98,8 @@ class Gate:
 
     def end(self, error: Exception) -> None:
         """Let nothing through any more: what waits or enters raises the error."""
+        if self._error is None and isinstance(error, UserError) and not self._all_stopped:
+            self._failed, self._unreported = str(error), True
         self._error = self._error or error
         self._ended.set()
         while self._waiting:
@@ -117,6 +122,11 @@ class Gate:
         """Report now what the meter has not heard yet."""
         while self._unreported:
             await self._exchange()
+
+    async def wait_for_others(self) -> None:
+        """After an error, wait until no request is in flight in any actor, at most for the meter's grace."""
+        while self._failed and not self._all_stopped:
+            await asyncio.sleep(await self._exchange())
 
     def _let_through(self, reservation: Reservation) -> None:
         self._in_flight += 1
@@ -147,9 +157,10 @@ class Gate:
             grant = await self._ask(self._holder, self._report(), [wanted for wanted, _ in waiting])
             self._let_granted_through(grant, waiting)
             if grant.stop:
-                self.end(Stopped(grant.stop))
+                self._all_stopped = True
+                self.end(UserError(grant.stop) if grant.failed else Stopped(grant.stop))
             self._free_until = time.monotonic() + _FREE_S if grant.free else 0.0
-            return grant.retry_s if len(grant.delays) < len(waiting) else 0.0
+            return grant.retry_s if len(grant.delays) < len(waiting) or self._failed else 0.0
 
     def _let_granted_through(
         self, grant: MeterGrant, waiting: list[tuple[Reservation, asyncio.Future[float]]]
@@ -171,6 +182,7 @@ class Gate:
             tokens_over=self._tokens_over,
             pause_s=self._pause_s,
             notices=tuple(self._notices),
+            failed=self._failed,
         )
         self._spent = self._tokens_over = self._pause_s = 0.0
         self._notices.clear()

@@ -8,6 +8,7 @@ A request reserves the most that it can cost before it is sent. Spent and reserv
 exceed the budget. Money that a dead actor had reserved stays reserved: its requests may have been billed.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -53,9 +54,9 @@ class Reservation:
 class MeterReport:
     """An actor's report to the meter.
 
-    in_flight, held_usd: its requests in flight and what is reserved for them. Since the last report: the USD
-    spent, the tokens used beyond the reserved ones (negative: fewer), the longest pause that the server asked
-    for, and lines for the user.
+    in_flight, held_usd: its requests in flight and what is reserved for them. failed: the error that ends the
+    run, or "". Since the last report: the USD spent, the tokens used beyond the reserved ones (negative:
+    fewer), the longest pause that the server asked for, and lines for the user.
     """
 
     in_flight: int = 0
@@ -64,6 +65,7 @@ class MeterReport:
     tokens_over: float = 0.0
     pause_s: float = 0.0
     notices: tuple[str, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +74,14 @@ class MeterGrant:
 
     delays: seconds until each of the first requests may be sent. retry_s: when to ask for the others. free:
     nothing is limited, so that the next requests need not wait for a grant. stop: the reason to stop, once no
-    request is in flight any more.
+    request is in flight any more. failed: an actor's error is the reason.
     """
 
     delays: list[float]
     retry_s: float = 0.0
     free: bool = False
     stop: str | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +118,21 @@ class Meter:
         elsewhere_usd: float = 0.0,
         spending: SpendingFile | None = None,
         silence_s: float = _SILENCE_S,
+        grace_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ):
         """spent_usd: what the stage spent before, elsewhere_usd: what others spent of the same budget.
 
         spending: where the stage's spending is written down. silence_s: after it a holder counts as dead.
+        grace_s: for how long an actor's error waits for the requests in flight of the others.
         """
         self._limits, self._spent, self._elsewhere = limits, spent_usd, elsewhere_usd
         self._spending, self._allowance = spending, spent_usd
-        self._silence_s, self._clock = silence_s, clock
+        self._silence_s, self._grace_s, self._clock = silence_s, grace_s, clock
         self._holders: dict[str, _Holder] = {}
         self._next_request = self._next_token = self._paused = clock()
         self._stopping: str | None = None
+        self._failed, self._failed_at = False, 0.0
         self._notices: dict[str, None] = {}
         self._noticed: set[str] = set()
 
@@ -140,8 +146,9 @@ class Meter:
 
     def _grant(self, holder: str, reservations: Sequence[Reservation], now: float) -> MeterGrant:
         if self._stopping is not None:
-            stop = None if self._in_flight(now) else self._stopping
-            return MeterGrant(delays=[], retry_s=_RETRY_S, stop=stop)
+            waits = not self._failed or now < self._failed_at + self._grace_s
+            stop = None if waits and self._in_flight(now) else self._stopping
+            return MeterGrant(delays=[], retry_s=_RETRY_S, stop=stop, failed=self._failed)
         delays: list[float] = []
         for reservation in reservations:
             if not self._affords(reservation):
@@ -185,6 +192,8 @@ class Meter:
         self._spent += report.spent_usd
         self._holders[name] = _Holder(report.in_flight, report.held_usd, now)
         self._paused = max(self._paused, now + report.pause_s)
+        if report.failed and self._stopping is None:
+            self._stopping, self._failed, self._failed_at = report.failed, True, now
         if self._limits.tokens_per_minute:
             self._next_token += report.tokens_over * 60 / (self._limits.tokens_per_minute * _MARGIN)
         new = [notice for notice in report.notices if notice not in self._noticed]

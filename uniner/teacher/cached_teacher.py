@@ -116,6 +116,7 @@ class CachedTeacher:
                 await self._gate.flush()
         for answer in answers.values():
             if isinstance(answer, Exception):
+                await self._gate.wait_for_others()
                 raise ExceptionGroup("requests to the teacher failed", [answer])
         if self._cache:
             await asyncio.to_thread(self._cache.merge_parts, digest)

@@ -94,7 +94,7 @@ class TeacherEstimate:
         if self.batch:
             files, at_most = estimate_batches(self.teacher, asked)
             at_once = f", all at once with a budget of about {at_most:,.2f} USD" if at_most else ""
-            lines.append(f"batches   {files:,}{at_once}; the prices must be those of batches")
+            lines.append(f"batches   {files:,}{at_once}")
         if budget is not None:
             verdict = "is enough" if usd <= budget else "will stop the run before its end"
             lines.append(f"budget    {budget:,.2f} USD for the whole run: by this estimate it {verdict}")

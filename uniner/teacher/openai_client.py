@@ -295,7 +295,7 @@ def _was_not_sent(error: BaseException | None) -> bool:
     that and for a connection that broke, so that the cause decides."""
     if error is None or isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return error is not None
-    return _was_not_sent(error.__cause__ or error.__context__)
+    return _was_not_sent(error.__cause__)
 
 
 def _timed_out(error: BaseException | None) -> bool:

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from uniner.config.teachers import AnyTeacher, HttpTeacher, RecordingTeacher, ServerTeacher, VllmTeacher
+from uniner.config.teachers import (
+    AnyTeacher,
+    BatchTeacher,
+    HttpTeacher,
+    RecordingTeacher,
+    ServerTeacher,
+    VllmTeacher,
+)
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.runtime.rate_limits import RateLimits
@@ -73,16 +80,21 @@ def make_teacher(
     temperature: float,
     max_reply_tokens: int,
     reply_format: str = "tuples",
+    in_batches: bool = False,
 ) -> Teacher:
-    """Return the teacher of a section, asked with a stage's prompt."""
+    """Return the teacher of a section, asked with a stage's prompt.
+
+    in_batches: a section that has a Batch API is asked by it, at its price.
+    """
+    share = section.batch_price_share if in_batches and isinstance(section, BatchTeacher) else 1.0
     return Teacher(
         model=model_name(section),
         prompt=prompt,
         reply_format=reply_format,
         temperature=temperature,
         max_reply_tokens=max_reply_tokens,
-        usd_per_million_in=section.usd_per_million_in if isinstance(section, HttpTeacher) else 0.0,
-        usd_per_million_out=section.usd_per_million_out if isinstance(section, HttpTeacher) else 0.0,
+        usd_per_million_in=share * section.usd_per_million_in if isinstance(section, HttpTeacher) else 0.0,
+        usd_per_million_out=share * section.usd_per_million_out if isinstance(section, HttpTeacher) else 0.0,
         extra_body=section.extra_body if isinstance(section, ServerTeacher) else {},
         server=server_address(_base_url(section)) if isinstance(section, ServerTeacher) else "",
     )

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -13,7 +15,7 @@ from aiohttp import web
 from uniner import cli
 from uniner.errors import Stopped, UserError
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.batch import runner
+from uniner.teacher.batch import client, runner
 from uniner.teacher.batch.client import BatchClient
 from uniner.teacher.batch.files import BatchFileLimits
 from uniner.teacher.batch.pending_requests import PendingRequests
@@ -47,6 +49,7 @@ class BatchApi(ReplayServer):
     def _app(self):
         app = super()._app()
         app.router.add_post("/v1/files", self._disturbed(self._upload))
+        app.router.add_get("/v1/files/{id}", self._disturbed(self._file))
         app.router.add_get("/v1/files/{id}/content", self._disturbed(self._content))
         app.router.add_post("/v1/batches", self._disturbed(self._create))
         app.router.add_get("/v1/batches", self._disturbed(self._list))
@@ -73,6 +76,8 @@ class BatchApi(ReplayServer):
     def _disturbed(self, handle):
         async def handler(request):
             self.log.append(f"{request.method} {request.path.split('/')[2]}")
+            if self.log[-1] == "POST batches":
+                await request.read()  # it may be handled after the answer
             return await self.disturb(self.log[-1], lambda: handle(request))
 
         return handler
@@ -97,6 +102,12 @@ class BatchApi(ReplayServer):
             return web.json_response({"error": {"message": "no batch file"}}, status=400)
         name = f"file-{len(self.files)}"
         self.files[name] = form["file"].file.read()
+        return web.json_response({"id": name, "object": "file", "purpose": "batch"})
+
+    async def _file(self, request):
+        name = request.match_info["id"]
+        if name not in self.files:
+            return web.json_response({"error": {"message": "no such file"}}, status=404)
         return web.json_response({"id": name, "object": "file", "purpose": "batch"})
 
     async def _content(self, request):
@@ -168,6 +179,11 @@ class BatchApi(ReplayServer):
         batch["status"] = {"silent": "expired"}.get(batch["fate"], batch["fate"])
 
 
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch):
+    monkeypatch.setattr(client, "_LATE_S", 1.0)
+
+
 @pytest.fixture
 def ask(teacher_at, write_passages, tmp_path):
     """Return a function that has passages answered in batches; the next call resumes."""
@@ -180,14 +196,14 @@ def ask(teacher_at, write_passages, tmp_path):
         index = ReplyCache(root / "cache", teacher.request("")).read_index("run")
         cache = ReplyCache(root / "cache", teacher.request(""), index)
         pending = PendingRequests(teacher=teacher, parent=root / "ingest", cache=cache, run="run")
-        client = BatchClient("m", served.server)
+        batch_client = BatchClient("m", served.server)
         spent = teacher.usd(*index.paid)
         try:
             records = BatchRecords(root / "annotate")
-            batches = BatchRunner(pending, client, records, budget, spent, limits, poll_s=0)
+            batches = BatchRunner(pending, batch_client, records, budget, spent, limits, poll_s=0)
             return await batches.answer(chunks)
         finally:
-            await client.aclose()
+            await batch_client.aclose()
 
     def run(*words, **changes):
         return asyncio.run(answer(*words, **changes))
@@ -306,6 +322,55 @@ def test_a_batch_whose_creation_was_not_confirmed_is_not_created_twice(ask):
         server.disturb = once
         ask(server, limits=BatchFileLimits(requests=10))
         assert lost
+        assert server.submitted() == Counter(TEXTS)
+
+
+def test_a_batch_that_is_created_after_the_connection_was_lost_is_not_created_twice(ask):
+    created, lost = threading.Event(), []
+
+    async def late(path, handle):
+        async def create():
+            await asyncio.sleep(0.5)
+            await handle()
+            created.set()
+
+        if path == "POST batches" and not lost:
+            lost.append(asyncio.ensure_future(create()))
+            return web.json_response({"error": {"message": "gateway time-out"}}, status=504)
+        return await handle()
+
+    with BatchApi() as server:
+        server.disturb = late
+        ask(server, limits=BatchFileLimits(requests=10))
+        assert created.wait(10)
+        assert server.submitted() == Counter(TEXTS)
+
+
+def test_an_unconfirmed_batch_is_looked_for_only_where_it_was_submitted(ask):
+    """The driver dies before it hears that the batch was created; the next one has another key or server."""
+
+    async def unheard(path, handle):
+        response = await handle()
+        return (
+            web.json_response({"error": {"message": "lost"}}, status=400)
+            if path == "POST batches"
+            else response
+        )
+
+    with BatchApi() as server:
+        server.disturb = unheard
+        with pytest.raises(UserError):
+            ask(server, retries=0)
+        (record,) = ask.records.read()
+        ask.records.write(
+            replace(record, ended=None)
+        )  # a 400 says that none was created; a dead driver heard nothing
+        server.disturb = lambda path, handle: handle()
+        with BatchApi() as other:
+            with pytest.raises(UserError, match="if you changed the server or the key, change it back"):
+                ask(other)
+            assert not other.batches
+        ask(server)
         assert server.submitted() == Counter(TEXTS)
 
 

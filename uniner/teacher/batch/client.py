@@ -5,6 +5,8 @@ Uploads, status queries and downloads may be repeated. Creating a batch costs mo
 where the server's list has no batch of the same file.
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -19,6 +21,8 @@ from uniner.teacher.batch.files import ENDPOINT
 from uniner.teacher.openai_client import OpenAIServer, explain, is_transient, seconds_before_retry
 
 _RETRY_SECONDS = 3600.0
+_LATE_S = 20.0
+"""For how long a batch may be created after the connection that asked for it was lost."""
 _TIMEOUT_S = 600.0  # enough to upload a file of 100 MB
 Result = TypeVar("Result")
 
@@ -62,7 +66,7 @@ class BatchClient:
         """
 
         async def create(attempt: int) -> Batch:
-            existing = await self._find(file) if attempt > 1 else None
+            existing = await self._find_late(file) if attempt > 1 else None
             try:
                 return existing or await self._client.batches.create(
                     input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata=metadata
@@ -74,9 +78,16 @@ class BatchClient:
 
         return await self._call(create)
 
-    async def find(self, file: str) -> Batch | None:
-        """Return the batch of an uploaded file; None where it was not created."""
-        return await self._call(lambda _: self._find(file))
+    async def find(self, file: str, hint: str) -> Batch | None:
+        """Return the batch of an uploaded file; None where it was not created.
+
+        Raises:
+            UserError: with the hint, where the server does not know the file: another server or account does.
+        """
+        batch = await self._call(lambda _: self._find_late(file))
+        if batch is None:
+            await self._call(lambda _: self._client.files.retrieve(file), hint)
+        return batch
 
     async def status(self, batch: str, hint: str) -> Batch:
         """Return a batch's current state. `hint`: what to do where the server does not know it."""
@@ -86,6 +97,13 @@ class BatchClient:
         """Return the content of an output or error file."""
         content = await self._call(lambda _: self._client.files.content(file), hint)
         return content.content
+
+    async def _find_late(self, file: str) -> Batch | None:
+        """Look for the batch of a file for a while: the server may still be creating it."""
+        deadline = time.monotonic() + _LATE_S
+        while (batch := await self._find(file)) is None and time.monotonic() < deadline:
+            await asyncio.sleep(_LATE_S / 10)
+        return batch
 
     async def _find(self, file: str) -> Batch | None:
         async for batch in self._client.batches.list(limit=100):

@@ -5,12 +5,36 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from uniner.errors import UserError
+from uniner.runtime.gate import Gate
+from uniner.runtime.rate_limits import Reservation
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.files import BatchAnswers
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply, most_tokens
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
 
 _READERS = 16
+
+
+class OnlyKeptReplies:
+    """The client of a pool whose requests batches have answered: it sends none."""
+
+    def __init__(self, gate: Gate):
+        """Take what every client takes."""
+
+    async def ask(self, _request: ChatRequest) -> tuple[TeacherReply, Reservation] | Rejection:
+        """Refuse.
+
+        Raises:
+            UserError: always, as the reply was kept when its batch ended.
+        """
+        raise UserError(
+            "annotate: the reply cache has lost a reply since its batch ended; run the same command again, "
+            "which asks for it in another batch"
+        )
+
+    async def close(self) -> None:
+        """Do nothing."""
 
 
 class ChunkRequests(NamedTuple):

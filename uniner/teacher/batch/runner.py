@@ -126,7 +126,7 @@ class BatchRunner:
         """Find out whether batches without an id were created before a crash."""
         for record in self._open():
             if record.batch is None:
-                batch = await self._client.find(record.file)
+                batch = await self._client.find(record.file, self._missing_hint(record))
                 ended = None if batch else NEVER_CREATED
                 await self._write(replace(record, batch=batch.id if batch else None, ended=ended))
 
@@ -272,9 +272,9 @@ class BatchRunner:
 
     def _missing_hint(self, record: BatchRecord) -> str:
         return (
-            f"batch {record.batch} or its files do not exist there (any more); if you changed the server or "
-            f"the key, change it back, else delete {self._records.address(record)} to ask and pay for its "
-            "requests again"
+            f"batch {record.batch or f'of {record.file}'} or its files do not exist there (any more); if "
+            f"you changed the server or the key, change it back, else delete {self._records.address(record)} "
+            "to ask and pay for its requests again"
         )
 
     def _say_progress(self) -> None:
