@@ -13,13 +13,14 @@ from uniner.storage.model_folders import read_calibrations
 from uniner.storage.stage_folder import StageFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+DOCUMENTS = 120
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, base):
     folder = tmp_path_factory.mktemp("pipeline")
     corpus = StageFolder(str(folder / "corpus"))
-    write(corpus, 240, 24, max_tokens=256)
+    write(corpus, DOCUMENTS, 12, max_tokens=256)
     path = folder / "config.toml"
     path.write_text(
         f'[run]\nroot = "{folder}/runs"\nname = "small"\n[student]\nbase = "{base}"\nmax_tokens = 512\n'
@@ -28,7 +29,7 @@ def config(tmp_path_factory, base):
         '[train]\nmax_steps = 6\nbatch_conversations = 16\nlearning_rate = 1e-3\ndtype = "float32"\n'
         "workers = 2\nuse_gpu = false\ncheck_export = false\nvalidation_questions = 20\n"
         '[engine]\ndtype = "float32"\ngpus = 0\nblock_size = 32\nmax_answer_tokens = 32\n'
-        "max_bad_share = 1.0\n"
+        'max_bad_share = 1.0\n[tag]\ntypes = ["person", "company", "city", "song", "river"]\n'
         f'[evaluate]\ngold = {{held-out = "{corpus.path("heldout.jsonl")}"}}\nsystems = ["student"]\n'
     )
     return path
@@ -58,7 +59,7 @@ def test_one_command_runs_every_stage_and_says_what_it_did(first, run):
 
 def test_every_passage_is_annotated_and_tagged_exactly_once(run):
     ids = (run / "ingest").read_rows().column("passage_id").to_pylist()
-    assert len(set(ids)) == len(ids) >= 240
+    assert len(set(ids)) == len(ids) >= DOCUMENTS
     for stage in ("annotate", "tag"):
         assert (run / stage).read_rows().column("passage_id").to_pylist() == ids
 
@@ -145,4 +146,4 @@ def test_sigterm_ends_with_code_3_and_the_same_command_goes_on(config, first, jo
     assert "the same command goes on from here" in output
     code, output = run_job("ingest", *words)
     assert code == 0, output
-    assert (StageFolder(str(chunks)).require_manifest()).rows >= 240
+    assert (StageFolder(str(chunks)).require_manifest()).rows >= DOCUMENTS

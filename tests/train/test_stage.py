@@ -355,6 +355,7 @@ def test_the_progress_outlives_the_process_that_collects_it():
     assert ray.get(board.read.remote()) == ((3, 9, "loss"), [])
 
 
+@pytest.mark.slow
 def test_one_worker_stops_at_a_random_step_and_two_resume_when_there_is_room(
     alone, base, bucket, conversations, write_build, run, monkeypatch, tmp_path, caplog
 ):
