@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_3_available
 
 from uniner.errors import UserError
 from uniner.storage.model_folders import StudentFacts
-from uniner.train import export, loop, model, packing, prepare
+from uniner.train import export, loop, model, packing, prepare, varlen
 from uniner.train.loop import LoopSettings
 
 CPU = torch.device("cpu")
@@ -88,11 +88,14 @@ def test_flex_attention_packs_without_a_leak_too(base, plain, samples):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"])
+@pytest.mark.parametrize(
+    "attention", ["sdpa", "varlen", "flex_attention", "flash_attention_2", "flash_attention_3"]
+)
 def test_packed_equals_unpacked_on_a_gpu_by_every_attention(base, samples, attention):
     device, row = torch.device("cuda"), samples[:5]
-    flash = attention.startswith("flash")
-    dtype, tolerance = (torch.bfloat16, 5e-2) if flash else (torch.float32, 1e-4)
+    half = attention.startswith(("flash", varlen.NAME))
+    dtype, tolerance = (torch.bfloat16, 5e-2) if half else (torch.float32, 1e-4)
+    varlen.register()
     try:
         net = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention)
     except ImportError as error:
@@ -116,9 +119,10 @@ def test_flash_attention_gets_the_samples_bounds(samples):
 
 
 def test_attention_is_chosen_by_the_machine_or_named(base):
-    assert model.choose_attention("auto", CPU, torch.bfloat16) is None
+    config = AutoConfig.from_pretrained(base)
+    assert model.choose_attention("auto", config, CPU, torch.bfloat16) is None
     assert load(base).config._attn_implementation == "sdpa"
-    assert model.choose_attention("flex_attention", CPU, torch.float32) == "flex_attention"
+    assert model.choose_attention("flex_attention", config, CPU, torch.float32) == "flex_attention"
     if not is_flash_attn_3_available():
         with pytest.raises(UserError, match=r"train.attention = flash_attention_3: "):
             load(base, attention="flash_attention_3")

@@ -21,6 +21,7 @@ from uniner.metrics.counts import Counts
 from uniner.metrics.matching import normalised, strict
 from uniner.records import Conversation
 from uniner.templates import Mentions, Renderer, Template
+from uniner.train import varlen
 
 _BATCH_QUESTIONS = 16  # decoded at a time; the batches do not depend on the number of workers
 
@@ -155,7 +156,7 @@ def passage_of(conversation: Conversation) -> str:
 def _plain_attention(model: Any) -> Iterator[None]:
     """Use SDPA without compiling: training's attention is made for packed rows, not for a cache."""
     before = model.config._attn_implementation
-    if before.startswith(("flash", "flex")):
+    if before.startswith(("flash", "flex", varlen.NAME)):
         model.set_attn_implementation("sdpa")
     try:
         with torch.compiler.set_stance("force_eager"):

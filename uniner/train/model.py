@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from uniner.errors import UserError
+from uniner.train import varlen
 from uniner.train.estimate import ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
@@ -95,8 +96,9 @@ def _decoder_layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return transformers' name of the attention: the setting or, for auto, an installed FlashAttention.
+def choose_attention(setting: str, config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return transformers' name of the attention: the setting or, for auto, an installed FlashAttention, else
+    torch's varlen kernel where it suits the model and the GPU.
 
     None is the model's default, which is SDPA where the model supports it.
     """
@@ -107,10 +109,11 @@ def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> 
             return "flash_attention_3"
         if is_flash_attn_2_available():
             return "flash_attention_2"
-    return None
+    return varlen.NAME if varlen.suits(config, device, dtype) else None
 
 
 def _set_attention(model: Any, name: str) -> None:
+    varlen.register()
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:

@@ -144,7 +144,7 @@ def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
             device,
             job.train.activation_checkpointing,
             job.lora,
-            attention=choose_attention(job.train.attention, device, job.torch_dtype),
+            attention=choose_attention(job.train.attention, config, device, job.torch_dtype),
             compiled=job.train.compile,
             shard_workers=job.train.shard_workers,
         )
