@@ -278,7 +278,7 @@ def test_damaged_checkpoints_are_skipped_but_never_all_of_them(make_job, local_s
 def test_the_best_step_becomes_the_student(make_job, local_session, tmp_path, monkeypatch):
     """Of three epochs the second has the lowest loss, and its checkpoint is kept across an interruption."""
     job = make_job(epochs=3, export="best")
-    measures, weights = iter([0.5, 0.25, 0.75]), {}
+    measures, weights = iter([0.5, 0.25, 0.75, 0.75]), {}
 
     def measure(net, *_):
         loss = next(measures)
@@ -287,13 +287,13 @@ def test_the_best_step_becomes_the_student(make_job, local_session, tmp_path, mo
         return loss
 
     monkeypatch.setattr(loop, "mean_loss", measure)
-    for _ in range(2):  # the second time from the last checkpoint: no step is left to train or measure
+    for _ in range(2):  # the second time from the last checkpoint, which was written before it was measured
         figures = worker.train(job, local_session()).figures
         assert (figures.exported_step, figures.steps, figures.validation_loss) == (8, 12, 0.25)
         student = AutoModelForCausalLM.from_pretrained(tmp_path / "run/train/student").state_dict()
         assert all(torch.equal(student[name], weight) for name, weight in weights[0.25].items())
         assert not all(torch.equal(student[name], weight) for name, weight in weights[0.75].items())
-    assert figures.resumed == 1
+    assert figures.resumed == 1 and next(measures, None) is None
 
 
 def test_a_preempted_machine_writes_a_checkpoint_before_the_next_step(

@@ -1,6 +1,7 @@
 """The estimate against known figures of the model and the data; it starts nothing."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -173,10 +174,18 @@ def test_the_window_is_read_from_a_nested_text_config(base, tmp_path):
     require_window(64, config)
 
 
-def test_out_of_gpu_memory_is_one_line(monkeypatch):
+@pytest.mark.usefixtures("group")
+def test_out_of_gpu_memory_is_one_line_and_is_not_tried_again(monkeypatch, make_job, local_session):
+    """Ray starts the workers again; they return the line, which ends the run."""
+    tries = []
+
     def fail(job, session):
+        tries.append(job)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(worker, "_train", fail)
-    with pytest.raises(UserError, match=r"GPU memory \(CUDA out of memory.*lower train\.pack_tokens"):
-        worker.train(None, None)
+    line = r"GPU memory \(CUDA out of memory.*lower train\.pack_tokens"
+    with pytest.raises(UserError, match=line):
+        worker.train(make_job(), local_session())
+    result = worker.train(make_job(), local_session())
+    assert re.search(line, result.error) and len(tries) == 1

@@ -111,6 +111,20 @@ def test_packed_equals_unpacked_on_a_gpu_by_every_attention(base, samples, atten
         torch.testing.assert_close(packed, unpacked, atol=tolerance, rtol=tolerance)
 
 
+def test_trying_the_fullest_row_leaves_the_curve_as_it_is(base, samples):
+    schedule, tried = make_schedule(samples), []
+    expected = run(load(base), samples, schedule)
+    net = load(base)
+    optimizer = loop.make_optimizer(net, 0.0)
+    net.register_forward_pre_hook(
+        lambda _, __, inputs: tried.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    loop.try_fullest_row(net, optimizer, samples, schedule, CPU)
+    assert tried == [max(sum(len(samples[n]) for n in row) for step in schedule.steps for row in step)]
+    assert all(weight.grad is None for weight in net.parameters())
+    assert [step.loss for step in run(net, samples, schedule)] == [step.loss for step in expected]
+
+
 def test_flash_attention_gets_the_samples_bounds(samples):
     batch = packing.collate(samples[:3])
     bounds, lengths = loop._sequence_bounds(batch, CPU), [len(sample) for sample in samples[:3]]

@@ -176,6 +176,10 @@ def _torch_trainer(
             storage_filesystem=remote,
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # Ray's stubs lag
+            # Rows differ in length: without it, freed memory is cut into pieces that fit no other row.
+            worker_runtime_env={"env_vars": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}}
+            if use_gpu
+            else None,
         ),
     )
 

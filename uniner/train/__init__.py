@@ -2,3 +2,5 @@
 
 CHECKPOINTS = "checkpoints"
 """The checkpoints' folder in the stage's folder; it is deleted once the student is written."""
+OUT_OF_MEMORY = "out-of-memory.json"
+"""The note of a worker whose GPU is out of memory, in the stage's folder."""

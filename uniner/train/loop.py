@@ -137,6 +137,27 @@ def train(
         )
 
 
+def try_fullest_row(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[Sample],
+    schedule: Schedule,
+    device: torch.device,
+) -> None:
+    """Compute the gradients of the fullest row on every worker and forget them.
+
+    Memory that is too small then shows before the first step. Moments that a first step would add are
+    reserved meanwhile.
+    """
+    rows = [row for step in schedule.steps for row in step]
+    fullest = max(rows, key=lambda row: sum(len(samples[number]) for number in row))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments = [] if optimizer.state else [torch.empty_like(weight) for weight in weights for _ in range(2)]
+    token_losses(model, collate([samples[number] for number in fullest]), device).backward()
+    optimizer.zero_grad()
+    del moments
+
+
 def _backward(
     model: Any, rows: Sequence[PackedRow], samples: Sequence[Sample], answer_tokens: int, device: torch.device
 ) -> list[torch.Tensor]:

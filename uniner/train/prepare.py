@@ -29,6 +29,7 @@ class TrainJob:
     """A run and its settings, for the workers.
 
     run: the run's folder. base_address: the base model's absolute path, s3:// address or hub name.
+    max_answer_tokens: of the generation eval, as in evaluate.
     """
 
     student: Student
@@ -36,6 +37,7 @@ class TrainJob:
     seed: int
     run: StageFolder
     base_address: str
+    max_answer_tokens: int = 256
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -123,6 +125,7 @@ def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
         most=job.train.validation_questions,
         max_tokens=student.max_tokens,
         seed=job.seed,
+        max_answer_tokens=job.max_answer_tokens,
     )
     return TrainingData(
         training,

@@ -19,7 +19,7 @@ from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
-from uniner.train import CHECKPOINTS
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from uniner.train.export import TrainFigures
@@ -131,7 +131,12 @@ def _job(context: StageContext) -> "TrainJob":
     student, run = context.sections.student, context.run_folder
     base_address = model_address(student.base)
     return TrainJob(
-        student=student, train=context.sections.train, seed=context.seed, run=run, base_address=base_address
+        student=student,
+        train=context.sections.train,
+        seed=context.seed,
+        run=run,
+        base_address=base_address,
+        max_answer_tokens=context.sections.engine.max_answer_tokens,
     )
 
 
@@ -139,6 +144,8 @@ def _train(context: StageContext) -> "TrainFigures":
     from uniner.train import worker
 
     train = context.sections.train
+    with explained(context.folder.url):
+        context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
     result = trainer.run_training(
         worker.train,
         _job(context),
