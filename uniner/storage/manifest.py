@@ -50,6 +50,10 @@ class Identity:
     parents: Mapping[str, str | None] = field(default_factory=dict)
     format: int = FORMAT
 
+    def digest(self) -> str:
+        """Return a digest of all of it."""
+        return _digest(self, [], None)
+
 
 def differences(before: Identity, now: Identity, with_parents: bool = True) -> list[str]:
     """Return in which settings, inputs and parents two identities differ, each in words."""

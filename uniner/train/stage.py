@@ -19,7 +19,7 @@ from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
-from uniner.train import CHECKPOINTS, OUT_OF_MEMORY
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, SAMPLES
 
 if TYPE_CHECKING:
     from uniner.train.export import TrainFigures
@@ -47,7 +47,7 @@ def run(context: StageContext) -> Manifest:
         _remove_checkpoints(folder)  # a run may end between writing the manifest and removing them
         return chunk_pipeline.log_complete("train", manifest, "conversations", folder)
     trainer.require_workers("train", train.workers, train.use_gpu)
-    figures = _train(context)
+    figures = _train(context, identity)
     results = {"check": asdict(_check_export(context, build))} if train.check_export else {}
     from uniner.train.loop import as_figures
 
@@ -104,8 +104,9 @@ def _require_library(name: str, setting: str) -> None:
 
 
 def _remove_checkpoints(folder: StageFolder) -> None:
-    for name in (CHECKPOINTS, trainer.RAY_FOLDER):
-        with explained(folder.url):
+    with explained(folder.url):
+        folder.remove([SAMPLES])
+        for name in (CHECKPOINTS, trainer.RAY_FOLDER):
             if (folder / name).tree():
                 (folder / name).remove_all()
 
@@ -125,7 +126,8 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     )
 
 
-def _job(context: StageContext) -> "TrainJob":
+def _job(context: StageContext, identity: Identity | None = None) -> "TrainJob":
+    """Return the workers' job; an estimate needs no identity."""
     from uniner.train.prepare import TrainJob
 
     student, run = context.sections.student, context.run_folder
@@ -137,10 +139,11 @@ def _job(context: StageContext) -> "TrainJob":
         run=run,
         base_address=base_address,
         max_answer_tokens=context.sections.engine.max_answer_tokens,
+        source=identity.digest() if identity else "",
     )
 
 
-def _train(context: StageContext) -> "TrainFigures":
+def _train(context: StageContext, identity: Identity) -> "TrainFigures":
     from uniner.train import worker
 
     train = context.sections.train
@@ -148,7 +151,7 @@ def _train(context: StageContext) -> "TrainFigures":
         context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
     result = trainer.run_training(
         worker.train,
-        _job(context),
+        _job(context, identity),
         folder=context.folder,
         workers=train.workers,
         use_gpu=train.use_gpu,

@@ -23,7 +23,16 @@ from uniner.train.export import TrainFigures
 from uniner.train.loop import LoopSettings, ValidationFigures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
 from uniner.train.model import choose_attention, load_sharded, read_base
-from uniner.train.prepare import TrainingData, TrainJob, config_and_tokenizer, estimate, prepare
+from uniner.train.prepare import (
+    TrainingData,
+    TrainJob,
+    config_and_tokenizer,
+    estimate,
+    prepare,
+    read_conversations,
+    tokenize,
+)
+from uniner.train.tokenized import tokenized_once
 
 PACKING = "packing.json.gz"
 _PREEMPTION_CHECK_SECONDS = 10.0  # of steps, between two checks
@@ -86,7 +95,9 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     torch.manual_seed(job.seed)
     session.report(0, 0, "reading the conversations")
     config, tokenizer = run_on_all(lambda: config_and_tokenizer(job.base_address))
-    data = run_on_all(lambda: prepare(job, tokenizer, config))
+    conversations = run_on_all(lambda: read_conversations(job))
+    splits = tokenized_once(folder, job.source, lambda: tokenize(job, conversations, tokenizer))
+    data = run_on_all(lambda: prepare(job, conversations, splits, tokenizer, config))
     best = train.export == "best"
     run_on_all(lambda: _write_packing(folder, data))
     expected = estimate(job, data, config)
