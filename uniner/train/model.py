@@ -13,6 +13,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from uniner.errors import UserError
 from uniner.train import varlen
+from uniner.train.activations import kept_bytes
 from uniner.train.estimate import ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
@@ -68,8 +69,10 @@ def load_sharded(
     return model.train()
 
 
-def count_weights(config: Any, lora: LoraSettings | None = None) -> ModelShape:
-    """Count a model's weights from its config. Nothing is loaded."""
+def count_weights(
+    config: Any, lora: LoraSettings | None = None, dtype: torch.dtype = torch.bfloat16
+) -> ModelShape:
+    """Count a model's weights and what its forward pass keeps, from its config. Nothing is loaded."""
     model = empty_model(config, lora=lora and replace(lora, bits=None))
     quantized = 0
     if lora and lora.bits:
@@ -87,6 +90,7 @@ def count_weights(config: Any, lora: LoraSettings | None = None) -> ModelShape:
         hidden=sizes.hidden_size,
         intermediate=getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size,
         vocabulary=sizes.vocab_size,
+        kept=kept_bytes(model.to(dtype)),
         quantized=quantized,
     )
 

@@ -204,13 +204,15 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
     """Estimate a prepared run."""
     train = job.train
     shards = min(train.most_workers, train.shard_workers or train.most_workers)
-    shape, load = model.count_weights(config, job.lora), _load(train, data)
+    shape, load = model.count_weights(config, job.lora, job.torch_dtype), _load(train, data)
     width, checkpointing = job.torch_dtype.itemsize, train.activation_checkpointing
     return TrainingEstimate(
         base=job.student.base,
         shape=shape,
         load=load,
-        memory=formulas.memory(shape, load, min(shards, train.fewest_workers), width, checkpointing),
+        memory=formulas.memory(
+            shape, load, min(shards, train.fewest_workers), width, checkpointing, on_cpu=not train.use_gpu
+        ),
         flops=formulas.flops(shape, load, checkpointing),
         traffic=formulas.traffic(shape, load, shards, width),
         workers=train.most_workers,
