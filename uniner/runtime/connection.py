@@ -122,6 +122,13 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
     for current in _exceptions_in(error):
         if isinstance(current, kind):
             return kind(str(current.args[0]) if current.args else str(current))
+        if getattr(current, "actor_init_failed", False):
+            # Ray keeps what an actor's __init__ raised as text alone, where another call meets the dead actor.
+            lines = re.findall(
+                rf"^{re.escape(f'{kind.__module__}.{kind.__name__}')}: (.+)$", str(current), re.M
+            )
+            if lines:
+                return kind(lines[-1])
     return None
 
 

@@ -136,27 +136,28 @@ def _present_nodes() -> list[NodeType]:
 
 
 def _autoscaling_config() -> Any | None:
-    """Return the autoscaler's node types: of a cluster of `ray up` or KubeRay; None for another cluster.
+    """Return the autoscaler's configuration of a cluster of `ray up` or KubeRay; None for another cluster.
 
     A submitted job runs on the head, where `ray up` leaves its file with every type's resources filled in.
     KubeRay names the cluster in every pod, and lets the head's service account read it.
     """
-    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
-    from ray.autoscaler.v2.instance_manager.config import FileConfigReader, KubeRayConfigReader
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileConfigReader
 
     bootstrap, name = Path.home() / _BOOTSTRAP, os.environ.get("RAY_CLUSTER_NAME")
     if bootstrap.is_file():
         return FileConfigReader(str(bootstrap)).get_cached_autoscaling_config()
     if not name or "KUBERNETES_SERVICE_HOST" not in os.environ:
         return None
-    import requests
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
 
+    client = node_provider.KubernetesHttpApiClient(os.environ.get("RAY_CLUSTER_NAMESPACE", "default"))
     try:
-        producer = AutoscalingConfigProducer(name, os.environ.get("RAY_CLUSTER_NAMESPACE", "default"))
-        return KubeRayConfigReader(producer).get_cached_autoscaling_config()
-    except (requests.RequestException, OSError) as error:
-        log.warning(f"the cluster's worker groups cannot be read ({error}); what fits none of them will wait")
+        cluster = client.get(f"rayclusters/{name}")
+    except OSError as error:  # also requests' errors
+        log.info(f"the cluster's worker groups cannot be read ({error}); what fits none of them will wait")
         return None
+    # Ray's public class for this would try a refused request five times, 5 s apart.
+    return AutoscalingConfig(autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster))
 
 
 @contextlib.contextmanager
