@@ -61,6 +61,15 @@ def test_pools_start_at_nothing_and_gpu_is_spot():
         assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"]
 
 
+def test_gpu_machines_keep_temporary_files_on_a_folder_that_exists():
+    mount, variable = CLUSTER["available_node_types"]["gpu"]["docker"]["worker_run_options"]
+    on_machine, in_container = mount.removeprefix("-v ").split(":")
+    assert variable == f"-e TMPDIR={in_container}"
+    assert any(on_machine in command.split() for command in CLUSTER["initialization_commands"])
+    # Where Ray's own command line looks for its log on the head.
+    assert not any("TMPDIR" in option for option in CLUSTER["docker"]["run_options"])
+
+
 def test_every_node_asks_for_the_token_and_runs_by_a_role():
     assert "-e RAY_AUTH_MODE=token" in CLUSTER["docker"]["run_options"]
     assert CLUSTER["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
@@ -152,15 +161,30 @@ def test_gpu_requirements_pin_everything():
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """An instance metadata service whose spot instance ends in two minutes."""
+    """An instance metadata service whose spot instance ends in two minutes.
+
+    It refuses every second token, as the service does when it is asked too often, and gives the notice only
+    from the third question on.
+    """
 
     life_cycle = "spot"
+    tokens = 0
+    questions = 0
 
     def do_PUT(self) -> None:
-        self.reply("TOKEN")
+        Metadata.tokens += 1
+        if Metadata.tokens % 2:
+            self.send_error(503)
+        else:
+            self.reply("TOKEN")
 
     def do_GET(self) -> None:
         assert self.headers["X-aws-ec2-metadata-token"] == "TOKEN"
+        if self.path.endswith("instance-action"):
+            Metadata.questions += 1
+            if Metadata.questions < 3:
+                self.send_error(404)
+                return
         end = datetime.now(UTC) + timedelta(seconds=120)
         notice = json.dumps({"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
         self.reply(self.life_cycle if self.path.endswith("instance-life-cycle") else notice)
@@ -177,7 +201,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 @pytest.mark.parametrize("life_cycle", ["spot", "on-demand"])
 def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
     """The watcher as it runs on a node, with a recording `ray` first in its PATH."""
-    monkeypatch.setattr(Metadata, "life_cycle", life_cycle)
+    for name, value in {"life_cycle": life_cycle, "tokens": 0, "questions": 0}.items():
+        monkeypatch.setattr(Metadata, name, value)
     ray = tmp_path / "ray"
     ray.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     ray.chmod(ray.stat().st_mode | stat.S_IXUSR)
@@ -187,6 +212,7 @@ def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "IMDS": f"http://127.0.0.1:{server.server_port}",
+            "POLL_SECONDS": "0.1",
         }
         command = [sys.executable, ROOT / "infra/spot_watch.py"]
         subprocess.run(command, env=environment, check=True, timeout=60)
@@ -198,5 +224,6 @@ def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
         assert not called.exists()
         return
     words = called.read_text().split()
+    assert Metadata.questions == 3
     assert words[:3] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     assert 60 < int(words[-1]) <= 110

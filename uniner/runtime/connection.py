@@ -123,10 +123,9 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
         if isinstance(current, kind):
             return kind(str(current.args[0]) if current.args else str(current))
         if getattr(current, "actor_init_failed", False):
-            # Ray keeps what an actor's __init__ raised as text alone, where another call meets the dead actor.
-            lines = re.findall(
-                rf"^{re.escape(f'{kind.__module__}.{kind.__name__}')}: (.+)$", str(current), re.M
-            )
+            # A later call meets a dead actor, of whose own error Ray keeps the text alone.
+            name = re.escape(f"{kind.__module__}.{kind.__name__}")
+            lines = re.findall(rf"^{name}: (.+)$", str(current), re.M)
             if lines:
                 return kind(lines[-1])
     return None
