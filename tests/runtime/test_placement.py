@@ -126,13 +126,21 @@ def test_what_no_node_type_holds_is_an_error_before_a_machine_is_bought(in_clust
 
 
 def test_the_limit_of_all_workers_counts(in_ray_up):
-    path = Path(os.environ["HOME"], "ray_bootstrap_config.yaml")
-    path.write_text(yaml.safe_dump({**bootstrap_config(), "max_workers": 3}))
+    path, config = (
+        Path(os.environ["HOME"], "ray_bootstrap_config.yaml"),
+        {**bootstrap_config(), "max_workers": 3},
+    )
+    path.write_text(yaml.safe_dump(config))
     require_room("train", Request(1, 1), 24, "")
     with pytest.raises(UserError):
         require_room("train", Request(1, 1), 25, "")
     with pytest.raises(UserError):
         require_room("build", Request(1), 97, "")
+    config["available_node_types"]["head"]["resources"]["CPU"] = (
+        8  # a head that works too is one machine more
+    )
+    path.write_text(yaml.safe_dump(config))
+    require_room("build", Request(1), 104, "")
 
 
 def test_kubernetes_is_asked_for_this_cluster_and_a_refusal_is_told(in_kubernetes, tmp_path, caplog):
@@ -156,7 +164,7 @@ def test_a_single_machine_is_all_there_is(monkeypatch, request_, count):
     node = placement.NodeType("laptop", {"CPU": 8.0}, {}, 1)
     monkeypatch.setattr(placement, "_present_nodes", lambda: [node])
     require_room("tag", Request(8), 1, "")
-    with pytest.raises(UserError, match=r"but this machine has 1 x laptop with 8 CPUs; .* RAY_ADDRESS"):
+    with pytest.raises(UserError, match=r"but this machine has 8 CPUs; .* RAY_ADDRESS"):
         require_room("tag", request_, count, "lower it")
 
 

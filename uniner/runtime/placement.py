@@ -87,14 +87,16 @@ def require_room(name: str, request: Request, count: int, advice: str) -> None:
     Raises:
         UserError: neither this machine alone, nor the machines that the autoscaler can start, have room.
     """
-    nodes, limit, where = _present_nodes(), None, "this machine has"
+    limit = None
     if "RAY_ADDRESS" in os.environ:
         config = _autoscaling_config()
         if config is None:
             return
-        nodes, limit = _node_types(config), config.get_max_num_worker_nodes()
-        where = "the most that the cluster can start is"
+        nodes, limit = _node_types(config), _most_machines(config)
+        offered = "the most that the cluster can start is " + ", ".join(node.text() for node in nodes)
     else:
+        nodes = _present_nodes()
+        offered = "this machine has " + ", ".join(_in_words(node.resources) for node in nodes)
         advice += ", or join a cluster with RAY_ADDRESS"
     if _most_requests(request, nodes, limit) >= count:
         return
@@ -104,8 +106,7 @@ def require_room(name: str, request: Request, count: int, advice: str) -> None:
         if limit and not request.gpus
         else ""
     )
-    listed = ", ".join(node.text() for node in nodes)
-    raise UserError(f"{name}: needs {times}{request.text()}, but {where} {listed}{barred}; {advice}")
+    raise UserError(f"{name}: needs {times}{request.text()}, but {offered}{barred}; {advice}")
 
 
 def _most_requests(request: Request, nodes: Sequence[NodeType], limit: int | None) -> int:
@@ -119,12 +120,21 @@ def _most_requests(request: Request, nodes: Sequence[NodeType], limit: int | Non
 
 
 def _node_types(config: Any) -> list[NodeType]:
-    head = config.get_head_node_type()
     return [
         NodeType(name, node.resources, node.labels, node.max_worker_nodes)
         for name, node in config.get_node_type_configs().items()
-        if name != head or any(value for key, value in node.resources.items() if key in ("CPU", "GPU"))
+        if name != config.get_head_node_type() or _head_works(config)
     ]
+
+
+def _most_machines(config: Any) -> int | None:
+    workers = config.get_max_num_worker_nodes()
+    return None if workers is None else workers + _head_works(config)
+
+
+def _head_works(config: Any) -> bool:
+    resources = config.get_node_type_configs()[config.get_head_node_type()].resources
+    return any(resources.get(name) for name in ("CPU", "GPU"))
 
 
 def _present_nodes() -> list[NodeType]:
@@ -195,7 +205,7 @@ class Waiting:
     def end(self) -> None:
         """Stop watching."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_LOOK_S)  # a look may wait for a cluster that is gone
 
     def moved(self) -> None:
         """Note that the work made progress."""

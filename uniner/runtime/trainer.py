@@ -119,7 +119,8 @@ def run_training(
             result.set_exception(_plain_failure(error, name))
 
     fewest = workers if isinstance(workers, int) else workers[0]
-    advice = "set workers lower" + (", or use_gpu=false" if use_gpu else "")
+    section = f"{progress}." if progress else ""
+    advice = f"lower {section}workers" + (f", or set {section}use_gpu=false" if use_gpu else "")
     with placed(name, _worker_request(use_gpu), fewest, advice=advice) as waiting:
         # In a thread: Ray Train would replace the main thread's signal handlers.
         thread = threading.Thread(target=fit, daemon=True)
