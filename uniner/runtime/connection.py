@@ -122,6 +122,12 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
     for current in _exceptions_in(error):
         if isinstance(current, kind):
             return kind(str(current.args[0]) if current.args else str(current))
+        if getattr(current, "actor_init_failed", False):
+            # A later call meets a dead actor, of whose own error Ray keeps the text alone.
+            name = re.escape(f"{kind.__module__}.{kind.__name__}")
+            lines = re.findall(rf"^{name}: (.+)$", str(current), re.M)
+            if lines:
+                return kind(lines[-1])
     return None
 
 

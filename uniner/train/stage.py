@@ -46,7 +46,6 @@ def run(context: StageContext) -> Manifest:
     if manifest := folder.begin(identity):
         _remove_checkpoints(folder)  # a run may end between writing the manifest and removing them
         return chunk_pipeline.log_complete("train", manifest, "conversations", folder)
-    trainer.require_workers("train", train.workers, train.use_gpu)
     figures = _train(context, identity)
     results = {"check": asdict(_check_export(context, build))} if train.check_export else {}
     from uniner.train.loop import as_figures
@@ -174,6 +173,7 @@ def _check_export(context: StageContext, build: StageFolder) -> "ExportAnswer":
     if not context.sections.train.use_gpu:
         engine = engine.model_copy(update={"gpus": 0})
     answer = trainer.run_in_own_process(
+        "train",
         export_check.ask,
         student,
         template,
