@@ -18,9 +18,12 @@ from uniner.train.estimate import ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
 
-def read_base(base: str, lora: LoraSettings | None = None) -> Any:
-    """Read a whole base model into host memory, in float32. Only worker 0 does."""
-    return add_adapters(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora)
+def read_base(base: str, lora: LoraSettings | None = None, device: torch.device | None = None) -> Any:
+    """Read a whole base model into host memory, in float32. Only worker 0 does.
+
+    device: see `add_adapters`.
+    """
+    return add_adapters(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora, device)
 
 
 def empty_model(config: Any, dtype: torch.dtype = torch.float32, lora: LoraSettings | None = None) -> Any:

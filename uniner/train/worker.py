@@ -151,7 +151,9 @@ def _device(use_gpu: bool) -> torch.device:
 def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
     def read() -> Any:
         with loading(job.base_address, "student.base"):
-            return read_base(local_model(job.base_address), job.lora) if dist.get_rank() == 0 else None
+            if dist.get_rank() != 0:
+                return None
+            return read_base(local_model(job.base_address), job.lora, device)
 
     base_model = run_on_all(read)
     return run_on_all(
