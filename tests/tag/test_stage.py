@@ -21,7 +21,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.passages import cut_passages
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.manifest import Summary, merge
+from uniner.storage.manifest import StageTotals, Summary, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
@@ -411,4 +411,4 @@ def test_chunks_that_do_not_match_the_passages_are_an_error(
     for rows in ({"a": 3, "b": 1}, {"a": 3}, {"a": 3, "b": 2, "c": 1}):
         summaries = [Summary(key, count, 1, 0.0) for key, count in rows.items()]
         with pytest.raises(RuntimeError, match=r"chunk [bc] has .* rows for .* passages"):
-            stage._results(settings, tag, ingest, summaries)
+            stage._results(settings, tag, ingest, StageTotals(summaries))

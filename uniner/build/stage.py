@@ -5,7 +5,6 @@ Each gold data set to train on is one more chunk, `gold-<name>`.
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
@@ -82,10 +81,10 @@ def run(context: StageContext) -> Manifest:
     )
     facts = _card_facts(context)
 
-    def results(summaries: Sequence[Summary]) -> dict[str, Any]:
-        negatives = card.write(folder, facts, summaries, mentions)
+    def results(totals: StageTotals) -> dict[str, Any]:
+        negatives = card.write(folder, facts, totals, mentions)
         if settings.train_json:
-            card.write_train_json(folder, [summary.key for summary in summaries])
+            card.write_train_json(folder, totals.chunks().keys.to_pylist())
         return asdict(
             BuildResults(
                 types=len(mentions),
@@ -183,7 +182,7 @@ def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[M
     mentions: Counter[str] = Counter()
     if not annotations:
         return filters, mentions
-    keys = [chunk.key for chunk in annotations.require_manifest().chunks]
+    keys = annotations.require_manifest().chunks.keys.to_pylist()
     count = functools.partial(_count_types, annotations=annotations, filters=filters)
     for counts in chunk_pipeline.gather(keys, count):
         mentions.update(counts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from uniner.config.schema import Ingest
 from uniner.errors import UserError
-from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks
+from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks, split_key
 from uniner.ingest.document_reader import REASONS, RowFields, read_texts
 from uniner.ingest.passage_filters import (
     BenchmarkNgrams,
@@ -34,11 +34,13 @@ from uniner.progress import Progress
 from uniner.records import generated_source
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 from uniner.storage.filesystem import expand, is_remote
 from uniner.storage.folder import Folder
-from uniner.storage.manifest import Identity, Manifest, Summary, merge
+from uniner.storage.manifest import Counts, Identity, Manifest, StageTotals
 from uniner.storage.model_folders import load_tokenizer, model_digest, require_model
 from uniner.storage.stage_folder import Chunk, StageFolder, rejects_name
+from uniner.storage.summary_log import SummaryLog
 
 SECTIONS = ("student", "generate", "ingest")
 _BENCHMARKS = "benchmarks.npz"
@@ -55,7 +57,7 @@ class IngestResults:
 
     read: str
     parts: list[dict[str, Any]]
-    benchmarks: dict[str, dict[str, int]]
+    benchmarks: dict[str, dict[str, float]]
     repeated_ids: dict[str, Any] | None
 
 
@@ -115,20 +117,20 @@ def run(context: StageContext) -> Manifest:
     parts = _split(settings, files, digests)
     if generated:
         parts += generated_parts(generated.chunk_files(), len(parts))
-    summaries = _read_parts(target, parts, _chunk_maker(context, digests=selects))
-    _require_few_rejects(target, summaries, settings.max_reject_share)
+    totals = _read_parts(target, parts, _chunk_maker(context, digests=selects))
+    _require_few_rejects(target, totals, settings.max_reject_share)
     if selects:
-        summaries = select_passages(folder, target, summaries, settings)
-        _require_enough(summaries, settings)
-    repeated = _find_repeated_ids(folder, summaries) if settings.id_field else None
+        totals = select_passages(folder, target, totals.chunks(), settings)
+        _require_enough(totals.rows, settings)
+    repeated = _find_repeated_ids(folder, totals) if settings.id_field else None
     results = IngestResults(
         read=f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard",
         parts=[part.manifest_entry() for part in parts],
-        benchmarks=_count_contaminated(benchmarks, summaries),
+        benchmarks=_count_contaminated(benchmarks, totals.figures),
         repeated_ids=asdict(repeated) if repeated else None,
     )
     seconds = time.monotonic() - started
-    manifest = folder.write_manifest(Manifest.of(identity, summaries, seconds, results=asdict(results)))
+    manifest = folder.write_manifest(Manifest.of(identity, totals, seconds, results=asdict(results)))
     if selects:
         target.remove_all()
     if repeated and repeated.documents:
@@ -242,51 +244,62 @@ def _write_benchmarks(folder: StageFolder, settings: Ingest) -> dict[str, Benchm
 
 
 def _count_contaminated(
-    benchmarks: dict[str, BenchmarkTexts], summaries: Sequence[Summary]
-) -> dict[str, dict[str, int]]:
-    figures = merge(summary.figures for summary in summaries)
+    benchmarks: dict[str, BenchmarkTexts], figures: Counts
+) -> dict[str, dict[str, float]]:
     return {
         name: {**asdict(texts), "dropped": figures.get(f"shared_with_{name}", 0)}
         for name, texts in benchmarks.items()
     }
 
 
-def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> list[Summary]:
-    """Read all parts into chunks, each from where its existing chunks end. Returns all chunks' summaries."""
-    summaries, items = _existing_chunks(folder, parts)
+def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> StageTotals:
+    """Read all parts into chunks, each from where its existing chunks end. Returns the sums of all chunks."""
+    summary_log = SummaryLog(folder)
+    totals, items = _existing_chunks(folder, parts, summary_log)
     all_bytes = sum(part.bytes for part in parts)
     with Progress("ingest", None, "passages") as progress:
-        progress.skip(sum(summary.rows for summary in summaries))
-        done = sum(summary.figures["bytes_in"] for summary in summaries)
+        progress.skip(totals.rows)
         for summary in chunk_pipeline.make_chunks(folder, items, make):
-            summaries.append(summary)
-            done += summary.figures["bytes_in"]
-            progress.add(summary.rows, min(1.0, done / max(1, all_bytes)))
-    return summaries
+            totals.add(summary)
+            summary_log.add(summary)
+            progress.add(summary.rows, min(1.0, totals.figures["bytes_in"] / max(1, all_bytes)))
+    return totals
 
 
 def _existing_chunks(
-    folder: StageFolder, parts: Sequence[ShardPart]
-) -> tuple[list[Summary], list[dict[str, Any]]]:
-    """Return the existing chunks' summaries, and an item for each unfinished part.
+    folder: StageFolder, parts: Sequence[ShardPart], summary_log: SummaryLog
+) -> tuple[StageTotals, list[dict[str, Any]]]:
+    """Return the sums over the existing chunks, and an item for each unfinished part.
 
     A part's chunks count from its first without a gap; a chunk after a gap is made again.
     """
-    keys = folder.chunk_keys()
-    existing: list[str] = []
-    for part in parts:
-        part_keys = (chunk_key(part.number, number) for number in itertools.count())
-        existing += itertools.takewhile(keys.__contains__, part_keys)
-    summaries = folder.read_summaries(existing)
-    starts = {part.number: ShardPosition() for part in parts}
-    for summary in summaries:  # in key order, so the last of each part remains
-        starts[int(summary.key.split("-")[0])] = ShardPosition(**summary.position)
+    counts = _chunks_without_gap(folder.chunk_keys(), parts)
+    existing = ChunkListBuilder()
+    for part, count in counts.items():
+        for number in range(count):
+            existing.add(chunk_key(part, number), 0, 0, "")
+    totals, starts = StageTotals(), {part.number: ShardPosition() for part in parts}
+    for summary in folder.summaries(ChunkList(existing.table()), relog=summary_log):
+        totals.add(summary)
+        part_number, number = split_key(summary.key)
+        if number + 1 == counts[part_number]:
+            starts[part_number] = ShardPosition(**summary.position)
     items = [
         {"part": asdict(part), "start": asdict(starts[part.number])}
         for part in parts
         if not starts[part.number].last
     ]
-    return summaries, items
+    return totals, items
+
+
+def _chunks_without_gap(keys: set[str], parts: Sequence[ShardPart]) -> dict[int, int]:
+    """Return, for each part, how many chunks from its first on exist without a gap."""
+    return {
+        part.number: next(
+            number for number in itertools.count() if chunk_key(part.number, number) not in keys
+        )
+        for part in parts
+    }
 
 
 def _make_chunks(
@@ -304,9 +317,9 @@ def _passage_filter(settings: FilterSettings) -> PassageFilter:
     return PassageFilter(settings.min_tokens, settings.languages, ngrams)
 
 
-def _find_repeated_ids(folder: StageFolder, summaries: Sequence[Summary]) -> RepeatedIds:
-    documents = sum(summary.figures.get("documents_chosen", 0) for summary in summaries)
-    tasks = divide_chunks(sorted(summary.key for summary in summaries if summary.rows), documents)
+def _find_repeated_ids(folder: StageFolder, totals: StageTotals) -> RepeatedIds:
+    keys = [key for key, rows in totals.chunks().rows_of_chunk.items() if rows]
+    tasks = divide_chunks(keys, totals.figures.get("documents_chosen", 0))
     collect = functools.partial(collect_digests, folder=folder)
     return find_repeated(chunk_pipeline.gather(tasks, collect), tasks[0]["share"] if tasks else 1.0)
 
@@ -324,8 +337,8 @@ def _describe_repeated(repeated: RepeatedIds, parts: Sequence[ShardPart]) -> str
     )
 
 
-def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
-    passages, wanted = sum(summary.rows for summary in summaries), settings.max_passages or 0
+def _require_enough(passages: int, settings: Ingest) -> None:
+    wanted = settings.max_passages or 0
     if passages >= wanted:
         return
     if settings.sample < 1:
@@ -339,14 +352,15 @@ def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
     )
 
 
-def _require_few_rejects(folder: StageFolder, summaries: Sequence[Summary], limit: float) -> None:
-    figures = merge(summary.figures for summary in summaries)
+def _require_few_rejects(folder: StageFolder, totals: StageTotals, limit: float) -> None:
+    figures = totals.figures
     counts = {reason: figures.get(f"rejected_{reason}", 0) for reason in REASONS}
     rejected = {reason: count for reason, count in counts.items() if count}
     if sum(rejected.values()) > limit * figures.get("lines", 0):
         share = sum(rejected.values()) / figures["lines"]
         names = {f"rejected_{reason}" for reason in rejected}
-        first = min(summary.key for summary in summaries if names & summary.figures.keys())
+        chunks = folder.summaries(totals.chunks())
+        first = min(summary.key for summary in chunks if names & summary.figures.keys())
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
         raise UserError(
             f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "

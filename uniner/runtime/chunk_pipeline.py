@@ -3,6 +3,9 @@
 A dataset row is an item: the key of a chunk to make, or for ingest a part of a shard. A task makes and writes
 an item's chunks; in stages with actors, an actor reads its own chunk by key, works on it and writes it. Each
 chunk is one atomic put, its summary goes to the driver, and a chunk that exists is never made again.
+
+A million chunks fit: items reach Ray Data in windows, and the driver folds summaries as they arrive and logs
+them (`summary_log`).
 """
 
 import json
@@ -21,11 +24,15 @@ from uniner.records import FAILED
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
-from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, differences, merge
+from uniner.storage.chunk_list import ChunkList
+from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
+from uniner.storage.summary_log import SummaryLog
 
 log = logging.getLogger(__name__)
 
+WINDOW = 1_000
+"""Items of a row that Ray Data is given. A row costs the driver a millisecond and 4 kB before the start."""
 RETRYING = ("generate", "annotate", "evaluate")
 """The stages with the option --retry-failed."""
 ReadChunk = Callable[[str], Chunk]
@@ -64,14 +71,14 @@ def run_stage(
     pool: Pool | None = None,
     unit: str = "passages",
     max_bad_share: float = 1.0,
-    results: Callable[[Sequence[Summary]], Mapping[str, Any]] | None = None,
+    results: Callable[[StageTotals], Mapping[str, Any]] | None = None,
     name: str | None = None,
 ) -> Manifest:
     """Make a chunk of each source that has none yet, then write the manifest. Returns the manifest.
 
     sources: the chunks to make, by key, with the rows and bytes of their input. read: makes a source's chunk;
-    with a pool it reads the input, on which the pool's worker works. results: called once all chunks exist;
-    its values go into the manifest. name: of the work, for the log; by default the folder's.
+    with a pool it reads the input, on which the pool's worker works. results: called with the sums once all
+    chunks exist; its values go into the manifest. name: of the work, for the log; by default the folder's.
     """
     started = time.monotonic()
     name = name or folder.name
@@ -81,47 +88,41 @@ def run_stage(
     manifest = folder.begin(identity)
     if manifest:
         return log_complete(name, manifest, unit, folder)
-    summaries = _make_missing(folder, sources, read, pool, name, unit)
+    totals = _make_missing(folder, ChunkList.of(sources), read, pool, name, unit)
     if pool and pool.max_chunk_crashes:
         remove_crash_logs(folder)
-    require_few_bad(name, summaries, max_bad_share, folder)
-    more = results(summaries) if results else None
-    manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
+    require_few_bad(name, totals.outcomes, max_bad_share, folder)
+    more = results(totals) if results else None
+    manifest = Manifest.of(identity, totals, time.monotonic() - started, results=more)
     if pool and pool.totals:
         manifest = replace(manifest, figures=pool.totals(manifest.figures))
     return log_done(name, folder.write_manifest(manifest), unit, folder)
 
 
 def _make_missing(
-    folder: StageFolder,
-    sources: Sequence[ChunkEntry],
-    read: ReadChunk,
-    pool: Pool | None,
-    name: str,
-    unit: str,
-) -> list[Summary]:
-    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks.
+    folder: StageFolder, sources: ChunkList, read: ReadChunk, pool: Pool | None, name: str, unit: str
+) -> StageTotals:
+    """Make the sources' missing chunks, with a progress line. Returns the sums over all chunks.
 
     A chunk of an earlier driver that has failed rows is made anew: the reason may have passed.
     """
-    total = sum(source.rows for source in sources)
-    existing = folder.chunk_keys() & {source.key for source in sources}
-    summaries = [summary for summary in folder.read_summaries(existing) if not summary.outcomes.get(FAILED)]
-    whole = {summary.key for summary in summaries}
-    missing = [source for source in sources if source.key not in whole]
-    # The largest first, so that the end, when actors run out of work one by one, is short.
-    keys = [source.key for source in sorted(missing, key=lambda source: (-source.bytes, source.key))]
-    cost = StageCost(total, pool.gpus / pool.chunks_in_flight if pool else 0)
-    with Progress(name, total, unit, more=pool.note if pool else None) as progress:
-        for summary in summaries:
-            cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
-        progress.skip(sum(summary.rows for summary in summaries))
+    totals, summary_log = StageTotals(), SummaryLog(folder)
+    cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
+    with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
+        for summary in folder.summaries(sources, relog=summary_log):
+            if not summary.outcomes.get(FAILED):
+                totals.add(summary)
+                cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
+        progress.skip(totals.rows)
+        # The largest first, so that the end, when actors run out of work one by one, is short.
+        keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
         made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
         for summary in made:
-            summaries.append(summary)
+            totals.add(summary)
+            summary_log.add(summary)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
-    return summaries
+    return totals
 
 
 def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
@@ -142,9 +143,7 @@ def reopen_failed(folder: StageFolder, identity: Identity) -> None:
 
 def chunks_with_failures(folder: StageFolder) -> set[str]:
     """Return the keys of chunks with failed rows, which a stage that is not complete makes anew."""
-    return {
-        summary.key for summary in folder.read_summaries(folder.chunk_keys()) if summary.outcomes.get(FAILED)
-    }
+    return {summary.key for summary in folder.summaries() if summary.outcomes.get(FAILED)}
 
 
 def log_complete(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
@@ -174,16 +173,16 @@ def _failures(name: str, manifest: Manifest) -> str:
     )
 
 
-def require_few_bad(name: str, summaries: Sequence[Summary], limit: float, folder: StageFolder) -> None:
+def require_few_bad(name: str, outcomes: Mapping[str, int], limit: float, folder: StageFolder) -> None:
     """Fail the stage where more than `limit` of its rows have an outcome other than ok.
 
     The chunks stay: with a higher limit the same command only writes the manifest.
     """
-    outcomes = merge(summary.outcomes for summary in summaries)
     total = sum(outcomes.values())
     bad = total - outcomes.get("ok", 0)
     if total and bad / total > limit:
-        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items() if outcome != "ok")
+        counts = sorted(outcomes.items())
+        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in counts if outcome != "ok")
         raise UserError(
             f"{name}: {bad / total:.1%} of {total:,} rows are bad ({listed}), the limit is {limit:.1%}; look "
             f"at the column outcome in {folder.url}, or raise max_bad_share"
@@ -278,8 +277,16 @@ def _dataset(items: Sequence[Any]) -> ray.data.Dataset:
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
     context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
-    rows = [{"item": json.dumps(item)} for item in items]
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    windows = [{"items": json.dumps(items[start : start + WINDOW])} for start in range(0, len(items), WINDOW)]
+    dataset = ray.data.from_items(windows, override_num_blocks=len(windows))
+    # Without a CPU of its own it neither takes one from the work nor is fused with it: Ray fuses operators
+    # that ask for the same.
+    return dataset.flat_map(_open_window, num_cpus=0, concurrency=1)
+
+
+def _open_window(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in json.loads(row["items"]):
+        yield {"item": json.dumps(item)}
 
 
 def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:

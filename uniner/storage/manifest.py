@@ -4,12 +4,14 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from uniner import __version__
+from uniner.storage.chunk_list import ChunkEntry as ChunkEntry
+from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 
 FORMAT = 3
 """Version of the layout of identity.json and manifest.json."""
@@ -79,14 +81,29 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkEntry:
-    """A chunk in a manifest's list: its key, rows, file size in bytes, and the digest of its contents."""
+class StageTotals:
+    """The sums over a stage's chunks, and their list, folded as they arrive."""
 
-    key: str
-    rows: int
-    bytes: int
-    digest: str = ""
+    def __init__(self, summaries: Iterable[Summary] = ()):
+        self.rows, self.bytes = 0, 0
+        self.outcomes: dict[str, int] = {}
+        self.figures: Counts = {}
+        self._chunks = ChunkListBuilder()
+        for summary in summaries:
+            self.add(summary)
+
+    def add(self, summary: Summary) -> None:
+        """Add a chunk."""
+        self.rows += summary.rows
+        self.bytes += summary.bytes
+        self._chunks.add(summary.key, summary.rows, summary.bytes, summary.digest)
+        for total, counts in ((self.outcomes, summary.outcomes), (self.figures, summary.figures)):
+            for name, number in counts.items():
+                total[name] = total.get(name, 0) + number  # type: ignore[operator, assignment]
+
+    def chunks(self) -> ChunkList:
+        """Return the chunks in key order."""
+        return ChunkList(self._chunks.table()).sorted_by_key()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +123,7 @@ class Manifest:
     seconds: float
     outcomes: dict[str, int]
     figures: Counts
-    chunks: tuple[ChunkEntry, ...] = ()
+    chunks: ChunkList = field(default_factory=ChunkList)
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -115,28 +132,26 @@ class Manifest:
     def of(
         cls,
         identity: Identity,
-        summaries: Sequence[Summary],
+        summaries: Iterable[Summary] | StageTotals,
         seconds: float,
         *,
         results: Mapping[str, Any] | None = None,
         content: Any = None,
     ) -> Self:
-        """Return the manifest of a stage with these chunks.
+        """Return the manifest of a stage with these chunks, given one by one or as their totals.
 
         content: a JSON value for the digest, of a stage whose output is not in chunks.
         """
-        chunks = tuple(
-            ChunkEntry(key=summary.key, rows=summary.rows, bytes=summary.bytes, digest=summary.digest)
-            for summary in sorted(summaries, key=lambda summary: summary.key)
-        )
+        totals = summaries if isinstance(summaries, StageTotals) else StageTotals(summaries)
+        chunks = totals.chunks()
         return cls(
             identity=identity,
             digest=_digest(identity, chunks, content),
-            rows=sum(summary.rows for summary in summaries),
-            bytes=sum(summary.bytes for summary in summaries),
+            rows=totals.rows,
+            bytes=totals.bytes,
             seconds=round(seconds, 1),
-            outcomes=merge(summary.outcomes for summary in summaries),
-            figures=merge(summary.figures for summary in summaries),
+            outcomes=merge([totals.outcomes]),
+            figures=merge([totals.figures]),
             chunks=chunks,
             results=dict(results or {}),
             versions=_versions(),
@@ -145,19 +160,23 @@ class Manifest:
 
     def says_the_same(self, other: Self) -> bool:
         """Tell whether two manifests differ at most in who wrote them, and how long it took."""
+        left_out = {"seconds", "versions", "commit", "chunks", "identity"}
         one, two = (
-            json.dumps(asdict(replace(manifest, seconds=0.0, versions={}, commit=None)), sort_keys=True)
+            {name: value for name, value in vars(manifest).items() if name not in left_out}
+            | {"identity": asdict(manifest.identity)}
             for manifest in (self, other)
         )
-        return one == two
+        # As they are written: tuples are lists there.
+        as_json = (json.dumps(content, sort_keys=True) for content in (one, two))
+        return self.chunks == other.chunks and len(set(as_json)) == 1
 
     @property
     def rows_of_chunk(self) -> dict[str, int]:
         """Return the number of rows by chunk key."""
-        return {chunk.key: chunk.rows for chunk in self.chunks}
+        return self.chunks.rows_of_chunk
 
 
-def _digest(identity: Identity, chunks: Sequence[ChunkEntry], content: Any) -> str:
+def _digest(identity: Identity, chunks: ChunkList, content: Any) -> str:
     digest = hashlib.sha256(json.dumps([asdict(identity), content], sort_keys=True).encode())
     for chunk in chunks:
         digest.update(json.dumps([chunk.key, chunk.rows, chunk.digest]).encode())

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from uniner.runtime.connection import connected
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
 from uniner.storage.lease import hold_lease
-from uniner.storage.manifest import Identity, Manifest, Summary
+from uniner.storage.manifest import Identity, Manifest, StageTotals
 from uniner.storage.model_folders import (
     FACTS,
     StudentFacts,
@@ -265,12 +265,10 @@ def read_tables_manifest(folder: StageFolder) -> dict[str, Any] | None:
     return folder.read_sealed_json(TABLES, "delete that file and run `uniner tag CONFIG` again")
 
 
-def _results(
-    tag: Tag, folder: StageFolder, passages: StageFolder, summaries: Sequence[Summary]
-) -> dict[str, Any]:
+def _results(tag: Tag, folder: StageFolder, passages: StageFolder, totals: StageTotals) -> dict[str, Any]:
     """Check that each chunk has a row for each of its passages, and write the tables."""
     given = passages.require_manifest().rows_of_chunk
-    rows = {summary.key: summary.rows for summary in summaries}
+    rows = totals.chunks().rows_of_chunk
     differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
     if differing:
         key = differing[0]
