@@ -4,13 +4,14 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from uniner.config.schema import Ingest
 from uniner.errors import UserError
 from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks, split_key
+from uniner.ingest.corpus import Corpus, arrange
 from uniner.ingest.document_reader import REASONS, RowFields, read_texts
 from uniner.ingest.passage_filters import (
     BenchmarkNgrams,
@@ -22,14 +23,7 @@ from uniner.ingest.passage_filters import (
 from uniner.ingest.repeated_ids import RepeatedIds, collect_digests, divide_chunks, find_repeated
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import select_passages
-from uniner.ingest.shards import (
-    ShardDigest,
-    ShardPart,
-    generated_parts,
-    shard_digest,
-    shard_digests,
-    split_shards,
-)
+from uniner.ingest.shards import ShardPart, generated_parts, shard_digest, shard_digests, split_shards
 from uniner.progress import Progress
 from uniner.records import generated_source
 from uniner.runtime import chunk_pipeline
@@ -93,11 +87,10 @@ def check(context: StageContext) -> None:
         )
     if settings.stratified and not settings.max_passages:
         raise UserError("ingest.stratified divides ingest.max_passages among the sources; set that too")
-    files = expand(settings.shards)
-    digests = shard_digests(files)
-    _split(settings, files, digests)
-    _require_same_shards(context.folder, digests)
-    context.folder.check_identity(_identity(context, digests, parents={}))
+    corpus = _corpus(context)
+    _require_no_selection(settings, corpus)
+    _split(settings, corpus, generated={})
+    context.folder.check_identity(_identity(context, corpus, parents={}))
 
 
 def run(context: StageContext) -> Manifest:
@@ -105,18 +98,17 @@ def run(context: StageContext) -> Manifest:
     started = time.monotonic()
     settings, folder = context.sections.ingest, context.folder
     generated = context.run_folder / "generate" if context.sections.generate.domains else None
-    files = expand(settings.shards)
-    digests = shard_digests(files)
-    identity = _identity(context, digests, {"generate": generated.digest()} if generated else {})
+    corpus = _corpus(context)
+    identity = _identity(context, corpus, {"generate": generated.digest()} if generated else {})
     if manifest := folder.begin(identity):
+        if context.append:
+            log.info(f"ingest: no new shard to add; the run has all {len(corpus.files):,}")
         return chunk_pipeline.log_complete("ingest", manifest, "passages", folder)
     selects = settings.dedupe or settings.max_passages is not None
     # Candidates for a selection are set aside until they are all there, and deleted in the end.
     target = folder / "candidates" if selects else folder
     benchmarks = _write_benchmarks(folder, settings) if settings.decontaminate else {}
-    parts = _split(settings, files, digests)
-    if generated:
-        parts += generated_parts(generated.chunk_files(), len(parts))
+    parts = _split(settings, corpus, generated.chunk_files() if generated else {})
     totals = _read_parts(target, parts, _chunk_maker(context, digests=selects))
     _require_few_rejects(target, totals, settings.max_reject_share)
     if selects:
@@ -174,10 +166,28 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
     )
 
 
-def _identity(
-    context: StageContext, digests: dict[str, ShardDigest], parents: dict[str, str | None]
-) -> Identity:
+def _corpus(context: StageContext) -> Corpus:
+    files, folder = expand(context.sections.ingest.shards), context.folder
+    return arrange(files, shard_digests(files), folder.read_identity(), folder.url, context.append)
+
+
+def _require_no_selection(settings: Ingest, corpus: Corpus) -> None:
+    """Refuse new shards where passages are chosen among all of the corpus: the choice would be another."""
+    for name, chooses in (("max_passages", settings.max_passages is not None), ("dedupe", settings.dedupe)):
+        if chooses and corpus.new:
+            raise UserError(
+                f"ingest: ingest.{name} chooses passages among all shards, so none can be added to a run "
+                "that has chosen; read all of them in another run, such as run.name=my-run-2"
+            )
+
+
+def _identity(context: StageContext, corpus: Corpus, parents: dict[str, str | None]) -> Identity:
     """Return what decides the passages. Files and the base count by name and content: they may be moved."""
+    identity = _identity_of(context, corpus, parents)
+    return replace(identity, earlier=(_identity_of(context, corpus.before(), parents),) if corpus.new else ())
+
+
+def _identity_of(context: StageContext, corpus: Corpus, parents: dict[str, str | None]) -> Identity:
     ingest = context.sections.ingest
     settings = ingest.identity()
     del settings["shards"]
@@ -199,39 +209,28 @@ def _identity(
         inputs={
             "student.base": model_digest(context.sections.student.base),
             "ingest.decontaminate": {name: asdict(shard_digest(file)) for name, file in benchmarks.items()},
-            "ingest.shards": {name: asdict(digest) for name, digest in digests.items()},
+            **corpus.inputs(),
         },
         parents=parents,
     )
 
 
-def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDigest]) -> list[ShardPart]:
-    sizes = [digest.bytes for digest in digests.values()]
-    read_bytes = settings.read_mb and settings.read_mb * 1_000_000
-    return split_shards(
-        files, sizes, settings.text_field, read_bytes, settings.id_field, settings.zstd_window_mib
-    )
+def _split(settings: Ingest, corpus: Corpus, generated: Mapping[str, int]) -> list[ShardPart]:
+    """Divide the corpus into parts. generated: the chunks of generate, address to bytes."""
 
-
-def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
-    identity = folder.read_identity()
-    if identity is None:
-        return
-    before = identity.inputs["ingest.shards"]
-    if differing := [name for name in sorted({*before, *digests}) if (name in before) != (name in digests)]:
-        name = differing[0]
-        raise UserError(
-            f"ingest: the shards are others than those {folder.url} was begun with "
-            f"({name.split(' ', 1)[1]} is {'gone' if name in before else 'new'}); delete that folder to read "
-            "them anew, or take another run.name"
+    def split(files: Sequence[str], sizes: Sequence[int], first: int, root: str | None) -> list[ShardPart]:
+        return split_shards(
+            files,
+            sizes,
+            settings.text_field,
+            settings.read_mb and settings.read_mb * 1_000_000,
+            settings.id_field,
+            settings.zstd_window_mib,
+            first,
+            root,
         )
-    for name, digest in digests.items():
-        if before[name] != asdict(digest):
-            raise UserError(
-                f"ingest: the shard {name.split(' ', 1)[1]} has changed since {folder.url} was begun "
-                f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or "
-                "take another run.name"
-            )
+
+    return corpus.split(split, functools.partial(generated_parts, generated))
 
 
 def _write_benchmarks(folder: StageFolder, settings: Ingest) -> dict[str, BenchmarkTexts]:

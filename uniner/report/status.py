@@ -1,7 +1,7 @@
 """What of a run is done, running or missing, and what it has cost so far."""
 
 from uniner.errors import printable
-from uniner.storage.manifest import StageTotals
+from uniner.storage.manifest import StageTotals, differences
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.spent import spent_usd
 
@@ -18,6 +18,9 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
         manifest = folder.manifest()
         if manifest:
             state, figures = f"complete, {manifest.rows:,} {_UNITS.get(stage, 'passages')}", manifest.figures
+            begun = folder.read_identity()
+            if begun and differences(manifest.identity, begun):
+                state += ", and what was added since is begun"
             parent_chunks = len(manifest.chunks) or parent_chunks
         elif folder.read_identity():
             totals = StageTotals(folder.summaries())

@@ -104,13 +104,15 @@ def _make_missing(
 ) -> StageTotals:
     """Make the sources' missing chunks, with a progress line. Returns the sums over all chunks.
 
-    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed.
+    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed. Those of a
+    stage that was complete before its input grew are not.
     """
+    complete_before = _complete_before(folder)
     totals, summary_log = StageTotals(), SummaryLog(folder)
     cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
         for summary in folder.summaries(sources, relog=summary_log):
-            if not summary.outcomes.get(FAILED):
+            if not summary.outcomes.get(FAILED) or summary.key in complete_before:
                 totals.add(summary)
                 cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
         progress.skip(totals.rows)
@@ -134,7 +136,8 @@ def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
 
 def reopen_failed(folder: StageFolder, identity: Identity) -> None:
     """Make a complete stage with failed rows incomplete, so that it asks about them again."""
-    manifest = folder.begin(identity)
+    folder.begin(identity)
+    manifest = folder.manifest()
     failed = manifest.outcomes.get(FAILED, 0) if manifest else 0
     if failed:
         log.info(f"{folder.name}: asks again about {failed:,} failed rows")
@@ -142,8 +145,22 @@ def reopen_failed(folder: StageFolder, identity: Identity) -> None:
 
 
 def chunks_with_failures(folder: StageFolder) -> set[str]:
-    """Return the keys of chunks with failed rows, which a stage that is not complete makes anew."""
+    """Return the keys of chunks with failed rows."""
     return {summary.key for summary in folder.summaries() if summary.outcomes.get(FAILED)}
+
+
+def chunks_to_make_anew(folder: StageFolder) -> set[str]:
+    """Return the keys of chunks with failed rows that the stage, not complete, makes anew.
+
+    Where its input has grown, the chunks that were complete before stay.
+    """
+    return chunks_with_failures(folder) - _complete_before(folder)
+
+
+def _complete_before(folder: StageFolder) -> set[str]:
+    """Return the chunks of the manifest that a stage had before its input grew."""
+    manifest = folder.manifest()
+    return set(manifest.chunks.keys.to_pylist()) if manifest else set()
 
 
 def log_complete(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:

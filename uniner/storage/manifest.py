@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,7 +43,8 @@ class Identity:
     """What decides a stage's output, compared when the stage resumes.
 
     settings: section -> setting -> value. inputs: files outside the run by name, with their digests; they may
-    be moved. parents: stage -> digest of its output; None before the parent is complete.
+    be moved. parents: stage -> digest of its output; None before the parent is complete. earlier: identities
+    whose chunks are right under this one too, because its input has only grown since; they are not written.
     """
 
     stage: str
@@ -51,6 +52,20 @@ class Identity:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str | None] = field(default_factory=dict)
     format: int = FORMAT
+    earlier: tuple["Identity", ...] = field(default=(), compare=False, repr=False)
+
+    def content(self) -> dict[str, Any]:
+        """Return what is written and compared, as a JSON object."""
+        content = {name: value for name, value in vars(self).items() if name != "earlier"}
+        return json.loads(json.dumps(content))
+
+    def with_earlier_parent(self, name: str, digests: Iterable[str]) -> Self:
+        """Return this identity for a stage that makes each chunk of one of its parent's alone.
+
+        digests: of the parent's earlier states, whose chunks it still has (`Manifest.grown_from`).
+        """
+        states = (replace(self, parents={**self.parents, name: digest}, earlier=()) for digest in digests)
+        return replace(self, earlier=tuple(states))
 
 
 def differences(before: Identity, now: Identity, with_parents: bool = True) -> list[str]:
@@ -65,7 +80,7 @@ def differences(before: Identity, now: Identity, with_parents: bool = True) -> l
 
 def _flat(identity: Identity, with_parents: bool) -> dict[str, Any]:
     """Return an identity's values by names such as ingest.max_tokens."""
-    content = json.loads(json.dumps(asdict(identity)))
+    content = identity.content()
     flat = {**_leaves(content["settings"]), **_leaves(content["inputs"]), "stage": identity.stage}
     return flat | (_leaves(content["parents"], "the output of ") if with_parents else {})
 
@@ -113,7 +128,8 @@ class Manifest:
     outcomes: rows per outcome. figures: sums over the chunks. results: what the stage itself adds, such as
     scores. seconds: of the run that completed the stage. versions: of the packages that wrote it. digest: of
     the identity and what later stages read, by which they know their input. chunks: they lie in a file of
-    their own, `chunks.parquet`.
+    their own. grown_from: digests of the stage's earlier states, where its input has grown: their chunks are
+    all still there as they were.
     """
 
     identity: Identity
@@ -127,6 +143,7 @@ class Manifest:
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    grown_from: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -160,15 +177,22 @@ class Manifest:
 
     def says_the_same(self, other: Self) -> bool:
         """Tell whether two manifests differ at most in who wrote them, and how long it took."""
-        left_out = {"seconds", "versions", "commit", "chunks", "identity"}
+        left_out = {"seconds", "versions", "commit", "chunks", "identity", "grown_from"}
         one, two = (
             {name: value for name, value in vars(manifest).items() if name not in left_out}
-            | {"identity": asdict(manifest.identity)}
+            | {"identity": manifest.identity.content()}
             for manifest in (self, other)
         )
         # As they are written: tuples are lists there.
         as_json = (json.dumps(content, sort_keys=True) for content in (one, two))
         return self.chunks == other.chunks and len(set(as_json)) == 1
+
+    def after(self, before: Self) -> Self:
+        """Return this manifest with the history of the one that it replaces, if it still has its chunks."""
+        if not before.chunks or not before.chunks.same_contents(self.chunks):
+            return self
+        grown = len(self.chunks) > len(before.chunks)
+        return replace(self, grown_from=(*before.grown_from, *([before.digest] if grown else [])))
 
     @property
     def rows_of_chunk(self) -> dict[str, int]:
@@ -177,7 +201,7 @@ class Manifest:
 
 
 def _digest(identity: Identity, chunks: ChunkList, content: Any) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(identity), content], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([identity.content(), content], sort_keys=True).encode())
     for chunk in chunks:
         digest.update(json.dumps([chunk.key, chunk.rows, chunk.digest]).encode())
     return digest.hexdigest()[:16]

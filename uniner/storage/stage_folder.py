@@ -232,6 +232,7 @@ class StageFolder(Folder):
                 **content,
                 "identity": Identity(**content["identity"]),
                 "chunks": self._read_list(content["chunks"]),
+                "grown_from": tuple(content.get("grown_from", ())),
             }
         )
 
@@ -239,13 +240,13 @@ class StageFolder(Folder):
         """Read the list of chunks, whose file has this digest; without one there are no chunks."""
         if digest is None:
             return ChunkList()
-        data = self.read_if_exists(CHUNKS) or b""
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise UserError(
-                f"{self.path(CHUNKS)}: is damaged or missing; delete {MANIFEST} beside it and "
-                f"{self._run_again}"
-            )
-        return ChunkList(open_sealed(data))
+        for name in (CHUNKS, _list_name(digest)):
+            data = self.read_if_exists(name) or b""
+            if hashlib.sha256(data).hexdigest() == digest:
+                return ChunkList(open_sealed(data))
+        raise UserError(
+            f"{self.path(CHUNKS)}: is damaged or missing; delete {MANIFEST} beside it and {self._run_again}"
+        )
 
     def require_manifest(self) -> Manifest:
         """Return the manifest of a stage that must be complete.
@@ -264,19 +265,27 @@ class StageFolder(Folder):
     def write_manifest(self, manifest: Manifest) -> Manifest:
         """Write the list of chunks, then the manifest, which makes the stage complete. Returns it.
 
-        A manifest that already says the same stays as it is.
+        A manifest that already says the same stays as it is. Another one is replaced in one put: until then
+        its list of chunks stays too.
         """
         before = self.manifest()
         if before and before.says_the_same(manifest):
             return before
+        replaced = None
+        if before:
+            manifest, replaced = manifest.after(before), (self._read_own(MANIFEST, "") or {})["chunks"]
         self.remove_leftovers()  # of workers killed meanwhile
-        content = {name: value for name, value in vars(manifest).items() if name != "chunks"}
-        listed = None
+        listed, name = None, CHUNKS
         if manifest.chunks:
             data = sealed_parquet(manifest.chunks.table)
-            self.write(CHUNKS, data)
             listed = hashlib.sha256(data).hexdigest()
-        self.write_sealed_json(MANIFEST, {**content, "identity": asdict(manifest.identity), "chunks": listed})
+            name = _list_name(listed) if before else CHUNKS
+            self.write(name, data)
+        content = {key: value for key, value in vars(manifest).items() if key != "chunks"}
+        content |= {"identity": manifest.identity.content(), "chunks": listed}
+        self.write_sealed_json(MANIFEST, content)
+        if replaced:
+            self.remove({CHUNKS, _list_name(replaced)} - {name})
         return manifest
 
     def digest(self) -> str:
@@ -284,7 +293,11 @@ class StageFolder(Folder):
         return self.require_manifest().digest
 
     def begin(self, identity: Identity) -> Manifest | None:
-        """Write the identity, or compare it with the one the stage began with. Returns the manifest, if any.
+        """Write the identity, or compare it with the one the stage began with. Returns the manifest, if the
+        stage is complete.
+
+        A stage whose input has grown (`Identity.earlier`) goes on: its manifest is that of the earlier input
+        until the new one is written.
 
         Raises:
             UserError: naming the settings that differ.
@@ -292,8 +305,9 @@ class StageFolder(Folder):
         with explained(self.url):
             self.remove_leftovers()
         if self._compare(identity):
-            return self.manifest()
-        self.write_sealed_json(IDENTITY, asdict(identity))
+            manifest = self.manifest()
+            return manifest if manifest and not differences(manifest.identity, identity) else None
+        self.write_sealed_json(IDENTITY, identity.content())
         return None
 
     def check_identity(self, identity: Identity) -> None:
@@ -322,7 +336,8 @@ class StageFolder(Folder):
     def _compare(self, identity: Identity, with_parents: bool = True) -> bool:
         """Tell whether the stage began with this identity; raise where it began with another.
 
-        An identity binds only once the stage has made a chunk, a checkpoint or a result.
+        False also where it began with an earlier one, under which all that it made is right. An identity
+        binds only once the stage has made a chunk, a checkpoint or a result.
         """
         begun = self.read_identity()
         if begun is None:
@@ -330,6 +345,10 @@ class StageFolder(Folder):
         differing = differences(begun, identity, with_parents)
         if not differing:
             return True
+        for earlier in identity.earlier:
+            differing = differences(begun, earlier, with_parents)
+            if not differing:
+                return False
         if not any(map(_OUTPUT.fullmatch, self.tree())):
             return False
         listed = ", ".join(differing[:3])
@@ -371,6 +390,11 @@ def parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def _list_name(digest: str) -> str:
+    """Return the name of the list of a manifest that replaces another."""
+    return f"chunks-{digest[:16]}.parquet"
 
 
 def rejects_name(key: str) -> str:

@@ -197,8 +197,10 @@ def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
         _rules(tag, student),
         _engine_settings(context),
     )
-    parents: dict[str, str | None] = {"ingest": passages.digest(), "student": digest}
-    return _identity(context, facts, types, parents), worker
+    manifest = passages.require_manifest()
+    parents: dict[str, str | None] = {"ingest": manifest.digest, "student": digest}
+    identity = _identity(context, facts, types, parents)
+    return identity.with_earlier_parent("ingest", manifest.grown_from), worker
 
 
 def make_tagger(
