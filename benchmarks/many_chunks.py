@@ -38,7 +38,7 @@ from uniner.storage.summary_log import SummaryLog
 NUMBERS = (10_000, 100_000, 1_000_000)
 _IDENTITY = Identity(stage="bench", settings={})
 _ROWS = 2
-_ACTORS = 2
+_ACTORS, _IN_FLIGHT = 2, 16
 _WRITERS = 2
 
 
@@ -103,7 +103,9 @@ def _write_share(url: str, chunks: int, writer: int) -> None:
 def _measure(folder: StageFolder, chunks: int, seconds: float, done_before: int) -> Iterator[str]:
     """Run the stage for some seconds at most. Yields the figures in words."""
     sources, clock = _sources(chunks), _Clock(seconds)
-    pool = chunk_pipeline.Pool(make_worker=_Nothing, actors=_ACTORS, chunks_in_flight=4, note=clock.note)
+    pool = chunk_pipeline.Pool(
+        make_worker=_Nothing, actors=_ACTORS, chunks_in_flight=_IN_FLIGHT, note=clock.note
+    )
     manifest: Manifest | None = None
     with connection.connected():
         started = time.monotonic()

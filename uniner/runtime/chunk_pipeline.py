@@ -294,11 +294,16 @@ def _dataset(items: Sequence[Any]) -> ray.data.Dataset:
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
     context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
+    if len(items) <= WINDOW:
+        return _of_rows([{"item": json.dumps(item)} for item in items])
     windows = [{"items": json.dumps(items[start : start + WINDOW])} for start in range(0, len(items), WINDOW)]
-    dataset = ray.data.from_items(windows, override_num_blocks=len(windows))
     # Without a CPU of its own it neither takes one from the work nor is fused with it: Ray fuses operators
     # that ask for the same.
-    return dataset.flat_map(_open_window, num_cpus=0, concurrency=1)
+    return _of_rows(windows).flat_map(_open_window, num_cpus=0, concurrency=1)
+
+
+def _of_rows(rows: list[dict[str, Any]]) -> ray.data.Dataset:
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
 def _open_window(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
