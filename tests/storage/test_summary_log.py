@@ -163,6 +163,7 @@ def test_a_list_of_chunks_is_a_sequence_and_compares_contents():
     assert list(chunks[1:].largest_first()) == entries[1:]
     assert list(chunks.without(chunks[1:3])) == [entries[0], entries[3]]
     assert chunks[:2].same_contents(chunks) and not chunks.same_contents(chunks[:2])
+    assert chunks.same_rows(chunks.largest_first()) and not chunks.same_rows(chunks[1:])
     other = ChunkList.of([ChunkEntry(key="a", rows=0, bytes=1, digest="other")])
     assert not other.same_contents(chunks)
     with pytest.raises(IndexError):

@@ -88,6 +88,11 @@ class ChunkList(Sequence[ChunkEntry]):
         """Return the chunks whose key is not among others'."""
         return ChunkList(self.table.filter(pc.invert(pc.is_in(self.keys, value_set=others.keys))))
 
+    def same_rows(self, others: "ChunkList") -> bool:
+        """Tell whether two lists in any order have the same keys with the same numbers of rows."""
+        one, two = (chunks.sorted_by_key().table.select(["key", "rows"]) for chunks in (self, others))
+        return one.equals(two)
+
     def same_contents(self, others: "ChunkList") -> bool:
         """Tell whether each chunk is among others with the same rows and digest."""
         places = pc.index_in(self.keys, value_set=others.keys)

@@ -116,7 +116,7 @@ def run(context: StageContext) -> Manifest:
     tables = read_tables_manifest(folder)
     if tables is None or not TagTables(**tables).serve(tag):
         log.info("tag: all passages are tagged; rewriting the tables, as their settings changed")
-        _write_tables(tag, folder, passages, manifest.rows_of_chunk)
+        _write_tables(tag, folder, passages, manifest.chunks)
     return manifest
 
 
@@ -298,37 +298,36 @@ def _results(
     tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList, totals: StageTotals
 ) -> dict[str, Any]:
     """Check that each chunk has a row for each of its passages, and write the tables."""
-    given = chunks.rows_of_chunk
-    rows = totals.chunks().rows_of_chunk
-    differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
-    if differing:
+    made = totals.chunks()
+    if not chunks.same_rows(made):
+        given, rows = chunks.rows_of_chunk, made.rows_of_chunk
+        differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
         key = differing[0]
         raise RuntimeError(
             f"{folder.url}: chunk {key} has {rows.get(key)} rows for {given.get(key)} passages; "
             f"{len(differing):,} such chunks"
         )
-    _write_tables(tag, folder, passages, rows)
-    return {"input": {"chunks": len(given), "rows": sum(given.values())}}
+    _write_tables(tag, folder, passages, made)
+    return {"input": {"chunks": len(chunks), "rows": chunks.total_rows}}
 
 
-def _write_tables(
-    tag: Tag, folder: StageFolder, passages: StageFolder, rows_of_chunk: dict[str, int]
-) -> None:
+def _write_tables(tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList) -> None:
     """Write the tables that people query, and their manifest last."""
     # Without a manifest first, so that a run killed here does not pass half a table off as whole.
     folder.remove([TABLES])
     if (folder / ENTITIES).tree():
         (folder / ENTITIES).remove_all()  # of a killed run, or in another layout
-    keys = tuple(sorted(rows_of_chunk))
+    chunks = chunks.sorted_by_key()
     writer = TablePartWriter(
         tagged=folder,
         passages=passages,
-        keys=keys,
+        keys=tuple(chunks.keys.to_pylist()),
         entity_table=tag.entity_table,
         by_source=tag.partition_by_source,
     )
     surfaces = SurfaceCounts(max(_SURFACES, 10 * tag.top_surfaces))
-    for part in chunk_pipeline.gather(divide_into_parts([rows_of_chunk[key] for key in keys]), writer.write):
+    parts = divide_into_parts(chunks.table["rows"].to_pylist())
+    for part in chunk_pipeline.gather(parts, writer.write):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
     tables = TagTables(
