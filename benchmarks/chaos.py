@@ -55,6 +55,10 @@ FAULTS = dict.fromkeys(STAGES, COMMON) | {
     "annotate": (*COMMON, "teacher killed", *(f"teacher {fault}" for fault in TEACHER_FAULTS))
 }
 SHARES = {"ingest": 0.12, "annotate": 0.30, "build": 0.10, "train": 0.16, "evaluate": 0.14, "tag": 0.18}
+# An agent takes its node with it, and the head's node the cluster.
+_NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+# The machine is busy: a node that answers late is not dead.
+_PATIENT = {"health_check_timeout_ms": 60_000}
 _POLL_S = 0.1
 _LONGEST_S = 5400.0
 
@@ -100,6 +104,7 @@ class Testbed:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 << 20}
+        head["_system_config"] = _PATIENT
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add_node() for _ in range(2)]
         self.log = folder / "driver.log"
@@ -222,7 +227,7 @@ types = ["person", "company", "city"]
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::") and not title.startswith("ray::IDLE"):
+                if title.startswith("ray::") and not title.startswith(_NO_WORKERS):
                     yield process
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import urllib.request
 from datetime import UTC, datetime
 
 IMDS = os.environ.get("IMDS", "http://169.254.169.254")  # another address only in tests
-POLL_SECONDS = 5
+POLL_SECONDS = float(os.environ.get("POLL_SECONDS", "5"))  # shorter only in tests
 MARGIN_SECONDS = 10  # finish this long before the machine goes
 
 
@@ -49,19 +49,24 @@ def drain(seconds: int) -> bool:
     return subprocess.run(command).returncode == 0
 
 
+def ask(path: str) -> str | None:
+    """Read a metadata value until the service answers: it limits the rate of requests."""
+    while True:
+        try:
+            return read(path)
+        except OSError as error:
+            print("metadata:", error, flush=True)
+            time.sleep(POLL_SECONDS)
+
+
 def main() -> None:
     """Wait for the notice and drain the node."""
-    if read("instance-life-cycle") != "spot":
+    if ask("instance-life-cycle") != "spot":
         return
     drained = False
     while not drained:
         time.sleep(POLL_SECONDS)
-        try:
-            notice = read("spot/instance-action")
-        except OSError as error:  # the metadata service limits the rate of requests: ask again
-            print("metadata:", error, flush=True)
-            continue
-        if notice:
+        if notice := ask("spot/instance-action"):
             print("spot notice:", notice, flush=True)
             drained = drain(seconds_left(notice))
 

@@ -250,6 +250,29 @@ sys.exit(cli.run(["build"], [sys.argv[2]]))
 """
 
 
+STOP_WITH_THREADS = """
+import atexit, os, signal, sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from uniner import cli
+from uniner.runtime import connection
+atexit.register(os._exit, 139)  # Python's own end, where a thread waits in Ray's C++ code
+connection.connected = nullcontext
+stop = lambda context: os.kill(os.getpid(), signal.SIGTERM)
+module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=lambda context: None, run=stop)
+cli._module = lambda stage: module
+sys.argv[0] = "uniner"
+cli.main("build")
+"""
+
+
+def test_a_stopped_driver_ends_with_3_whatever_its_threads_wait_for(config):
+    command = [sys.executable, "-c", STOP_WITH_THREADS, config]
+    driver = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert driver.returncode == 3, driver.stderr
+    assert driver.stderr.endswith("stopped by SIGTERM; the same command goes on from here\n")
+
+
 @pytest.fixture
 def short_folder():
     """A temporary folder with a path short enough for Ray's sockets."""

@@ -19,6 +19,8 @@ LABELS = {
     "ProgrammingLanguage": "programming language", "product_name": "product name", "CellLine": "cell line",
     "LEGISLATION/ACT": "legislation or act", "LOC.city": "location city", "ORG-TEAM": "organization team",
     "HTMLTag": "html tag", "pH": "ph", "DNA": "dna", "mRNA": "mrna", "U.S.": "u.s", "C++": "c++",
+    "DateOfBirth": "date of birth", "EntityOfFutureInterest": "entity of future interest",
+    "PartOfDNA": "part of dna", "McDonald": "mcdonald", "HasPhD": "has phd",
     "plot  Twist": "plot twist", "cell type": "cell type", "人物": "人物", "Ünïon": "ünïon", "??": "??",
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ input, before Ray starts; 3 stopped on purpose, and the same command goes on.
 
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ from uniner.storage.lease import hold_lease, require_free
 from uniner.storage.stage_folder import run_folder
 from uniner.storage.trouble import set_patience
 
+_STOPPED = 3
+"""The exit code of a stop on purpose: the same command goes on."""
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that `ray job submit` sets for the job's process."""
 STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
@@ -305,7 +308,7 @@ def _exit_code(act: Callable[[], object]) -> int:
         return _print_error(str(error), 1)
     except Stopped as stopped:
         tqdm.write(f"{stopped}; the same command goes on from here", file=sys.stderr)
-        return 3
+        return _STOPPED
     return 0
 
 
@@ -357,4 +360,14 @@ def _raise_missed_stop() -> None:
 
 def main(command: str | None = None) -> None:
     """Run the command line, or one command of it with the words that follow."""
-    app(args=[command, *sys.argv[1:]] if command else None, prog_name="uniner")
+    try:
+        app(args=[command, *sys.argv[1:]] if command else None, prog_name="uniner")
+    except SystemExit as end:
+        if end.code != _STOPPED:
+            raise
+        # A thread may still wait in Ray's C++ code, as for the end of a training: Python's own end would
+        # pull it from under that thread, and the process would end with a segmentation fault.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_STOPPED)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types without meaning; the published benchmark leaves them out (recipe: ELSE-like labels)."""
 
-LABEL_WORDS = 2
+LABEL_WORDS = 3
 """Number of the rules below; a new one makes new questions of data sets outside the catalogue."""
 COMMON_LABELS: Mapping[str, str] = {
     # CoNLL 2002 and 2003, WikiNER, WikiANN, Broad Twitter Corpus, GermEval
@@ -78,9 +78,13 @@ def plain_label(label: str, own: Mapping[str, str], known: Mapping[str, str] | N
 def _split(label: str) -> str:
     """Split a label into words: at _ - and ., and where a capital inside a word starts the next (CellLine).
 
-    pH, DNA and U.S. are single words, and HTMLTag is two.
+    pH, DNA and U.S. are single words, HTMLTag is two, and DateOfBirth is three.
     """
-    spaced = re.sub(r"(?<=[a-z][a-z])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z]{2})", " ", label)
+    spaced = re.sub(
+        r"(?<=[a-z][a-z])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z]{2})|(?<=[a-z][A-Z][a-z])(?=[A-Z][A-Za-z])",
+        " ",
+        label,
+    )
     return re.sub(r"[_-]+|(?<=\w\w)[.:](?=\w\w)", " ", spaced)
 
 

@@ -17,6 +17,7 @@ RELATIONS = {
     "entities": [{"id": 1, "label": "person", "start_offset": 7, "end_offset": 14}],
 }  # fmt: skip
 GLINER = {"tokenized_text": ["Łódź's", "Ann", "Lee", "left."], "ner": [[1, 2, "person"]], "negatives": ["x"]}
+INSTRUCT = {"sentence": TEXT, "entities": [{"name": "Ann Lee", "type": "person", "pos": [7, 14]}]}
 SPACY_SPAN = {"start": 7, "end": 14, "label": "person"}
 SPACY_TOKENS = [
     {"id": number, "orth": orth, "ner": tag}
@@ -37,6 +38,7 @@ OLD = {key: value for key, value in DOCCANO.items() if key != "text"} | {"data":
 JSON_ROWS = {
     "doccano": [DOCCANO, {**DOCCANO, "label": None, "labels": [[*ANN]]}, RELATIONS, OLD],
     "gliner": [GLINER],
+    "instructuie": [INSTRUCT],
     "spacy": [
         [TEXT, {"entities": [[*ANN]]}],
         {"text": TEXT, "entities": [[*ANN]]},
@@ -88,6 +90,10 @@ WRONG = [
     ("doccano", {"text": TEXT, "label": [["7", 14, "person"]]}, r"Expected `int`, got `str`"),
     ("gliner", {**GLINER, "ner": [[1, 4, "person"]]}, "the tokens 1 to 4 are not among the 4 of the row"),
     ("gliner", {**GLINER, "ner": [[1, 1, None]]}, "Expected `str`, got `null`"),
+    ("instructuie", {**INSTRUCT, "entities": [{"name": "Ann", "type": "person", "pos": [7, 14]}]},
+     "the text from 7 to 14 is 'Ann Lee', not 'Ann'"),
+    ("instructuie", {**INSTRUCT, "entities": [{"name": "Ann", "type": "person", "pos": [7]}]},
+     "Expected `array`"),
     ("spacy", [TEXT, {"entities": [[-3, 2, "person"]]}], "an entity from -3 to 2 is not within"),
     ("spacy", [TEXT, {"entities": [[7, 14, " "]]}], "'Ann Lee' has a blank type"),
     ("label_studio", {**STUDIO_MIN, "ner": [{**STUDIO_VALUE, "start": 6, "text": "Ann"}]},

@@ -206,6 +206,10 @@ def sound_files(draw: random.Random) -> dict[str, bytes]:
             "conversations.json": {"id": f"c{number}", "conversations": turns},
             "doccano.jsonl": {"id": number, "text": text, "label": [[start, end, "person"]]},
             "gliner.json": {"tokenized_text": tokens, "ner": [[1, 2, "person"]]},
+            "instructuie.json": {
+                "sentence": text,
+                "entities": [{"name": mention, "type": "person", "pos": [start, end]}],
+            },
             "spacy.json": [text, {"entities": [[start, end, "person"]]}],
             "studio.json": {
                 "id": number,

@@ -197,3 +197,23 @@ def test_vllm_without_memory_ends_in_one_line(base, monkeypatch):
     ):
         Engine(str(base), EngineSettings(max_prompt_tokens=512, dtype="float32", gpus=0, block_size=32))
     assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+
+
+@pytest.mark.parametrize(("name", "capability", "refused"), [
+    ("NVIDIA A100-SXM4-40GB", (8, 0), True), ("NVIDIA L40S", (8, 9), False), ("NVIDIA H100", (9, 0), False),
+])  # fmt: skip
+def test_an_8_bit_cache_is_refused_on_a_gpu_without_kernels(
+    make_engine, monkeypatch, name, capability, refused
+):
+    platform = SimpleNamespace(
+        get_device_capability=lambda: SimpleNamespace(major=capability[0], minor=capability[1]),
+        get_device_name=lambda: name,
+    )
+    monkeypatch.setattr("vllm.platforms.current_platform", platform, raising=False)
+    if refused:
+        with pytest.raises(
+            UserError, match=r"kv_cache_dtype = fp8: NVIDIA A100.*8\.0\) has no such kernels; unset"
+        ):
+            make_engine(gpus=1, kv_cache_dtype="fp8")
+    else:
+        make_engine(gpus=1, kv_cache_dtype="fp8")

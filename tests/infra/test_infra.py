@@ -10,12 +10,17 @@ import stat
 import subprocess
 import sys
 import threading
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from ray._private import ray_constants
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from uniner.runtime import placement
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -46,11 +51,23 @@ def test_head_only_drives():
 def test_pools_start_at_nothing_and_gpu_is_spot():
     pools = {name: pool for name, pool in CLUSTER["available_node_types"].items() if name != "head"}
     assert set(pools) == {"cpu", "gpu"}
+    labels = {group["groupName"]: group.get("labels", {}) for group in SPEC["workerGroupSpecs"]}
+    assert labels == {name: pool.get("labels", {}) for name, pool in pools.items()}
+    assert labels == {"cpu": {}, "gpu": {placement.POOL: placement.GPU_POOL}}
     assert all(pool["min_workers"] == 0 < pool["max_workers"] for pool in pools.values())
     assert pools["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert CLUSTER["provider"]["cache_stopped_nodes"] is False
     for group in SPEC["workerGroupSpecs"]:
         assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"]
+
+
+def test_gpu_machines_keep_temporary_files_on_a_folder_that_exists():
+    mount, variable = CLUSTER["available_node_types"]["gpu"]["docker"]["worker_run_options"]
+    on_machine, in_container = mount.removeprefix("-v ").split(":")
+    assert variable == f"-e TMPDIR={in_container}"
+    assert any(on_machine in command.split() for command in CLUSTER["initialization_commands"])
+    # Where Ray's own command line looks for its log on the head.
+    assert not any("TMPDIR" in option for option in CLUSTER["docker"]["run_options"])
 
 
 def test_every_node_asks_for_the_token_and_runs_by_a_role():
@@ -69,58 +86,49 @@ def test_no_keys_in_the_files():
     assert [path.name for path in files if key.search(path.read_text(errors="replace"))] == []
 
 
-def test_policies_parse_and_hold_no_wildcard_action():
-    policies = [json.loads(path.read_text()) for path in (ROOT / "infra/aws").glob("*.json")]
-    assert len(policies) == 3
-    for statement in (s for policy in policies for s in policy["Statement"]):
-        assert "*" not in json.dumps(statement["Action"])
-
-
-HEAD_POLICY = json.loads((ROOT / "infra/aws/head-policy.json").read_text())
-NAME = CLUSTER["cluster_name"]
-TAG = {"aws:RequestTag/ray-cluster-name": NAME}
-LAUNCH, OWN = {"ec2:CreateAction": "RunInstances"}, {"ec2:ResourceTag/ray-cluster-name": NAME}
-
-
-def allows(policy, action, context):
-    """Tell, as AWS does for these simple policies, whether an action on an instance is allowed."""
-    return any(
-        action in [statement["Action"], *statement["Action"]]
-        and statement["Resource"] in ("*", "arn:aws:ec2:*:ACCOUNT:instance/*")
-        and all(
-            context.get(key) == value
-            for key, value in statement.get("Condition", {}).get("StringEquals", {}).items()
-        )
-        for statement in policy["Statement"]
+def test_the_image_asks_for_its_gpus():
+    """An image that is not NVIDIA's gets none from NVIDIA's runtime, which is all that Ray adds for it."""
+    lines = (ROOT / "infra/Dockerfile").read_text().splitlines()
+    variables = dict(
+        word.split("=") for line in lines if line.startswith("ENV ") for word in shlex.split(line[4:])
     )
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert variables["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
 
-@pytest.mark.parametrize(
-    ("action", "context", "allowed"),
-    [
-        ("ec2:RunInstances", {}, True),
-        ("ec2:CreateTags", {**LAUNCH, **TAG}, True),
-        ("ec2:CreateTags", {**OWN, "aws:RequestTag/ray-node-status": "up-to-date"}, True),
-        ("ec2:TerminateInstances", OWN, True),
-        # Another instance of the account: it cannot be made the cluster's, so it cannot be ended.
-        ("ec2:CreateTags", TAG, False),
-        ("ec2:CreateTags", {"aws:RequestTag/Name": "x", "ec2:ResourceTag/ray-cluster-name": "other"}, False),
-        ("ec2:CreateTags", {**LAUNCH, "aws:RequestTag/ray-cluster-name": "other"}, False),
-        (
-            "ec2:CreateTags",
-            {"ec2:CreateAction": "CreateVolume", "aws:RequestTag/ray-cluster-name": NAME},
-            False,
-        ),
-        ("ec2:TerminateInstances", {}, False),
-        ("ec2:TerminateInstances", {"ec2:ResourceTag/ray-cluster-name": "other"}, False),
-    ],
-)
-def test_the_head_tags_and_ends_only_the_clusters_instances(action, context, allowed):
-    assert allows(HEAD_POLICY, action, context) is allowed
-    assert all(
-        set(statement.get("Condition", {"StringEquals": {}})) == {"StringEquals"}
-        for statement in HEAD_POLICY["Statement"]
+def test_a_job_carries_the_code_alone(tmp_path):
+    """What `ray job submit --working-dir .` uploads, as Ray packs it."""
+    excludes = ray_constants.get_runtime_env_default_excludes()
+    create_package(str(ROOT), tmp_path / "code.zip", include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(tmp_path / "code.zip") as package:
+        names = {name for name in package.namelist() if not name.endswith("/")}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = {name for name in tracked.stdout.splitlines() if name.startswith(("uniner/", "jobs/"))}
+    assert code <= names
+    others = {name for name in names if not name.startswith(("uniner/", "jobs/"))}
+    assert others <= {".gitignore", ".rayignore", "LICENSE", "pyproject.toml"}
+
+
+def test_a_key_of_parameter_store_becomes_a_variable_of_the_container(tmp_path):
+    """The command that every machine runs before its container starts, with an `aws` that answers."""
+    (command,) = (line for line in CLUSTER["initialization_commands"] if "uniner.env" in line)
+    assert "--env-file /home/ubuntu/uniner.env" in CLUSTER["docker"]["run_options"]
+    aws = tmp_path / "aws"
+    aws.write_text(
+        '#!/bin/sh\ncase "$*" in *"get-parameters-by-path --path /uniner --with-decryption"*) '
+        "printf '/uniner/OPENAI_API_KEY\\tsk=a b\\n/uniner/HF_TOKEN\\thf_x\\n';; *) exit 9;; esac\n"
     )
+    aws.chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", command], env=environment, check=True)
+    env_file = tmp_path / "uniner.env"
+    assert env_file.read_text() == "OPENAI_API_KEY=sk=a b\nHF_TOKEN=hf_x\n"
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+
+
+def test_kubernetes_gives_every_pod_the_keys():
+    for group in [SPEC["headGroupSpec"], *SPEC["workerGroupSpecs"]]:
+        assert container(group)["envFrom"] == [{"secretRef": {"name": "uniner-keys", "optional": True}}]
 
 
 def test_rayjob_runs_a_job_and_a_config_that_exist():
@@ -153,15 +161,30 @@ def test_gpu_requirements_pin_everything():
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """An instance metadata service whose spot instance ends in two minutes."""
+    """An instance metadata service whose spot instance ends in two minutes.
+
+    It refuses every second token, as the service does when it is asked too often, and gives the notice only
+    from the third question on.
+    """
 
     life_cycle = "spot"
+    tokens = 0
+    questions = 0
 
     def do_PUT(self) -> None:
-        self.reply("TOKEN")
+        Metadata.tokens += 1
+        if Metadata.tokens % 2:
+            self.send_error(503)
+        else:
+            self.reply("TOKEN")
 
     def do_GET(self) -> None:
         assert self.headers["X-aws-ec2-metadata-token"] == "TOKEN"
+        if self.path.endswith("instance-action"):
+            Metadata.questions += 1
+            if Metadata.questions < 3:
+                self.send_error(404)
+                return
         end = datetime.now(UTC) + timedelta(seconds=120)
         notice = json.dumps({"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
         self.reply(self.life_cycle if self.path.endswith("instance-life-cycle") else notice)
@@ -178,7 +201,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 @pytest.mark.parametrize("life_cycle", ["spot", "on-demand"])
 def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
     """The watcher as it runs on a node, with a recording `ray` first in its PATH."""
-    monkeypatch.setattr(Metadata, "life_cycle", life_cycle)
+    for name, value in {"life_cycle": life_cycle, "tokens": 0, "questions": 0}.items():
+        monkeypatch.setattr(Metadata, name, value)
     ray = tmp_path / "ray"
     ray.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     ray.chmod(ray.stat().st_mode | stat.S_IXUSR)
@@ -188,6 +212,7 @@ def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "IMDS": f"http://127.0.0.1:{server.server_port}",
+            "POLL_SECONDS": "0.1",
         }
         command = [sys.executable, ROOT / "infra/spot_watch.py"]
         subprocess.run(command, env=environment, check=True, timeout=60)
@@ -199,5 +224,6 @@ def test_spot_watch_drains_before_the_end(tmp_path, monkeypatch, life_cycle):
         assert not called.exists()
         return
     words = called.read_text().split()
+    assert Metadata.questions == 3
     assert words[:3] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     assert 60 < int(words[-1]) <= 110

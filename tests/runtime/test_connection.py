@@ -88,6 +88,13 @@ def test_a_users_error_comes_before_the_deaths_that_follow_it():
     assert str(user_error_in(error)) == str(_plain_failure(error, "train")) == "train: loss 7"
 
 
+def test_a_users_error_in_an_actors_init_is_found_in_the_text_that_ray_keeps_of_it():
+    page = "ray::MapWorker.__init__() (pid=7)\n  File x\nValueError: x\n\nuniner.errors.UserError: no: GPU"
+    error = exceptions.ActorDiedError(exceptions.RayTaskError("A.__init__", page, UserError("no: GPU")))
+    assert not isinstance(error.__cause__, UserError)
+    assert str(user_error_in(WorkerGroupError("page", {0: error}))) == "no: GPU"
+
+
 def test_the_pages_that_raylets_write_are_a_line_each(monkeypatch, caplog, capfd):
     from ray._private import worker
 

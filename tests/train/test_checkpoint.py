@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import random
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from uniner.errors import UserError
 from uniner.storage.sealed_json import open_sealed_json
 from uniner.storage.stage_folder import StageFolder
-from uniner.train import checkpoint, export, loop, model, packing, worker
+from uniner.train import checkpoint, checkpoint_reader, export, loop, model, packing, worker
 from uniner.train.checkpoint import STATE, Checkpoints, TrainState
 from uniner.train.loop import LoopSettings, StepFigures, ValidationFigures
 
@@ -146,6 +147,26 @@ def test_a_checkpoint_of_another_schedule_is_refused(base, keep):
         keep().resume(net, optimizer, "other", print)
 
 
+def test_a_resume_fetches_each_file_once(base, keep, monkeypatch):
+    net, optimizer = load(base)
+    with keep() as checkpoints:
+        checkpoints.save(net, optimizer, state_of(1))
+    opened, filesystem = Counter(), checkpoint_reader.filesystem
+
+    def counted(url):
+        opened[url.rsplit("/", 1)[-1]] += 1
+        return filesystem(url)
+
+    monkeypatch.setattr(checkpoint_reader, "filesystem", counted)
+    assert keep().resume(net, optimizer, "digest", print).steps == 1
+    assert set(opened.values()) == {1} and len(opened) == 2
+
+
+def damage_of(folder):
+    with checkpoint.fetched(folder) as fetched:
+        return fetched.damage
+
+
 def test_every_kind_of_damage_is_noticed(base, folder, keep):
     net, optimizer = load(base)
     with keep() as checkpoints:
@@ -153,7 +174,7 @@ def test_every_kind_of_damage_is_noticed(base, folder, keep):
         checkpoints.save(net, optimizer, state_of(2))
     _, newest = sorted(folder.iterdir())
     shard, state, at = next(newest.glob("*.distcp")), newest / STATE, StageFolder(str(newest))
-    assert checkpoint.find_damage(at) == ""
+    assert damage_of(at) == ""
     whole, stored = shard.read_bytes(), state.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -209,7 +230,7 @@ def test_a_checkpoint_runs_no_code_even_with_fitting_digests(base, folder, keep,
     }
     at.write_sealed_json(STATE, stored)
     sprung.unlink(missing_ok=True)
-    assert checkpoint.find_damage(at) == ""
+    assert damage_of(at) == ""
     with pytest.raises(UserError, match="holds something else than a checkpoint"):
         keep().resume(net, optimizer, "digest", print)
     assert not sprung.exists()
@@ -229,9 +250,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_harmless_or_noticed(base, folder, keep
         bit = generator.randrange(8 * len(whole))
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)
-        assert checkpoint.find_damage(at) or checkpoint._read_state(at) == expected, (file, bit)
+        assert damage_of(at) or checkpoint._read_state(at) == expected, (file, bit)
         file.write_bytes(whole)
-    assert checkpoint.find_damage(at) == ""
+    assert damage_of(at) == ""
 
 
 def test_damaged_checkpoints_are_skipped_but_never_all_of_them(make_job, local_session, tmp_path):
@@ -257,7 +278,7 @@ def test_damaged_checkpoints_are_skipped_but_never_all_of_them(make_job, local_s
 def test_the_best_step_becomes_the_student(make_job, local_session, tmp_path, monkeypatch):
     """Of three epochs the second has the lowest loss, and its checkpoint is kept across an interruption."""
     job = make_job(epochs=3, export="best")
-    measures, weights = iter([0.5, 0.25, 0.75]), {}
+    measures, weights = iter([0.5, 0.25, 0.75, 0.75]), {}
 
     def measure(net, *_):
         loss = next(measures)
@@ -266,13 +287,13 @@ def test_the_best_step_becomes_the_student(make_job, local_session, tmp_path, mo
         return loss
 
     monkeypatch.setattr(loop, "mean_loss", measure)
-    for _ in range(2):  # the second time from the last checkpoint: no step is left to train or measure
+    for _ in range(2):  # the second time from the last checkpoint, which was written before it was measured
         figures = worker.train(job, local_session()).figures
         assert (figures.exported_step, figures.steps, figures.validation_loss) == (8, 12, 0.25)
         student = AutoModelForCausalLM.from_pretrained(tmp_path / "run/train/student").state_dict()
         assert all(torch.equal(student[name], weight) for name, weight in weights[0.25].items())
         assert not all(torch.equal(student[name], weight) for name, weight in weights[0.75].items())
-    assert figures.resumed == 1
+    assert figures.resumed == 1 and next(measures, None) is None
 
 
 def test_a_preempted_machine_writes_a_checkpoint_before_the_next_step(

@@ -1,16 +1,27 @@
 """The estimate against known figures of the model and the data; it starts nothing."""
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Lfm2Config, LlamaConfig, MambaConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+)
 from typer.testing import CliRunner
 
 from uniner import cli
 from uniner.errors import UserError
 from uniner.storage.stage_folder import StageFolder
-from uniner.train import estimate, model, worker
+from uniner.train import activations, estimate, loop, model, packing, worker
 from uniner.train.prepare import config_and_tokenizer, require_window
 
 LLAMA_7B = LlamaConfig(
@@ -21,6 +32,7 @@ LLAMA_7B = LlamaConfig(
     num_attention_heads=32,
     tie_word_embeddings=False,
 )
+SMALL = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 LOAD = estimate.TrainingLoad(
     conversations=45_889,
     split=0,
@@ -87,6 +99,55 @@ def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
     assert estimate.memory(packed, LOAD, 1, 2, True).states == pytest.approx(expected)
 
 
+def test_activations_are_those_that_autograd_keeps(llama):
+    """A norm keeps its input in float32, so a layer keeps 12 hidden + 4 intermediate numbers in bfloat16."""
+    numbers = 12 * 4096 + 4 * 11008
+    assert llama.kept == pytest.approx(32 * 2 * numbers, rel=0.01)
+    config = LlamaConfig(**SMALL, num_attention_heads=4)
+    whole, grouped = (
+        model.count_weights(LlamaConfig(**SMALL, num_attention_heads=4, num_key_value_heads=heads)).kept
+        for heads in (4, 1)
+    )
+    assert whole - grouped == 2 * 2 * 2 * (64 - 16), "two layers, keys and values in two bytes"
+    experts = MixtralConfig(**SMALL, num_attention_heads=4, num_local_experts=2)
+    assert model.count_weights(experts).kept > whole
+    exact = model.count_weights(config, dtype=torch.float32).kept
+    assert exact == pytest.approx(measured_on_cpu(config), rel=0.05)
+
+
+def test_a_model_that_cannot_run_without_values_counts_as_a_llama(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(activations, "_kept_in_row", fail)
+    assert model.count_weights(LlamaConfig(**SMALL)).kept == 2 * 2 * (12 * 64 + 4 * 96)
+
+
+def measured_on_cpu(config):
+    """What a token really keeps, from rows of two lengths on the CPU."""
+    net, kept = AutoModelForCausalLM.from_config(config, dtype=torch.float32), []
+    weights = {weight.untyped_storage().data_ptr() for weight in net.parameters()}
+    for tokens in (100, 200):
+        storages = {}
+
+        def pack(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        ids = np.zeros((1, tokens), np.int64)
+        batch = packing.Batch(ids, np.arange(tokens)[None], ids)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = loop.logits(net, batch, torch.device("cpu"), torch.tensor([0]))
+        kept.append(sum(storage.nbytes() for at, storage in storages.items() if at not in weights))
+        del output
+    return (kept[1] - kept[0]) / 100
+
+
+def test_a_worker_on_cpu_needs_its_process_and_a_copy_for_checkpoints(llama):
+    gpu, cpu = (estimate.memory(llama, LOAD, 4, 2, False, on_cpu=on_cpu) for on_cpu in (False, True))
+    assert cpu.total - gpu.total == pytest.approx(0.7e9 + 12 * llama.trained / 4)
+
+
 def test_between_nodes_the_network_may_decide(llama):
     """A row costs 8 bytes a weight: with few tokens a row, sending takes longer than computing."""
     fast = estimate.TrainingEstimate(
@@ -121,6 +182,7 @@ def test_between_nodes_the_network_may_decide(llama):
 
 def test_a_gpu_s_peak_is_found_by_its_name():
     assert estimate.peak_flops("NVIDIA H200") == estimate.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert estimate.peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
     assert estimate.peak_flops("Tesla T4") is None
 
 
@@ -173,10 +235,18 @@ def test_the_window_is_read_from_a_nested_text_config(base, tmp_path):
     require_window(64, config)
 
 
-def test_out_of_gpu_memory_is_one_line(monkeypatch):
+@pytest.mark.usefixtures("group")
+def test_out_of_gpu_memory_is_one_line_and_is_not_tried_again(monkeypatch, make_job, local_session):
+    """Ray starts the workers again; they return the line, which ends the run."""
+    tries = []
+
     def fail(job, session):
+        tries.append(job)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(worker, "_train", fail)
-    with pytest.raises(UserError, match=r"GPU memory \(CUDA out of memory.*lower train\.pack_tokens"):
-        worker.train(None, None)
+    line = r"GPU memory \(CUDA out of memory.*lower train\.pack_tokens"
+    with pytest.raises(UserError, match=line):
+        worker.train(make_job(), local_session())
+    result = worker.train(make_job(), local_session())
+    assert re.search(line, result.error) and len(tries) == 1

@@ -1,9 +1,11 @@
 """The generation eval: the sharded model answers as under transformers' generate, and is scored."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from uniner.records import Conversation
@@ -29,9 +31,11 @@ def load(base):
 
 
 def test_answers_are_those_of_transformers_whatever_the_padding(base, tokenizer, drawn):
-    """A padded batch of the sharded model with a cache, against one prompt after the other."""
-    prompts = [question.prompt for question in drawn.questions[::4]]
+    """A padded batch that shares its heads, against one prompt after the other."""
+    questions = drawn.questions[:9]
+    prompts = [question.prompt for question in questions]
     assert len({len(prompt) for prompt in prompts}) > 1
+    assert 1 < len({question.head for question in questions}) < 9
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     end = tokenizer.eos_token_id
     settings = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": end, "pad_token_id": end}
@@ -39,7 +43,26 @@ def test_answers_are_those_of_transformers_whatever_the_padding(base, tokenizer,
         plain.generate(torch.tensor([prompt]), **settings)[0, len(prompt) :].tolist() for prompt in prompts
     ]
     with torch.no_grad():
-        assert generation_eval.generate(load(base).eval(), prompts, 12, end, CPU) == expected
+        pairs = [(question.head, question.asked) for question in questions]
+        assert generation_eval.generate(load(base).eval(), pairs, 12, end, CPU) == expected
+
+
+def test_answers_are_as_long_as_in_evaluate_and_weights_stay_gathered(base, tokenizer, drawn, monkeypatch):
+    limits, sharded, generate = set(), [], generation_eval.generate
+
+    def spied(model, prompts, max_ids, end, device):
+        limits.add(max_ids)
+        answers = generate(model, prompts, max_ids, end, device)
+        sharded.append(any(isinstance(weight, DTensor) for weight in model.model.layers.parameters()))
+        return answers
+
+    monkeypatch.setattr(generation_eval, "generate", spied)
+    net, done = load(base), []
+    scores = dataclasses.replace(drawn, max_answer_tokens=3).run(net, CPU, done.append)
+    assert limits == {3} and scores.broken > 0
+    assert done == [16, 20]
+    assert sharded == [False, False]
+    assert all(isinstance(weight, DTensor) for weight in net.parameters())
 
 
 def test_answers_are_scored_and_broken_ones_counted_apart(base, tokenizer, drawn, monkeypatch):
@@ -50,8 +73,9 @@ def test_answers_are_scored_and_broken_ones_counted_apart(base, tokenizer, drawn
     wrong, broken, cut = with_mentions[:3]
     texts[wrong], texts[broken] = '["nobody"]', "[Berlin"
     pairs = zip(drawn.questions, texts, strict=True)
-    answers = {question.prompt: renderer.answer(text).ids for question, text in pairs}
-    answers[drawn.questions[cut].prompt] = answers[drawn.questions[cut].prompt][:-1]
+    answers = {(question.head, question.asked): renderer.answer(text).ids for question, text in pairs}
+    last = drawn.questions[cut].head, drawn.questions[cut].asked
+    answers[last] = answers[last][:-1]
 
     def generate(model, prompts, max_ids, end, device):
         limits.add(max_ids)

@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_3_available
 
 from uniner.errors import UserError
 from uniner.storage.model_folders import StudentFacts
-from uniner.train import export, loop, model, packing, prepare
+from uniner.train import export, loop, model, packing, prepare, varlen
 from uniner.train.loop import LoopSettings
 
 CPU = torch.device("cpu")
@@ -88,11 +88,14 @@ def test_flex_attention_packs_without_a_leak_too(base, plain, samples):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"])
+@pytest.mark.parametrize(
+    "attention", ["sdpa", "varlen", "flex_attention", "flash_attention_2", "flash_attention_3"]
+)
 def test_packed_equals_unpacked_on_a_gpu_by_every_attention(base, samples, attention):
     device, row = torch.device("cuda"), samples[:5]
-    flash = attention.startswith("flash")
-    dtype, tolerance = (torch.bfloat16, 5e-2) if flash else (torch.float32, 1e-4)
+    half = attention.startswith(("flash", varlen.NAME))
+    dtype, tolerance = (torch.bfloat16, 5e-2) if half else (torch.float32, 1e-4)
+    varlen.register()
     try:
         net = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention)
     except ImportError as error:
@@ -108,6 +111,20 @@ def test_packed_equals_unpacked_on_a_gpu_by_every_attention(base, samples, atten
         torch.testing.assert_close(packed, unpacked, atol=tolerance, rtol=tolerance)
 
 
+def test_trying_the_fullest_row_leaves_the_curve_as_it_is(base, samples):
+    schedule, tried = make_schedule(samples), []
+    expected = run(load(base), samples, schedule)
+    net = load(base)
+    optimizer = loop.make_optimizer(net, 0.0)
+    net.register_forward_pre_hook(
+        lambda _, __, inputs: tried.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    loop.try_fullest_row(net, optimizer, samples, schedule, CPU)
+    assert tried == [max(sum(len(samples[n]) for n in row) for step in schedule.steps for row in step)]
+    assert all(weight.grad is None for weight in net.parameters())
+    assert [step.loss for step in run(net, samples, schedule)] == [step.loss for step in expected]
+
+
 def test_flash_attention_gets_the_samples_bounds(samples):
     batch = packing.collate(samples[:3])
     bounds, lengths = loop._sequence_bounds(batch, CPU), [len(sample) for sample in samples[:3]]
@@ -116,9 +133,10 @@ def test_flash_attention_gets_the_samples_bounds(samples):
 
 
 def test_attention_is_chosen_by_the_machine_or_named(base):
-    assert model.choose_attention("auto", CPU, torch.bfloat16) is None
+    config = AutoConfig.from_pretrained(base)
+    assert model.choose_attention("auto", config, CPU, torch.bfloat16) is None
     assert load(base).config._attn_implementation == "sdpa"
-    assert model.choose_attention("flex_attention", CPU, torch.float32) == "flex_attention"
+    assert model.choose_attention("flex_attention", config, CPU, torch.float32) == "flex_attention"
     if not is_flash_attn_3_available():
         with pytest.raises(UserError, match=r"train.attention = flash_attention_3: "):
             load(base, attention="flash_attention_3")

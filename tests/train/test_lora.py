@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from uniner.errors import UserError
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import export, loop, model, packing
-from uniner.train.checkpoint import Checkpoints, TrainState, load
+from uniner.train.checkpoint import Checkpoints, TrainState, fetched, load
 from uniner.train.loop import LoopSettings
 from uniner.train.lora import LoraSettings, merge_adapters
 from uniner.train.worker import train
@@ -78,7 +78,8 @@ def test_resumed_adapters_learn_the_same_and_the_base_is_not_stored(base, lora, 
         checkpoints.save(net, optimizer, state)
     (folder,) = tmp_path.iterdir()
     again, fresh = make(base, lora)
-    assert load(StageFolder(str(folder)), again, fresh, "digest").steps == 3
+    with fetched(StageFolder(str(folder))) as checkpoint:
+        assert load(checkpoint, again, fresh, "digest").steps == 3
     assert [step.loss for step in run(again, fresh, samples, whole[:3])] == pytest.approx(whole[3:], abs=1e-6)
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     learned = [name for name in stored if name.startswith(("model.", "optimizer.state."))]
@@ -161,7 +162,8 @@ def test_four_bits_learn_like_the_rounded_base_and_the_student_is_exact(
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     assert not [name for name in stored if "packed" in name or "scales" in name]
     again, fresh = make(base, four_bits)
-    load(StageFolder(str(folder)), again, fresh, "digest")
+    with fetched(StageFolder(str(folder))) as checkpoint:
+        load(checkpoint, again, fresh, "digest")
     assert losses(run(again, fresh, samples, expected[:3]), 1) == pytest.approx(expected[3:], abs=1e-5)
 
     config, batch = AutoConfig.from_pretrained(base), packing.collate(samples[:3])

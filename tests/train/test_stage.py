@@ -411,5 +411,7 @@ def test_check_names_what_is_wrong(alone, prepare, root, base, check):
 
 
 def test_more_than_the_machine_has_is_refused(prepare, run):
-    with pytest.raises(UserError, match=r"train.workers = 1 needs 1 GPUs.*train.use_gpu=false"):
+    with pytest.raises(
+        UserError, match=r"train: needs 1 GPU, 1 CPU, .* train.workers, .*train.use_gpu=false"
+    ):
         run(prepare("gpu", use_gpu=True))

@@ -251,11 +251,12 @@ class Train(Section):
     """Validation questions, drawn by the seed, that the student answers at the end of each epoch, for an F1
     beside the validation loss; 0: none. The reference is the teacher (or the gold data that are trained on);
     evaluate measures on unseen gold data."""
-    attention: Literal["auto", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = Field(
-        "auto", json_schema_extra=NOT_IDENTITY
-    )
-    """Attention by transformers' names; each keeps the samples of a packed row apart. auto: an installed
-    FlashAttention on a GPU in bfloat16, else sdpa. flex_attention trains on GPUs alone."""
+    attention: Literal[
+        "auto", "varlen", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = Field("auto", json_schema_extra=NOT_IDENTITY)
+    """Attention by transformers' names, and torch's own varlen kernel; each keeps the samples of a packed row
+    apart. auto: on a GPU in bfloat16 an installed FlashAttention, else varlen, which computes only the pairs
+    of tokens that see each other; sdpa on CPU. flex_attention trains on GPUs alone."""
     compile: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compile each layer with torch.compile: faster on GPUs, minutes more before the first step."""
     shard_workers: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)

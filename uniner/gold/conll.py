@@ -1,8 +1,9 @@
 """CoNLL columns: a token per line, first column the token, last column the tag; a blank line ends a sentence.
 
-A tab separates columns, or blanks if a line has no tab. -DOCSTART- lines are skipped, and so are comments
-(`# id ...`) before a sentence's first token. After a first column of running numbers, the token is in the
-second column. A file is read twice: for its columns, then for its sentences. `tags` describes the tags.
+A tab separates columns, or blanks if a line has no tab. -DOCSTART- lines are skipped (also with a number
+before it), and so are comments (`# id ...`) before a sentence's first token. After a first column of running
+numbers, the token is in the second column. A file is read twice: for its columns, then for its sentences.
+`tags` describes the tags.
 
 A line with the tag O but no token is left out and counted as `empty_token`. Any other line without a token
 and a tag is left out and counted as `bad_line`, up to 1 % of the lines (of ten or more, one).
@@ -22,7 +23,7 @@ from uniner.gold.tags import OUTSIDE, SCHEMES, is_tag, tagged_passage, type_of, 
 # No other white space: web corpora have tokens such as a no-break space.
 _BLANK = " \t"
 _DIGITS = re.compile("[0-9]{1,9}")
-_DOCUMENT = "-DOCSTART-"
+_DOCUMENT = re.compile(rf"(?:[0-9]{{1,9}}[{_BLANK}]+)?-DOCSTART-")
 _EMPTY_TOKEN = "empty_token"
 # Tags without a prefix are bare types if at least this share of the lines has O, and they are not many.
 _BARE_OUTSIDE, _BARE_TYPES = 0.2, 200
@@ -88,7 +89,7 @@ def _lines(url: str) -> Iterator[_Line]:
         if line is None:
             yield _Line(number, "", ["\ufffd"], starts)
             continue
-        if not line.strip(_BLANK) or line.startswith(_DOCUMENT):
+        if not line.strip(_BLANK) or _DOCUMENT.match(line):
             yield _Line(number, line, [], starts=False)
             starts = True
             continue
@@ -145,7 +146,8 @@ class _Columns:
 
     numbers: lines with a number in the first, and in the second column. running: the first column is a
     running number so far, `before` its last value. bad_lines and bad_bare_lines: by the two readings of tags.
-    plain: tags without a prefix, with the number of lines; prefixed: lines with another tag. By position of a
+    tags_first: lines of a tag and another column. plain: tags without a prefix, with the number of lines;
+    prefixed: lines with another tag. By position of a
     column before the last: tag_lines, lines with a tag in it; types, its types; differs, the first line with
     another type in it than in the last.
     """
@@ -160,6 +162,7 @@ class _Columns:
     first_bad: _Line | None = None
     bad_lines: int = 0
     bad_bare_lines: int = 0
+    tags_first: int = 0
     plain: Counter[str] = field(default_factory=Counter)
     prefixed: int = 0
     tag_lines: Counter[int] = field(default_factory=Counter)
@@ -185,6 +188,7 @@ class _Columns:
             return
         self.lines += 1
         self.tabs = self.tabs or "\t" in line.text
+        self.tags_first += len(line.columns) == 2 and is_tag(line.columns[0])
         self._add_number(line.columns, line.starts)
         layout = _Layout(0, self.tag_columns)
         tags = layout.tags(line.columns)
@@ -250,6 +254,11 @@ class _Columns:
         if not bad.text:
             return not_utf8(self.url, bad.number)
         place = f"column {', '.join(map(str, self.tag_columns))}" if self.tag_columns else "the last column"
+        if self.tags_first >= _ALL_TAGS * self.lines:
+            return (
+                f"{self.url}, line {bad.number}: {bad.text[:60]!r} has the tag in the first column, and the "
+                "token in the second; swap them, for instance with `awk '{print $2, $1}'`"
+            )
         return (
             f"{self.url}, line {bad.number}: {bad.text[:60]!r} needs a token in the first, a tag in "
             f"{place}; {SCHEMES}. `uniner settings evaluate` lists the other formats under gold"

@@ -4,7 +4,8 @@
     a folder with *.ann                           brat
     *.spacy                                       docbin: spaCy's binary training data
     *.json, *.jsonl, *.ndjson, other JSON         by the fields of the rows: jsonl (our own), conversations,
-                                                  doccano, gliner, spacy, label_studio, tner
+                                                  doccano, gliner, instructuie, spacy, label_studio,
+                                                  tner
     a file that begins with ID|t|title            pubtator
     `# text = ...` before numbered words          conllu
     any other file                                conll: CoNLL columns

@@ -1,8 +1,9 @@
 """Tags of tokens: the schemes, the entities that a sequence of tags marks, and passages of tagged tokens.
 
-Tags are BIO, IOB1, BIOES or BILOU; I-O and B-O mean O. conlleval's rule reads all four: B, S and U start an
-entity; I, E and L continue the previous entity if it has the same type and was not ended by E, S, L or U, and
-start a new one otherwise. A sequence that breaks its scheme is thus read as the field's scorer reads it.
+Tags are BIO, IOB1, BIOES or BILOU; I-O and B-O mean O, and so does O with a type (FabNER has O-MATE).
+conlleval's rule reads all four: B, S and U start an entity; I, E and L continue the previous entity if it has
+the same type and was not ended by E, S, L or U, and start a new one otherwise. A sequence that breaks its
+scheme is thus read as the field's scorer reads it.
 
 Some data sets (Few-NERD, Stanford NER's) have bare types beside O: neighbours of one type are one entity.
 """
@@ -16,7 +17,7 @@ from uniner.gold.records import GoldEntity, GoldPassage, checked_entity
 
 SCHEMES = "a tag is O, or B-, I-, E-, S-, L- or U- and a type, such as B-PER"
 OUTSIDE = "O"
-_TAG = re.compile(r"O|[BIESLU]-.+", re.DOTALL)
+_TAG = re.compile(r"O|[OBIESLU]-.+", re.DOTALL)
 
 
 class TokenSpan(NamedTuple):
@@ -44,8 +45,8 @@ def with_prefix(tag: str) -> str:
 
 
 def type_of(tag: str) -> str:
-    """Return a tag's type; empty for O, and for I-O and B-O, which mean the same."""
-    return "" if tag[2:] == OUTSIDE else tag[2:]
+    """Return a tag's type; empty for O, and for I-O, B-O and O-PER, which mean the same."""
+    return "" if tag[2:] == OUTSIDE or tag.startswith(OUTSIDE) else tag[2:]
 
 
 def token_spans(tags: Sequence[str]) -> Iterator[TokenSpan]:

@@ -18,6 +18,7 @@ from uniner.inference.engine_process import (
     StartupError,
     children_watched,
     gpu_start_lock,
+    require_fp8_cache,
     set_environment,
     startup_errors_recorded,
     startup_exception,
@@ -119,6 +120,8 @@ class Engine:
         self, model: str, settings: EngineSettings, *, with_schemas: bool = False, lazy: bool = False
     ):
         set_environment(settings.cpus, on_cpu=settings.gpus == 0)
+        if settings.kv_cache_dtype == "fp8" and settings.gpus:
+            require_fp8_cache()
         from transformers import AutoConfig, AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)

@@ -18,6 +18,9 @@ from typing import Any
 
 from uniner.errors import UserError
 
+_FP8_CACHE = (8, 9)
+"""The least compute capability for an 8-bit KV cache: Triton's kernels need it, FlashAttention's need 9."""
+
 _MARK = "UNINER_ENGINE"
 _CPU_KV_CACHE_GIB = "1"
 _LOGGING_CONFIG = "VLLM_LOGGING_CONFIG_PATH"
@@ -202,3 +205,21 @@ def children_watched() -> Iterator[subprocess.Popen[bytes] | None]:
         yield watcher
     finally:
         del os.environ[_MARK]
+
+
+def require_fp8_cache() -> None:
+    """Check that this machine's GPU can keep the KV cache in 8 bits. Does not use the GPU.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from vllm.platforms import current_platform
+
+    capability = current_platform.get_device_capability()
+    if capability is None or (capability.major, capability.minor) >= _FP8_CACHE:
+        return
+    raise UserError(
+        f"engine.kv_cache_dtype = fp8: {current_platform.get_device_name()} (compute capability "
+        f"{capability.major}.{capability.minor}) has no such kernels; unset it, or take a GPU of 8.9 or "
+        "more, such as L40S, H100 or H200"
+    )

@@ -24,6 +24,8 @@ from uniner.records import FAILED
 from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
+from uniner.runtime.gpu import require_gpu
+from uniner.runtime.placement import Request, placed
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
@@ -35,6 +37,11 @@ WINDOW = 1_000
 """Items of a row that Ray Data is given. A row costs the driver a millisecond and 4 kB before the start."""
 RETRYING = ("generate", "annotate", "evaluate")
 """The stages with the option --retry-failed."""
+_TASK = Request(cpus=1)
+_ADVICE = (
+    "lower cpus or gpus in the section of the engine or teacher, such as engine.cpus=4 or engine.gpus=0 (to "
+    "run it on CPUs), or give the cluster a node type with room"
+)
 ReadChunk = Callable[[str], Chunk]
 """Makes or reads the chunk of a key."""
 
@@ -220,7 +227,8 @@ def make_chunks(
             yield _summary_row(folder.write_chunk(chunk))
 
     if items:
-        for row in _rows(_dataset(items).flat_map(make_and_write, num_cpus=1)):
+        dataset = _dataset(items, _TASK).flat_map(make_and_write, num_cpus=_TASK.cpus)
+        for row in _rows(folder.name, _TASK, dataset):
             yield Summary(**json.loads(row["summary"]))
 
 
@@ -234,8 +242,8 @@ def work_on_chunks(
     """
     if not keys:
         return
-    actors = min(pool.actors, len(keys))
-    dataset = _dataset(keys).map(
+    actors, request = min(pool.actors, len(keys)), Request(pool.cpus, pool.gpus)
+    dataset = _dataset(keys, request).map(
         _RayChunkActor,
         fn_constructor_kwargs={
             "make_worker": pool.make_worker,
@@ -243,6 +251,7 @@ def work_on_chunks(
             "folder": folder,
             "driver": uuid.uuid4().hex,
             "max_chunk_crashes": pool.max_chunk_crashes,
+            "on_gpu": pool.gpus > 0,
         },
         compute=ray.data.ActorPoolStrategy(
             min_size=min(pool.min_actors, actors),
@@ -254,7 +263,7 @@ def work_on_chunks(
         num_gpus=pool.gpus,
         **({"runtime_env": pool.runtime_env} if pool.runtime_env else {}),
     )
-    for row in _rows(dataset):
+    for row in _rows(folder.name, request, dataset):
         yield Summary(**json.loads(row["summary"]))
 
 
@@ -269,14 +278,16 @@ def gather(items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any
         return {"result": json.dumps(function(json.loads(row["item"])))}
 
     if items:
-        for row in _rows(_dataset(items).map(apply, num_cpus=1)):
+        for row in _rows("Ray", _TASK, _dataset(items, _TASK).map(apply, num_cpus=_TASK.cpus)):
             yield json.loads(row["result"])
 
 
 class _RayChunkActor:
     """The chunk actor as Ray Data calls it: a row with a key in, a row with a summary out."""
 
-    def __init__(self, **arguments: Any):
+    def __init__(self, on_gpu: bool, **arguments: Any):
+        if on_gpu:
+            require_gpu()
         self._actor = ChunkActor(**arguments)
 
     async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -287,8 +298,9 @@ def _summary_row(summary: Summary) -> dict[str, Any]:
     return {"summary": json.dumps(asdict(summary))}
 
 
-def _dataset(items: Sequence[Any]) -> ray.data.Dataset:
+def _dataset(items: Sequence[Any], request: Request) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
+    context.execution_options.label_selector = request.selector() or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
@@ -311,8 +323,11 @@ def _open_window(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"item": json.dumps(item)}
 
 
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+def _rows(name: str, request: Request, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
-        yield from dataset.iter_rows()
+        with placed(name, request, advice=_ADVICE) as waiting:
+            for row in dataset.iter_rows():
+                waiting.moved()
+                yield row
     except Exception as error:
         raise plain_error(error) from None

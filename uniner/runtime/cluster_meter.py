@@ -169,17 +169,18 @@ class ClusterMeter:
     def _wind_down(self) -> None:
         """Let requests in flight come back, then stop the main thread if the actors' end has not."""
         self._meter.stop.remote(self._reason())
-        if self._state.in_flight:
-            log.info(
-                f"{self._settings.name}: waiting up to {self._settings.grace_s:g} s for "
-                f"{self._state.in_flight:,} requests in flight; press Ctrl-C again to end now"
-            )
-        deadline = time.monotonic() + self._settings.grace_s
-        while self._state.in_flight and time.monotonic() < deadline:
-            if self._left.wait(_LOOK_S):
+        deadline, said, idle = time.monotonic() + self._settings.grace_s, False, False
+        while not idle and time.monotonic() < deadline:
+            idle = self._look() and not self._state.in_flight
+            if not idle and not said:
+                said = True
+                log.info(
+                    f"{self._settings.name}: waiting up to {self._settings.grace_s:g} s for "
+                    f"{self._state.in_flight:,} requests in flight; press Ctrl-C again to end now"
+                )
+            if not idle and self._left.wait(_LOOK_S):
                 return
-            self._look()
-        if not self._state.in_flight and self._left.wait(_END_S):
+        if idle and self._left.wait(_END_S):
             return
         signal.pthread_kill(threading.main_thread().ident or 0, self._signal or signal.SIGTERM)
 

@@ -45,6 +45,8 @@ def connected() -> Iterator[None]:
     if not is_verbose():
         # Ray's core logs for each actor pool that Ray Data cannot restart it; real failures are raised.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Nor of calls whose answer nobody reads, such as those to Ray Data's statistics.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         ray._private.worker.print_to_stdstream = _log_message
     logging.getLogger("ray").setLevel(level)
     # Ray Data logs errors that it also raises, at length; the job logs them in one line.
@@ -120,6 +122,12 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
     for current in _exceptions_in(error):
         if isinstance(current, kind):
             return kind(str(current.args[0]) if current.args else str(current))
+        if getattr(current, "actor_init_failed", False):
+            # A later call meets a dead actor, of whose own error Ray keeps the text alone.
+            name = re.escape(f"{kind.__module__}.{kind.__name__}")
+            lines = re.findall(rf"^{name}: (.+)$", str(current), re.M)
+            if lines:
+                return kind(lines[-1])
     return None
 
 

@@ -17,6 +17,8 @@ from ray.exceptions import WorkerCrashedError
 from uniner.errors import UserError
 from uniner.progress import Progress
 from uniner.runtime import connection
+from uniner.runtime.gpu import require_gpu
+from uniner.runtime.placement import Request, Waiting, placed
 from uniner.storage.filesystem import filesystem, is_remote
 from uniner.storage.folder import Folder
 
@@ -102,26 +104,34 @@ def run_training(
 
     Raises:
         UserError: raised by a worker, or more processes died than `max_failures` allows, or the one that
-            controls them. A function that raises it on all workers alike should return it instead: Ray
-            Train would start the workers again, to no use.
+            controls them, or the cluster can never have room for the workers. A function that raises it on
+            all workers alike should return it instead: Ray Train would start the workers again, to no use.
     """
     board = _start_board() if progress else None
     settings = {"function": train_function, "job": job, "board": board}
-    result: Future[Any] = Future()
+    name, result = progress or folder.name, Future[Any]()
 
     def fit() -> None:
         try:
             trainer = _torch_trainer(settings, folder, workers, use_gpu, max_failures)
             result.set_result(trainer.fit().return_value)
         except BaseException as error:
-            result.set_exception(_plain_failure(error, progress or folder.name))
+            result.set_exception(_plain_failure(error, name))
 
-    # In a thread: Ray Train would replace the main thread's signal handlers.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    if progress:
-        _show_progress(thread, board, progress)
-    return result.result()
+    fewest = workers if isinstance(workers, int) else workers[0]
+    section = f"{progress}." if progress else ""
+    advice = f"lower {section}workers" + (f", or set {section}use_gpu=false" if use_gpu else "")
+    with placed(name, _worker_request(use_gpu), fewest, advice=advice) as waiting:
+        # In a thread: Ray Train would replace the main thread's signal handlers.
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        if progress:
+            _show_progress(thread, board, progress, waiting)
+        return result.result()
+
+
+def _worker_request(use_gpu: bool) -> Request:
+    return Request(cpus=1, gpus=1 if use_gpu else 0)
 
 
 def _start_board() -> Any:
@@ -133,8 +143,8 @@ def _start_board() -> Any:
     return board.options(scheduling_strategy=here).remote()
 
 
-def _show_progress(thread: threading.Thread, board: Any, name: str) -> None:
-    with Progress(name, None, "steps") as bar:
+def _show_progress(thread: threading.Thread, board: Any, name: str, waiting: Waiting) -> None:
+    with Progress(name, None, "steps", more=lambda: waiting.note) as bar:
         shown, last, alive = 0, None, True
         while alive:
             thread.join(_POLL_SECONDS)
@@ -145,6 +155,7 @@ def _show_progress(thread: threading.Thread, board: Any, name: str) -> None:
             if progress == last:
                 continue
             last = progress
+            waiting.moved()
             if progress.steps and not shown:
                 bar.skip(progress.step)
                 shown = progress.step
@@ -165,19 +176,48 @@ def _torch_trainer(
     system, path = filesystem(folder.url)
     # s3fs, not Arrow's own S3 client: it reads the same AWS_* variables as the rest, also AWS_ENDPOINT_URL.
     remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(system)) if is_remote(folder.url) else None
-    resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
+    request = _worker_request(use_gpu)
     return TorchTrainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's annotation does not allow a return value, Ray does
         train_loop_config=settings,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        torch_config=_checked_torch_config(),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker=request.bundle(),
+            label_selector=request.selector() or None,
+        ),
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=path,
             storage_filesystem=remote,
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # Ray's stubs lag
+            # Rows differ in length: without it, freed memory is cut into pieces that fit no other row.
+            worker_runtime_env={"env_vars": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}}
+            if use_gpu
+            else None,
         ),
     )
+
+
+def _checked_torch_config() -> Any:
+    """Return Ray Train's configuration for torch, which checks each worker's GPU before NCCL asks for it.
+
+    What NCCL says where there is none names no cause, and the training function is called only afterwards.
+    """
+    from ray.train.torch import TorchConfig
+
+    class CheckedBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # mypy: not a static class
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            if worker_group.get_resources_per_worker().get("GPU"):
+                worker_group.execute(require_gpu)
+            super().on_start(worker_group, backend_config)
+
+    class CheckedTorchConfig(TorchConfig):  # type: ignore[misc]
+        backend_cls = CheckedBackend
+
+    return CheckedTorchConfig()
 
 
 def _run_worker(settings: dict[str, Any]) -> Any:
@@ -194,39 +234,31 @@ def _plain_failure(error: BaseException, name: str) -> BaseException:
     return UserError(f"{name}: {death}; the same command goes on from the last checkpoint")
 
 
-def require_workers(section: str, workers: int | tuple[int, int], use_gpu: bool) -> None:
-    """Check that the cluster has resources for the fewest workers; one that can grow is waited for.
-
-    Raises:
-        UserError: this machine alone has too few CPUs or GPUs.
-    """
-    kind = "GPU" if use_gpu else "CPU"
-    fewest = workers if isinstance(workers, int) else workers[0]
-    available = ray.cluster_resources().get(kind, 0)
-    if available >= fewest:
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        log.info(f"{section}: waiting for {fewest} {kind}s, the cluster has {available:.0f} now")
-        return
-    join = f"set {section}.use_gpu=false, or join a cluster with RAY_ADDRESS"
-    raise UserError(
-        f"{section}.workers = {workers} needs {fewest} {kind}s, this machine has {available:.0f}; "
-        + (join if use_gpu else "lower it")
-    )
-
-
 def run_in_own_process(
-    function: Callable[..., Any], *arguments: Any, cpus: float, gpus: float, crashed: str
+    name: str, function: Callable[..., Any], *arguments: Any, cpus: float, gpus: float, crashed: str
 ) -> Any:
     """Run a function in a Ray worker process that ends with it, and return its result.
 
+    name: of the work, for the log.
+
     Raises:
-        UserError: raised by the function, or with the text `crashed` if its process died.
+        UserError: raised by the function, or with the text `crashed` if its process died, or the cluster can
+            never have room for it.
     """
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=0)(function)
+    request = Request(cpus, gpus)
+    options = {"num_cpus": cpus, "num_gpus": gpus, "label_selector": request.selector() or None}
+    remote: Any = ray.remote(max_calls=1, max_retries=0, **options)(_run_checked)
+    advice = "lower engine.cpus or engine.gpus"
     try:
-        return ray.get(remote.remote(*arguments))
+        with placed(name, request, advice=advice):
+            return ray.get(remote.remote(function, arguments, gpus > 0))
     except WorkerCrashedError:
         raise UserError(crashed) from None
     except Exception as error:
         raise connection.user_error_in(error) or error from None
+
+
+def _run_checked(function: Callable[..., Any], arguments: tuple[Any, ...], on_gpu: bool) -> Any:
+    if on_gpu:
+        require_gpu()
+    return function(*arguments)

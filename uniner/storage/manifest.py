@@ -67,6 +67,10 @@ class Identity:
         states = (replace(self, parents={**self.parents, name: digest}, earlier=()) for digest in digests)
         return replace(self, earlier=tuple(states))
 
+    def digest(self) -> str:
+        """Return a digest of all of it."""
+        return _digest(self, [], None)
+
 
 def differences(before: Identity, now: Identity, with_parents: bool = True) -> list[str]:
     """Return in which settings, inputs and parents two identities differ, each in words."""

@@ -6,18 +6,20 @@ writes `state.json` last, with the run's state and each shard's size and digest:
 unfinished, and damage is noticed before anything is unpickled. Another number of workers can load it.
 """
 
+import contextlib
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -28,10 +30,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from uniner.errors import UserError
-from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
 from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
-from uniner.train.checkpoint_reader import CONTENTS, load_shards
+from uniner.train.checkpoint_reader import FetchedShards, ShardSeal, load_shards
 from uniner.train.collective import all_gather, run_on_all
 from uniner.train.loop import StepFigures, ValidationFigures
 
@@ -63,13 +64,6 @@ class TrainState:
         if not self.validation:
             return None
         return min(self.validation, key=lambda figures: figures.loss).step
-
-
-class ShardSeal(NamedTuple):
-    """The size and SHA-256 of a shard's file."""
-
-    size: int
-    sha256: str
 
 
 class Checkpoints:
@@ -114,13 +108,14 @@ class Checkpoints:
         for name in sorted(checkpoints, reverse=True):
             if not checkpoints[name]:
                 say(f"train: checkpoint {name} was never finished; it is skipped")
-            elif damage := find_damage(self._folder / name):
-                say(f"train: checkpoint {name} is broken ({damage}); taking the one before")
-                self._damaged.add(name)
-            else:
-                state = load(self._folder / name, model, optimizer, digest)
-                state.resumed.append(state.steps)
-                return state
+                continue
+            with fetched(self._folder / name) as checkpoint:
+                if not checkpoint.damage:
+                    state = load(checkpoint, model, optimizer, digest)
+                    state.resumed.append(state.steps)
+                    return state
+            say(f"train: checkpoint {name} is broken ({checkpoint.damage}); taking the one before")
+            self._damaged.add(name)
         if self._damaged:
             raise UserError(
                 f"train: all checkpoints in {self._folder.url} are broken; delete the stage's folder to "
@@ -166,14 +161,17 @@ class Checkpoints:
         """
         checkpoints = all_gather(run_on_all(self._list))[0]
         names = (name for name in sorted(checkpoints) if checkpoints[name] and _step(name) == state.best)
-        best = next(names, None)
-        damage = find_damage(self._folder / best) if best else "missing"
-        if best is None or damage:
-            raise UserError(
-                f"train: the checkpoint of the best step {state.best} is broken ({damage}); delete the "
-                "stage's folder to train from the start"
-            )
-        load_weights(self._folder / best, model)
+        damage = "missing"
+        for name in names:
+            with fetched(self._folder / name) as checkpoint:
+                if not checkpoint.damage:
+                    load_weights(checkpoint, model)
+                    return
+            damage = checkpoint.damage
+        raise UserError(
+            f"train: the checkpoint of the best step {state.best} is broken ({damage}); delete the "
+            "stage's folder to train from the start"
+        )
 
     def _write(
         self, folder: Folder, staged: Any, state: TrainState, after_shards: Callable[[], None]
@@ -217,7 +215,9 @@ def write_shards(
 ) -> dict[str, ShardSeal]:
     """Write and upload this worker's shards. Returns each file's seal."""
     with tempfile.TemporaryDirectory(prefix="uniner-checkpoint-") as local:
-        dcp.save(staged, checkpoint_id=local, process_group=group)
+        # Not flushed to the disk, which takes longer than a spot machine has left: the files are uploaded.
+        writer = FileSystemWriter(local, sync_files=False)
+        dcp.save(staged, storage_writer=writer, process_group=group)
         seals = {}
         for file in Path(local).iterdir():
             with file.open("rb") as stream:
@@ -227,38 +227,56 @@ def write_shards(
     return seals
 
 
-def find_damage(folder: Folder) -> str:
-    """Describe the damage of a checkpoint, "" if there is none; every worker must call this.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint: its state, its files on this machine's disk, and its damage, or ""."""
 
-    Each worker reads a part of the shards and all return the same.
-    """
-    return next(filter(None, all_gather(run_on_all(lambda: _find_damage(folder)))), "")
+    state: TrainState | None
+    shards: FetchedShards
+    damage: str
 
 
-def load(folder: Folder, model: Any, optimizer: torch.optim.Optimizer, digest: str) -> TrainState:
+@contextlib.contextmanager
+def fetched(folder: Folder) -> Iterator[Checkpoint]:
+    """Fetch and check a checkpoint; every worker must call this. All get the same damage, if there is any."""
+    with tempfile.TemporaryDirectory(prefix="uniner-checkpoint-") as local:
+
+        def fetch() -> Checkpoint:
+            try:
+                state, seals = _read_state(folder)
+            except (BrokenFileError, KeyError, TypeError):
+                return Checkpoint(None, FetchedShards(folder, {}, Path(local)), f"{STATE} cannot be read")
+            shards = FetchedShards(folder, seals, Path(local))
+            return Checkpoint(state, shards, shards.find_damage())
+
+        checkpoint = run_on_all(fetch)
+        yield replace(checkpoint, damage=next(filter(None, all_gather(checkpoint.damage)), ""))
+
+
+def load(checkpoint: Checkpoint, model: Any, optimizer: torch.optim.Optimizer, digest: str) -> TrainState:
     """Load an undamaged checkpoint and return the run's state; every worker must call this.
 
     Raises:
         UserError: it belongs to another schedule.
     """
-    state, seals = run_on_all(lambda: _read_state(folder))
+    state = checkpoint.state
+    assert state, "an undamaged checkpoint has one"
     if state.digest != digest:
         raise UserError(
-            f"checkpoint {folder.url} is of another schedule ({state.digest}, now {digest}): the "
+            f"checkpoint {checkpoint.shards.url} is of another schedule ({state.digest}, now {digest}): the "
             "conversations, the tokenizer or the scheduling code have changed; delete the stage's folder to "
             "train from the start"
         )
     weights, moments = get_state_dict(model, optimizer, options=_LEARNED)
-    load_shards({"model": weights, "optimizer": moments}, folder, seals[CONTENTS].sha256)
+    load_shards({"model": weights, "optimizer": moments}, checkpoint.shards)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_LEARNED)
     return state
 
 
-def load_weights(folder: Folder, model: Any) -> None:
+def load_weights(checkpoint: Checkpoint, model: Any) -> None:
     """Load an undamaged checkpoint's weights into the model; every worker must call this."""
-    _, seals = run_on_all(lambda: _read_state(folder))
     weights = get_model_state_dict(model, options=_LEARNED)
-    load_shards({"model": weights}, folder, seals[CONTENTS].sha256)
+    load_shards({"model": weights}, checkpoint.shards)
     set_model_state_dict(model, weights, options=_LEARNED)
 
 
@@ -277,23 +295,6 @@ def _read_state(folder: Folder) -> tuple[TrainState, dict[str, ShardSeal]]:
         resumed=stored["resumed"],
     )
     return state, seals
-
-
-def _find_damage(folder: Folder) -> str:
-    try:
-        _, seals = _read_state(folder)
-    except (BrokenFileError, KeyError, TypeError):
-        return f"{STATE} cannot be read"
-    sizes = folder.sizes()
-    for name, seal in {CONTENTS: ShardSeal(-1, ""), **seals}.items():
-        if sizes.get(name) != seal.size:
-            return f"{name} is missing or cut short"
-    for name in sorted(seals)[dist.get_rank() :: dist.get_world_size()]:
-        system, path = filesystem(folder.path(name))
-        with explained(folder.path(name)), system.open(path, "rb") as stream:
-            if _digest(stream) != seals[name].sha256:
-                return f"{name} has other bytes than were written"
-    return ""
 
 
 def _digest(stream: Any) -> str:

@@ -14,11 +14,20 @@ class GpuModel(NamedTuple):
     memory: float
 
 
-GPUS = {"H100": GpuModel(989e12, 80e9), "H200": GpuModel(989e12, 141e9), "A100": GpuModel(312e12, 80e9)}
-"""By a part of the GPU's name. NVIDIA's data sheets: bfloat16 without sparsity, SXM modules."""
+GPUS = {
+    "H100": GpuModel(989e12, 80e9),
+    "H200": GpuModel(989e12, 141e9),
+    "A100-80": GpuModel(312e12, 80e9),
+    "A100-40": GpuModel(312e12, 40e9),
+    "L40S": GpuModel(362e12, 48e9),
+}
+"""By parts of the driver's name. NVIDIA's data sheets: bfloat16 without sparsity, SXM modules."""
 # Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
 _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
+_SAVED = 12  # bytes a weight in a checkpoint: without the gradient
+_DISK = 500e6  # bytes a second: a volume of cluster.yaml's GPU machines, and about what a machine uploads
+_PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +36,8 @@ class ModelShape:
 
     trained: weights that learn (all, or the adapters'). body: weights that every token passes, without the
     embedding and the output layer. output: weights of the output layer, which only answer tokens pass.
-    layer: weights of a decoder layer. quantized: frozen weights kept in 4 bits.
+    layer: weights of a decoder layer. quantized: frozen weights kept in 4 bits. kept: bytes that a token
+    keeps for the backward pass in all layers, without the logits (`activations.kept_bytes`).
     """
 
     parameters: int
@@ -39,6 +49,7 @@ class ModelShape:
     hidden: int
     intermediate: int
     vocabulary: int
+    kept: float
     quantized: int = 0
 
 
@@ -70,20 +81,27 @@ class TrainingLoad:
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """Bytes on each worker."""
+    """Bytes on each worker. host: what a worker on CPU needs besides."""
 
     states: float
     gathered: float
     activations: float
+    host: float = 0.0
 
     @property
     def total(self) -> float:
         """The sum of all parts."""
-        return self.states + self.gathered + self.activations
+        return self.states + self.gathered + self.activations + self.host
 
 
 def memory(
-    shape: ModelShape, load: TrainingLoad, workers: int, number_bytes: int, checkpointing: bool
+    shape: ModelShape,
+    load: TrainingLoad,
+    workers: int,
+    number_bytes: int,
+    checkpointing: bool,
+    *,
+    on_cpu: bool = False,
 ) -> WorkerMemory:
     """Estimate a worker's memory. number_bytes: the width of the forward pass's numbers.
 
@@ -92,10 +110,10 @@ def memory(
     every worker has.
     gathered: what FSDP holds whole: the outer weights (embedding, output), two layers (one in use, one being
     gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
-    activations: for the fullest row, 8 hidden + 4 intermediate numbers a token and layer; with checkpointing
-    1 hidden a token and layer and all of one layer. Also the answer tokens' logits, twice in float32 and once
-    in the forward pass's format.
-    The allocator takes some 10 % more, and CUDA 1 GB.
+    activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, and
+    all of one layer. Also the answer tokens' logits, twice in float32 and once in the forward pass's format.
+    host: on CPU the process itself, and the copy of the states that a checkpoint is written from.
+    A GPU's allocator takes some 10 % more, and CUDA 1 GB.
     """
     frozen = shape.parameters - shape.trained - shape.quantized
     states = (_ADAMW * shape.trained + number_bytes * frozen + shape.quantized / 2) / workers
@@ -104,11 +122,14 @@ def memory(
     trained_share = shape.trained / shape.parameters
     weight_bytes = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # in a decoder layer
     gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + _FLOAT32 * trained_share * shape.layer
-    layer = (8 * shape.hidden + 4 * shape.intermediate) * number_bytes
-    kept = shape.hidden * number_bytes * shape.layers + layer if checkpointing else layer * shape.layers
+    inputs = shape.hidden * number_bytes * shape.layers
+    kept = inputs + shape.kept / shape.layers if checkpointing else shape.kept
     logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
-    return WorkerMemory(states, unpacked + (gathered if workers > 1 else 0), load.row_tokens * kept + logits)
+    host = _PROCESS + _SAVED * shape.trained / workers if on_cpu else 0.0
+    return WorkerMemory(
+        states, unpacked + (gathered if workers > 1 else 0), load.row_tokens * kept + logits, host
+    )
 
 
 def flops(shape: ModelShape, load: TrainingLoad, checkpointing: bool) -> float:
@@ -156,7 +177,8 @@ def traffic_seconds(count: float, workers: int) -> float:
 
 def peak_flops(gpu: str) -> float | None:
     """Return a GPU's peak by the name that its driver gives; None if the GPU is not in `GPUS`."""
-    return next((model.flops for name, model in GPUS.items() if name in gpu), None)
+    models = (model for name, model in GPUS.items() if all(part in gpu for part in name.split("-")))
+    return next((model.flops for model in models), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +208,14 @@ class TrainingEstimate:
     def _traffic_seconds(self) -> float:
         between_copies = traffic_seconds(self.copies_traffic, self.workers)
         return traffic_seconds(self.traffic, self.shards) + between_copies
+
+    @property
+    def _saved(self) -> float:
+        return _SAVED * self.shape.trained
+
+    @property
+    def _saved_by_machine(self) -> float:
+        return self._saved * min(_NODE, self.shards) / self.shards
 
     def summary(self) -> str:
         """Return the line that a run starts with."""
@@ -217,7 +247,10 @@ class TrainingEstimate:
             f"{load.row_tokens:,} tokens",
             f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{copies}: "
             f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
-            f"{_size(memory.activations)} activations",
+            f"{_size(memory.activations)} activations"
+            + (f", {_size(memory.host)} the process and its checkpoint" if memory.host else ""),
+            f"checkpoint {_size(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
+            f"{_DISK / 1e6:.0f} MB/s a machine of {min(_NODE, self.shards)} workers",
             f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",
             *(self._gpu_line(gpu) for gpu in GPUS),
         ]

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
 from uniner.errors import UserError
+from uniner.train import varlen
 from uniner.train.packing import IGNORED, Batch, PackedRow, Sample, Schedule, collate, empty_batch
 
 _NAMED_PASSAGES = 8  # passages named in the error of a failed step
@@ -136,6 +137,27 @@ def train(
         )
 
 
+def try_fullest_row(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[Sample],
+    schedule: Schedule,
+    device: torch.device,
+) -> None:
+    """Compute the gradients of the fullest row on every worker and forget them.
+
+    Memory that is too small then shows before the first step. Moments that a first step would add are
+    reserved meanwhile.
+    """
+    rows = [row for step in schedule.steps for row in step]
+    fullest = max(rows, key=lambda row: sum(len(samples[number]) for number in row))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments = [] if optimizer.state else [torch.empty_like(weight) for weight in weights for _ in range(2)]
+    token_losses(model, collate([samples[number] for number in fullest]), device).backward()
+    optimizer.zero_grad()
+    del moments
+
+
 def _backward(
     model: Any, rows: Sequence[PackedRow], samples: Sequence[Sample], answer_tokens: int, device: torch.device
 ) -> list[torch.Tensor]:
@@ -194,20 +216,20 @@ def logits(
     transformers tells the samples apart by position_ids, but only if it gets neither a mask nor a cache: with
     an attention mask of ones, or with use_cache, samples would see each other.
     """
-    flash = "flash" in str(model.config._attn_implementation)
+    by_bounds = str(model.config._attn_implementation).startswith(("flash", varlen.NAME))
     output = model(
         input_ids=torch.from_numpy(batch.input_ids).to(device),
         position_ids=torch.from_numpy(batch.position_ids).to(device),
         attention_mask=None,
         use_cache=False,
         logits_to_keep=0 if positions is None else positions,
-        **(_sequence_bounds(batch, device) if flash else {}),
+        **(_sequence_bounds(batch, device) if by_bounds else {}),
     )
     return output.logits
 
 
 def _sequence_bounds(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """Return the samples' bounds in a row, as arguments of FlashAttention's varlen functions."""
+    """Return the samples' bounds in a row, by FlashAttention's names for them."""
     starts = np.flatnonzero(batch.position_ids[0] == 0)
     ends = np.append(starts, batch.position_ids.shape[1])
     bounds, longest = torch.from_numpy(ends.astype(np.int32)).to(device), int(np.diff(ends).max())

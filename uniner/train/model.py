@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from uniner.errors import UserError
+from uniner.train import varlen
+from uniner.train.activations import kept_bytes
 from uniner.train.estimate import ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
@@ -67,8 +69,10 @@ def load_sharded(
     return model.train()
 
 
-def count_weights(config: Any, lora: LoraSettings | None = None) -> ModelShape:
-    """Count a model's weights from its config. Nothing is loaded."""
+def count_weights(
+    config: Any, lora: LoraSettings | None = None, dtype: torch.dtype = torch.bfloat16
+) -> ModelShape:
+    """Count a model's weights and what its forward pass keeps, from its config. Nothing is loaded."""
     model = empty_model(config, lora=lora and replace(lora, bits=None))
     quantized = 0
     if lora and lora.bits:
@@ -86,6 +90,7 @@ def count_weights(config: Any, lora: LoraSettings | None = None) -> ModelShape:
         hidden=sizes.hidden_size,
         intermediate=getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size,
         vocabulary=sizes.vocab_size,
+        kept=kept_bytes(model.to(dtype)),
         quantized=quantized,
     )
 
@@ -95,8 +100,9 @@ def _decoder_layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return transformers' name of the attention: the setting or, for auto, an installed FlashAttention.
+def choose_attention(setting: str, config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return transformers' name of the attention: the setting or, for auto, an installed FlashAttention, else
+    torch's varlen kernel where it suits the model and the GPU.
 
     None is the model's default, which is SDPA where the model supports it.
     """
@@ -107,10 +113,11 @@ def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> 
             return "flash_attention_3"
         if is_flash_attn_2_available():
             return "flash_attention_2"
-    return None
+    return varlen.NAME if varlen.suits(config, device, dtype) else None
 
 
 def _set_attention(model: Any, name: str) -> None:
+    varlen.register()
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:

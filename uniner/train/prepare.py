@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -20,6 +20,7 @@ from uniner.train.estimate import TrainingEstimate, TrainingLoad
 from uniner.train.generation_eval import GenerationEval
 from uniner.train.lora import LoraSettings
 from uniner.train.packing import FittedSamples, PackedRow, RenderedConversation, Schedule
+from uniner.train.tokenized import TokenizedSplits
 
 _FREQUENT_TYPES = 200
 
@@ -29,6 +30,7 @@ class TrainJob:
     """A run and its settings, for the workers.
 
     run: the run's folder. base_address: the base model's absolute path, s3:// address or hub name.
+    max_answer_tokens: of the generation eval, as in evaluate. source: digest of what decides the samples.
     """
 
     student: Student
@@ -36,6 +38,8 @@ class TrainJob:
     seed: int
     run: StageFolder
     base_address: str
+    max_answer_tokens: int = 256
+    source: str = ""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -52,6 +56,13 @@ class TrainJob:
         return LoraSettings(
             train.lora_rank, train.lora_alpha, train.lora_dropout, modules, self.student.base, train.lora_bits
         )
+
+
+class Conversations(NamedTuple):
+    """The conversations to train on, and those to validate with."""
+
+    training: list[Conversation]
+    validation: list[Conversation]
 
 
 @dataclass(frozen=True)
@@ -95,20 +106,32 @@ def _require_attention(base: str, config: Any) -> None:
         )
 
 
-def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
-    """Read the conversations, fit them to the length limit and fix the schedule of the whole run.
+def read_conversations(job: TrainJob) -> Conversations:
+    """Read the conversations that the build wrote."""
+    conversations = from_table((job.run / "build").read_rows(), Conversation)
+    return Conversations(
+        [conversation for conversation in conversations if conversation.split == "train"],
+        [conversation for conversation in conversations if conversation.split == "validation"],
+    )
+
+
+def tokenize(job: TrainJob, conversations: Conversations, tokenizer: Any) -> TokenizedSplits:
+    """Fit the conversations to the length limit, as token ids."""
+    renderer = Renderer(tokenizer)
+    return TokenizedSplits(*(_fit(split, renderer, job.student.max_tokens) for split in conversations))
+
+
+def prepare(
+    job: TrainJob, conversations: Conversations, splits: TokenizedSplits, tokenizer: Any, config: Any
+) -> TrainingData:
+    """Fix the schedule of the whole run.
 
     Raises:
         UserError: there is no conversation to train on, or the base model cannot take them.
     """
     student, build = job.student, job.run / "build"
+    training, validation = splits
     require_window(student.max_tokens, config)
-    renderer = Renderer(tokenizer)
-    conversations = from_table(build.read_rows(), Conversation)
-    train_split = [conversation for conversation in conversations if conversation.split == "train"]
-    training = _fit(train_split, renderer, student.max_tokens)
-    held_out = [conversation for conversation in conversations if conversation.split == "validation"]
-    validation = _fit(held_out, renderer, student.max_tokens)
     if not training.samples:
         raise UserError(f"{build.url}: no conversation to train on (split train)")
     largest = max(int(sample.ids.max()) for sample in training.samples)
@@ -117,12 +140,13 @@ def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
             f"student.base {job.base_address}: its tokenizer has ids beyond the model's vocabulary"
         )
     questions = generation_eval.draw(
-        held_out,
+        conversations.validation,
         tokenizer,
         make_template(student.template, student.group_types),
         most=job.train.validation_questions,
         max_tokens=student.max_tokens,
         seed=job.seed,
+        max_answer_tokens=job.max_answer_tokens,
     )
     return TrainingData(
         training,
@@ -130,7 +154,7 @@ def prepare(job: TrainJob, tokenizer: Any, config: Any) -> TrainingData:
         _schedule(training, job, job.train.epochs, job.train.max_steps),
         [row for step in _schedule(validation, job, 1).steps for row in step],
         questions,
-        frequent_types(conversation.positive_types for conversation in train_split),
+        frequent_types(conversation.positive_types for conversation in conversations.training),
     )
 
 
@@ -171,20 +195,24 @@ def require_window(max_tokens: int, config: Any) -> None:
 def estimate_job(job: TrainJob) -> TrainingEstimate:
     """Read the conversations and the base model's config, and estimate the run."""
     config, tokenizer = config_and_tokenizer(job.base_address)
-    return estimate(job, prepare(job, tokenizer, config), config)
+    conversations = read_conversations(job)
+    splits = tokenize(job, conversations, tokenizer)
+    return estimate(job, prepare(job, conversations, splits, tokenizer, config), config)
 
 
 def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate:
     """Estimate a prepared run."""
     train = job.train
     shards = min(train.most_workers, train.shard_workers or train.most_workers)
-    shape, load = model.count_weights(config, job.lora), _load(train, data)
+    shape, load = model.count_weights(config, job.lora, job.torch_dtype), _load(train, data)
     width, checkpointing = job.torch_dtype.itemsize, train.activation_checkpointing
     return TrainingEstimate(
         base=job.student.base,
         shape=shape,
         load=load,
-        memory=formulas.memory(shape, load, min(shards, train.fewest_workers), width, checkpointing),
+        memory=formulas.memory(
+            shape, load, min(shards, train.fewest_workers), width, checkpointing, on_cpu=not train.use_gpu
+        ),
         flops=formulas.flops(shape, load, checkpointing),
         traffic=formulas.traffic(shape, load, shards, width),
         workers=train.most_workers,

@@ -19,7 +19,7 @@ from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
-from uniner.train import CHECKPOINTS
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, SAMPLES
 
 if TYPE_CHECKING:
     from uniner.train.export import TrainFigures
@@ -46,8 +46,7 @@ def run(context: StageContext) -> Manifest:
     if manifest := folder.begin(identity):
         _remove_checkpoints(folder)  # a run may end between writing the manifest and removing them
         return chunk_pipeline.log_complete("train", manifest, "conversations", folder)
-    trainer.require_workers("train", train.workers, train.use_gpu)
-    figures = _train(context)
+    figures = _train(context, identity)
     results = {"check": asdict(_check_export(context, build))} if train.check_export else {}
     from uniner.train.loop import as_figures
 
@@ -104,8 +103,9 @@ def _require_library(name: str, setting: str) -> None:
 
 
 def _remove_checkpoints(folder: StageFolder) -> None:
-    for name in (CHECKPOINTS, trainer.RAY_FOLDER):
-        with explained(folder.url):
+    with explained(folder.url):
+        folder.remove([SAMPLES])
+        for name in (CHECKPOINTS, trainer.RAY_FOLDER):
             if (folder / name).tree():
                 (folder / name).remove_all()
 
@@ -125,23 +125,32 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     )
 
 
-def _job(context: StageContext) -> "TrainJob":
+def _job(context: StageContext, identity: Identity | None = None) -> "TrainJob":
+    """Return the workers' job; an estimate needs no identity."""
     from uniner.train.prepare import TrainJob
 
     student, run = context.sections.student, context.run_folder
     base_address = model_address(student.base)
     return TrainJob(
-        student=student, train=context.sections.train, seed=context.seed, run=run, base_address=base_address
+        student=student,
+        train=context.sections.train,
+        seed=context.seed,
+        run=run,
+        base_address=base_address,
+        max_answer_tokens=context.sections.engine.max_answer_tokens,
+        source=identity.digest() if identity else "",
     )
 
 
-def _train(context: StageContext) -> "TrainFigures":
+def _train(context: StageContext, identity: Identity) -> "TrainFigures":
     from uniner.train import worker
 
     train = context.sections.train
+    with explained(context.folder.url):
+        context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
     result = trainer.run_training(
         worker.train,
-        _job(context),
+        _job(context, identity),
         folder=context.folder,
         workers=train.workers,
         use_gpu=train.use_gpu,
@@ -164,6 +173,7 @@ def _check_export(context: StageContext, build: StageFolder) -> "ExportAnswer":
     if not context.sections.train.use_gpu:
         engine = engine.model_copy(update={"gpus": 0})
     answer = trainer.run_in_own_process(
+        "train",
         export_check.ask,
         student,
         template,

@@ -16,14 +16,23 @@ from uniner.errors import UserError
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model
-from uniner.train import CHECKPOINTS, export, loop
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.collective import run_on_all
 from uniner.train.export import TrainFigures
 from uniner.train.loop import LoopSettings, ValidationFigures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
 from uniner.train.model import choose_attention, load_sharded, read_base
-from uniner.train.prepare import TrainingData, TrainJob, config_and_tokenizer, estimate, prepare
+from uniner.train.prepare import (
+    TrainingData,
+    TrainJob,
+    config_and_tokenizer,
+    estimate,
+    prepare,
+    read_conversations,
+    tokenize,
+)
+from uniner.train.tokenized import tokenized_once
 
 PACKING = "packing.json.gz"
 _PREEMPTION_CHECK_SECONDS = 10.0  # of steps, between two checks
@@ -61,16 +70,23 @@ def train(job: TrainJob, session: TrainSession) -> TrainResult:
 
     Raises:
         UserError: this worker's GPU is out of memory. The others wait for this worker, so it cannot return.
+            It leaves a note, by which the workers that are started again end at once: it would happen again.
     """
+    folder = job.run / "train"
     try:
+        noted = run_on_all(lambda: folder.read_json(OUT_OF_MEMORY))
+        if noted:
+            raise UserError(noted["error"])
         return TrainResult(figures=_train(job, session))
     except UserError as error:
         return TrainResult(error=str(error))
     except torch.OutOfMemoryError as error:
-        raise UserError(
+        line = (
             f"train: out of GPU memory ({' '.join(str(error).split())[:120]}); lower train.pack_tokens, "
             "set train.activation_checkpointing=true or take more workers"
-        ) from error
+        )
+        folder.write_json(OUT_OF_MEMORY, {"error": line})
+        raise UserError(line) from error
 
 
 def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
@@ -79,7 +95,9 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     torch.manual_seed(job.seed)
     session.report(0, 0, "reading the conversations")
     config, tokenizer = run_on_all(lambda: config_and_tokenizer(job.base_address))
-    data = run_on_all(lambda: prepare(job, tokenizer, config))
+    conversations = run_on_all(lambda: read_conversations(job))
+    splits = tokenized_once(folder, job.source, lambda: tokenize(job, conversations, tokenizer))
+    data = run_on_all(lambda: prepare(job, conversations, splits, tokenizer, config))
     best = train.export == "best"
     run_on_all(lambda: _write_packing(folder, data))
     expected = estimate(job, data, config)
@@ -144,7 +162,7 @@ def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
             device,
             job.train.activation_checkpointing,
             job.lora,
-            attention=choose_attention(job.train.attention, device, job.torch_dtype),
+            attention=choose_attention(job.train.attention, config, device, job.torch_dtype),
             compiled=job.train.compile,
             shard_workers=job.train.shard_workers,
         )
@@ -166,8 +184,14 @@ class _Run:
     def finish_steps(self) -> None:
         """Run the remaining steps; measure at the end of each epoch, and save checkpoints when due."""
         train, state, last = self.job.train, self.state, len(self.data.schedule.steps)
+        measured = {*self.data.schedule.epoch_ends, last}
         preemption, due = _PreemptionCheck(self.session), False
         self.session.report(state.steps, last, self._note())
+        if state.steps in measured and (not state.validation or state.validation[-1].step != state.steps):
+            self._validate(state.steps, last)  # the run ended between the checkpoint and its measurement
+        if self.device.type == "cuda":
+            samples, schedule = self.data.training.samples, self.data.schedule
+            loop.try_fullest_row(self.model, self.optimizer, samples, schedule, self.device)
         settings = LoopSettings(
             peak_rate=train.learning_rate,
             warmup_share=train.warmup_share,
@@ -185,30 +209,33 @@ class _Run:
             losses=[step.loss for step in state.history],
         ):
             state.history.append(self.metrics.step(step))
-            required = step.step == last
-            if step.step in self.data.schedule.epoch_ends or required:
-                self._validate(step.step)
-                required = required or (train.export == "best" and state.best == step.step)
             self.session.report(step.step, last, self._note())
             leaving = preemption.due(step.seconds)
             # No step waits: a checkpoint due while another is being written is saved once that is done.
             due = due or step.step % train.checkpoint_steps == 0
-            if (self.checkpoints.idle() and due) or required or leaving:
+            if (self.checkpoints.idle() and due) or step.step in measured or leaving:
                 self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
                 due = False
             if leaving:
                 self.checkpoints.wait()
+            if step.step in measured:  # after the checkpoint: it takes minutes, in which a run may end
+                self._validate(step.step, last)
         self.checkpoints.wait()
         run_on_all(self.metrics.close)
 
-    def _validate(self, step: int) -> None:
-        data = self.data
+    def _validate(self, step: int, last: int) -> None:
+        data, questions = self.data, len(self.data.generation_eval.questions)
+
+        def progress(done: int) -> None:
+            self.session.report(step, last, f"generation eval: {done:,} of {questions:,} questions")
+
         loss = loop.mean_loss(self.model, data.validation.samples, data.validation_rows, self.device)
         if loss is not None:
-            scores = data.generation_eval.run(self.model, self.device)
+            scores = data.generation_eval.run(self.model, self.device, progress)
             figures = ValidationFigures(step=step, loss=loss, **(asdict(scores) if scores else {}))
             self.state.validation.append(figures)
             self.metrics.validation(figures)
+        self.session.report(step, last, self._note())
 
     def _note(self) -> str:
         """Return the progress line's note about the last step."""

@@ -1,0 +1,143 @@
+"""Attention over a packed row without a mask: each sample attends to itself alone.
+
+torch's own kernel for samples of any length (`torch.nn.attention.varlen`, FlashAttention's) takes their
+bounds in the row. It computes only what causal attention needs: SDPA with a mask of the row computes all
+pairs of its tokens. It is registered with transformers as `varlen`; the loop passes the bounds. On CPU, which
+has no such kernel, each sample goes through SDPA by itself.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "varlen"
+_LARGEST_HEAD = 256  # FlashAttention's limit
+
+
+def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether the kernel can train this model here: half precision on an Ampere GPU or newer."""
+    kernel = _kernel()
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or kernel is None:
+        return False
+    sizes = config.get_text_config()
+    head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    special = (
+        getattr(sizes, "attn_logit_softcapping", None)  # Gemma 2
+        or getattr(sizes, "attention_dropout", 0)
+        or sizes.model_type == "gpt_oss"  # attention sinks
+        or (
+            getattr(sizes, "sliding_window", None)
+            and "window_size" not in inspect.signature(kernel).parameters
+        )
+    )
+    return head <= _LARGEST_HEAD and not special and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def register() -> None:
+    """Make `varlen` known to transformers."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def attend(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    sliding_window: int | None = None,
+    **_options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention's output, (1, n, heads, size), as transformers asks for it.
+
+    query: (1, heads, n, size); key and value may have fewer heads. cu_seq_lens_q: the samples' bounds in the
+    row, int32 (samples + 1,). max_length_q: tokens of the longest. sliding_window: most tokens that a token
+    sees, itself included.
+    """
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if query.is_meta:
+        return _Kept.apply(q, k, v)[None], None
+    attended = _varlen if query.is_cuda else _sample_by_sample
+    return attended(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scale: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    kernel = _kernel()
+    assert kernel, "chosen only where there is one"
+    names, options = inspect.signature(kernel).parameters, dict[str, Any](scale=scale)
+    if "window_size" in names:
+        # It counts the tokens before a token; 0 after it makes the attention causal.
+        options["window_size"] = ((sliding_window or 0) - 1, 0)
+    else:
+        options["is_causal"] = True
+    if "enable_gqa" in names:
+        options["enable_gqa"] = True
+    else:
+        key, value = (
+            heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value)
+        )
+    return kernel(query, key, value, bounds, bounds, longest, longest, **options)
+
+
+def _sample_by_sample(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    _longest: int,
+    scale: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    attended = []
+    lengths = bounds.diff().tolist()
+    for sample in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True):
+        q, k, v = (tensor.transpose(0, 1)[None] for tensor in sample)
+        mask = None
+        if sliding_window and q.shape[2] > sliding_window:
+            distance = torch.arange(q.shape[2])[:, None] - torch.arange(q.shape[2])
+            mask = (distance >= 0) & (distance < sliding_window)
+        output = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        )
+        attended.append(output[0].transpose(0, 1))
+    return torch.cat(attended)
+
+
+class _Kept(torch.autograd.Function):  # type: ignore[misc]
+    """Keeps what the kernels keep for the backward pass, to count it: their inputs, the output, and a number
+    for each token and head."""
+
+    @staticmethod
+    def forward(context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(query)
+        sums = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+        context.save_for_backward(query, key, value, output, sums)
+        return output
+
+
+def _kernel() -> Any | None:
+    """Return torch's kernel; None where this version has none. Older ones have no windows."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def _no_mask(*_arguments: Any, **_options: Any) -> None:
+    return None
