@@ -69,7 +69,7 @@ class Identity:
 
     def digest(self) -> str:
         """Return a digest of all of it."""
-        return _digest(self, [], None)
+        return _digest(self, ChunkList(), None)
 
 
 def differences(before: Identity, now: Identity, with_parents: bool = True) -> list[str]:
