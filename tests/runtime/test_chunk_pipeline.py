@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.runtime import chunk_pipeline
+from uniner.runtime import chunk_pipeline, windows
 from uniner.storage.manifest import ChunkEntry, Identity
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -54,18 +54,20 @@ def test_a_window_whose_opener_is_killed_is_opened_again_and_each_chunk_is_made_
     killed, made = tmp_path / "killed", tmp_path / "made"
     first_of_second_window = tmp_path / "stage/chunk-04.parquet"
 
-    def open_and_die(row):
+    open_window = windows._open_window
+
+    def open_and_die(row, counter):
         """Die in the middle of the second window, once its first chunk is written."""
-        for item in json.loads(row["items"]):
-            if item == "06" and not killed.exists():
+        for opened in open_window(row, counter):
+            if json.loads(opened["item"]) == "06" and not killed.exists():
                 while not first_of_second_window.exists():
                     time.sleep(0.05)
                 killed.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield {"item": json.dumps(item)}
+            yield opened
 
-    monkeypatch.setattr(chunk_pipeline, "WINDOW", 4)
-    monkeypatch.setattr(chunk_pipeline, "_open_window", open_and_die)
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    monkeypatch.setattr(windows, "_open_window", open_and_die)
 
     def read(key):
         with made.open("a") as file:

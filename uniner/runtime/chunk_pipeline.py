@@ -4,8 +4,8 @@ A dataset row is an item: the key of a chunk to make, or for ingest a part of a 
 an item's chunks; in stages with actors, an actor reads its own chunk by key, works on it and writes it. Each
 chunk is one atomic put, its summary goes to the driver, and a chunk that exists is never made again.
 
-A million chunks fit: items reach Ray Data in windows, and the driver folds summaries as they arrive and logs
-them (`summary_log`).
+A million chunks fit: items reach Ray Data in windows (`windows`), and the driver folds summaries as they
+arrive and logs them (`summary_log`).
 """
 
 import json
@@ -26,6 +26,7 @@ from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
 from uniner.runtime.gpu import require_gpu
 from uniner.runtime.placement import Request, placed
+from uniner.runtime.windows import Items
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
@@ -33,8 +34,6 @@ from uniner.storage.summary_log import SummaryLog
 
 log = logging.getLogger(__name__)
 
-WINDOW = 1_000
-"""Items of a row that Ray Data is given. A row costs the driver a millisecond and 4 kB before the start."""
 RETRYING = ("generate", "annotate", "evaluate")
 """The stages with the option --retry-failed."""
 _TASK = Request(cpus=1)
@@ -131,6 +130,10 @@ def _make_missing(
             summary_log.add(summary)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
+    if missing := sources.without(totals.chunks()):
+        raise RuntimeError(
+            f"{folder.url}: Ray ended without {len(missing):,} chunks, such as {missing[0].key}"
+        )
     return totals
 
 
@@ -216,7 +219,7 @@ def require_few_bad(name: str, outcomes: Mapping[str, int], limit: float, folder
 def make_chunks(
     folder: StageFolder, items: Sequence[Any], make: Callable[[Any], Iterable[Chunk]]
 ) -> Iterator[Summary]:
-    """Make and write the chunks of items (JSON values) in tasks; yield each chunk's summary.
+    """Make and write the chunks of items (JSON values), at least one each, in tasks; yield their summaries.
 
     Raises:
         UserError, Stopped: the first that a task raised.
@@ -227,8 +230,9 @@ def make_chunks(
             yield _summary_row(folder.write_chunk(chunk))
 
     if items:
-        dataset = _dataset(items, _TASK).flat_map(make_and_write, num_cpus=_TASK.cpus)
-        for row in _rows(folder.name, _TASK, dataset):
+        given = Items(items)
+        dataset = _dataset(given, _TASK).flat_map(make_and_write, num_cpus=_TASK.cpus)
+        for row in _rows(folder.name, _TASK, given, dataset):
             yield Summary(**json.loads(row["summary"]))
 
 
@@ -242,8 +246,8 @@ def work_on_chunks(
     """
     if not keys:
         return
-    actors, request = min(pool.actors, len(keys)), Request(pool.cpus, pool.gpus)
-    dataset = _dataset(keys, request).map(
+    actors, request, items = min(pool.actors, len(keys)), Request(pool.cpus, pool.gpus), Items(keys)
+    dataset = _dataset(items, request).map(
         _RayChunkActor,
         fn_constructor_kwargs={
             "make_worker": pool.make_worker,
@@ -263,7 +267,7 @@ def work_on_chunks(
         num_gpus=pool.gpus,
         **({"runtime_env": pool.runtime_env} if pool.runtime_env else {}),
     )
-    for row in _rows(folder.name, request, dataset):
+    for row in _rows(folder.name, request, items, dataset):
         yield Summary(**json.loads(row["summary"]))
 
 
@@ -278,7 +282,9 @@ def gather(items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any
         return {"result": json.dumps(function(json.loads(row["item"])))}
 
     if items:
-        for row in _rows("Ray", _TASK, _dataset(items, _TASK).map(apply, num_cpus=_TASK.cpus)):
+        given = Items(items)
+        dataset = _dataset(given, _TASK).map(apply, num_cpus=_TASK.cpus)
+        for row in _rows("Ray", _TASK, given, dataset):
             yield json.loads(row["result"])
 
 
@@ -298,36 +304,24 @@ def _summary_row(summary: Summary) -> dict[str, Any]:
     return {"summary": json.dumps(asdict(summary))}
 
 
-def _dataset(items: Sequence[Any], request: Request) -> ray.data.Dataset:
+def _dataset(items: Items, request: Request) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.label_selector = request.selector() or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
+    context._max_num_blocks_in_streaming_gen_buffer = 128  # by default a window gives 2 items every 0.1 s
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
     context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
-    if len(items) <= WINDOW:
-        return _of_rows([{"item": json.dumps(item)} for item in items])
-    windows = [{"items": json.dumps(items[start : start + WINDOW])} for start in range(0, len(items), WINDOW)]
-    # Without a CPU of its own it neither takes one from the work nor is fused with it: Ray fuses operators
-    # that ask for the same.
-    return _of_rows(windows).flat_map(_open_window, num_cpus=0, concurrency=1)
+    return items.dataset()
 
 
-def _of_rows(rows: list[dict[str, Any]]) -> ray.data.Dataset:
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
-
-
-def _open_window(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for item in json.loads(row["items"]):
-        yield {"item": json.dumps(item)}
-
-
-def _rows(name: str, request: Request, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+def _rows(name: str, request: Request, items: Items, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
-        with placed(name, request, advice=_ADVICE) as waiting:
+        with items, placed(name, request, advice=_ADVICE) as waiting:
             for row in dataset.iter_rows():
                 waiting.moved()
+                items.done()
                 yield row
     except Exception as error:
         raise plain_error(error) from None
