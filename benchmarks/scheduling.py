@@ -1,6 +1,7 @@
 """Measure how busy the actors are over many chunks, and how fast a finished run is recognised.
 
 python -m benchmarks.scheduling [actors] [chunks] [mean seconds a chunk]
+python -m benchmarks.scheduling many [chunks ...]    trivial chunks, up to a million (see `many_chunks`)
 
 Ray, the actors (a process each) and the chunk files are real. The engine is a stand-in that sleeps in
 proportion to a chunk's rows, one chunk at a time. Lengths are log-normal, the longest some ten times the
@@ -34,6 +35,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from benchmarks import many_chunks
 from uniner.config.loader import load
 from uniner.quickstart.prepare import BASE
 from uniner.runtime import chunk_pipeline, connection
@@ -171,6 +173,9 @@ def again(chunks: int) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
+    if words[:1] == ["many"]:
+        many_chunks.measure([int(word) for word in words[1:]])
+        sys.exit()
     run(
         int(words[0]) if words else 64,
         int(words[1]) if words[1:] else 5000,

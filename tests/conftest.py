@@ -181,6 +181,23 @@ def complete_stage():
     return write
 
 
+@pytest.fixture(scope="session")
+def grow_stage():
+    """Return a function that adds chunks to a complete stage, as if its input had grown."""
+
+    def grow(folder, chunks):
+        before = folder.require_manifest()
+        grown = replace(
+            before.identity, inputs={"number": len(before.grown_from) + 1}, earlier=(before.identity,)
+        )
+        assert folder.begin(grown) is None
+        for chunk in chunks:
+            folder.write_chunk(chunk)
+        return folder.write_manifest(Manifest.of(grown, folder.summaries(), 1.0))
+
+    return grow
+
+
 @pytest.fixture
 def shared_data():
     """Return a function that returns a folder of real data, and skips the test where it is missing."""

@@ -108,7 +108,7 @@ SHARDS = {
 
 def read_shard(path):
     files = expand([path])
-    sizes = [digest.bytes for digest in shard_digests(files).values()]
+    sizes = [digest.bytes for digest in shard_digests(files)]
     fields = RowFields("text", "meta.pile_set_name", "id")
     parts = split_shards(files, sizes, "text", None, "id", 128)
     return [row.content for part in parts for row in read_rows(part, fields, 5_000, 0, 128)]

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from uniner.config.schema import Config
+from uniner.ingest.corpus import Corpus
 
 GOLD = {"supervised": {"news": "news.jsonl"}}
 
@@ -25,7 +26,7 @@ def identity(tmp_path, base, monkeypatch, stage_context):
         module = importlib.import_module(f"uniner.{stage}.stage")
         context = stage_context(module, Config.model_validate(config))
         if stage == "ingest":
-            return module._identity(context, {}, parents={})
+            return module._identity(context, Corpus(files=(), digests=()), parents={})
         return module._identity(context, parents={})
 
     return make

@@ -90,8 +90,15 @@ def generate(
 
 
 @_command("Cut corpus shards into passages.", "ingest")
-def ingest(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
-    _exit(run(["ingest"], _words(config, settings)))
+def ingest(
+    config: ConfigFile,
+    settings: Settings = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the shards that the run does not have yet.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    _exit(run(["ingest"], _words(config, settings), append=append))
 
 
 @_command("Have the teacher annotate the passages.", "annotate", "teacher")
@@ -208,17 +215,20 @@ def run(
     prepare: Callable[[Config], Config] | None = None,
     *,
     retry_failed: bool = False,
+    append: bool = False,
 ) -> int:
     """Check stages, start Ray and run them in order, on the words' config. Returns the exit code.
 
-    prepare: makes what the stages read, and returns the config that names it. retry_failed: see
-    `StageContext`.
+    prepare: makes what the stages read, and returns the config that names it. retry_failed, append:
+    see `StageContext`.
     """
 
     def check() -> list[tuple[Stage, StageContext]]:
         config = _load(words)
         config = prepare(config) if prepare else config
-        checked = [(module, _context(config, module, retry_failed)) for module in map(_module, stages)]
+        checked = [
+            (module, _context(config, module, retry_failed, append)) for module in map(_module, stages)
+        ]
         for module, context in checked:
             if _works_in_its_folder(context):
                 require_free(context.folder)
@@ -311,9 +321,9 @@ def _module(stage: str) -> Stage:
     return importlib.import_module(f"uniner.{stage}.stage")  # type: ignore[return-value]
 
 
-def _context(config: Config, module: Stage, retry_failed: bool = False) -> StageContext:
+def _context(config: Config, module: Stage, retry_failed: bool = False, append: bool = False) -> StageContext:
     stage = module.__name__.split(".")[1]  # type: ignore[attr-defined]
-    return StageContext.of(config, stage, module.SECTIONS, retry_failed=retry_failed)
+    return StageContext.of(config, stage, module.SECTIONS, retry_failed=retry_failed, append=append)
 
 
 def _words(config: str, settings: list[str] | None) -> list[str]:

@@ -87,6 +87,25 @@ def test_the_budget_stops_the_run_and_a_higher_one_goes_on(run, ray_session, tmp
     assert figures["saved_usd"] == pytest.approx(price)
 
 
+@pytest.mark.ray
+def test_of_a_corpus_that_grew_only_what_is_new_is_asked(
+    run, ray_session, tmp_path, passage_chunks, complete_stage, grow_stage
+):
+    ingest = StageFolder(f"{tmp_path}/runs/grown/ingest")
+    first, second, third = passage_chunks(TEXTS[:36], 12)
+    complete_stage(ingest, [first, second])
+    with PaidServer() as server:
+        words = [f"teacher.base_url={server.base_url}", "teacher.actors=1"]
+        assert run("grown", *words) == 0
+        before = run.folder("grown").require_manifest()
+        grow_stage(ingest, [third])
+        assert run("grown", *words) == 0
+        assert {text: len(paid) for text, paid in server.paid.items()} == dict.fromkeys(TEXTS[:36], 1)
+    manifest = run.folder("grown").require_manifest()
+    assert (manifest.rows, manifest.grown_from) == (36, (before.digest,))
+    assert manifest.figures["cost_usd"] == pytest.approx(server.spent())
+
+
 def test_the_estimate_is_printed_before_ray_starts_and_spends_nothing(run, capsys, monkeypatch):
     monkeypatch.setattr("uniner.runtime.connection.connected", None)
     with PaidServer() as server:

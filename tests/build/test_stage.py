@@ -154,6 +154,27 @@ def test_without_a_teacher_annotate_need_not_have_run(
     assert to_table(built, CONVERSATION).num_rows == 30
 
 
+def test_a_build_stays_as_it_is_when_the_corpus_grows(
+    tmp_path, base, annotate, stage_context, monkeypatch, grow_stage, caplog
+):
+    monkeypatch.setattr(stage.chunk_pipeline, "make_chunks", make_alone)
+    monkeypatch.setattr(stage.chunk_pipeline, "gather", lambda items, function: map(function, items))
+    annotate(tmp_path)
+    context = stage_context(stage, make_config(tmp_path, base, tmp_path))
+    built = stage.run(context)
+    more = Chunk("00009-00000", to_table([annotation(1000)], ANNOTATION))
+    grow_stage(StageFolder(str(tmp_path)) / "r" / "annotate", [more])
+    caplog.clear()
+    assert stage.run(context) == built
+    assert "of the corpus before it grew; they and their student stay as they are" in caplog.text
+    other = stage_context(stage, make_config(tmp_path, base, tmp_path, "build.negatives_per_passage=1"))
+    with pytest.raises(UserError, match=r"other settings: build\.negatives_per_passage"):
+        stage.run(other)
+    context.folder.remove(["manifest.json"])
+    with pytest.raises(UserError, match="other settings: the output of annotate was"):
+        stage.run(context)
+
+
 def test_missing_input_is_refused_before_ray_starts(tmp_path, base, stage_context):
     def check(word):
         stage.check(stage_context(stage, make_config(tmp_path, base, tmp_path, word)))

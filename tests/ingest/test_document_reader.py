@@ -39,7 +39,7 @@ FILES = {
 
 def parts(*urls, text_field="text"):
     files = expand(urls)
-    sizes = [digest.bytes for digest in shard_digests(files).values()]
+    sizes = [digest.bytes for digest in shard_digests(files)]
     return split_shards(files, sizes, text_field)
 
 

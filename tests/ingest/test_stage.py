@@ -115,16 +115,14 @@ class ManyChunksFolder:
     def chunk_keys(self):
         return {chunk_key(0, number) for number in range(self.many)}
 
-    def read_summaries(self, keys):
+    def summaries(self, among, relog):
         places = {chunk_key(0, number): number + 1 for number in range(self.many)}
-        return [
-            Summary(
-                key, 1, 1, 0.0, {}, position={"chunk": places[key], "last": int(places[key] == self.many)}
-            )
-            for key in sorted(keys)
-        ]
+        for key in reversed(among.keys.to_pylist()):
+            position = {"chunk": places[key], "last": int(places[key] == self.many)}
+            yield Summary(key, 1, 1, 0.0, {}, position=position)
 
 
 def test_a_complete_part_of_more_than_100_000_chunks_is_recognised():
-    summaries, left = stage._existing_chunks(ManyChunksFolder(), [ShardPart(0, "jsonl", ("shard",), (1,))])
-    assert (len(summaries), left) == (ManyChunksFolder.many, [])
+    part = ShardPart(0, "jsonl", ("shard",), (1,))
+    totals, left = stage._existing_chunks(ManyChunksFolder(), [part], None)
+    assert (totals.rows, left) == (ManyChunksFolder.many, [])

@@ -1,13 +1,16 @@
 """A stage on Ray: an actor's trouble with the storage ends the stage in one line, and what exists stays."""
 
 import errno
+import json
 import os
+import signal
+import time
 
 import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.runtime import chunk_pipeline
+from uniner.runtime import chunk_pipeline, windows
 from uniner.storage.manifest import ChunkEntry, Identity
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -42,3 +45,41 @@ def test_a_disk_that_fills_up_in_an_actor_is_one_line_and_the_same_command_goes_
         run(full=True)
     assert not any(name.endswith(".tmp") for name in folder.sizes()) and folder.manifest() is None
     assert run(full=False).rows == 2
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_window_whose_opener_is_killed_is_opened_again_and_each_chunk_is_made_once(tmp_path, monkeypatch):
+    folder, identity = StageFolder(str(tmp_path / "stage")), Identity(stage="stage", settings={})
+    keys = [f"{number:02d}" for number in range(10)]
+    killed, made = tmp_path / "killed", tmp_path / "made"
+    first_of_second_window = tmp_path / "stage/chunk-04.parquet"
+
+    open_window = windows._open_window
+
+    def open_and_die(row, counter):
+        """Die in the middle of the second window, once its first chunk is written."""
+        for opened in open_window(row, counter):
+            if json.loads(opened["item"]) == "06" and not killed.exists():
+                while not first_of_second_window.exists():
+                    time.sleep(0.05)
+                killed.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield opened
+
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    monkeypatch.setattr(windows, "_open_window", open_and_die)
+
+    def read(key):
+        with made.open("a") as file:
+            file.write(f"{key}\n")
+        return Chunk(key, pa.table({"outcome": ["ok"]}))
+
+    class Worker:
+        async def __call__(self, chunk):
+            return chunk
+
+    sources = [ChunkEntry(key=key, rows=1, bytes=1) for key in keys]
+    pool = chunk_pipeline.Pool(make_worker=Worker)
+    manifest = chunk_pipeline.run_stage(folder, identity, sources, read=read, pool=pool)
+    assert killed.exists() and manifest.chunks.keys.to_pylist() == keys
+    assert sorted(made.read_text().split()) == keys

@@ -2,6 +2,7 @@
 
 import pytest
 
+from uniner.errors import UserError
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.manifest import Summary
 from uniner.storage.stage_folder import Chunk, StageFolder
@@ -43,10 +44,10 @@ def test_an_estimate_gives_time_and_price():
     )
 
 
-@pytest.mark.ray
-def test_chunks_tagged_for_an_estimate_count_as_done(
-    config, tmp_path, stage_context, complete_stage, ray_session, monkeypatch
-):
+@pytest.fixture
+def empty_tagger(monkeypatch):
+    """Put a worker that finds nothing in the engine's place."""
+
     def make(*arguments):
         class EmptyTagger:
             async def __call__(self, chunk):
@@ -67,10 +68,12 @@ def test_chunks_tagged_for_an_estimate_count_as_done(
         return EmptyTagger()
 
     monkeypatch.setattr(stage, "make_tagger", make)
-    run = StageFolder(str(tmp_path / "runs")) / "r"
+
+
+def passages_chunk(key):
     passages = [
         Passage(
-            passage_id=f"p{n}",
+            passage_id=f"{key}-{n}",
             doc_id="d",
             passage_index=n,
             char_start=0,
@@ -81,8 +84,44 @@ def test_chunks_tagged_for_an_estimate_count_as_done(
         )
         for n in range(200)
     ]
-    chunks = [Chunk(f"{n}", to_table(passages, PASSAGE)) for n in range(5)]
-    complete_stage(run / "ingest", chunks)
+    return Chunk(key, to_table(passages, PASSAGE))
+
+
+@pytest.mark.ray
+def test_chunks_are_joined_for_a_student_and_stay_so_when_the_corpus_grows(
+    config, tmp_path, stage_context, complete_stage, grow_stage, ray_session, monkeypatch, empty_tagger
+):
+    monkeypatch.setattr(stage, "_CHUNKS", 2)  # by default, at least
+    run = StageFolder(str(tmp_path / "runs")) / "r"
+    complete_stage(run / "ingest", [passages_chunk(f"00000-{n:07d}") for n in range(5)])
+    context = stage_context(stage, config(entity_table=True))
+    first = stage.run(context)
+    assert first.rows_of_chunk == {"00000-0000000x3": 600, "00000-0000003x2": 400}
+    written = (run / "tag").sizes()
+    grow_stage(run / "ingest", [passages_chunk(f"00001-{n:07d}") for n in range(4)])
+    grown = stage.run(context)
+    assert grown.rows_of_chunk == {
+        **first.rows_of_chunk,
+        "00001-0000000x3": 600,  # as large as before, though half of the run would now be 900
+        "00001-0000003": 200,
+    }
+    assert grown.grown_from == (first.digest,) and first.chunks.same_contents(grown.chunks)
+    assert {name: size for name, size in written.items() if name.startswith("chunk-")}.items() <= (
+        (run / "tag").sizes().items()
+    )
+    assert grown.results["input"] == {"chunks": 4, "rows": 1800}
+    ingested = (run / "ingest").read_rows()["passage_id"]
+    assert (run / "tag").read_rows()["passage_id"].equals(ingested)
+    with pytest.raises(UserError, match=r"tag\.chunk_passages was 500, now 100"):
+        stage.run(stage_context(stage, config(chunk_passages=100)))
+
+
+@pytest.mark.ray
+def test_chunks_tagged_for_an_estimate_count_as_done(
+    config, tmp_path, stage_context, complete_stage, ray_session, empty_tagger
+):
+    run = StageFolder(str(tmp_path / "runs")) / "r"
+    complete_stage(run / "ingest", [passages_chunk(f"{n}") for n in range(5)])
     context = stage_context(stage, config())
     assert "passages  600 to tag of 1,000 (400 done)" in stage.estimate(context)
     tag = run / "tag"

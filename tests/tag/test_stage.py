@@ -21,7 +21,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.passages import cut_passages
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.manifest import Summary, merge
+from uniner.storage.manifest import StageTotals, Summary, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
@@ -406,9 +406,10 @@ def test_chunks_that_do_not_match_the_passages_are_an_error(
     tmp_path, make_engine_config, base, complete_stage
 ):
     ingest, tag = StageFolder(str(tmp_path / "ingest")), StageFolder(str(tmp_path / "tag"))
-    complete_stage(ingest, [Chunk("a", pa.table({"n": [1, 2, 3]})), Chunk("b", pa.table({"n": [1, 2]}))])
+    given = [Chunk("a", pa.table({"n": [1, 2, 3]})), Chunk("b", pa.table({"n": [1, 2]}))]
+    chunks = complete_stage(ingest, given).chunks
     settings = make_engine_config(tmp_path, base).tag
     for rows in ({"a": 3, "b": 1}, {"a": 3}, {"a": 3, "b": 2, "c": 1}):
         summaries = [Summary(key, count, 1, 0.0) for key, count in rows.items()]
         with pytest.raises(RuntimeError, match=r"chunk [bc] has .* rows for .* passages"):
-            stage._results(settings, tag, ingest, summaries)
+            stage._results(settings, tag, ingest, chunks, StageTotals(summaries))

@@ -71,7 +71,9 @@ def _require_batches_of(folder: StageFolder, identity: Identity, with_parents: b
     with explained(folder.url):
         in_progress = BatchRecords(folder).in_progress()
     begun = folder.read_identity() if in_progress else None
-    if begun and (differing := differences(begun, identity, with_parents)):
+    if begun is None or any(not differences(begun, earlier) for earlier in identity.earlier):
+        return
+    if differing := differences(begun, identity, with_parents):
         raise UserError(
             f"{BatchRecords(folder).address(in_progress[0])}: the batch is paid for and was submitted with "
             f"other settings: {differing[0]}; set that back to fetch its replies, or take another run.name"
@@ -86,8 +88,9 @@ def run(context: StageContext) -> Manifest:
     """
     section, folder, passages = context.sections.teacher, context.folder, context.run_folder / "ingest"
     teacher = _teacher(context)
-    sources = passages.require_manifest().chunks
-    identity = _identity(context, {"ingest": passages.digest()})
+    parent = passages.require_manifest()
+    sources = parent.chunks
+    identity = _identity(context, {"ingest": parent.digest}).with_earlier_parent("ingest", parent.grown_from)
     _require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
@@ -98,7 +101,7 @@ def run(context: StageContext) -> Manifest:
         if folder.begin(identity) is None:
             elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "generate", budget_usd))
             if isinstance(section, BatchTeacher) or BatchRecords(folder).read():
-                failed = chunk_pipeline.chunks_with_failures(folder)
+                failed = chunk_pipeline.chunks_to_make_anew(folder)
                 if failed:
                     BatchRecords(folder).forget_errors()  # batches ask again about their rows
                 if isinstance(section, BatchTeacher):

@@ -13,7 +13,7 @@ from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
 from uniner.display import markdown_code, markdown_text
 from uniner.records import Conversation, from_table
-from uniner.storage.manifest import Summary, merge
+from uniner.storage.manifest import StageTotals
 from uniner.storage.stage_folder import StageFolder
 
 CARD, PLOT, TRAIN_JSON = "README.md", "card.png", "train.json"
@@ -41,17 +41,15 @@ class CardFacts:
     teacher: TeacherFacts | None = None
 
 
-def write(
-    folder: StageFolder, facts: CardFacts, summaries: Sequence[Summary], mentions: Counter[str]
-) -> Counter[str]:
+def write(folder: StageFolder, facts: CardFacts, totals: StageTotals, mentions: Counter[str]) -> Counter[str]:
     """Write the card and its plots.
 
-    mentions: the teacher's mentions by type. Returns the number of negative questions by type about the
-    teacher's passages.
+    totals: the sums over the stage's chunks. mentions: the teacher's mentions by type. Returns the number of
+    negative questions by type about the teacher's passages.
     """
     negatives = Counter[str]()
     questions, characters, positives = Counter[str](), [], []
-    for key in sorted(summary.key for summary in summaries):
+    for key in totals.chunks().keys.to_pylist():
         for conversation in from_table(folder.read_chunk(key).table, Conversation):
             questions.update(conversation.positive_types)
             if conversation.dataset == TEACHER:
@@ -59,8 +57,7 @@ def write(
             positives.append(len(conversation.positive_types))
             characters.append(sum(len(turn["value"]) for turn in conversation.conversations))
     folder.write(PLOT, plot(questions, positives, characters))
-    counts = merge(summary.figures for summary in summaries)
-    folder.write(CARD, render(facts, counts, mentions, negatives).encode())
+    folder.write(CARD, render(facts, totals.figures, mentions, negatives).encode())
     return negatives
 
 

@@ -4,8 +4,8 @@ Each gold data set to train on is one more chunk, `gold-<name>`.
 """
 
 import functools
+import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.manifest import ChunkEntry, Identity, Manifest, Summary
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals, differences
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
@@ -37,6 +37,8 @@ SECTIONS = ("student", "generate", "teacher", "annotate", "build")
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
 _GOLD = "gold-"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,8 @@ def run(context: StageContext) -> Manifest:
     settings, folder = context.sections.build, context.folder
     annotations = context.run_folder / "annotate" if settings.teacher_weight else None
     identity = _identity(context, {"annotate": annotations.digest()} if annotations else {})
+    if annotations and (manifest := _of_earlier_annotations(folder, identity, annotations)):
+        return manifest
     if manifest := folder.begin(identity):
         if settings.train_json and not folder.exists(card.TRAIN_JSON):
             card.write_train_json(folder, manifest.rows_of_chunk)
@@ -82,10 +86,10 @@ def run(context: StageContext) -> Manifest:
     )
     facts = _card_facts(context)
 
-    def results(summaries: Sequence[Summary]) -> dict[str, Any]:
-        negatives = card.write(folder, facts, summaries, mentions)
+    def results(totals: StageTotals) -> dict[str, Any]:
+        negatives = card.write(folder, facts, totals, mentions)
         if settings.train_json:
-            card.write_train_json(folder, [summary.key for summary in summaries])
+            card.write_train_json(folder, totals.chunks().keys.to_pylist())
         return asdict(
             BuildResults(
                 types=len(mentions),
@@ -103,6 +107,21 @@ def run(context: StageContext) -> Manifest:
         unit="conversations",
         results=results,
     )
+
+
+def _of_earlier_annotations(
+    folder: StageFolder, identity: Identity, annotations: StageFolder
+) -> Manifest | None:
+    """Return the manifest of a build that was complete before the corpus grew: it stays, with its student."""
+    manifest = folder.manifest()
+    earlier = identity.with_earlier_parent("annotate", annotations.require_manifest().grown_from).earlier
+    if manifest is None or all(differences(manifest.identity, each) for each in earlier):
+        return None
+    log.warning(
+        f"build: already done, {manifest.rows:,} conversations of the corpus before it grew; they and their "
+        "student stay as they are. To train on what was added too, take another run.name"
+    )
+    return manifest
 
 
 def _conversation_settings(context: StageContext) -> ConversationSettings:
@@ -183,7 +202,7 @@ def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[M
     mentions: Counter[str] = Counter()
     if not annotations:
         return filters, mentions
-    keys = [chunk.key for chunk in annotations.require_manifest().chunks]
+    keys = annotations.require_manifest().chunks.keys.to_pylist()
     count = functools.partial(_count_types, annotations=annotations, filters=filters)
     for counts in chunk_pipeline.gather(keys, count):
         mentions.update(counts)

@@ -402,6 +402,9 @@ class Tag(Section):
     occurrences: Occurrences = "all"
     """Which occurrences of a mention become entities: all, or in each passage the best one, the first. One
     inside a longer mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""
+    chunk_passages: Count | None = None
+    """Least passages per chunk: chunks of ingest, which suit a teacher, are joined up to it. Unset: a
+    thousandth of the run's passages, at most 2,048, some seconds to a minute of an engine's work."""
     min_score: Share = 0.0
     """Drop entities with a lower score: the probability that the student gave to the mention, calibrated
     where tag.calibration is set."""

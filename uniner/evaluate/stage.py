@@ -287,7 +287,7 @@ def _cut_gold(context: StageContext, dataset: str, url: str) -> StageFolder:
     identity = Identity(
         stage="evaluate gold", settings={"evaluate": settings | words}, inputs={dataset: gold_digest(url)}
     )
-    folder = context.folder / "gold" / f"{dataset}-{short_digest(asdict(identity))}"
+    folder = context.folder / "gold" / f"{dataset}-{short_digest(identity.content())}"
     if not folder.begin(identity):
         trusted = dataset in evaluate.trust_gold
         chunks = cut_questions(dataset, url, **settings, numbers=trusted)

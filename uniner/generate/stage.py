@@ -5,9 +5,8 @@ Its chunks are those of the briefs. Without a domain there is nothing to do.
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from uniner.config.teachers import RecordingTeacher
@@ -96,7 +95,7 @@ def run(context: StageContext) -> Manifest | None:
             read=briefs.read_chunk,
             pool=pool,
             max_bad_share=context.sections.generate.max_bad_share,
-            results=partial(_results, briefs, folder),
+            results=lambda totals: _results(briefs, folder, folder.summaries(totals.chunks())),
         )
 
 
@@ -124,16 +123,17 @@ def estimate(context: StageContext) -> str:
     ).text()
 
 
-def _results(briefs: Briefs, folder: StageFolder, summaries: Sequence[Summary]) -> dict[str, Any]:
+def _results(briefs: Briefs, folder: StageFolder, summaries: Iterable[Summary]) -> dict[str, Any]:
     """Return the outcomes by domain.
 
     Raises:
         UserError: where a domain has no passage at all.
     """
-    outcomes: dict[str, dict[str, int]] = {}
-    for summary in sorted(summaries, key=lambda summary: summary.key):
+    by_domain: dict[str, dict[str, int]] = {}
+    for summary in summaries:
         domain = briefs.domain(summary.key)
-        outcomes[domain] = merge([outcomes.get(domain, {}), summary.outcomes])
+        by_domain[domain] = merge([by_domain.get(domain, {}), summary.outcomes])
+    outcomes = {domain: by_domain[domain] for domain in briefs.domains if domain in by_domain}
     for domain, counts in outcomes.items():
         if not counts.get("ok"):
             listed = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())

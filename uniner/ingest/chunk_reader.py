@@ -65,6 +65,12 @@ def chunk_key(part: int, chunk: int) -> str:
     return f"{part:05d}-{chunk:07d}"
 
 
+def split_key(key: str) -> tuple[int, int]:
+    """Return the numbers of the part and the chunk of a chunk's key."""
+    part, chunk = map(int, key.split("-"))
+    return part, chunk
+
+
 def read_chunks(
     part: ShardPart,
     start: ShardPosition,

@@ -6,7 +6,7 @@ stage resumes, the selection is computed again from all candidates, and is the s
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,21 +18,23 @@ from uniner.ingest.chunk_reader import DIGEST
 from uniner.ingest.sampling import duplicates, smallest_per_stratum
 from uniner.records import PASSAGE
 from uniner.runtime import chunk_pipeline
-from uniner.storage.manifest import Summary
+from uniner.storage.chunk_list import ChunkList
+from uniner.storage.manifest import StageTotals
 from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.storage.summary_log import SummaryLog
 
 _READERS = 16
 
 
 def select_passages(
-    folder: StageFolder, candidates: StageFolder, summaries: Sequence[Summary], settings: Ingest
-) -> list[Summary]:
-    """Write the selected passages of the candidates' chunks. Returns the summaries of all chunks.
+    folder: StageFolder, candidates: StageFolder, chunks: ChunkList, settings: Ingest
+) -> StageTotals:
+    """Write the selected passages of the candidates' chunks. Returns the sums over all chunks.
 
     settings: dedupe drops repeated texts; max_passages says how many to keep, stratified equally many of each
     source.
     """
-    keys = sorted(summary.key for summary in summaries)
+    keys = chunks.keys.to_pylist()
     names = [DIGEST.name, "source"] if settings.stratified else [DIGEST.name]
     with ThreadPoolExecutor(_READERS) as pool:
         read = functools.partial(candidates.read_columns, names=names)
@@ -46,9 +48,11 @@ def select_passages(
             strata = columns["source"].combine_chunks().dictionary_encode().indices.to_numpy()
         kept = smallest_per_stratum(digests[~duplicate], strata[~duplicate], settings.max_passages)
         unwanted[~duplicate] = ~kept
-    rows = {summary.key: summary.rows for summary in summaries}
-    bounds = itertools.pairwise(np.cumsum([0, *(rows[key] for key in keys)]))
-    existing = folder.chunk_keys() & set(keys)
+    bounds = itertools.pairwise(np.cumsum([0, *chunks.table["rows"].to_pylist()]))
+    totals, summary_log = StageTotals(), SummaryLog(folder)
+    for summary in folder.summaries(chunks, relog=summary_log):
+        totals.add(summary)
+    existing = set(totals.chunks().keys.to_pylist())
     with_neighbours = np.concatenate([[False], duplicate, [False]])
     items = [
         {
@@ -60,8 +64,11 @@ def select_passages(
         for key, (start, end) in zip(keys, bounds, strict=True)
         if key not in existing
     ]
-    made = chunk_pipeline.make_chunks(folder, items, functools.partial(_selected, candidates=candidates))
-    return [*folder.read_summaries(existing), *made]
+    make = functools.partial(_selected, candidates=candidates)
+    for summary in chunk_pipeline.make_chunks(folder, items, make):
+        totals.add(summary)
+        summary_log.add(summary)
+    return totals
 
 
 def _selected(item: dict[str, Any], candidates: StageFolder) -> Iterator[Chunk]:

@@ -105,10 +105,9 @@ def shard_digest(url: str) -> ShardDigest:
     return ShardDigest(bytes=size, ends=hashlib.sha256(ends).hexdigest()[:16])
 
 
-def shard_digests(files: Sequence[str]) -> dict[str, ShardDigest]:
-    """Return the shards' digests by number and name; files of two folders may share a name."""
-    names = (f"{number:05d} {PurePosixPath(file).name}" for number, file in enumerate(files))
-    return dict(zip(names, _in_threads(shard_digest, files), strict=True))
+def shard_digests(files: Sequence[str]) -> list[ShardDigest]:
+    """Return the digest of each shard."""
+    return _in_threads(shard_digest, files)
 
 
 def split_shards(
@@ -118,10 +117,14 @@ def split_shards(
     read_bytes: int | None = None,
     id_field: str | None = None,
     window_mib: int | None = None,
+    first: int = 0,
+    root: str | None = None,
 ) -> list[ShardPart]:
     """Divide shards into parts, in order. read_bytes: maximum to read of each shard, decompressed.
 
     A text file is always read whole: it is one document. window_mib: as in `decompression.read_blocks`.
+    first: number of the first part. root: the folder below which text files' paths are their ids; None: the
+    folder that they all share.
 
     Raises:
         UserError: if a shard has an unknown suffix, is one JSON list, or is Parquet and broken or without the
@@ -133,9 +136,10 @@ def split_shards(
         for kind in kinds
     }
     _in_threads(functools.partial(_require_lines, window_mib=window_mib), of_kind.get("lines", []))
-    parquet, root = of_kind.get("parquet", []), _common_folder(of_kind.get("text", []))
+    parquet = of_kind.get("parquet", [])
+    root = _common_folder(of_kind.get("text", [])) if root is None else root
     footers = dict(zip(parquet, _in_threads(_read_footer, parquet), strict=True))
-    numbers, parts = count(), list[ShardPart]()
+    numbers, parts = count(first), list[ShardPart]()
     for file, size, kind in zip(files, sizes, kinds, strict=True):
         if kind == "parquet":
             metadata, schema = footers[file]

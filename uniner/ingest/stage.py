@@ -4,13 +4,14 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from uniner.config.schema import Ingest
 from uniner.errors import UserError
-from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks
+from uniner.ingest.chunk_reader import IngestSettings, ShardPosition, chunk_key, read_chunks, split_key
+from uniner.ingest.corpus import Corpus, arrange
 from uniner.ingest.document_reader import REASONS, RowFields, read_texts
 from uniner.ingest.passage_filters import (
     BenchmarkNgrams,
@@ -22,23 +23,19 @@ from uniner.ingest.passage_filters import (
 from uniner.ingest.repeated_ids import RepeatedIds, collect_digests, divide_chunks, find_repeated
 from uniner.ingest.sampling import Sampling
 from uniner.ingest.selection import select_passages
-from uniner.ingest.shards import (
-    ShardDigest,
-    ShardPart,
-    generated_parts,
-    shard_digest,
-    shard_digests,
-    split_shards,
-)
+from uniner.ingest.shards import ShardPart, generated_parts, shard_digest, shard_digests, split_shards
 from uniner.progress import Progress
 from uniner.records import generated_source
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 from uniner.storage.filesystem import expand, is_remote
 from uniner.storage.folder import Folder
-from uniner.storage.manifest import Identity, Manifest, Summary, merge
+from uniner.storage.manifest import Counts, Identity, Manifest, StageTotals
 from uniner.storage.model_folders import load_tokenizer, model_digest, require_model
 from uniner.storage.stage_folder import Chunk, StageFolder, rejects_name
+from uniner.storage.summary_log import SummaryLog
 
 SECTIONS = ("student", "generate", "ingest")
 _BENCHMARKS = "benchmarks.npz"
@@ -55,7 +52,7 @@ class IngestResults:
 
     read: str
     parts: list[dict[str, Any]]
-    benchmarks: dict[str, dict[str, int]]
+    benchmarks: dict[str, dict[str, float]]
     repeated_ids: dict[str, Any] | None
 
 
@@ -91,11 +88,10 @@ def check(context: StageContext) -> None:
         )
     if settings.stratified and not settings.max_passages:
         raise UserError("ingest.stratified divides ingest.max_passages among the sources; set that too")
-    files = expand(settings.shards)
-    digests = shard_digests(files)
-    _split(settings, files, digests)
-    _require_same_shards(context.folder, digests)
-    context.folder.check_identity(_identity(context, digests, parents={}))
+    corpus = _corpus(context)
+    _require_no_selection(settings, corpus)
+    _split(settings, corpus, generated={})
+    context.folder.check_identity(_identity(context, corpus, parents={}))
 
 
 def run(context: StageContext) -> Manifest:
@@ -103,32 +99,31 @@ def run(context: StageContext) -> Manifest:
     started = time.monotonic()
     settings, folder = context.sections.ingest, context.folder
     generated = context.run_folder / "generate" if context.sections.generate.domains else None
-    files = expand(settings.shards)
-    digests = shard_digests(files)
-    identity = _identity(context, digests, {"generate": generated.digest()} if generated else {})
+    corpus = _corpus(context)
+    identity = _identity(context, corpus, {"generate": generated.digest()} if generated else {})
     if manifest := folder.begin(identity):
+        if context.append:
+            log.info(f"ingest: no new shard to add; the run has all {len(corpus.files):,}")
         return chunk_pipeline.log_complete("ingest", manifest, "passages", folder)
     selects = settings.dedupe or settings.max_passages is not None
     # Candidates for a selection are set aside until they are all there, and deleted in the end.
     target = folder / "candidates" if selects else folder
     benchmarks = _write_benchmarks(folder, settings) if settings.decontaminate else {}
-    parts = _split(settings, files, digests)
-    if generated:
-        parts += generated_parts(generated.chunk_files(), len(parts))
-    summaries = _read_parts(target, parts, _chunk_maker(context, digests=selects))
-    _require_few_rejects(target, summaries, settings.max_reject_share)
+    parts = _split(settings, corpus, generated.chunk_files() if generated else {})
+    totals = _read_parts(target, parts, _chunk_maker(context, digests=selects))
+    _require_few_rejects(target, totals, settings.max_reject_share)
     if selects:
-        summaries = select_passages(folder, target, summaries, settings)
-        _require_enough(summaries, settings)
-    repeated = _find_repeated_ids(folder, summaries) if settings.id_field else None
+        totals = select_passages(folder, target, totals.chunks(), settings)
+        _require_enough(totals.rows, settings)
+    repeated = _find_repeated_ids(folder, totals) if settings.id_field else None
     results = IngestResults(
         read=f"the first {settings.read_mb:,} MB of each shard" if settings.read_mb else "all of each shard",
         parts=[part.manifest_entry() for part in parts],
-        benchmarks=_count_contaminated(benchmarks, summaries),
+        benchmarks=_count_contaminated(benchmarks, totals.figures),
         repeated_ids=asdict(repeated) if repeated else None,
     )
     seconds = time.monotonic() - started
-    manifest = folder.write_manifest(Manifest.of(identity, summaries, seconds, results=asdict(results)))
+    manifest = folder.write_manifest(Manifest.of(identity, totals, seconds, results=asdict(results)))
     if selects:
         target.remove_all()
     if repeated and repeated.documents:
@@ -172,10 +167,28 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
     )
 
 
-def _identity(
-    context: StageContext, digests: dict[str, ShardDigest], parents: dict[str, str | None]
-) -> Identity:
+def _corpus(context: StageContext) -> Corpus:
+    files, folder = expand(context.sections.ingest.shards), context.folder
+    return arrange(files, shard_digests(files), folder.read_identity(), folder.url, context.append)
+
+
+def _require_no_selection(settings: Ingest, corpus: Corpus) -> None:
+    """Refuse new shards where passages are chosen among all of the corpus: the choice would be another."""
+    for name, chooses in (("max_passages", settings.max_passages is not None), ("dedupe", settings.dedupe)):
+        if chooses and corpus.new:
+            raise UserError(
+                f"ingest: ingest.{name} chooses passages among all shards, so none can be added to a run "
+                "that has chosen; read all of them in another run, such as run.name=my-run-2"
+            )
+
+
+def _identity(context: StageContext, corpus: Corpus, parents: dict[str, str | None]) -> Identity:
     """Return what decides the passages. Files and the base count by name and content: they may be moved."""
+    identity = _identity_of(context, corpus, parents)
+    return replace(identity, earlier=(_identity_of(context, corpus.before(), parents),) if corpus.new else ())
+
+
+def _identity_of(context: StageContext, corpus: Corpus, parents: dict[str, str | None]) -> Identity:
     ingest = context.sections.ingest
     settings = ingest.identity()
     del settings["shards"]
@@ -197,39 +210,28 @@ def _identity(
         inputs={
             "student.base": model_digest(context.sections.student.base),
             "ingest.decontaminate": {name: asdict(shard_digest(file)) for name, file in benchmarks.items()},
-            "ingest.shards": {name: asdict(digest) for name, digest in digests.items()},
+            **corpus.inputs(),
         },
         parents=parents,
     )
 
 
-def _split(settings: Ingest, files: Sequence[str], digests: dict[str, ShardDigest]) -> list[ShardPart]:
-    sizes = [digest.bytes for digest in digests.values()]
-    read_bytes = settings.read_mb and settings.read_mb * 1_000_000
-    return split_shards(
-        files, sizes, settings.text_field, read_bytes, settings.id_field, settings.zstd_window_mib
-    )
+def _split(settings: Ingest, corpus: Corpus, generated: Mapping[str, int]) -> list[ShardPart]:
+    """Divide the corpus into parts. generated: the chunks of generate, address to bytes."""
 
-
-def _require_same_shards(folder: StageFolder, digests: dict[str, ShardDigest]) -> None:
-    identity = folder.read_identity()
-    if identity is None:
-        return
-    before = identity.inputs["ingest.shards"]
-    if differing := [name for name in sorted({*before, *digests}) if (name in before) != (name in digests)]:
-        name = differing[0]
-        raise UserError(
-            f"ingest: the shards are others than those {folder.url} was begun with "
-            f"({name.split(' ', 1)[1]} is {'gone' if name in before else 'new'}); delete that folder to read "
-            "them anew, or take another run.name"
+    def split(files: Sequence[str], sizes: Sequence[int], first: int, root: str | None) -> list[ShardPart]:
+        return split_shards(
+            files,
+            sizes,
+            settings.text_field,
+            settings.read_mb and settings.read_mb * 1_000_000,
+            settings.id_field,
+            settings.zstd_window_mib,
+            first,
+            root,
         )
-    for name, digest in digests.items():
-        if before[name] != asdict(digest):
-            raise UserError(
-                f"ingest: the shard {name.split(' ', 1)[1]} has changed since {folder.url} was begun "
-                f"({before[name]['bytes']:,} bytes then, {digest.bytes:,} now); put the old file back, or "
-                "take another run.name"
-            )
+
+    return corpus.split(split, functools.partial(generated_parts, generated))
 
 
 def _write_benchmarks(folder: StageFolder, settings: Ingest) -> dict[str, BenchmarkTexts]:
@@ -242,51 +244,64 @@ def _write_benchmarks(folder: StageFolder, settings: Ingest) -> dict[str, Benchm
 
 
 def _count_contaminated(
-    benchmarks: dict[str, BenchmarkTexts], summaries: Sequence[Summary]
-) -> dict[str, dict[str, int]]:
-    figures = merge(summary.figures for summary in summaries)
+    benchmarks: dict[str, BenchmarkTexts], figures: Counts
+) -> dict[str, dict[str, float]]:
     return {
         name: {**asdict(texts), "dropped": figures.get(f"shared_with_{name}", 0)}
         for name, texts in benchmarks.items()
     }
 
 
-def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> list[Summary]:
-    """Read all parts into chunks, each from where its existing chunks end. Returns all chunks' summaries."""
-    summaries, items = _existing_chunks(folder, parts)
+def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> StageTotals:
+    """Read all parts into chunks, each from where its existing chunks end. Returns the sums of all chunks."""
+    summary_log = SummaryLog(folder)
+    totals, items = _existing_chunks(folder, parts, summary_log)
     all_bytes = sum(part.bytes for part in parts)
+    metrics = StageMetrics.of(folder, "ingest")
     with Progress("ingest", None, "passages") as progress:
-        progress.skip(sum(summary.rows for summary in summaries))
-        done = sum(summary.figures["bytes_in"] for summary in summaries)
+        progress.skip(totals.rows)
         for summary in chunk_pipeline.make_chunks(folder, items, make):
-            summaries.append(summary)
-            done += summary.figures["bytes_in"]
-            progress.add(summary.rows, min(1.0, done / max(1, all_bytes)))
-    return summaries
+            totals.add(summary)
+            summary_log.add(summary)
+            metrics.finished(summary)
+            progress.add(summary.rows, min(1.0, totals.figures["bytes_in"] / max(1, all_bytes)))
+    return totals
 
 
 def _existing_chunks(
-    folder: StageFolder, parts: Sequence[ShardPart]
-) -> tuple[list[Summary], list[dict[str, Any]]]:
-    """Return the existing chunks' summaries, and an item for each unfinished part.
+    folder: StageFolder, parts: Sequence[ShardPart], summary_log: SummaryLog
+) -> tuple[StageTotals, list[dict[str, Any]]]:
+    """Return the sums over the existing chunks, and an item for each unfinished part.
 
     A part's chunks count from its first without a gap; a chunk after a gap is made again.
     """
-    keys = folder.chunk_keys()
-    existing: list[str] = []
-    for part in parts:
-        part_keys = (chunk_key(part.number, number) for number in itertools.count())
-        existing += itertools.takewhile(keys.__contains__, part_keys)
-    summaries = folder.read_summaries(existing)
-    starts = {part.number: ShardPosition() for part in parts}
-    for summary in summaries:  # in key order, so the last of each part remains
-        starts[int(summary.key.split("-")[0])] = ShardPosition(**summary.position)
+    counts = _chunks_without_gap(folder.chunk_keys(), parts)
+    existing = ChunkListBuilder()
+    for part, count in counts.items():
+        for number in range(count):
+            existing.add(chunk_key(part, number), 0, 0, "")
+    totals, starts = StageTotals(), {part.number: ShardPosition() for part in parts}
+    for summary in folder.summaries(ChunkList(existing.table()), relog=summary_log):
+        totals.add(summary)
+        part_number, number = split_key(summary.key)
+        if number + 1 == counts[part_number]:
+            starts[part_number] = ShardPosition(**summary.position)
     items = [
         {"part": asdict(part), "start": asdict(starts[part.number])}
         for part in parts
         if not starts[part.number].last
     ]
-    return summaries, items
+    return totals, items
+
+
+def _chunks_without_gap(keys: set[str], parts: Sequence[ShardPart]) -> dict[int, int]:
+    """Return, for each part, how many chunks from its first on exist without a gap."""
+    return {
+        part.number: next(
+            number for number in itertools.count() if chunk_key(part.number, number) not in keys
+        )
+        for part in parts
+    }
 
 
 def _make_chunks(
@@ -304,9 +319,9 @@ def _passage_filter(settings: FilterSettings) -> PassageFilter:
     return PassageFilter(settings.min_tokens, settings.languages, ngrams)
 
 
-def _find_repeated_ids(folder: StageFolder, summaries: Sequence[Summary]) -> RepeatedIds:
-    documents = sum(summary.figures.get("documents_chosen", 0) for summary in summaries)
-    tasks = divide_chunks(sorted(summary.key for summary in summaries if summary.rows), documents)
+def _find_repeated_ids(folder: StageFolder, totals: StageTotals) -> RepeatedIds:
+    keys = [key for key, rows in totals.chunks().rows_of_chunk.items() if rows]
+    tasks = divide_chunks(keys, totals.figures.get("documents_chosen", 0))
     collect = functools.partial(collect_digests, folder=folder)
     return find_repeated(chunk_pipeline.gather(tasks, collect), tasks[0]["share"] if tasks else 1.0)
 
@@ -324,8 +339,8 @@ def _describe_repeated(repeated: RepeatedIds, parts: Sequence[ShardPart]) -> str
     )
 
 
-def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
-    passages, wanted = sum(summary.rows for summary in summaries), settings.max_passages or 0
+def _require_enough(passages: int, settings: Ingest) -> None:
+    wanted = settings.max_passages or 0
     if passages >= wanted:
         return
     if settings.sample < 1:
@@ -339,14 +354,15 @@ def _require_enough(summaries: Sequence[Summary], settings: Ingest) -> None:
     )
 
 
-def _require_few_rejects(folder: StageFolder, summaries: Sequence[Summary], limit: float) -> None:
-    figures = merge(summary.figures for summary in summaries)
+def _require_few_rejects(folder: StageFolder, totals: StageTotals, limit: float) -> None:
+    figures = totals.figures
     counts = {reason: figures.get(f"rejected_{reason}", 0) for reason in REASONS}
     rejected = {reason: count for reason, count in counts.items() if count}
     if sum(rejected.values()) > limit * figures.get("lines", 0):
         share = sum(rejected.values()) / figures["lines"]
         names = {f"rejected_{reason}" for reason in rejected}
-        first = min(summary.key for summary in summaries if names & summary.figures.keys())
+        chunks = folder.summaries(totals.chunks())
+        first = min(summary.key for summary in chunks if names & summary.figures.keys())
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
         raise UserError(
             f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "

@@ -8,6 +8,7 @@ from uniner.display import TaggedText, displayed_entities
 from uniner.errors import UserError
 from uniner.records import Passage, TaggedPassage, from_table
 from uniner.storage.folder import Folder
+from uniner.storage.joined_chunks import read_joined
 from uniner.storage.manifest import Manifest
 from uniner.storage.sealed_json import BrokenFileError
 from uniner.storage.sealed_parquet import open_sealed
@@ -180,7 +181,7 @@ def _examples(run: StageFolder) -> tuple[TaggedText, ...]:
     chunks = (run / "tag").require_manifest().chunks
     for chunk in chunks[:: max(1, len(chunks) // _CHUNKS)]:  # spread over the corpus
         rows = from_table((run / "tag").read_chunk(chunk.key).table, TaggedPassage)
-        passages = from_table((run / "ingest").read_chunk(chunk.key).table, Passage)
+        passages = from_table(read_joined(run / "ingest", chunk.key).table, Passage)
         for passage, row in zip(passages, rows, strict=True):
             entities = displayed_entities(row.entities, row.char_start)
             example = TaggedText(text=passage.text, source=passage.source, entities=entities)

@@ -1,7 +1,7 @@
 """What of a run is done, running or missing, and what it has cost so far."""
 
 from uniner.errors import printable
-from uniner.storage.manifest import ChunkEntry, merge
+from uniner.storage.manifest import StageTotals, differences
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.spent import spent_usd
 
@@ -12,20 +12,22 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
     """Return a line per stage (complete, begun or not, with rows or chunks), and the cost so far."""
     lines = [f"run {printable(run_folder.url)}"]
     total = 0.0
-    parent_chunks: tuple[ChunkEntry, ...] = ()
+    parent_chunks = 0
     for stage in stages:
         folder = run_folder / stage
         manifest = folder.manifest()
         if manifest:
             state, figures = f"complete, {manifest.rows:,} {_UNITS.get(stage, 'passages')}", manifest.figures
-            parent_chunks = manifest.chunks or parent_chunks
+            begun = folder.read_identity()
+            if begun and differences(manifest.identity, begun):
+                state += ", and what was added since is begun"
+            parent_chunks = len(manifest.chunks) or parent_chunks
         elif folder.read_identity():
-            summaries = folder.read_summaries(folder.chunk_keys())
-            figures = merge(summary.figures for summary in summaries)
-            expected = f" of {len(parent_chunks):,}" if len(parent_chunks) >= len(summaries) > 0 else ""
-            rows = sum(summary.rows for summary in summaries)
-            chunks = "chunk" if len(summaries) == 1 and not expected else "chunks"
-            state = f"begun, {len(summaries):,}{expected} {chunks}, {rows:,} rows"
+            totals = StageTotals(folder.summaries())
+            figures, made = totals.figures, len(totals.chunks())
+            expected = f" of {parent_chunks:,}" if parent_chunks >= made > 0 else ""
+            chunks = "chunk" if made == 1 and not expected else "chunks"
+            state = f"begun, {made:,}{expected} {chunks}, {totals.rows:,} rows"
         else:
             state, figures = "not begun", {}
         # Also what brought no reply, and what a stage that is not complete has spent on unfinished chunks.

@@ -3,6 +3,9 @@
 A dataset row is an item: the key of a chunk to make, or for ingest a part of a shard. A task makes and writes
 an item's chunks; in stages with actors, an actor reads its own chunk by key, works on it and writes it. Each
 chunk is one atomic put, its summary goes to the driver, and a chunk that exists is never made again.
+
+A million chunks fit: items reach Ray Data in windows (`windows`), and the driver folds summaries as they
+arrive and logs them (`summary_log`).
 """
 
 import json
@@ -22,9 +25,13 @@ from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
 from uniner.runtime.gpu import require_gpu
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.placement import Request, placed
-from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, Summary, differences, merge
+from uniner.runtime.windows import Items
+from uniner.storage.chunk_list import ChunkList
+from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
+from uniner.storage.summary_log import SummaryLog
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +78,14 @@ def run_stage(
     pool: Pool | None = None,
     unit: str = "passages",
     max_bad_share: float = 1.0,
-    results: Callable[[Sequence[Summary]], Mapping[str, Any]] | None = None,
+    results: Callable[[StageTotals], Mapping[str, Any]] | None = None,
     name: str | None = None,
 ) -> Manifest:
     """Make a chunk of each source that has none yet, then write the manifest. Returns the manifest.
 
     sources: the chunks to make, by key, with the rows and bytes of their input. read: makes a source's chunk;
-    with a pool it reads the input, on which the pool's worker works. results: called once all chunks exist;
-    its values go into the manifest. name: of the work, for the log; by default the folder's.
+    with a pool it reads the input, on which the pool's worker works. results: called with the sums once all
+    chunks exist; its values go into the manifest. name: of the work, for the log; by default the folder's.
     """
     started = time.monotonic()
     name = name or folder.name
@@ -88,47 +95,51 @@ def run_stage(
     manifest = folder.begin(identity)
     if manifest:
         return log_complete(name, manifest, unit, folder)
-    summaries = _make_missing(folder, sources, read, pool, name, unit)
+    totals = _make_missing(folder, ChunkList.of(sources), read, pool, name, unit)
     if pool and pool.max_chunk_crashes:
         remove_crash_logs(folder)
-    require_few_bad(name, summaries, max_bad_share, folder)
-    more = results(summaries) if results else None
-    manifest = Manifest.of(identity, summaries, time.monotonic() - started, results=more)
+    require_few_bad(name, totals.outcomes, max_bad_share, folder)
+    more = results(totals) if results else None
+    manifest = Manifest.of(identity, totals, time.monotonic() - started, results=more)
     if pool and pool.totals:
         manifest = replace(manifest, figures=pool.totals(manifest.figures))
     return log_done(name, folder.write_manifest(manifest), unit, folder)
 
 
 def _make_missing(
-    folder: StageFolder,
-    sources: Sequence[ChunkEntry],
-    read: ReadChunk,
-    pool: Pool | None,
-    name: str,
-    unit: str,
-) -> list[Summary]:
-    """Make the sources' missing chunks, with a progress line. Returns the summaries of all chunks.
+    folder: StageFolder, sources: ChunkList, read: ReadChunk, pool: Pool | None, name: str, unit: str
+) -> StageTotals:
+    """Make the sources' missing chunks, with a progress line. Returns the sums over all chunks.
 
-    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed.
+    A chunk of an earlier driver that has failed rows is made anew: the reason may have passed. Those of a
+    stage that was complete before its input grew are not.
     """
-    total = sum(source.rows for source in sources)
-    existing = folder.chunk_keys() & {source.key for source in sources}
-    summaries = [summary for summary in folder.read_summaries(existing) if not summary.outcomes.get(FAILED)]
-    whole = {summary.key for summary in summaries}
-    missing = [source for source in sources if source.key not in whole]
-    # The largest first, so that the end, when actors run out of work one by one, is short.
-    keys = [source.key for source in sorted(missing, key=lambda source: (-source.bytes, source.key))]
-    cost = StageCost(total, pool.gpus / pool.chunks_in_flight if pool else 0)
-    with Progress(name, total, unit, more=pool.note if pool else None) as progress:
-        for summary in summaries:
-            cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
-        progress.skip(sum(summary.rows for summary in summaries))
+    complete_before = _complete_before(folder)
+    totals, summary_log = StageTotals(), SummaryLog(folder)
+    metrics = StageMetrics.of(folder, name)
+    cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
+    with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
+        for summary in folder.summaries(sources, relog=summary_log):
+            if not summary.outcomes.get(FAILED) or summary.key in complete_before:
+                totals.add(summary)
+                cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
+        progress.skip(totals.rows)
+        metrics.progress(totals.rows, sources.total_rows)
+        # The largest first, so that the end, when actors run out of work one by one, is short.
+        keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
         made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
         for summary in made:
-            summaries.append(summary)
+            totals.add(summary)
+            summary_log.add(summary)
+            metrics.finished(summary)
+            metrics.progress(totals.rows, sources.total_rows)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
-    return summaries
+    if missing := sources.without(totals.chunks()):
+        raise RuntimeError(
+            f"{folder.url}: Ray ended without {len(missing):,} chunks, such as {missing[0].key}"
+        )
+    return totals
 
 
 def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
@@ -140,7 +151,8 @@ def _single(read: ReadChunk) -> Callable[[str], Iterable[Chunk]]:
 
 def reopen_failed(folder: StageFolder, identity: Identity) -> None:
     """Make a complete stage with failed rows incomplete, so that it asks about them again."""
-    manifest = folder.begin(identity)
+    folder.begin(identity)
+    manifest = folder.manifest()
     failed = manifest.outcomes.get(FAILED, 0) if manifest else 0
     if failed:
         log.info(f"{folder.name}: asks again about {failed:,} failed rows")
@@ -148,10 +160,22 @@ def reopen_failed(folder: StageFolder, identity: Identity) -> None:
 
 
 def chunks_with_failures(folder: StageFolder) -> set[str]:
-    """Return the keys of chunks with failed rows, which a stage that is not complete makes anew."""
-    return {
-        summary.key for summary in folder.read_summaries(folder.chunk_keys()) if summary.outcomes.get(FAILED)
-    }
+    """Return the keys of chunks with failed rows."""
+    return {summary.key for summary in folder.summaries() if summary.outcomes.get(FAILED)}
+
+
+def chunks_to_make_anew(folder: StageFolder) -> set[str]:
+    """Return the keys of chunks with failed rows that the stage, not complete, makes anew.
+
+    Where its input has grown, the chunks that were complete before stay.
+    """
+    return chunks_with_failures(folder) - _complete_before(folder)
+
+
+def _complete_before(folder: StageFolder) -> set[str]:
+    """Return the chunks of the manifest that a stage had before its input grew."""
+    manifest = folder.manifest()
+    return set(manifest.chunks.keys.to_pylist()) if manifest else set()
 
 
 def log_complete(name: str, manifest: Manifest, unit: str, folder: StageFolder) -> Manifest:
@@ -181,16 +205,16 @@ def _failures(name: str, manifest: Manifest) -> str:
     )
 
 
-def require_few_bad(name: str, summaries: Sequence[Summary], limit: float, folder: StageFolder) -> None:
+def require_few_bad(name: str, outcomes: Mapping[str, int], limit: float, folder: StageFolder) -> None:
     """Fail the stage where more than `limit` of its rows have an outcome other than ok.
 
     The chunks stay: with a higher limit the same command only writes the manifest.
     """
-    outcomes = merge(summary.outcomes for summary in summaries)
     total = sum(outcomes.values())
     bad = total - outcomes.get("ok", 0)
     if total and bad / total > limit:
-        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items() if outcome != "ok")
+        counts = sorted(outcomes.items())
+        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in counts if outcome != "ok")
         raise UserError(
             f"{name}: {bad / total:.1%} of {total:,} rows are bad ({listed}), the limit is {limit:.1%}; look "
             f"at the column outcome in {folder.url}, or raise max_bad_share"
@@ -200,7 +224,7 @@ def require_few_bad(name: str, summaries: Sequence[Summary], limit: float, folde
 def make_chunks(
     folder: StageFolder, items: Sequence[Any], make: Callable[[Any], Iterable[Chunk]]
 ) -> Iterator[Summary]:
-    """Make and write the chunks of items (JSON values) in tasks; yield each chunk's summary.
+    """Make and write the chunks of items (JSON values), at least one each, in tasks; yield their summaries.
 
     Raises:
         UserError, Stopped: the first that a task raised.
@@ -211,8 +235,9 @@ def make_chunks(
             yield _summary_row(folder.write_chunk(chunk))
 
     if items:
-        dataset = _dataset(items, _TASK).flat_map(make_and_write, num_cpus=_TASK.cpus)
-        for row in _rows(folder.name, _TASK, dataset):
+        given = Items(items)
+        dataset = _dataset(given, _TASK).flat_map(make_and_write, num_cpus=_TASK.cpus)
+        for row in _rows(folder.name, _TASK, given, dataset):
             yield Summary(**json.loads(row["summary"]))
 
 
@@ -226,8 +251,8 @@ def work_on_chunks(
     """
     if not keys:
         return
-    actors, request = min(pool.actors, len(keys)), Request(pool.cpus, pool.gpus)
-    dataset = _dataset(keys, request).map(
+    actors, request, items = min(pool.actors, len(keys)), Request(pool.cpus, pool.gpus), Items(keys)
+    dataset = _dataset(items, request).map(
         _RayChunkActor,
         fn_constructor_kwargs={
             "make_worker": pool.make_worker,
@@ -247,7 +272,7 @@ def work_on_chunks(
         num_gpus=pool.gpus,
         **({"runtime_env": pool.runtime_env} if pool.runtime_env else {}),
     )
-    for row in _rows(folder.name, request, dataset):
+    for row in _rows(folder.name, request, items, dataset):
         yield Summary(**json.loads(row["summary"]))
 
 
@@ -262,7 +287,9 @@ def gather(items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any
         return {"result": json.dumps(function(json.loads(row["item"])))}
 
     if items:
-        for row in _rows("Ray", _TASK, _dataset(items, _TASK).map(apply, num_cpus=_TASK.cpus)):
+        given = Items(items)
+        dataset = _dataset(given, _TASK).map(apply, num_cpus=_TASK.cpus)
+        for row in _rows("Ray", _TASK, given, dataset):
             yield json.loads(row["result"])
 
 
@@ -282,23 +309,24 @@ def _summary_row(summary: Summary) -> dict[str, Any]:
     return {"summary": json.dumps(asdict(summary))}
 
 
-def _dataset(items: Sequence[Any], request: Request) -> ray.data.Dataset:
+def _dataset(items: Items, request: Request) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.label_selector = request.selector() or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
+    context._max_num_blocks_in_streaming_gen_buffer = 128  # by default a window gives 2 items every 0.1 s
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
     context.execution_no_progress_timeout_s = 7200  # a cluster may wait that long for its GPUs
-    rows = [{"item": json.dumps(item)} for item in items]
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    return items.dataset()
 
 
-def _rows(name: str, request: Request, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+def _rows(name: str, request: Request, items: Items, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
-        with placed(name, request, advice=_ADVICE) as waiting:
+        with items, placed(name, request, advice=_ADVICE) as waiting:
             for row in dataset.iter_rows():
                 waiting.moved()
+                items.done()
                 yield row
     except Exception as error:
         raise plain_error(error) from None

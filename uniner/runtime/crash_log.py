@@ -88,4 +88,4 @@ class CrashLog:
 
 def remove_crash_logs(folder: Folder) -> None:
     """Remove the logs left in a stage whose chunks all exist: an actor may die between chunk and removal."""
-    folder.remove([name for name in folder.sizes() if _NAME.fullmatch(name)])
+    folder.remove([name for name in folder.listing().names if _NAME.fullmatch(name)])

@@ -26,7 +26,7 @@ class StageContext:
     """A stage's place in its run and the config sections that it declares.
 
     sections: typed as the config; reading a section that the stage does not declare raises. retry_failed: a
-    complete stage asks the teacher again about the rows that failed.
+    complete stage asks the teacher again about the rows that failed. append: ingest adds new shards.
     """
 
     stage: str
@@ -34,9 +34,18 @@ class StageContext:
     seed: int
     sections: Config
     retry_failed: bool = False
+    append: bool = False
 
     @classmethod
-    def of(cls, config: Config, stage: str, sections: Iterable[str], *, retry_failed: bool = False) -> Self:
+    def of(
+        cls,
+        config: Config,
+        stage: str,
+        sections: Iterable[str],
+        *,
+        retry_failed: bool = False,
+        append: bool = False,
+    ) -> Self:
         """Build the context of a stage."""
         return cls(
             stage=stage,
@@ -44,6 +53,7 @@ class StageContext:
             seed=config.run.seed,
             sections=cast(Config, _DeclaredSections(config, stage, sections)),
             retry_failed=retry_failed,
+            append=append,
         )
 
     @property

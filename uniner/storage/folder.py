@@ -1,5 +1,6 @@
 """A folder on disk or in a bucket: whole files, written atomically."""
 
+import array
 import contextlib
 import functools
 import json
@@ -7,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,24 @@ from uniner.storage.trouble import names_bucket, patiently
 
 _COPIES = 8
 """Files of a folder that are copied at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A folder's files as columns: a million take 90 MB, where fsspec takes over a gigabyte.
+
+    bytes: sizes. modified: nanoseconds by the storage's clock; 0 where it does not say.
+    """
+
+    names: list[str] = field(default_factory=list)
+    bytes: "array.array[int]" = field(default_factory=lambda: array.array("q"))
+    modified: "array.array[int]" = field(default_factory=lambda: array.array("q"))
+
+    def add(self, name: str, size: int, modified: int) -> None:
+        """Add a file."""
+        self.names.append(name)
+        self.bytes.append(size)
+        self.modified.append(modified)
 
 
 class Folder:
@@ -75,14 +95,22 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Return the names of the folder's files and their sizes in bytes; empty if the folder is missing."""
+        listing = self.listing()
+        return dict(zip(listing.names, listing.bytes, strict=True))
+
+    def listing(self) -> Listing:
+        """Return the folder's files; none if the folder is missing."""
+        system, path = filesystem(self.url)
+        if not is_remote(self.url):
+            return patiently(self.url, None, _list_on_disk, path)
+        listing = Listing()
         try:
-            entries = self._do("ls", detail=True)
+            for page in system.pages(path):
+                for entry in page:
+                    listing.add(*entry)
         except FileNotFoundError as error:
             _require_bucket(self.url, error)
-            return {}
-        return {
-            entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"
-        }
+        return listing
 
     def tree(self) -> list[str]:
         """Return the names of all files in the folder and below it; empty if the folder is missing."""
@@ -203,6 +231,21 @@ def _write_on_disk(target: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             temporary.unlink()
         raise
+
+
+def _list_on_disk(path: str) -> Listing:
+    listing = Listing()
+    try:
+        entries = os.scandir(path)
+    except FileNotFoundError:
+        return listing
+    with entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # renamed or deleted meanwhile
+                if entry.is_file():
+                    status = entry.stat()
+                    listing.add(entry.name, status.st_size, status.st_mtime_ns)
+    return listing
 
 
 def _require_bucket(url: str, error: FileNotFoundError) -> None:

@@ -4,12 +4,14 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from uniner import __version__
+from uniner.storage.chunk_list import ChunkEntry as ChunkEntry
+from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 
 FORMAT = 3
 """Version of the layout of identity.json and manifest.json."""
@@ -41,7 +43,8 @@ class Identity:
     """What decides a stage's output, compared when the stage resumes.
 
     settings: section -> setting -> value. inputs: files outside the run by name, with their digests; they may
-    be moved. parents: stage -> digest of its output; None before the parent is complete.
+    be moved. parents: stage -> digest of its output; None before the parent is complete. earlier: identities
+    whose chunks are right under this one too, because its input has only grown since; they are not written.
     """
 
     stage: str
@@ -49,10 +52,24 @@ class Identity:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str | None] = field(default_factory=dict)
     format: int = FORMAT
+    earlier: tuple["Identity", ...] = field(default=(), compare=False, repr=False)
+
+    def content(self) -> dict[str, Any]:
+        """Return what is written and compared, as a JSON object."""
+        content = {name: value for name, value in vars(self).items() if name != "earlier"}
+        return json.loads(json.dumps(content))
+
+    def with_earlier_parent(self, name: str, digests: Iterable[str]) -> Self:
+        """Return this identity for a stage that makes each chunk of one of its parent's alone.
+
+        digests: of the parent's earlier states, whose chunks it still has (`Manifest.grown_from`).
+        """
+        states = (replace(self, parents={**self.parents, name: digest}, earlier=()) for digest in digests)
+        return replace(self, earlier=tuple(states))
 
     def digest(self) -> str:
         """Return a digest of all of it."""
-        return _digest(self, [], None)
+        return _digest(self, ChunkList(), None)
 
 
 def differences(before: Identity, now: Identity, with_parents: bool = True) -> list[str]:
@@ -67,7 +84,7 @@ def differences(before: Identity, now: Identity, with_parents: bool = True) -> l
 
 def _flat(identity: Identity, with_parents: bool) -> dict[str, Any]:
     """Return an identity's values by names such as ingest.max_tokens."""
-    content = json.loads(json.dumps(asdict(identity)))
+    content = identity.content()
     flat = {**_leaves(content["settings"]), **_leaves(content["inputs"]), "stage": identity.stage}
     return flat | (_leaves(content["parents"], "the output of ") if with_parents else {})
 
@@ -83,14 +100,29 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkEntry:
-    """A chunk in a manifest's list: its key, rows, file size in bytes, and the digest of its contents."""
+class StageTotals:
+    """The sums over a stage's chunks, and their list, folded as they arrive."""
 
-    key: str
-    rows: int
-    bytes: int
-    digest: str = ""
+    def __init__(self, summaries: Iterable[Summary] = ()):
+        self.rows, self.bytes = 0, 0
+        self.outcomes: dict[str, int] = {}
+        self.figures: Counts = {}
+        self._chunks = ChunkListBuilder()
+        for summary in summaries:
+            self.add(summary)
+
+    def add(self, summary: Summary) -> None:
+        """Add a chunk."""
+        self.rows += summary.rows
+        self.bytes += summary.bytes
+        self._chunks.add(summary.key, summary.rows, summary.bytes, summary.digest)
+        for total, counts in ((self.outcomes, summary.outcomes), (self.figures, summary.figures)):
+            for name, number in counts.items():
+                total[name] = total.get(name, 0) + number  # type: ignore[operator, assignment]
+
+    def chunks(self) -> ChunkList:
+        """Return the chunks in key order."""
+        return ChunkList(self._chunks.table()).sorted_by_key()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +132,8 @@ class Manifest:
     outcomes: rows per outcome. figures: sums over the chunks. results: what the stage itself adds, such as
     scores. seconds: of the run that completed the stage. versions: of the packages that wrote it. digest: of
     the identity and what later stages read, by which they know their input. chunks: they lie in a file of
-    their own, `chunks.parquet`.
+    their own. grown_from: digests of the stage's earlier states, where its input has grown: their chunks are
+    all still there as they were.
     """
 
     identity: Identity
@@ -110,37 +143,36 @@ class Manifest:
     seconds: float
     outcomes: dict[str, int]
     figures: Counts
-    chunks: tuple[ChunkEntry, ...] = ()
+    chunks: ChunkList = field(default_factory=ChunkList)
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    grown_from: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls,
         identity: Identity,
-        summaries: Sequence[Summary],
+        summaries: Iterable[Summary] | StageTotals,
         seconds: float,
         *,
         results: Mapping[str, Any] | None = None,
         content: Any = None,
     ) -> Self:
-        """Return the manifest of a stage with these chunks.
+        """Return the manifest of a stage with these chunks, given one by one or as their totals.
 
         content: a JSON value for the digest, of a stage whose output is not in chunks.
         """
-        chunks = tuple(
-            ChunkEntry(key=summary.key, rows=summary.rows, bytes=summary.bytes, digest=summary.digest)
-            for summary in sorted(summaries, key=lambda summary: summary.key)
-        )
+        totals = summaries if isinstance(summaries, StageTotals) else StageTotals(summaries)
+        chunks = totals.chunks()
         return cls(
             identity=identity,
             digest=_digest(identity, chunks, content),
-            rows=sum(summary.rows for summary in summaries),
-            bytes=sum(summary.bytes for summary in summaries),
+            rows=totals.rows,
+            bytes=totals.bytes,
             seconds=round(seconds, 1),
-            outcomes=merge(summary.outcomes for summary in summaries),
-            figures=merge(summary.figures for summary in summaries),
+            outcomes=merge([totals.outcomes]),
+            figures=merge([totals.figures]),
             chunks=chunks,
             results=dict(results or {}),
             versions=_versions(),
@@ -149,20 +181,31 @@ class Manifest:
 
     def says_the_same(self, other: Self) -> bool:
         """Tell whether two manifests differ at most in who wrote them, and how long it took."""
+        left_out = {"seconds", "versions", "commit", "chunks", "identity", "grown_from"}
         one, two = (
-            json.dumps(asdict(replace(manifest, seconds=0.0, versions={}, commit=None)), sort_keys=True)
+            {name: value for name, value in vars(manifest).items() if name not in left_out}
+            | {"identity": manifest.identity.content()}
             for manifest in (self, other)
         )
-        return one == two
+        # As they are written: tuples are lists there.
+        as_json = (json.dumps(content, sort_keys=True) for content in (one, two))
+        return self.chunks == other.chunks and len(set(as_json)) == 1
+
+    def after(self, before: Self) -> Self:
+        """Return this manifest with the history of the one that it replaces, if it still has its chunks."""
+        if not before.chunks or not before.chunks.same_contents(self.chunks):
+            return self
+        grown = len(self.chunks) > len(before.chunks)
+        return replace(self, grown_from=(*before.grown_from, *([before.digest] if grown else [])))
 
     @property
     def rows_of_chunk(self) -> dict[str, int]:
         """Return the number of rows by chunk key."""
-        return {chunk.key: chunk.rows for chunk in self.chunks}
+        return self.chunks.rows_of_chunk
 
 
-def _digest(identity: Identity, chunks: Sequence[ChunkEntry], content: Any) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(identity), content], sort_keys=True).encode())
+def _digest(identity: Identity, chunks: ChunkList, content: Any) -> str:
+    digest = hashlib.sha256(json.dumps([identity.content(), content], sort_keys=True).encode())
     for chunk in chunks:
         digest.update(json.dumps([chunk.key, chunk.rows, chunk.digest]).encode())
     return digest.hexdigest()[:16]

@@ -1,5 +1,6 @@
 """A remote file system that waits while its storage is in trouble, and never calls a file missing for it."""
 
+import datetime
 import functools
 import os
 import re
@@ -75,6 +76,28 @@ class PatientFilesystem:
         """List a folder."""
         return self._patiently("ls", path, detail=detail, **options)
 
+    def pages(self, path: str) -> Iterator[list[tuple[str, int, int]]]:
+        """List a folder's files page by page: name, size, and when modified in nanoseconds, 0 if unknown.
+
+        Each page is patient by itself, so that trouble in a long listing does not begin it anew.
+        """
+        if not self._is_s3:
+            yield [_file_entry(info) for info in self.ls(path) if info["type"] == "file"]
+            return
+        bucket, _, key = path.partition("/")
+        options = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else "", "Delimiter": "/"}
+        while True:
+            page = self._at(path, self._client.call_s3, "list_objects_v2", **options)
+            files = page.get("Contents", [])
+            yield [
+                (file["Key"].rsplit("/", 1)[-1], file["Size"], _nanoseconds(file["LastModified"]))
+                for file in files
+                if not file["Key"].endswith("/")
+            ]
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False
     ) -> Any:
@@ -147,6 +170,16 @@ class PatientFilesystem:
     @property
     def _is_s3(self) -> bool:
         return self._protocol in ("s3", "s3a")
+
+
+def _file_entry(info: dict[str, Any]) -> tuple[str, int, int]:
+    moments = (info.get(name) for name in ("LastModified", "last_modified", "mtime"))
+    modified = next((moment for moment in moments if isinstance(moment, datetime.datetime)), None)
+    return info["name"].rsplit("/", 1)[-1], info["size"], _nanoseconds(modified) if modified else 0
+
+
+def _nanoseconds(moment: datetime.datetime) -> int:
+    return int(moment.timestamp() * 1000) * 1_000_000
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 `identity.json` is written first: what decides the stage's output. Then `chunk-<key>.parquet` files, their
 list `chunks.parquet`, and `manifest.json` last: the stage is complete. A chunk's Parquet footer holds its
-summary, so that rows and counts are one atomic put, and a resumed run still knows what the whole stage cost.
+summary, so that rows and counts are one atomic put, and a resumed run still knows what the whole stage cost;
+of many chunks it learns that from the logs in `summaries/` (`summary_log`).
 All of them notice damage (`sealed_parquet`, `sealed_json`), and the error says which file to delete.
 """
 
@@ -16,15 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uniner import __version__
 from uniner.errors import UserError
-from uniner.records import UNREAD_COLUMNS
+from uniner.records import FAILED, UNREAD_COLUMNS
+from uniner.storage.chunk_list import ChunkList
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
-from uniner.storage.manifest import FORMAT, ChunkEntry, Counts, Identity, Manifest, Summary, differences
+from uniner.storage.manifest import FORMAT, Counts, Identity, Manifest, Summary, differences
 from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
 from uniner.storage.sealed_parquet import (
     Seal,
@@ -34,6 +37,7 @@ from uniner.storage.sealed_parquet import (
     seal_table,
     sealed_parquet,
 )
+from uniner.storage.summary_log import ChunkFiles, SummaryLog, footers, logged_summaries
 
 MANIFEST, IDENTITY, CHUNKS = "manifest.json", "identity.json", "chunks.parquet"
 _EARLIER_IDENTITY = "plan.json"
@@ -42,9 +46,6 @@ _OUTPUT = re.compile(r"(.*/)?(chunk-.+\.parquet|manifest\.json|step-[^/]+/state\
 """Files by which a stage has made something: a chunk, a finished checkpoint, a result below the folder."""
 _READERS = 16
 _STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag")
-_LIST = pa.schema(
-    [("key", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("digest", pa.string())]
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,17 @@ class StageFolder(Folder):
 
     def chunk_keys(self) -> set[str]:
         """Return the keys of the chunks that exist."""
-        return {match[1] for match in map(_CHUNK.fullmatch, self.sizes()) if match}
+        return {match[1] for match in map(_CHUNK.fullmatch, self.listing().names) if match}
+
+    def _existing_chunks(self) -> ChunkFiles:
+        listing = self.listing()
+        matches = [_CHUNK.fullmatch(name) for name in listing.names]
+        places = np.array([place for place, match in enumerate(matches) if match], np.int64)
+        return ChunkFiles(
+            keys=pa.array([match[1] for match in matches if match], pa.string()),
+            bytes=np.array(listing.bytes, np.int64)[places],
+            modified=np.array(listing.modified, np.int64)[places],
+        )
 
     def chunk_files(self) -> dict[str, int]:
         """Return the addresses of a complete stage's chunks in key order, and their sizes in bytes."""
@@ -179,13 +190,31 @@ class StageFolder(Folder):
         return Summary(**{**seal.note, "bytes": system.size(path), "digest": _content_digest(seal)})
 
     def read_summaries(self, keys: Iterable[str]) -> list[Summary]:
-        """Read many chunks' summaries, several at once."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(self.read_summary, sorted(keys)))
+        """Read the summaries of a few chunks, several at once."""
+        return list(footers(self.read_summary, sorted(keys)))
+
+    def summaries(self, among: ChunkList | None = None, relog: SummaryLog | None = None) -> Iterator[Summary]:
+        """Yield the summary of each chunk that exists, in any order: from the logs where they have it.
+
+        among: only of these chunks. relog: where to log the summaries that no log had and that are final: all
+        but those with failed rows.
+
+        Raises:
+            UserError: where a footer is damaged.
+        """
+        chunks = self._existing_chunks()
+        if among is not None:
+            chunks = chunks.among(among.keys)
+        left = np.ones(len(chunks.keys), bool)
+        yield from logged_summaries(self, chunks, left)
+        for summary in footers(self.read_summary, chunks.keys.filter(pa.array(left)).to_pylist()):
+            if relog and not summary.outcomes.get(FAILED):
+                relog.add(summary)
+            yield summary
 
     def read_rows(self) -> pa.Table:
         """Read all chunks of a complete stage as one table, in key order."""
-        keys = [chunk.key for chunk in self.require_manifest().chunks]
+        keys = self.require_manifest().chunks.keys.to_pylist()
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables(chunk.table for chunk in pool.map(self.read_chunk, keys))
 
@@ -203,20 +232,21 @@ class StageFolder(Folder):
                 **content,
                 "identity": Identity(**content["identity"]),
                 "chunks": self._read_list(content["chunks"]),
+                "grown_from": tuple(content.get("grown_from", ())),
             }
         )
 
-    def _read_list(self, digest: str | None) -> tuple[ChunkEntry, ...]:
+    def _read_list(self, digest: str | None) -> ChunkList:
         """Read the list of chunks, whose file has this digest; without one there are no chunks."""
         if digest is None:
-            return ()
-        data = self.read_if_exists(CHUNKS) or b""
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise UserError(
-                f"{self.path(CHUNKS)}: is damaged or missing; delete {MANIFEST} beside it and "
-                f"{self._run_again}"
-            )
-        return tuple(ChunkEntry(**row) for row in open_sealed(data).to_pylist())
+            return ChunkList()
+        for name in (CHUNKS, _list_name(digest)):
+            data = self.read_if_exists(name) or b""
+            if hashlib.sha256(data).hexdigest() == digest:
+                return ChunkList(open_sealed(data))
+        raise UserError(
+            f"{self.path(CHUNKS)}: is damaged or missing; delete {MANIFEST} beside it and {self._run_again}"
+        )
 
     def require_manifest(self) -> Manifest:
         """Return the manifest of a stage that must be complete.
@@ -235,19 +265,27 @@ class StageFolder(Folder):
     def write_manifest(self, manifest: Manifest) -> Manifest:
         """Write the list of chunks, then the manifest, which makes the stage complete. Returns it.
 
-        A manifest that already says the same stays as it is.
+        A manifest that already says the same stays as it is. Another one is replaced in one put: until then
+        its list of chunks stays too.
         """
         before = self.manifest()
         if before and before.says_the_same(manifest):
             return before
+        replaced = None
+        if before:
+            manifest, replaced = manifest.after(before), (self._read_own(MANIFEST, "") or {})["chunks"]
         self.remove_leftovers()  # of workers killed meanwhile
-        content = {name: value for name, value in vars(manifest).items() if name != "chunks"}
-        listed = None
+        listed, name = None, CHUNKS
         if manifest.chunks:
-            data = sealed_parquet(_list_table(manifest.chunks))
-            self.write(CHUNKS, data)
+            data = sealed_parquet(manifest.chunks.table)
             listed = hashlib.sha256(data).hexdigest()
-        self.write_sealed_json(MANIFEST, {**content, "identity": asdict(manifest.identity), "chunks": listed})
+            name = _list_name(listed) if before else CHUNKS
+            self.write(name, data)
+        content = {key: value for key, value in vars(manifest).items() if key != "chunks"}
+        content |= {"identity": manifest.identity.content(), "chunks": listed}
+        self.write_sealed_json(MANIFEST, content)
+        if replaced:
+            self.remove({CHUNKS, _list_name(replaced)} - {name})
         return manifest
 
     def digest(self) -> str:
@@ -255,7 +293,11 @@ class StageFolder(Folder):
         return self.require_manifest().digest
 
     def begin(self, identity: Identity) -> Manifest | None:
-        """Write the identity, or compare it with the one the stage began with. Returns the manifest, if any.
+        """Write the identity, or compare it with the one the stage began with. Returns the manifest, if the
+        stage is complete.
+
+        A stage whose input has grown (`Identity.earlier`) goes on: its manifest is that of the earlier input
+        until the new one is written.
 
         Raises:
             UserError: naming the settings that differ.
@@ -263,8 +305,9 @@ class StageFolder(Folder):
         with explained(self.url):
             self.remove_leftovers()
         if self._compare(identity):
-            return self.manifest()
-        self.write_sealed_json(IDENTITY, asdict(identity))
+            manifest = self.manifest()
+            return manifest if manifest and not differences(manifest.identity, identity) else None
+        self.write_sealed_json(IDENTITY, identity.content())
         return None
 
     def check_identity(self, identity: Identity) -> None:
@@ -293,7 +336,8 @@ class StageFolder(Folder):
     def _compare(self, identity: Identity, with_parents: bool = True) -> bool:
         """Tell whether the stage began with this identity; raise where it began with another.
 
-        An identity binds only once the stage has made a chunk, a checkpoint or a result.
+        False also where it began with an earlier one, under which all that it made is right. An identity
+        binds only once the stage has made a chunk, a checkpoint or a result.
         """
         begun = self.read_identity()
         if begun is None:
@@ -301,6 +345,10 @@ class StageFolder(Folder):
         differing = differences(begun, identity, with_parents)
         if not differing:
             return True
+        for earlier in identity.earlier:
+            differing = differences(begun, earlier, with_parents)
+            if not differing:
+                return False
         if not any(map(_OUTPUT.fullmatch, self.tree())):
             return False
         listed = ", ".join(differing[:3])
@@ -344,6 +392,11 @@ def parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def _list_name(digest: str) -> str:
+    """Return the name of the list of a manifest that replaces another."""
+    return f"chunks-{digest[:16]}.parquet"
+
+
 def rejects_name(key: str) -> str:
     """Return the name of the JSON lines beside a chunk that list its rejects."""
     return f"rejects-{key}.jsonl"
@@ -362,10 +415,6 @@ def _content_digest(seal: Seal) -> str:
     """Return the digest of what later stages read of a chunk."""
     read = [(name, digest) for name, digest in seal.columns.items() if name not in UNREAD_COLUMNS]
     return hashlib.sha256(json.dumps([seal.rows, read]).encode()).hexdigest()[:32]
-
-
-def _list_table(chunks: Sequence[ChunkEntry]) -> pa.Table:
-    return pa.Table.from_pylist([vars(chunk) for chunk in chunks], schema=_LIST)
 
 
 def _is_earlier(data: bytes) -> bool:

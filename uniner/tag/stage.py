@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,9 +21,11 @@ from uniner.labels import unknown_types_line
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.connection import connected
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.chunk_list import ChunkList
 from uniner.storage.filesystem import absolute
+from uniner.storage.joined_chunks import join_chunks, read_joined
 from uniner.storage.lease import hold_lease
-from uniner.storage.manifest import Identity, Manifest, Summary
+from uniner.storage.manifest import Identity, Manifest, StageTotals
 from uniner.storage.model_folders import (
     FACTS,
     StudentFacts,
@@ -44,6 +46,8 @@ from uniner.tag.types import TypeSelection, read_types, require_sources, select_
 from uniner.templates import Template, make_template
 
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
+_CHUNKS, _MOST_CHUNK_PASSAGES = 1_000, 2_048
+"""By default a run has at least so many chunks, and a chunk at most so many passages."""
 _SURFACES = 10_000
 """Surfaces per type that are counted exactly; beyond, the rarest are dropped from time to time."""
 
@@ -99,26 +103,27 @@ def run(context: StageContext) -> Manifest:
     """Tag the passages. Returns the manifest."""
     tag, folder, passages = context.sections.tag, context.folder, context.run_folder / "ingest"
     identity, worker = _prepare(context)
+    chunks = _chunks(context)
     manifest = chunk_pipeline.run_stage(
         folder,
         identity,
-        passages.require_manifest().chunks,
-        read=passages.read_chunk,
+        chunks,
+        read=partial(read_joined, passages),
         pool=engine_pool(context.sections.engine, worker),
         max_bad_share=context.sections.engine.max_bad_share,
-        results=partial(_results, tag, folder, passages),
+        results=partial(_results, tag, folder, passages, chunks),
     )
     tables = read_tables_manifest(folder)
     if tables is None or not TagTables(**tables).serve(tag):
         log.info("tag: all passages are tagged; rewriting the tables, as their settings changed")
-        _write_tables(tag, folder, passages, manifest.rows_of_chunk)
+        _write_tables(tag, folder, passages, manifest.chunks)
     return manifest
 
 
 def estimate(context: StageContext) -> str:
     """Tag a few hundred passages with one engine; they count as done. Returns what the others would take."""
     folder, passages = context.folder, context.run_folder / "ingest"
-    chunks, engine = passages.require_manifest().rows_of_chunk, context.sections.engine
+    chunks, engine = _chunks(context).rows_of_chunk, context.sections.engine
     with hold_lease(folder), connected():  # the measured chunks are written
         identity, worker = _prepare(context)
         manifest = folder.begin(identity)
@@ -131,7 +136,7 @@ def estimate(context: StageContext) -> str:
         keys = sample_chunks(missing)
         log.info(f"tag: measuring {sum(missing[key] for key in keys):,} passages on one engine")
         pool = replace(engine_pool(engine, worker), actors=1, min_actors=1)
-        summaries = chunk_pipeline.work_on_chunks(folder, keys, passages.read_chunk, pool)
+        summaries = chunk_pipeline.work_on_chunks(folder, keys, partial(read_joined, passages), pool)
         trial = measure((time.monotonic(), summary) for summary in summaries)
     return describe(
         trial,
@@ -141,6 +146,25 @@ def estimate(context: StageContext) -> str:
         gpus=engine.gpus,
         usd_per_gpu_hour=engine.usd_per_gpu_hour,
     )
+
+
+def _chunks(context: StageContext) -> ChunkList:
+    """Return the stage's chunks: those of ingest, joined until they have enough passages for a student."""
+    chunks = (context.run_folder / "ingest").require_manifest().chunks
+    return join_chunks(chunks, _chunk_passages(context, chunks.total_rows))
+
+
+def _chunk_passages(context: StageContext, passages: int) -> int:
+    """Return the least passages of a chunk; 1 leaves ingest's chunks as they are.
+
+    passages: of the run. Where the stage has begun, those of another corpus, before it grew, decided.
+    """
+    setting, begun = context.sections.tag.chunk_passages, context.folder.read_identity()
+    if setting is not None:
+        return setting
+    if begun is not None:
+        return begun.settings["tag"].get("chunk_passages", 1)
+    return max(1, min(_MOST_CHUNK_PASSAGES, passages // _CHUNKS))
 
 
 def tag_text(context: StageContext, text: str) -> None:
@@ -197,8 +221,10 @@ def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
         _rules(tag, student),
         _engine_settings(context),
     )
-    parents: dict[str, str | None] = {"ingest": passages.digest(), "student": digest}
-    return _identity(context, facts, types, parents), worker
+    manifest = passages.require_manifest()
+    parents: dict[str, str | None] = {"ingest": manifest.digest, "student": digest}
+    identity = _identity(context, facts, types, parents)
+    return identity.with_earlier_parent("ingest", manifest.grown_from), worker
 
 
 def make_tagger(
@@ -245,6 +271,8 @@ def _identity(
     context: StageContext, facts: StudentFacts, types: TypeSelection, parents: dict[str, str | None]
 ) -> Identity:
     tag = context.sections.tag
+    ingest = (context.run_folder / "ingest").manifest()
+    chunk_passages = _chunk_passages(context, ingest.rows if ingest else 0)
     return Identity(
         stage="tag",
         settings={
@@ -254,6 +282,7 @@ def _identity(
                 "types": list(types.everywhere),
                 "types_of_source": types.of_source,
                 **asdict(_rules(tag, _student_address(context))),
+                **({"chunk_passages": chunk_passages} if chunk_passages > 1 else {}),
             },
         },
         parents=parents,  # the student counts by its content: its folder may be moved
@@ -266,40 +295,39 @@ def read_tables_manifest(folder: StageFolder) -> dict[str, Any] | None:
 
 
 def _results(
-    tag: Tag, folder: StageFolder, passages: StageFolder, summaries: Sequence[Summary]
+    tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList, totals: StageTotals
 ) -> dict[str, Any]:
     """Check that each chunk has a row for each of its passages, and write the tables."""
-    given = passages.require_manifest().rows_of_chunk
-    rows = {summary.key: summary.rows for summary in summaries}
-    differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
-    if differing:
+    made = totals.chunks()
+    if not chunks.same_rows(made):
+        given, rows = chunks.rows_of_chunk, made.rows_of_chunk
+        differing = sorted(key for key in given.keys() | rows.keys() if given.get(key) != rows.get(key))
         key = differing[0]
         raise RuntimeError(
             f"{folder.url}: chunk {key} has {rows.get(key)} rows for {given.get(key)} passages; "
             f"{len(differing):,} such chunks"
         )
-    _write_tables(tag, folder, passages, rows)
-    return {"input": {"chunks": len(given), "rows": sum(given.values())}}
+    _write_tables(tag, folder, passages, made)
+    return {"input": {"chunks": len(chunks), "rows": chunks.total_rows}}
 
 
-def _write_tables(
-    tag: Tag, folder: StageFolder, passages: StageFolder, rows_of_chunk: dict[str, int]
-) -> None:
+def _write_tables(tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList) -> None:
     """Write the tables that people query, and their manifest last."""
     # Without a manifest first, so that a run killed here does not pass half a table off as whole.
     folder.remove([TABLES])
     if (folder / ENTITIES).tree():
         (folder / ENTITIES).remove_all()  # of a killed run, or in another layout
-    keys = tuple(sorted(rows_of_chunk))
+    chunks = chunks.sorted_by_key()
     writer = TablePartWriter(
         tagged=folder,
         passages=passages,
-        keys=keys,
+        keys=tuple(chunks.keys.to_pylist()),
         entity_table=tag.entity_table,
         by_source=tag.partition_by_source,
     )
     surfaces = SurfaceCounts(max(_SURFACES, 10 * tag.top_surfaces))
-    for part in chunk_pipeline.gather(divide_into_parts([rows_of_chunk[key] for key in keys]), writer.write):
+    parts = divide_into_parts(chunks.table["rows"].to_pylist())
+    for part in chunk_pipeline.gather(parts, writer.write):
         surfaces.add(part)
     write_top(folder, surfaces, tag.top_surfaces)
     tables = TagTables(

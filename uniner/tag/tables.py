@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uniner.storage.folder import Folder
+from uniner.storage.joined_chunks import read_joined_columns
 from uniner.storage.sealed_parquet import sealed_parquet
 from uniner.storage.stage_folder import StageFolder
 
@@ -45,7 +46,7 @@ _SURFACES = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class TablePartWriter:
-    """Makes parts of the tables from tagged chunks and their passages, which have the same keys.
+    """Makes parts of the tables from tagged chunks and their passages, which the chunks' keys name.
 
     keys: of all chunks, in the order of the corpus. entity_table: write the flat table too; by_source: in a
     folder for each source.
@@ -67,7 +68,7 @@ class TablePartWriter:
         return count_surfaces(entities, self._earlier_entities(start)).to_pydict()
 
     def _entities(self, key: str) -> pa.Table:
-        passages = self.passages.read_columns(key, ["passage_id", "source"])
+        passages = read_joined_columns(self.passages, key, ["passage_id", "source"])
         return entity_rows(self.tagged.read_chunk(key).table, passages)
 
     def _earlier_entities(self, start: int) -> pa.Table | None:
