@@ -265,7 +265,7 @@ def test_a_driver_whose_lease_is_taken_over_stops(folder, stop_on_sigterm):
     assert read_lease(folder)["host"] == "other-host", "the other's lease was deleted"
 
 
-def test_a_driver_that_does_not_stop_is_ended(tmp_path, without_locks):
+def test_a_driver_that_does_not_stop_is_ended(tmp_path, without_locks, wait_until):
     """In a process of its own, whose main thread passes over SIGTERM."""
     code = (
         "import errno, fcntl, sys, time\n"
@@ -288,7 +288,12 @@ def test_a_driver_that_does_not_stop_is_ended(tmp_path, without_locks):
         preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     )
     assert driver.stdout.readline() == "held\n"
-    write_lease(folder, elsewhere())
+
+    def has_ended():
+        write_lease(folder, elsewhere())  # as the other driver, which renews its lease too
+        return driver.poll() is not None
+
+    wait_until(has_ended, 30)
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 1
     assert "this driver stops, so that nothing is done twice" in errors and "Traceback" not in errors
