@@ -143,7 +143,7 @@ class Manifest:
             figures=merge(summary.figures for summary in summaries),
             chunks=chunks,
             results=dict(results or {}),
-            versions=_versions(),
+            versions=package_versions(),
             commit=_commit(),
         )
 
@@ -178,7 +178,8 @@ def merge(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of this project and of the packages that decide its output, as installed here."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"uniner": __version__}
