@@ -127,6 +127,20 @@ def test_a_server_that_wants_another_form_of_the_request_gets_it(ask):
     assert server.bodies[0]["max_completion_tokens"] == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "level"),
+    [
+        ("Could not finish the message because max_tokens or model output limit was reached.", "ok"),
+        ("max_completion_tokens must be at least 16", "ok"),
+        ("Unknown field: thinking", "error"),
+    ],
+)
+def test_a_model_that_needs_more_than_a_token_is_there(ask, message, level):
+    with Server(refuse=(400, message)) as server:
+        result = ask(server)
+    assert result.level == level and message in result.found
+
+
 def test_a_missing_key_and_a_budget_without_prices_send_nothing(ask, monkeypatch):
     with Server() as server:
         assert "no price is set" in ask(server, budget_usd=1, usd_per_million_in=0).found

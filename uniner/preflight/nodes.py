@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from uniner.storage.manifest import package_versions
 
 _ASK_GPUS = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _MIB = 1 << 20
+_CONNECT_S = 10.0
 
 
 class Gpu(NamedTuple):
@@ -88,15 +90,17 @@ def machines() -> tuple[Machine, ...]:
     """Return the machines of the cluster at RAY_ADDRESS, else this one alone. Starts nothing."""
     if "RAY_ADDRESS" not in os.environ:
         return (Machine(name="this machine", facts=read_facts()),)
+    address = os.environ["RAY_ADDRESS"]
     from uniner.runtime.connection import connected
     from uniner.runtime.every_node import on_every_node
 
     try:
+        _connect(address)
         with connected():
             answers = on_every_node(read_facts)
-    except ConnectionError as failure:
-        reason = f"cannot be reached ({short(failure)}); check RAY_ADDRESS and that Ray runs there"
-        return (Machine(name=f"the cluster at {os.environ['RAY_ADDRESS']}", error=reason),)
+    except OSError as failure:
+        reason = f"cannot be reached ({short(failure)}); check RAY_ADDRESS, and that Ray runs there"
+        return (Machine(name=f"the cluster at {address}", error=reason),)
     cure = "give all machines one image (infra/Dockerfile)"
     return tuple(
         Machine(
@@ -107,6 +111,13 @@ def machines() -> tuple[Machine, ...]:
         )
         for answer in answers
     )
+
+
+def _connect(address: str) -> None:
+    """Open and close a connection, as Ray would try for minutes. An address such as auto has no port."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
 
 
 def check_machines(found: Sequence[Machine]) -> Iterator[CheckResult]:

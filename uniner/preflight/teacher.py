@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import openai
+
 from uniner.config.teachers import BatchTeacher, OpenAITeacher, RecordingTeacher
+from uniner.errors import UserError
 from uniner.preflight.results import CheckResult, ok, warning
 from uniner.runtime.gate import Gate
 from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
@@ -21,6 +25,7 @@ from uniner.teacher.settings import check_budget, check_teacher, make_server, ma
 from uniner.teacher.spent import spent_usd
 
 _LONGEST_WAIT_S = 60.0
+_LENGTH = re.compile(r"max_(completion_|output_)?tokens|output limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,15 @@ def check_server(
         )
         return
     server = replace(make_server(section, name), retries=0, timeout_s=min(section.timeout_s, _LONGEST_WAIT_S))
-    with _meter(budget) as meter:
-        reply = asyncio.run(_ask(teacher, server, meter))
+    try:
+        with _meter(budget) as meter:
+            reply = asyncio.run(_ask(teacher, server, meter))
+    except UserError as refusal:
+        if not _is_about_length(refusal.__cause__):
+            raise
+        # A model that thinks first needs more. Its server has taken the key and has the model.
+        yield ok(name, f"answers that one token is too few ({refusal}), so the key and the model are right")
+        return
     usd = teacher.usd(reply.tokens_in, reply.tokens_out)
     price = (
         f"cost {usd:.2g} USD" if most_usd else "and no price is set, such as teacher.usd_per_million_in=0.15"
@@ -98,6 +110,13 @@ def _meter(budget: TeacherBudget) -> Iterator[Meter]:
             yield meter
         finally:
             meter.finish("preflight has asked")
+
+
+def _is_about_length(refusal: BaseException | None) -> bool:
+    """Tell whether a server refuses a request for the length of the reply that it allows."""
+    if not isinstance(refusal, openai.APIStatusError):
+        return False
+    return refusal.status_code in (400, 422) and bool(_LENGTH.search(str(refusal)))
 
 
 async def _ask(teacher: Teacher, server: OpenAIServer, meter: Meter) -> TeacherReply:
