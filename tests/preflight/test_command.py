@@ -66,7 +66,14 @@ def test_a_run_that_has_all_it_needs_passes_and_leaves_nothing(write_config, tmp
     code, lines, output = preflight(write_config())
     assert code == 0, output
     assert {level for level, _ in lines.values()} == {"ok"}
-    expected = {"run.root", "student.base", "ingest.shards", "evaluate.gold.news", "disks", "teacher"}
+    expected = {
+        "run.root",
+        "student.base",
+        "ingest.shards",
+        "evaluate.gold.news",
+        "disk of this machine",
+        "teacher",
+    }
     assert lines.keys() == expected | set(STAGES) - {"report"}
     assert not (tmp_path / "runs").exists()
 
@@ -103,7 +110,14 @@ def test_only_what_the_named_stages_need_is_checked(write_config):
     config = write_config(teacher={"path": "no.jsonl"}, evaluate={"gold": {"news": "no.jsonl"}})
     code, lines, output = preflight(config, "--stage", "ingest", "--stage", "tag")
     assert code == 0, output
-    assert lines.keys() == {"run.root", "student.base", "ingest.shards", "ingest", "tag", "disks"}
+    assert lines.keys() == {
+        "run.root",
+        "student.base",
+        "ingest.shards",
+        "ingest",
+        "tag",
+        "disk of this machine",
+    }
 
 
 def test_a_teacher_is_asked_once_for_all_that_ask_it(write_config, monkeypatch, tmp_path):
@@ -139,6 +153,19 @@ def test_gpus_that_node_types_promise_are_compared(write_config, monkeypatch):
     assert code == 1, output
     assert lines["train on GPUs"][0] == "ok" and "H100 of node type gpu has" in lines["train on GPUs"][1]
     assert lines["engine of student.base"][0] == "error"
+    assert "none is known" in lines["disks of GPU machines"][1]
+
+
+def test_this_machines_gpus_are_a_doubt_where_a_cluster_may_do_the_work(write_config, monkeypatch, bucket):
+    from uniner.preflight import nodes
+
+    monkeypatch.setattr(nodes, "_gpus", lambda: (nodes.Gpu("NVIDIA Small", 1e6),))
+    words = ["train.use_gpu=true", "--stage", "train"]
+    code, lines, _ = preflight(write_config(), *words)
+    assert (code, lines["train on GPUs"][0]) == (1, "error")
+    code, lines, output = preflight(write_config(run={"root": f"{bucket}/doubt"}), *words)
+    assert code == 0, output
+    assert lines["train on GPUs"][0] == "warning" and "unless a cluster does it" in lines["train on GPUs"][1]
 
 
 def test_without_a_cluster_no_ray_is_started(write_config, monkeypatch):
@@ -179,4 +206,4 @@ def test_on_a_cluster_every_machine_is_asked(write_config):
     assert "ok       versions: alike on 2 of 2 machines: Python" in seen["output"]
     assert "ok       clocks: 2 machines are within 1 s of this one" in seen["output"]
     assert "all machines must see the same folder" in seen["output"]
-    assert "free or more on 2 machines" in seen["output"]
+    assert "ok       disks of 2 machines: " in seen["output"]

@@ -80,7 +80,8 @@ def test_a_damaged_folder_is_one_line(model, damage, text):
     assert result.level == "error" and text in result.found and "\n" not in result.found
 
 
-def test_a_hub_name_that_is_not_there_is_an_error():
+def test_a_hub_name_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at import, maybe too early
     (result,) = check("nobody/no-such-model")
     assert result.level == "error" and "nobody/no-such-model" in result.found
 

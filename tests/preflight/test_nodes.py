@@ -1,6 +1,7 @@
 """Machines that differ: in versions, in code, by their clocks and disks."""
 
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -61,12 +62,28 @@ def test_the_clock_that_is_off_is_named():
 
 def test_a_disk_that_is_too_small_is_named_with_what_it_must_hold():
     needed = {"s3://b/base": 14e9, "a checkpoint's shards": 80e9}
-    (result,) = nodes.check_disks([machine("a"), machine("b", free=90e9)], needed)
+    (result,) = nodes.check_disks([machine("a"), machine("b", free=90e9)], needed, {})
     assert (result.level, result.subject) == ("error", "disk of b")
-    assert "/tmp has 90.0 GB free, less than the 94.0 GB" in result.found
+    assert "/tmp has 90.0 GB free, which is too little for 94.0 GB" in result.found
     assert "s3://b/base 14.0 GB, a checkpoint's shards 80.0 GB" in result.found
-    (result,) = nodes.check_disks([machine("a"), machine("b", free=95e9)], needed)
-    assert result.level == "ok" and "95.0 GB free or more on 2 machines" in result.found
+    (result,) = nodes.check_disks([machine("a"), machine("b", free=95e9)], needed, {})
+    assert (result.level, result.subject) == ("ok", "disks of 2 machines")
+    assert "95.0 GB free" in result.found
+
+
+def test_a_machine_without_gpus_keeps_less():
+    everywhere, on_gpus = {"s3://b/base": 14e9}, {"a checkpoint's shards": 80e9}
+    gpu = (Gpu("NVIDIA H100", 80e9),)
+    head, large, small = (machine(name, free=free) for name, free in (("h", 20e9), ("l", 99e9), ("s", 20e9)))
+    large, small = (replace(each, facts=replace(each.facts, gpus=gpu)) for each in (large, small))
+    results = {
+        result.subject: result.level
+        for result in nodes.check_disks([head, large, small], everywhere, on_gpus)
+    }
+    assert results == {"disk of h": "ok", "disk of s": "error"}
+    _, told = nodes.check_disks([head], everywhere, on_gpus)
+    assert (told.level, told.subject) == ("ok", "disks of GPU machines")
+    assert "none is known; each needs a temporary folder for 94.0 GB" in told.found
 
 
 def test_the_facts_of_this_machine(tmp_path, monkeypatch):

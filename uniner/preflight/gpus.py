@@ -82,7 +82,7 @@ def memory_of(accelerator: str) -> tuple[float, ...]:
     model, _, memory = accelerator.removesuffix("G").partition("-")
     if memory:
         return tuple(gpu.memory for name, gpu in GPUS.items() if name == f"{model}-{memory}")
-    return tuple(gpu.memory for name, gpu in GPUS.items() if name.split("-")[0] == model)
+    return tuple(sorted(gpu.memory for name, gpu in GPUS.items() if name.split("-")[0] == model))
 
 
 def judge(need: MemoryNeed, kinds: Sequence[GpuKind]) -> CheckResult:
@@ -112,6 +112,13 @@ def _listed(kinds: Sequence[GpuKind], need: MemoryNeed) -> str:
         memory = " or ".join(size(memory * need.share) for memory in kind.memory) or "unknown memory"
         parts.append(f"{kind.name} of {kind.where} has ({memory})")
     return " and ".join(dict.fromkeys(parts))
+
+
+def check_training(
+    job: "TrainJob", built: bool, kinds: Callable[[], Sequence[GpuKind]]
+) -> Iterator[CheckResult]:
+    """Compare what a training worker takes with the GPUs that there are."""
+    yield judge(training_need(job, built), kinds())
 
 
 def training_need(job: "TrainJob", built: bool) -> MemoryNeed:

@@ -166,22 +166,37 @@ def check_clocks(found: Sequence[Machine]) -> Iterator[CheckResult]:
         yield ok("clocks", f"{len(results):,} machines are within {max(1.0, most):.0f} s of this one")
 
 
-def check_disks(found: Sequence[Machine], needed: Mapping[str, float]) -> Iterator[CheckResult]:
-    """Compare the free bytes of each machine's temporary folder with what is copied there, by its name."""
-    total = sum(needed.values())
-    listed = ", ".join(f"{name} {size(count)}" for name, count in needed.items())
+def check_disks(
+    found: Sequence[Machine], everywhere: Mapping[str, float], on_gpus: Mapping[str, float]
+) -> Iterator[CheckResult]:
+    """Compare the free bytes of the machines' temporary folders with what is copied there, by its name.
+
+    everywhere: on every machine. on_gpus: besides, on machines with GPUs.
+    """
+    with_gpus = [machine for machine in found if machine.facts and machine.facts.gpus]
+    others = [machine for machine in found if machine.facts and not machine.facts.gpus]
+    yield from _check_room(others, everywhere)
+    yield from _check_room(with_gpus, {**everywhere, **on_gpus})
+    if on_gpus and not with_gpus:
+        kept = _in_words({**everywhere, **on_gpus})
+        yield ok("disks of GPU machines", f"none is known; each needs a temporary folder for {kept}")
+
+
+def _check_room(found: Sequence[Machine], needed: Mapping[str, float]) -> Iterator[CheckResult]:
     known = [(machine.name, machine.facts) for machine in found if machine.facts]
-    small = [(name, facts) for name, facts in known if facts.free < total]
+    small = [(name, facts) for name, facts in known if facts.free < sum(needed.values())]
     for name, facts in small:
         yield error(
             f"disk of {name}",
-            f"{facts.temporary} has {size(facts.free)} free, less than the {size(total)} that are kept there "
-            f"({listed}); point TMPDIR at a larger disk",
+            f"{facts.temporary} has {size(facts.free)} free, which is too little for {_in_words(needed)}; "
+            "point TMPDIR at a larger disk",
         )
     if known and not small:
         least = min((facts for _, facts in known), key=lambda facts: facts.free)
-        yield ok(
-            "disks",
-            f"{least.temporary} has {size(least.free)} free or more on {len(known):,} "
-            f"{'machine' if len(known) == 1 else 'machines'}; {size(total)} are kept there ({listed})",
-        )
+        where = f"disk of {known[0][0]}" if len(known) == 1 else f"disks of {len(known):,} machines"
+        yield ok(where, f"{least.temporary} has {size(least.free)} free, for {_in_words(needed)}")
+
+
+def _in_words(needed: Mapping[str, float]) -> str:
+    listed = ", ".join(f"{name} {size(count)}" for name, count in needed.items() if count)
+    return f"{size(sum(needed.values()))} ({listed})" if listed else "small files alone"

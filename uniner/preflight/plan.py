@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from uniner.gold.catalogue import resolve_group
 from uniner.preflight import data, gpus, nodes, storage, teacher
 from uniner.preflight.models import ModelUse, check_base, check_use, read_model
 from uniner.preflight.nodes import Machine
-from uniner.preflight.results import Check, CheckResult, ok, results_of
+from uniner.preflight.results import Check, CheckResult, ok, results_of, warning
 from uniner.preflight.teacher import TeacherBudget
 from uniner.runtime.placement import NodeType, Request, node_types, require_room
 from uniner.runtime.stage_context import Stage, StageContext
@@ -140,15 +140,19 @@ class RunPlan:
         # To count the conversations' tokens, the estimate would copy a remote base here whole.
         built = not is_remote(sections.student.base) and build.manifest() is not None
         kinds = functools.cache(lambda: gpus.gpu_kinds(self._machines, _node_types()))
+
+        def judged(find: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:
+            yield from self._if_here(find())
+
         if "train" in self.stages and sections.train.use_gpu:
-            yield from results_of(
-                Check("train on GPUs", lambda: [gpus.judge(gpus.training_need(self._job, built), kinds())])
-            )
+            check = functools.partial(gpus.check_training, self._job, built, kinds)
+            yield from results_of(Check("train on GPUs", functools.partial(judged, check)))
         seen = set()
         for use in self._uses():
             if use.serving and use.serving.gpus and (use.name, use.window) not in seen:
                 seen.add((use.name, use.window))
-                yield from results_of(Check(use.setting, functools.partial(gpus.check_engine, use, kinds)))
+                check = functools.partial(gpus.check_engine, use, kinds)
+                yield from results_of(Check(use.setting, functools.partial(judged, check)))
 
     @property
     def _job(self) -> "TrainJob":
@@ -171,13 +175,25 @@ class RunPlan:
             yield from results_of(Check(f"room for {each[0]}", functools.partial(_check_room_for, *each)))
 
     def _check_disks(self) -> Iterator[CheckResult]:
-        needed: dict[str, float] = {}
+        train = self.context.sections.train
+        everywhere, on_gpus = dict[str, float](), dict[str, float]()
         for use in self._uses():
-            if fetched := read_model(use.setting, use.name).fetched_bytes:
-                needed[use.name] = fetched
+            place = on_gpus if use.serving and use.serving.gpus else everywhere
+            if use.name not in everywhere:
+                place[use.name] = read_model(use.setting, use.name).fetched_bytes
         if "train" in self.stages:
-            needed |= gpus.training_files(self._job)
-        yield from nodes.check_disks(self._machines, needed)
+            (on_gpus if train.use_gpu else everywhere).update(gpus.training_files(self._job))
+        yield from self._if_here(nodes.check_disks(self._machines, everywhere, on_gpus))
+
+    def _if_here(self, results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+        """Yield results about the machines. Errors of this one are doubts where a cluster may do the work:
+        the data of the run will be where one can read them."""
+        elsewhere = "RAY_ADDRESS" not in os.environ and is_remote(self.context.sections.run.root)
+        for result in results:
+            doubtful = elsewhere and result.level == "error"
+            yield (
+                warning(result.subject, f"{result.found} (unless a cluster does it)") if doubtful else result
+            )
 
     @property
     def _asks_teacher(self) -> bool:
@@ -232,7 +248,7 @@ def _teacher_use(name: str, section: VllmTeacher, longest_reply: int) -> ModelUs
 
 def _check_stage(module: Stage, context: StageContext) -> Iterator[CheckResult]:
     module.check(context)
-    yield ok(context.stage, "its settings are right, and those that it began with")
+    yield ok(context.stage, "its settings and input are right")
 
 
 def _check_room_for(name: str, request: Request, count: int, advice: str) -> Iterator[CheckResult]:

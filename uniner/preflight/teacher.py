@@ -62,7 +62,7 @@ def check_server(
     if budget.usd is not None and spent + most_usd > budget.usd:
         yield warning(
             name,
-            f"{section.model} is not asked: a request may cost {most_usd:.2g} USD, {spent:.6g} are spent, "
+            f"{section.model} is not asked: a request may cost {_usd(most_usd)}, {spent:.6g} are spent, "
             f"and {budget.setting} is {budget.usd:g}; raise it to go on",
         )
         return
@@ -78,7 +78,7 @@ def check_server(
         return
     usd = teacher.usd(reply.tokens_in, reply.tokens_out)
     price = (
-        f"cost {usd:.2g} USD" if most_usd else "and no price is set, such as teacher.usd_per_million_in=0.15"
+        f"cost {_usd(usd)}" if most_usd else "and no price is set, such as teacher.usd_per_million_in=0.15"
     )
     yield ok(
         name,
@@ -110,6 +110,10 @@ def _meter(budget: TeacherBudget) -> Iterator[Meter]:
             yield meter
         finally:
             meter.finish("preflight has asked")
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.2g} USD" if amount >= 1e-4 else "less than 0.0001 USD"
 
 
 def _is_about_length(refusal: BaseException | None) -> bool:
