@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import uniner
-from uniner.storage.manifest import _versions
+from uniner.storage.manifest import package_versions
 
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))
@@ -21,6 +21,7 @@ JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
 STAGES = {"generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "review", "report"}
 LEVELS = (
     {"cli", "jobs", "quickstart"},
+    {"preflight"},
     STAGES,
     {"teacher"},
     {"inference"},
@@ -205,4 +206,4 @@ def test_every_file_says_what_it_is_for(path):
 def test_no_installed_distribution_of_the_project_is_needed():
     """A cluster has the project's code and its dependencies, but no installed uniner package."""
     assert [path.name for path in MODULES if re.search(r"""version\(["']uniner""", path.read_text())] == []
-    assert _versions()["uniner"] == uniner.__version__ == metadata.version("uniner")
+    assert package_versions()["uniner"] == uniner.__version__ == metadata.version("uniner")

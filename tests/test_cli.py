@@ -14,7 +14,7 @@ from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import Chunk, run_folder
 
 RUNNER = CliRunner()
-COMMANDS = (*STAGES, "pipeline", "quickstart", "status", "settings")
+COMMANDS = (*STAGES, "pipeline", "quickstart", "preflight", "status", "settings")
 
 
 @pytest.fixture

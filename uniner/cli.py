@@ -1,4 +1,4 @@
-"""The command line: a subcommand per stage, and pipeline, quickstart, status and settings.
+"""The command line: a subcommand per stage, and pipeline, quickstart, preflight, status and settings.
 
 `python -m jobs.STAGE` is the same command for `ray job submit`. Exit codes: 0 done; 1 failed; 2 bad config or
 input, before Ray starts; 3 stopped on purpose, and the same command goes on.
@@ -34,6 +34,8 @@ from uniner.storage.trouble import set_patience
 
 _STOPPED = 3
 """The exit code of a stop on purpose: the same command goes on."""
+_PREFLIGHT_PATIENCE_S = 20.0
+"""Seconds for which preflight asks a storage in trouble again; a run asks for longer."""
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that `ray job submit` sets for the job's process."""
 STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
@@ -180,6 +182,19 @@ def quickstart(settings: Settings = None, verbose: Verbose = False) -> None:
     _exit(run(STAGES, _words(str(config), settings), prepare))
 
 
+@_command("Check what a run needs (rights, keys, models, GPUs, input) before a cluster is paid for.")
+def preflight(
+    config: ConfigFile,
+    settings: Settings = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="Check what this stage needs; repeat it. All by default."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    _exit(_exit_code(lambda: _check_before(_words(config, settings), stage or STAGES[:-1])))
+
+
 @_command("Say what of a run is done, and what it has cost.")
 def status(config: ConfigFile, settings: Settings = None) -> None:
     from uniner.report.status import describe_status
@@ -260,6 +275,31 @@ def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
         if death := connection.death_in(error):
             raise _FailedError(f"{death}; the same command goes on") from None
         raise
+
+
+def _check_before(words: Sequence[str], stages: Sequence[str]) -> None:
+    """Print a line for each check of what stages need.
+
+    Raises:
+        _FailedError: a check failed.
+    """
+    if unknown := sorted(set(stages) - set(STAGES[:-1])):
+        raise UserError(f"--stage {unknown[0]}: must be one of {', '.join(STAGES[:-1])}")
+    config = _load(words)
+    set_patience(min(config.run.storage_patience_s, _PREFLIGHT_PATIENCE_S))
+    from uniner.preflight.nodes import machines
+    from uniner.preflight.plan import SECTIONS, RunPlan
+    from uniner.preflight.results import run_checks
+
+    modules = {name: _module(name) for name in STAGES if name in stages}
+    plan = RunPlan(
+        context=StageContext.of(config, "preflight", SECTIONS),
+        stages={name: (module, _context(config, module)) for name, module in modules.items()},
+        find_machines=machines,
+    )
+    errors = run_checks(plan.checks(), lambda line: tqdm.write(visible(printable(line)), file=sys.stdout))
+    if errors:
+        raise _FailedError(f"preflight: {errors:,} {'error' if errors == 1 else 'errors'}, see above")
 
 
 def _works_in_its_folder(context: StageContext) -> bool:

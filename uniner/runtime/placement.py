@@ -119,6 +119,12 @@ def _most_requests(request: Request, nodes: Sequence[NodeType], limit: int | Non
     return total
 
 
+def node_types() -> list[NodeType] | None:
+    """Return the machines that the cluster's autoscaler can start; None where nothing says which."""
+    config = _autoscaling_config()
+    return None if config is None else _node_types(config)
+
+
 def _node_types(config: Any) -> list[NodeType]:
     return [
         NodeType(name, node.resources, node.labels, node.max_worker_nodes)

@@ -184,7 +184,7 @@ class Meter:
         """Write down and return what the stage has spent. Requests still in flight count as spent."""
         self._stopping = reason
         usd = self._committed()
-        if self._spending and usd:
+        if self._spending and (usd or self._allowance):
             self._spending.write(usd, exact=True)
         return usd
 

@@ -175,7 +175,7 @@ class Manifest:
             figures=merge([totals.figures]),
             chunks=chunks,
             results=dict(results or {}),
-            versions=_versions(),
+            versions=package_versions(),
             commit=_commit(),
         )
 
@@ -221,7 +221,8 @@ def merge(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of this project and of the packages that decide its output, as installed here."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"uniner": __version__}

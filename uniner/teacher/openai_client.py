@@ -124,6 +124,17 @@ class OpenAIClient:
             return await self._give_up(error, attempts)
         raise AssertionError("tenacity ends with a result or an error")
 
+    async def ask_once(self, request: ChatRequest) -> tuple[TeacherReply, Reservation]:
+        """Send a request once, to learn whether there is a reply. The caller settles the reservation.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            return await self._try(request, 1)
+        except (openai.OpenAIError, TimeoutError, InvalidCompletionError) as error:
+            raise UserError(self._explain(error)) from error
+
     async def _try(self, request: ChatRequest, attempt: int) -> tuple[TeacherReply, Reservation]:
         most = most_tokens(request)
         async with self._slots:

@@ -88,11 +88,11 @@ def config_and_tokenizer(base: str) -> tuple[Any, Any]:
     """Read a base model's config and tokenizer."""
     with loading(base, "student.base"):
         config = AutoConfig.from_pretrained(local_model(base))
-    _require_attention(base, config)
+    require_attention(base, config)
     return config, load_tokenizer(base)
 
 
-def _require_attention(base: str, config: Any) -> None:
+def require_attention(base: str, config: Any) -> None:
     """Refuse a model whose layers carry a state along a row (Mamba, gated delta nets, short convolutions):
     each conversation of a packed row would see those before it."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)

@@ -73,7 +73,7 @@ def estimate(context: StageContext) -> str:
 
     _check_settings(context.sections.train, context.sections.student.max_tokens)
     (context.run_folder / "build").require_manifest()
-    return estimate_job(_job(context)).text()
+    return estimate_job(train_job(context)).text()
 
 
 def _check_settings(train: Train, max_tokens: int) -> None:
@@ -125,7 +125,7 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     )
 
 
-def _job(context: StageContext, identity: Identity | None = None) -> "TrainJob":
+def train_job(context: StageContext, identity: Identity | None = None) -> "TrainJob":
     """Return the workers' job; an estimate needs no identity."""
     from uniner.train.prepare import TrainJob
 
@@ -150,7 +150,7 @@ def _train(context: StageContext, identity: Identity) -> "TrainFigures":
         context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
     result = trainer.run_training(
         worker.train,
-        _job(context, identity),
+        train_job(context, identity),
         folder=context.folder,
         workers=train.workers,
         use_gpu=train.use_gpu,

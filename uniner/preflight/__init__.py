@@ -1,0 +1,1 @@
+"""Checks before a cluster is paid for: rights, keys, models, GPUs, disks, versions and input."""

@@ -1,0 +1,261 @@
+"""The checks that a run needs, in order: the storage first, the teacher's request, which costs, last."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uniner.config.systems import ChatSystem, GlinerSystem, InstructedSystem, TemplateSystem
+from uniner.config.teachers import AnyTeacher, RecordingTeacher, VllmTeacher
+from uniner.evaluate.systems_registry import SystemSpec, choose_systems
+from uniner.gold.catalogue import resolve_group
+from uniner.preflight import data, gpus, nodes, storage, teacher
+from uniner.preflight.models import ModelUse, check_base, check_use, read_model
+from uniner.preflight.nodes import Machine
+from uniner.preflight.results import Check, CheckResult, ok, results_of, warning
+from uniner.preflight.teacher import TeacherBudget
+from uniner.runtime.placement import NodeType, Request, node_types, require_room
+from uniner.runtime.stage_context import Stage, StageContext
+from uniner.storage.filesystem import is_remote
+from uniner.storage.model_folders import FACTS, model_address
+
+if TYPE_CHECKING:
+    from uniner.train.prepare import TrainJob
+
+SECTIONS = (
+    "run", "student", "teacher", "generate", "ingest", "annotate", "build", "train", "engine", "evaluate",
+    "tag",
+)  # fmt: skip
+_BASE = "student.base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run's stages that are to be checked.
+
+    context: of all sections. stages: a stage's module and its own context, by its name. find_machines:
+    returns the machines of the cluster, else this one.
+    """
+
+    context: StageContext
+    stages: Mapping[str, tuple[Stage, StageContext]]
+    find_machines: Callable[[], tuple[Machine, ...]]
+
+    def checks(self) -> list[Check]:
+        """Return the checks."""
+        cluster, sections = "RAY_ADDRESS" in os.environ, self.context.sections
+        root, cache = sections.run.root, sections.teacher.cache
+        checks = [Check("run.root", lambda: storage.check_place("run.root", root, cluster))]
+        if cache and self._asks_teacher:
+            checks.append(
+                Check("teacher.cache", lambda: storage.check_place("teacher.cache", cache, cluster))
+            )
+        if cluster:
+            checks.append(Check("machines", self._check_machines))
+        checks += [Check("models", self._check_models), *self._data_checks()]
+        checks += [
+            Check(name, functools.partial(_check_stage, *stage)) for name, stage in self.stages.items()
+        ]
+        checks.append(Check("GPUs", self._check_gpus))
+        if cluster:
+            checks.append(Check("room", self._check_room))
+        return [*checks, Check("disks", self._check_disks), Check("teachers", self._check_teachers)]
+
+    def _check_machines(self) -> Iterator[CheckResult]:
+        machines = self._machines
+        yield from nodes.check_machines(machines)
+        yield from nodes.check_versions(machines, nodes.read_facts())
+        yield from nodes.check_clocks(machines)
+
+    @functools.cached_property
+    def _machines(self) -> tuple[Machine, ...]:
+        return self.find_machines()
+
+    def _data_checks(self) -> Iterator[Check]:
+        ingest, build = self.context.sections.ingest, self.context.sections.build
+        if "ingest" in self.stages and ingest.shards:
+            yield Check("ingest.shards", lambda: data.check_shards(ingest))
+        if "ingest" in self.stages and ingest.decontaminate:
+            yield Check("ingest.decontaminate", lambda: data.check_benchmarks(ingest))
+        if "build" in self.stages and build.supervised:
+            yield Check("build.supervised", lambda: data.check_gold("build.supervised", build.supervised))
+        if "evaluate" in self.stages:
+            yield Check("evaluate.gold", lambda: data.check_gold("evaluate.gold", self._gold()))
+
+    def _gold(self) -> dict[str, str]:
+        evaluate = self.context.sections.evaluate
+        return resolve_group(evaluate.group, evaluate.data, evaluate.gold)
+
+    def _systems(self) -> list[SystemSpec]:
+        """Return the systems that evaluate scores; none where it has no gold data."""
+        sections = self.context.sections
+        if "evaluate" not in self.stages or not self._gold():
+            return []
+        run, seed = self.context.run_folder, self.context.seed
+        return [*choose_systems(sections.evaluate, sections.engine, sections.student, run, seed).values()]
+
+    def _check_models(self) -> Iterator[CheckResult]:
+        if "train" in self.stages:
+            student = self.context.sections.student
+            yield from results_of(Check(_BASE, lambda: check_base(student.base, student.max_tokens)))
+        seen = {(_BASE, self.context.sections.student.base)} if "train" in self.stages else set()
+        for use in self._uses():
+            if (use.setting, use.name) not in seen:
+                seen.add((use.setting, use.name))
+                yield from results_of(Check(use.setting, functools.partial(check_use, use)))
+
+    def _uses(self) -> Iterator[ModelUse]:
+        """Yield the models that the stages load. A student that is not trained yet is like its base."""
+        sections, stages = self.context.sections, self.stages
+        base, engine = sections.student.base, sections.engine
+        if stages.keys() & {"ingest", "train"}:
+            yield ModelUse(_BASE, base)
+        if self._asks_teacher and isinstance(sections.teacher, VllmTeacher):
+            yield _teacher_use("teacher", sections.teacher, sections.annotate.max_reply_tokens)
+        window = sections.student.max_tokens + max(engine.max_answer_tokens, engine.retry_answer_tokens)
+        own = self.context.run_folder / "train" / "student"
+        student = ModelUse(_BASE, base, engine, window)
+        if own.exists(FACTS):
+            student = ModelUse("the run's student", own.url, engine, window)
+        if "tag" in stages:
+            named = sections.tag.student
+            yield ModelUse("tag.student", named, engine, window) if named else student
+        for system in self._systems():
+            settings, setting = system.settings, f"evaluate.system.{system.name}"
+            if isinstance(settings, ChatSystem):
+                if isinstance(settings.teacher, VllmTeacher):
+                    yield _teacher_use(f"{setting}.teacher", settings.teacher, settings.max_reply_tokens)
+            elif system.is_own_student:
+                yield student
+            elif system.model == model_address(base):
+                yield ModelUse(_BASE, base, system.engine, window)
+            elif isinstance(settings, TemplateSystem | InstructedSystem):
+                yield ModelUse(setting, system.model, system.engine, window)
+            elif not isinstance(settings, GlinerSystem):  # by a library of its own, with other files
+                yield ModelUse(setting, system.model)
+
+    def _check_gpus(self) -> Iterator[CheckResult]:
+        sections, build = self.context.sections, self.context.run_folder / "build"
+        # To count the conversations' tokens, the estimate would copy a remote base here whole.
+        built = not is_remote(sections.student.base) and build.manifest() is not None
+        kinds = functools.cache(lambda: gpus.gpu_kinds(self._machines, _node_types()))
+
+        def judged(find: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:
+            yield from self._if_here(find())
+
+        if "train" in self.stages and sections.train.use_gpu:
+            check = functools.partial(gpus.check_training, self._job, built, kinds)
+            yield from results_of(Check("train on GPUs", functools.partial(judged, check)))
+        seen = set()
+        for use in self._uses():
+            if use.serving and use.serving.gpus and (use.name, use.window) not in seen:
+                seen.add((use.name, use.window))
+                check = functools.partial(gpus.check_engine, use, kinds)
+                yield from results_of(Check(use.setting, functools.partial(judged, check)))
+
+    @property
+    def _job(self) -> "TrainJob":
+        from uniner.train.stage import train_job
+
+        return train_job(self.context)
+
+    def _check_room(self) -> Iterator[CheckResult]:
+        """Check that the cluster can ever hold a task, the training workers, and each engine."""
+        train = self.context.sections.train
+        wanted = [("a task of ingest, build or evaluate", Request(1), 1, "add a node type with CPUs")]
+        if "train" in self.stages:
+            request = Request(1, 1 if train.use_gpu else 0)
+            wanted.append(("train", request, train.fewest_workers, "lower train.workers"))
+        for use in self._uses():
+            if use.serving:
+                request = Request(use.serving.cpus, use.serving.gpus)
+                wanted.append((f"the engine of {use.setting}", request, 1, "lower its cpus or gpus"))
+        for each in dict.fromkeys(wanted):
+            yield from results_of(Check(f"room for {each[0]}", functools.partial(_check_room_for, *each)))
+
+    def _check_disks(self) -> Iterator[CheckResult]:
+        train = self.context.sections.train
+        everywhere, on_gpus = dict[str, float](), dict[str, float]()
+        for use in self._uses():
+            place = on_gpus if use.serving and use.serving.gpus else everywhere
+            if use.name not in everywhere:
+                place[use.name] = read_model(use.setting, use.name).fetched_bytes
+        if "train" in self.stages:
+            (on_gpus if train.use_gpu else everywhere).update(gpus.training_files(self._job))
+        yield from self._if_here(nodes.check_disks(self._machines, everywhere, on_gpus))
+
+    def _if_here(self, results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+        """Yield results about the machines. Errors of this one are doubts where a cluster may do the work:
+        the data of the run will be where one can read them."""
+        elsewhere = "RAY_ADDRESS" not in os.environ and is_remote(self.context.sections.run.root)
+        for result in results:
+            doubtful = elsewhere and result.level == "error"
+            yield (
+                warning(result.subject, f"{result.found} (unless a cluster does it)") if doubtful else result
+            )
+
+    @property
+    def _asks_teacher(self) -> bool:
+        return bool(self._teacher_stages)
+
+    @property
+    def _teacher_stages(self) -> list[str]:
+        generates = "generate" in self.stages and self.context.sections.generate.domains
+        return [*(["annotate"] if "annotate" in self.stages else []), *(["generate"] if generates else [])]
+
+    def _check_teachers(self) -> Iterator[CheckResult]:
+        """Ask each server that the stages ask, once."""
+        sections, run = self.context.sections, self.context.run_folder
+        asked = set[tuple[str, ...]]()
+        if self._asks_teacher:
+            stages = dict.fromkeys((*self._teacher_stages, "annotate", "generate"))
+            budget = TeacherBudget(
+                usd=sections.run.budget_usd,
+                setting="run.budget_usd",
+                stages=tuple(run / stage for stage in stages),
+            )
+            done = all((run / stage).manifest() for stage in self._teacher_stages)
+            yield from self._check_teacher("teacher", sections.teacher, budget, asked, done)
+        for system in self._systems():
+            settings, name = system.settings, f"evaluate.system.{system.name}"
+            if isinstance(settings, ChatSystem):
+                folder = run / "evaluate" / system.name
+                budget = TeacherBudget(
+                    usd=settings.budget_usd, setting=f"{name}.budget_usd", stages=(folder,)
+                )
+                done = folder.manifest() is not None
+                yield from self._check_teacher(f"{name}.teacher", settings.teacher, budget, asked, done)
+
+    def _check_teacher(
+        self, name: str, section: AnyTeacher, budget: TeacherBudget, asked: set[tuple[str, ...]], done: bool
+    ) -> Iterator[CheckResult]:
+        if done:
+            yield ok(name, "not asked: the stages that ask it are complete")
+        elif isinstance(section, RecordingTeacher):
+            yield from results_of(Check(name, lambda: teacher.check_recording(section, name)))
+        elif not isinstance(section, VllmTeacher):
+            server = (section.model, section.base_url or "", section.api_key_env)
+            if server not in asked:
+                asked.add(server)
+                yield from results_of(Check(name, lambda: teacher.check_server(section, name, budget)))
+
+
+def _teacher_use(name: str, section: VllmTeacher, longest_reply: int) -> ModelUse:
+    window = section.max_prompt_tokens + longest_reply
+    return ModelUse(f"{name}.model", section.model, section, window, chat=True)
+
+
+def _check_stage(module: Stage, context: StageContext) -> Iterator[CheckResult]:
+    module.check(context)
+    yield ok(context.stage, "its settings and input are right")
+
+
+def _check_room_for(name: str, request: Request, count: int, advice: str) -> Iterator[CheckResult]:
+    require_room(name, request, count, advice)
+    yield ok(f"room for {name}", f"{request.text(count)} can be placed, if no other work has them")
+
+
+def _node_types() -> list[NodeType] | None:
+    """Return the machines that the cluster can start; without a cluster, None."""
+    return node_types() if "RAY_ADDRESS" in os.environ else None
