@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from uniner.storage.stage_folder import StageFolder
+from uniner.storage.folder import Folder
 from uniner.train import loop, model, packing
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.loop import LoopSettings
@@ -124,7 +124,7 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     rounds_of: dict[str, list[tuple[float, float]]] = {"waited for": [], "background": []}
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
-        Checkpoints(StageFolder(folder), 1, False, CPU) as checkpoints,
+        Checkpoints(Folder(folder), 1, False, CPU) as checkpoints,
     ):
         for _ in range(rounds):
             for method, times in rounds_of.items():

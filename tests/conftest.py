@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+import hypothesis
 import pytest
 import zstandard
 
@@ -33,6 +34,10 @@ _VARIABLES = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "HF_HUB_OFFLINE": "1",
 }
+
+# Examples may be slow on a busy machine, which says nothing about the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items):

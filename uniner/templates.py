@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 SYSTEM = "A virtual assistant answers questions from a user based on the provided text."
 READ = "I've read this text."
+_MOST_QUESTIONS = 10_000
+"""Rendered questions that a renderer keeps."""
 
 Mentions = Mapping[str, Sequence[str]]
 """Mentions by type."""
@@ -257,6 +259,7 @@ class Renderer:
         with_specials = tokenizer("a", add_special_tokens=True).input_ids
         starts_with_bos = tokenizer.bos_token_id is not None and with_specials[0] == tokenizer.bos_token_id
         self._bos = [tokenizer.bos_token_id] if starts_with_bos else []
+        self._questions: dict[str, TokenBlock] = {}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
@@ -269,8 +272,13 @@ class Renderer:
 
     def question(self, question_turn: str) -> TokenBlock:
         """Render a question up to the start of its answer."""
-        ids = tuple(self._encode(f"USER: {question_turn} ASSISTANT:"))
-        return TokenBlock(ids, (False,) * len(ids))
+        block = self._questions.get(question_turn)
+        if block is None:
+            ids = tuple(self._encode(f"USER: {question_turn} ASSISTANT:"))
+            block = TokenBlock(ids, (False,) * len(ids))
+            if len(self._questions) < _MOST_QUESTIONS:  # the same types are asked of each passage
+                self._questions[question_turn] = block
+        return block
 
     def answer(self, answer_turn: str) -> TokenBlock:
         """Render an answer and its end token; all ids carry loss."""

@@ -150,7 +150,7 @@ def local_session():
 
     class LocalSession:
         def __init__(self):
-            self.lines, self.reports = [], []
+            self.lines, self.reports, self.measured = [], [], []
 
         def preempted(self):
             return False
@@ -160,5 +160,11 @@ def local_session():
 
         def say(self, line):
             self.lines.append(line)
+
+        def measure(self, figures):
+            self.measured.append(figures)
+
+        def checkpointed(self, seconds):
+            pass
 
     return LocalSession

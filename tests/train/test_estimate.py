@@ -145,7 +145,8 @@ def measured_on_cpu(config):
 
 def test_a_worker_on_cpu_needs_its_process_and_a_copy_for_checkpoints(llama):
     gpu, cpu = (estimate.memory(llama, LOAD, 4, 2, False, on_cpu=on_cpu) for on_cpu in (False, True))
-    assert cpu.total - gpu.total == pytest.approx(0.7e9 + 12 * llama.trained / 4)
+    copy = 12 * llama.trained / 4
+    assert cpu.total == pytest.approx(0.7e9 + 1.3 * (gpu.total + copy))
 
 
 def test_between_nodes_the_network_may_decide(llama):

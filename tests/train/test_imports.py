@@ -1,13 +1,17 @@
-"""The training loop and checkpoints run on a bare GPU machine: without pydantic, msgspec and Ray."""
+"""The training loop, its benchmark and the gpu tests run on a bare GPU machine, without Ray or vLLM."""
 
 import subprocess
 import sys
 
 LIGHT = ("checkpoint", "collective", "loop", "lora", "model", "packing")
+ABSENT = ("pydantic", "msgspec", "ray", "vllm", "zstandard")
 
 
-def test_the_loop_imports_neither_pydantic_nor_msgspec_nor_ray():
-    blocked = dict.fromkeys(("pydantic", "msgspec", "ray"))
-    imports = ", ".join(f"uniner.train.{module}" for module in LIGHT)
+def test_the_loop_and_its_benchmark_run_without_what_a_bare_machine_lacks():
+    blocked = dict.fromkeys(ABSENT)
+    imports = ", ".join([*(f"uniner.train.{module}" for module in LIGHT), "benchmarks.gpu"])
     code = f"import sys; sys.modules.update({blocked}); import {imports}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    tests = "runpy.run_path('tests/gpu/test_attention.py')"
+    code = f"import sys; sys.modules.update({blocked}); import runpy; {tests}"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -27,6 +27,7 @@ from uniner.ingest.shards import ShardPart, generated_parts, shard_digest, shard
 from uniner.progress import Progress
 from uniner.records import generated_source
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 from uniner.storage.filesystem import expand, is_remote
@@ -256,11 +257,13 @@ def _read_parts(folder: StageFolder, parts: Sequence[ShardPart], make: Any) -> S
     summary_log = SummaryLog(folder)
     totals, items = _existing_chunks(folder, parts, summary_log)
     all_bytes = sum(part.bytes for part in parts)
+    metrics = StageMetrics.of(folder, "ingest")
     with Progress("ingest", None, "passages") as progress:
         progress.skip(totals.rows)
         for summary in chunk_pipeline.make_chunks(folder, items, make):
             totals.add(summary)
             summary_log.add(summary)
+            metrics.finished(summary)
             progress.add(summary.rows, min(1.0, totals.figures["bytes_in"] / max(1, all_bytes)))
     return totals
 

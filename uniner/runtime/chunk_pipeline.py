@@ -25,6 +25,7 @@ from uniner.runtime.chunk_actor import ChunkActor, Worker
 from uniner.runtime.connection import plain_error
 from uniner.runtime.crash_log import remove_crash_logs
 from uniner.runtime.gpu import require_gpu
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.placement import Request, placed
 from uniner.runtime.windows import Items
 from uniner.storage.chunk_list import ChunkList
@@ -115,6 +116,7 @@ def _make_missing(
     """
     complete_before = _complete_before(folder)
     totals, summary_log = StageTotals(), SummaryLog(folder)
+    metrics = StageMetrics.of(folder, name)
     cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
     with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
         for summary in folder.summaries(sources, relog=summary_log):
@@ -122,12 +124,15 @@ def _make_missing(
                 totals.add(summary)
                 cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
         progress.skip(totals.rows)
+        metrics.progress(totals.rows, sources.total_rows)
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
         made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
         for summary in made:
             totals.add(summary)
             summary_log.add(summary)
+            metrics.finished(summary)
+            metrics.progress(totals.rows, sources.total_rows)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
     if missing := sources.without(totals.chunks()):

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uniner.errors import Stopped
 from uniner.runtime.connection import plain_error
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.rate_limits import (
     AskMeter,
     Meter,
@@ -44,11 +45,12 @@ _END_S = 10.0
 class MeterSettings:
     """What a cluster's meter grants, and how the run stops.
 
-    name: of the work, and teacher: who is asked, for the log. elsewhere_usd: what other stages spent of the
-    same budget. spent_usd: what this one spent before. grace_s: seconds that requests in flight get at a
-    signal; 0 stops at once.
+    name: of the work, and teacher: who is asked, for the log. metrics: where the meter's state is recorded.
+    elsewhere_usd: what other stages spent of the same budget. spent_usd: what this one spent before. grace_s:
+    seconds that requests in flight get at a signal; 0 stops at once.
     """
 
+    metrics: StageMetrics
     name: str
     teacher: str
     limits: RateLimits
@@ -162,6 +164,7 @@ class ClusterMeter:
             self._state = ray.get(self._meter.state.remote(), timeout=_ANSWER_S)
         except ray.exceptions.RayError:
             return False
+        self._settings.metrics.teacher(self._state, self._settings.limits.budget_usd)
         for notice in self._state.notices:
             log.warning(f"{self._settings.name}: {notice}")
         return True

@@ -7,7 +7,7 @@ Ray: `TrainerSession` is its connection to the cluster and the driver.
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from uniner.errors import UserError
 from uniner.progress import Progress
 from uniner.runtime import connection
 from uniner.runtime.gpu import require_gpu
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.placement import Request, Waiting, placed
 from uniner.storage.filesystem import filesystem, is_remote
 from uniner.storage.folder import Folder
@@ -61,14 +62,16 @@ class RunBoard:
 class TrainerSession:
     """A worker's connection to the cluster and the driver (`train.worker.TrainSession`).
 
-    board: None if the driver shows no progress.
+    board: None if the driver shows no progress. name, folder: of the work, for its metrics.
     """
 
-    def __init__(self, board: Any | None):
+    def __init__(self, board: Any | None, name: str, folder: Folder):
         import ray.train
 
         self._ray_train = ray.train
-        self._board = board if ray.train.get_context().get_world_rank() == 0 else None
+        first = ray.train.get_context().get_world_rank() == 0
+        self._board = board if first else None
+        self._metrics = StageMetrics.of(folder, name) if first and board else None
 
     def preempted(self) -> bool:
         """Tell whether a machine of this run is about to be taken away."""
@@ -78,6 +81,16 @@ class TrainerSession:
         """Send worker 0's progress to the driver."""
         if self._board:
             self._board.report.remote(RunProgress(step, steps, note))
+
+    def measure(self, figures: Mapping[str, float]) -> None:
+        """Record a step's figures of worker 0 as metrics."""
+        if self._metrics:
+            self._metrics.training(figures)
+
+    def checkpointed(self, seconds: float) -> None:
+        """Record how long worker 0's last checkpoint took to write."""
+        if self._metrics:
+            self._metrics.checkpoint(seconds)
 
     def say(self, line: str) -> None:
         """Send a line of worker 0 to the driver, which prints it."""
@@ -108,7 +121,7 @@ def run_training(
             all workers alike should return it instead: Ray Train would start the workers again, to no use.
     """
     board = _start_board() if progress else None
-    settings = {"function": train_function, "job": job, "board": board}
+    settings = {"function": train_function, "job": job, "board": board, "name": progress, "folder": folder}
     name, result = progress or folder.name, Future[Any]()
 
     def fit() -> None:
@@ -221,7 +234,11 @@ def _checked_torch_config() -> Any:
 
 
 def _run_worker(settings: dict[str, Any]) -> Any:
-    return settings["function"](settings["job"], TrainerSession(settings["board"]))
+    return settings["function"](settings["job"], _session(settings))
+
+
+def _session(settings: dict[str, Any]) -> TrainerSession:
+    return TrainerSession(settings["board"], settings["name"] or "", settings["folder"])
 
 
 def _plain_failure(error: BaseException, name: str) -> BaseException:

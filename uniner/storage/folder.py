@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,9 @@ from uniner.errors import UserError, printable
 from uniner.storage.filesystem import absolute, filesystem, is_remote
 from uniner.storage.sealed_json import BrokenFileError, open_sealed_json, sealed_json
 from uniner.storage.trouble import names_bucket, patiently
+
+_COPIES = 8
+"""Files of a folder that are copied at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +179,37 @@ class Folder:
             return None
 
     def download(self, target: Path) -> None:
-        """Copy the folder's files into a local folder."""
+        """Copy the folder's files into a local folder, several at once."""
         system, path = filesystem(self.url)
         target.mkdir(parents=True, exist_ok=True)
-        for name in self.sizes():
-            local = target / name
-            patiently(str(local), None, system.get_file, f"{path}/{name}", str(local))
 
-    def upload(self, source: Path) -> None:
-        """Copy a local folder's files here in order of their names, so that a marker file can come last."""
+        def copy(name: str) -> None:
+            local = str(target / name)
+            patiently(local, None, system.get_file, f"{path}/{name}", local)
+
+        with ThreadPoolExecutor(_COPIES) as pool:
+            for _ in pool.map(copy, self.sizes()):
+                pass  # raises the first error
+
+    def upload(self, source: Path, last: str = "") -> None:
+        """Copy a local folder's files here, several at once.
+
+        last: the name of the file that is copied when all others are there, so that it marks a whole folder.
+        """
         system, path = filesystem(self.url)
         self._do("makedirs", exist_ok=True)
-        for file in sorted(source.iterdir()):
-            copy: Callable[[], object] = functools.partial(system.put_file, str(file), f"{path}/{file.name}")
-            patiently(self.path(file.name), None, copy)
+
+        def copy(file: Path) -> None:
+            put: Callable[[], object] = functools.partial(system.put_file, str(file), f"{path}/{file.name}")
+            patiently(self.path(file.name), None, put)
+
+        files = sorted(source.iterdir())
+        with ThreadPoolExecutor(_COPIES) as pool:
+            for _ in pool.map(copy, (file for file in files if file.name != last)):
+                pass
+        for file in files:
+            if file.name == last:
+                copy(file)
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of killed writers. Nobody else may be writing here."""

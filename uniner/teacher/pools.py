@@ -12,6 +12,7 @@ from uniner.runtime.chunk_pipeline import Pool
 from uniner.runtime.cluster_meter import ClusterMeter, MeterSettings, cluster_meter
 from uniner.runtime.connection import share
 from uniner.runtime.gate import Gate
+from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.rate_limits import AskMeter, RateLimits
 from uniner.runtime.spending import SpendingFile
 from uniner.storage.folder import Folder
@@ -109,6 +110,7 @@ def teacher_pool(
         spent_usd = max(spent_usd, teacher.usd(*index.paid) - batches_usd)
         shared_cache = _SharedCache(folder=cache, run=run, index=share(index))
     settings = MeterSettings(
+        metrics=StageMetrics.of(stage, stage.name),
         name=stage.name,
         teacher=f"teacher {teacher.model}",
         limits=limits,

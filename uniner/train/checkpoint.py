@@ -9,6 +9,7 @@ unfinished, and damage is noticed before anything is unpickled. Another number o
 import contextlib
 import hashlib
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -85,6 +86,8 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint", *initializer)
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writing: Future[None] | None = None
+        self.last_seconds = 0.0
+        """Seconds that the last checkpoint on storage took to write; 0 before the first."""
         self._damaged: set[str] = set()
 
     def __enter__(self) -> "Checkpoints":
@@ -176,6 +179,7 @@ class Checkpoints:
     def _write(
         self, folder: Folder, staged: Any, state: TrainState, after_shards: Callable[[], None]
     ) -> None:
+        started = time.monotonic()
         seals = run_on_all(lambda: write_shards(folder, staged, self._group, after_shards), self._group)
         files = {name: seal for worker in all_gather(seals, self._group) for name, seal in worker.items()}
 
@@ -185,6 +189,7 @@ class Checkpoints:
                 self._remove_old(state)
 
         run_on_all(finish, self._group)
+        self.last_seconds = time.monotonic() - started
 
     def _list(self) -> dict[str, bool]:
         """Return the names of all checkpoints, and whether each is finished. Only worker 0 reads them."""

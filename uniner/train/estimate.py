@@ -27,6 +27,7 @@ _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
 _SAVED = 12  # bytes a weight in a checkpoint: without the gradient
 _DISK = 500e6  # bytes a second: a volume of cluster.yaml's GPU machines, and about what a machine uploads
+_CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
 _PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
 
@@ -112,7 +113,8 @@ def memory(
     gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
     activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, and
     all of one layer. Also the answer tokens' logits, twice in float32 and once in the forward pass's format.
-    host: on CPU the process itself, and the copy of the states that a checkpoint is written from.
+    host: on CPU the process itself, the copy of the states that a checkpoint is written from, and what the
+    allocator has freed and keeps.
     A GPU's allocator takes some 10 % more, and CUDA 1 GB.
     """
     frozen = shape.parameters - shape.trained - shape.quantized
@@ -126,10 +128,13 @@ def memory(
     kept = inputs + shape.kept / shape.layers if checkpointing else shape.kept
     logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
-    host = _PROCESS + _SAVED * shape.trained / workers if on_cpu else 0.0
-    return WorkerMemory(
-        states, unpacked + (gathered if workers > 1 else 0), load.row_tokens * kept + logits, host
-    )
+    gathered = unpacked + (gathered if workers > 1 else 0)
+    activations = load.row_tokens * kept + logits
+    host = 0.0
+    if on_cpu:
+        saved = _SAVED * shape.trained / workers
+        host = _PROCESS + saved + _CPU_SPARE * (states + gathered + activations + saved)
+    return WorkerMemory(states, gathered, activations, host)
 
 
 def flops(shape: ModelShape, load: TrainingLoad, checkpointing: bool) -> float:
@@ -248,7 +253,11 @@ class TrainingEstimate:
             f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{copies}: "
             f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
             f"{_size(memory.activations)} activations"
-            + (f", {_size(memory.host)} the process and its checkpoint" if memory.host else ""),
+            + (
+                f", {_size(memory.host)} the process, a checkpoint's copy and what the allocator keeps"
+                if memory.host
+                else ""
+            ),
             f"checkpoint {_size(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
             f"{_DISK / 1e6:.0f} MB/s a machine of {min(_NODE, self.shards)} workers",
             f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",

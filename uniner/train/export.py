@@ -22,6 +22,7 @@ from uniner.train.packing import useful_share
 from uniner.train.prepare import TrainingData, TrainJob
 
 HISTORY = "history.json"
+_SHARD = "2GB"  # of the weights; a node fetches several at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def write_student(
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         do_sample=False,
     )
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=_SHARD)
     tokenizer.model_max_length = facts.max_tokens
     tokenizer.save_pretrained(folder)
     (folder / FACTS).write_bytes(sealed_json(asdict(replace(facts, files=digests_of(folder)))))
@@ -133,7 +134,7 @@ def publish(
         write_student(student, config, weights, tokenizer, StudentFacts(**facts, types=tuple(types)))
         card = student_card(job.run.name, settings, as_figures(figures), types, tokenizer.eos_token)
         (student / CARD).write_text(card, encoding="utf-8")
-        (folder / "student").upload(student)
+        (folder / "student").upload(student, last=FACTS)
         history = {
             "steps": [as_figures(step) for step in state.history],
             "validation": [as_figures(measured) for measured in state.validation],

@@ -51,8 +51,10 @@ class LoraSettings:
         )
 
 
-def add_adapters(model: Any, lora: LoraSettings | None) -> Any:
+def add_adapters(model: Any, lora: LoraSettings | None, device: torch.device | None = None) -> Any:
     """Add fresh adapters to a model, which are then its only weights that learn. None changes nothing.
+
+    device: where weights are rounded to 4 bits, one by one; a CPU core takes minutes for 7 B.
 
     Raises:
         UserError: the model has no layer of these names.
@@ -68,7 +70,7 @@ def add_adapters(model: Any, lora: LoraSettings | None) -> Any:
         raise UserError(f"train.lora_modules = {lora.modules}: {reason}") from None
     if lora.bits:
         for _, adapted_layer, layer in frozen_layers(model):
-            adapted_layer.base_layer = Linear4bit(layer)
+            adapted_layer.base_layer = Linear4bit(layer, device)
     return model
 
 
@@ -99,14 +101,17 @@ def frozen_layers(model: Any) -> Iterator[tuple[str, Any, Any]]:
 class Linear4bit(torch.nn.Module):  # type: ignore[misc]  # torch is Any to mypy
     """A frozen linear layer whose weight is rounded to 4 bits."""
 
-    def __init__(self, layer: torch.nn.Linear):
+    def __init__(self, layer: torch.nn.Linear, device: torch.device | None = None):
         import bitsandbytes  # noqa: F401  # it registers the operators
 
         super().__init__()
         self._shape = tuple(layer.weight.shape)
-        packed, scales = torch.ops.bitsandbytes.quantize_4bit(layer.weight.data, BLOCK, "nf4", torch.uint8)
-        self.packed = torch.nn.Parameter(packed, requires_grad=False)
-        self.register_buffer("scales", scales, persistent=False)  # a checkpoint holds only weights that learn
+        home = layer.weight.device
+        weight = layer.weight.data if device is None or home.type == "meta" else layer.weight.data.to(device)
+        packed, scales = torch.ops.bitsandbytes.quantize_4bit(weight, BLOCK, "nf4", torch.uint8)
+        self.packed = torch.nn.Parameter(packed.to(home), requires_grad=False)
+        # Not persistent: a checkpoint holds only weights that learn.
+        self.register_buffer("scales", scales.to(home), persistent=False)
         self.bias = layer.bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

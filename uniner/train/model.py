@@ -18,9 +18,12 @@ from uniner.train.estimate import ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
 
-def read_base(base: str, lora: LoraSettings | None = None) -> Any:
-    """Read a whole base model into host memory, in float32. Only worker 0 does."""
-    return add_adapters(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora)
+def read_base(base: str, lora: LoraSettings | None = None, device: torch.device | None = None) -> Any:
+    """Read a whole base model into host memory, in float32. Only worker 0 does.
+
+    device: see `add_adapters`.
+    """
+    return add_adapters(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora, device)
 
 
 def empty_model(config: Any, dtype: torch.dtype = torch.float32, lora: LoraSettings | None = None) -> Any:
@@ -59,11 +62,9 @@ def load_sharded(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if attention:
-        _set_attention(model, attention)
+        set_attention(model, attention)
     if compiled:
-        for layer in _decoder_layers(model):
-            # Only the forward, so that FSDP's hooks around it stay as they are. Rows differ in length.
-            layer.forward = torch.compile(layer.forward, dynamic=True)
+        compile_layers(model)
     shard(model, dtype, device, shard_workers)
     _receive_weights(model, base_model, device)
     return model.train()
@@ -102,7 +103,7 @@ def _decoder_layers(model: Any) -> list[Any]:
 
 def choose_attention(setting: str, config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     """Return transformers' name of the attention: the setting or, for auto, an installed FlashAttention, else
-    torch's varlen kernel where it suits the model and the GPU.
+    varlen where it suits the model and the device.
 
     None is the model's default, which is SDPA where the model supports it.
     """
@@ -116,7 +117,19 @@ def choose_attention(setting: str, config: Any, device: torch.device, dtype: tor
     return varlen.NAME if varlen.suits(config, device, dtype) else None
 
 
-def _set_attention(model: Any, name: str) -> None:
+def compile_layers(model: Any) -> None:
+    """Have torch compile each decoder layer before its first forward pass."""
+    for layer in _decoder_layers(model):
+        # Only the forward, so that FSDP's hooks around it stay as they are. Rows differ in length.
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Have a model use an attention by transformers' name, or varlen.
+
+    Raises:
+        UserError: it is not installed.
+    """
     varlen.register()
     try:
         model.set_attn_implementation(name)

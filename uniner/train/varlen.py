@@ -18,22 +18,25 @@ _LARGEST_HEAD = 256  # FlashAttention's limit
 
 
 def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether the kernel can train this model here: half precision on an Ampere GPU or newer."""
-    kernel = _kernel()
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or kernel is None:
-        return False
+    """Tell whether it can train this model here. The kernel needs half precision, and Ampere or newer."""
     sizes = config.get_text_config()
-    head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     special = (
         getattr(sizes, "attn_logit_softcapping", None)  # Gemma 2
         or getattr(sizes, "attention_dropout", 0)
         or sizes.model_type == "gpt_oss"  # attention sinks
-        or (
-            getattr(sizes, "sliding_window", None)
-            and "window_size" not in inspect.signature(kernel).parameters
-        )
     )
-    return head <= _LARGEST_HEAD and not special and torch.cuda.get_device_capability(device) >= (8, 0)
+    if special or device.type == "cpu":
+        return not special
+    kernel = _kernel()
+    if kernel is None or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    windows = "window_size" in inspect.signature(kernel).parameters
+    return (
+        head <= _LARGEST_HEAD
+        and (windows or not getattr(sizes, "sliding_window", None))
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def register() -> None:

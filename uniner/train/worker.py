@@ -6,6 +6,7 @@ waits for another. It is returned in the result rather than raised: starting aga
 
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.collective import run_on_all
 from uniner.train.export import TrainFigures
-from uniner.train.loop import LoopSettings, ValidationFigures
+from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
 from uniner.train.model import choose_attention, load_sharded, read_base
 from uniner.train.prepare import (
@@ -54,6 +55,14 @@ class TrainSession(Protocol):
 
     def say(self, line: str) -> None:
         """Print a line on the driver."""
+        ...
+
+    def measure(self, figures: Mapping[str, float]) -> None:
+        """Record a step's figures for who watches the run."""
+        ...
+
+    def checkpointed(self, seconds: float) -> None:
+        """Record how long a checkpoint took to write."""
         ...
 
 
@@ -151,7 +160,9 @@ def _device(use_gpu: bool) -> torch.device:
 def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
     def read() -> Any:
         with loading(job.base_address, "student.base"):
-            return read_base(local_model(job.base_address), job.lora) if dist.get_rank() == 0 else None
+            if dist.get_rank() != 0:
+                return None
+            return read_base(local_model(job.base_address), job.lora, device)
 
     base_model = run_on_all(read)
     return run_on_all(
@@ -209,12 +220,14 @@ class _Run:
             losses=[step.loss for step in state.history],
         ):
             state.history.append(self.metrics.step(step))
+            self.session.measure(as_figures(state.history[-1]))
             self.session.report(step.step, last, self._note())
             leaving = preemption.due(step.seconds)
             # No step waits: a checkpoint due while another is being written is saved once that is done.
             due = due or step.step % train.checkpoint_steps == 0
             if (self.checkpoints.idle() and due) or step.step in measured or leaving:
                 self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
+                self.session.checkpointed(self.checkpoints.last_seconds)
                 due = False
             if leaving:
                 self.checkpoints.wait()
