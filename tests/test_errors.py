@@ -58,3 +58,8 @@ def test_no_message_about_a_teacher_shows_credentials():
     error = ValueError("no answer from http://user:secret@host/v1/chat")
     line = explain(error, "m", OpenAIServer(), "http://user:secret@host/v1/")
     assert line == "teacher m at http://***@host/v1/: no answer from http://***@host/v1/chat"
+
+
+def test_secrets_in_a_query_are_not_printed():
+    shown = printable("http://h/x.jsonl?page=2&api_key=s3cr3t&X-Amz-Signature=abc: no such file")
+    assert shown == "http://h/x.jsonl?page=2&api_key=***&X-Amz-Signature=*** no such file"

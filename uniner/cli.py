@@ -330,7 +330,7 @@ def _run_or_estimate(
             _mode(
                 stage,
                 words,
-                lambda module, context: print(printable(str(module.estimate(context))), flush=True),
+                lambda module, context: print(visible(printable(str(module.estimate(context)))), flush=True),
             )
         )
     _exit(run([stage], words, retry_failed=retry_failed))
@@ -411,3 +411,7 @@ def main(command: str | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_STOPPED)
+
+
+if __name__ == "__main__":
+    main()

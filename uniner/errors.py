@@ -9,9 +9,15 @@ _CREDENTIALS = re.compile(
 )
 
 
+_QUERY_SECRETS = re.compile(
+    r"(?<=[?&])((?:api[_-]?key|access[_-]?token|token|sig|signature|secret|password|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
+    re.IGNORECASE,
+)
+
+
 def printable(url: str) -> str:
     """Return an address, or a text with addresses, with `***` in place of credentials."""
-    return _CREDENTIALS.sub("***@", url)
+    return _QUERY_SECRETS.sub(r"\1***", _CREDENTIALS.sub("***@", url))
 
 
 class UserError(Exception):

@@ -1,5 +1,7 @@
 """CoNLL columns: all schemes give the same entities, offsets are exact, invalid tags are named."""
 
+import json
+
 import pytest
 
 from uniner.errors import UserError
@@ -122,6 +124,43 @@ def test_a_first_column_of_other_numbers_is_refused(tmp_path, lines):
     message = r"lines have a number in the first column, but .* remove the columns .* `cut -d ' ' -f 2-`"
     with pytest.raises(UserError, match=message):
         list(read_gold(str(path)))
+
+
+@pytest.mark.parametrize("first", [
+    "1-{0}", "{0}.", "s1-w{0}", "doc1.txt", "train",
+])  # fmt: skip
+def test_a_first_column_that_is_the_same_but_for_its_numbers_is_refused(tmp_path, first):
+    path = tmp_path / "test.conll"
+    words = zip(
+        ["Ann", "Lee", "met", "Bob", "in", "Bonn"],
+        ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"],
+        strict=True,
+    )
+    path.write_text("\n".join(f"{first.format(n)} {word} {tag}" for n, (word, tag) in enumerate(words, 1)))
+    message = r"the first column is the same in 6 of 6 lines .* `cut -d ' ' -f 2-`"
+    with pytest.raises(UserError, match=message):
+        list(read_gold(str(path)))
+
+
+@pytest.mark.parametrize("form", ["{0}_{1}", "{0}:{1}", "{0}/{1}", "{1}-{0}", "{1}_{0}"])
+def test_tags_of_another_form_are_refused_with_the_right_one(tmp_path, form):
+    path = tmp_path / "test.conll"
+    tags = [form.format(*tag) for tag in (("B", "PER"), ("I", "PER"), ("B", "LOC"))]
+    path.write_text(f"Ann {tags[0]}\nLee {tags[1]}\nmet O\nin O\nBonn {tags[2]}\n")
+    with pytest.raises(UserError, match=r"tags such as .* are of another form; write it as [BI]-(PER|LOC)"):
+        list(read_gold(str(path)))
+    path = tmp_path / "test.jsonl"
+    path.write_text(
+        json.dumps({"tokens": ["Ann", "Lee", "met", "in", "Bonn"], "tags": [*tags[:2], "O", "O", tags[2]]})
+    )
+    with pytest.raises(UserError, match=r"are of another form"):
+        list(read_gold(str(path)))
+
+
+def test_bare_types_that_end_like_a_tag_are_types(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("Retinol vitamin-A\nand O\nThiamine vitamin-B\nare O\nhere O\n")
+    assert entities(path)[0][1] == [("Retinol", "vitamin-A"), ("Thiamine", "vitamin-B")]
 
 
 TWO = "We\tO\tWe\tO\nuse\tO\tuse\tO\nBo\tB-PER\tBo\tO\nnow\tO\tnow\tB-TIME\n"

@@ -144,6 +144,7 @@ MERGES = "m0: &m0 {x: 1}\n" + "".join(
     "header",
     [
         BILLION + "dataset_info:\n  features:\n  - name: ner_tags\n    x: *a29\n",
+        BILLION + "dataset_info:\n  features:\n  - {name: ner_tags, sequence: {class_label: {names: *a9}}}\n",
         MERGES + "dataset_info: *m29\n",
         "dataset_info: " + DEEP,
         "dataset_info: &a [*a]\n",
@@ -161,6 +162,7 @@ def test_a_data_card_that_expands_without_end_is_one_line(tmp_path, header):
     thread.start()
     thread.join(20)
     assert answers, "it takes for ever"
+    assert len(answers[0]) < 1000
 
 
 def test_a_parquet_file_with_rows_without_end_is_refused(tmp_path):

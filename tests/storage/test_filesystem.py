@@ -59,3 +59,16 @@ def test_an_unreachable_server_is_one_clear_line():
 def test_other_errors_are_not_swallowed():
     with pytest.raises(ZeroDivisionError), explained("x"):
         raise ZeroDivisionError
+
+
+def test_credentials_in_a_buckets_address_are_refused_without_being_told():
+    for address in ("s3://AKIA:s3cr3t@bucket/x/*.jsonl", "s3://AKIA:s3c/r3t@bucket/x"):
+        with pytest.raises(UserError) as raised:
+            expand([address])
+        assert "s3://***@bucket/x" in str(raised.value) and "r3t" not in str(raised.value)
+        assert "an address has no credentials; set AWS_ACCESS_KEY_ID" in str(raised.value)
+
+
+def test_a_protocol_that_needs_a_host_is_one_clear_line():
+    with pytest.raises(UserError, match="this kind of address is not supported"):
+        expand(["ftp://127.0.0.1:1/x.jsonl"])

@@ -77,6 +77,16 @@ SERVERS = {
             "prefix": False,
         }
     ),
+    "parts of other kinds of thoughts": body(
+        {
+            "content": [
+                {"type": "reasoning_text", "text": THOUGHTS},
+                {"type": "summary_text", "text": THOUGHTS},
+                {"type": "text", "text": THOUGHTS, "thought": True},
+                {"type": "output_text", "text": REPLY},
+            ]
+        }
+    ),
     "Mistral, text in two parts": body(
         {"content": [{"type": "text", "text": REPLY[:9]}, {"type": "text", "text": REPLY[9:]}]}
     ),

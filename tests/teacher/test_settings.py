@@ -77,7 +77,9 @@ def test_a_teacher_has_its_server_and_its_form(monkeypatch):
     assert teacher(OpenAITeacher()).server == teacher(BatchTeacher()).server == "https://api.openai.com/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://proxy:1/v1/")
     assert teacher(OpenAITeacher()).server == "http://proxy:1/v1", "the client reads the variable too"
-    assert teacher(OpenAITeacher(base_url="http://u:p@h/v1")).server == "http://h/v1"
+    for wrong in ("foo", "ftp://h/v1", "http://u:p@h/v1", "http://h/v1?api_key=x", "http:///v1"):
+        with pytest.raises(ValueError, match=r'must be an address .*such as "http://127.0.0.1:8000/v1"'):
+            OpenAITeacher(base_url=wrong)
     assert teacher(RecordingTeacher(path="x.jsonl")).server == ""
     assert make_server(OpenAITeacher(base_url="http://h/v1")).form == RequestForm()
     section = OpenAITeacher(

@@ -6,11 +6,13 @@ model decides what comes out, so a run may switch between `openai` and `batch`.
 """
 
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from uniner.config.base import NOT_IDENTITY, Count, NotNegative, Positive, Section, Serving
 
+_EXAMPLE = "http://127.0.0.1:8000/v1"
 _OWN_FIELDS = {
     "model": "teacher.model sets it",
     "messages": "the stage's prompt sets them",
@@ -75,6 +77,19 @@ class ServerTeacher(HttpTeacher):
         none."""
         identity = super().identity()
         return identity if self.extra_body else {k: v for k, v in identity.items() if k != "extra_body"}
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain_address(cls, base_url: str | None) -> str | None:
+        address = urlsplit(base_url or _EXAMPLE)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(f'must be an address such as "{_EXAMPLE}"')
+        if address.username is not None or address.query or address.fragment:
+            raise ValueError(
+                f'must be an address without user, password or query, such as "{_EXAMPLE}"; the key comes '
+                "from the environment variable that api_key_env names"
+            )
+        return base_url
 
     @field_validator("extra_body")
     @classmethod

@@ -18,7 +18,15 @@ from typing import NamedTuple
 from uniner.errors import UserError
 from uniner.gold.lines import gold_text_lines, not_utf8
 from uniner.gold.records import BAD_LINE, GoldRow, LeftOut, bad_row, is_number, most_faults
-from uniner.gold.tags import OUTSIDE, SCHEMES, is_tag, tagged_passage, type_of, with_prefix
+from uniner.gold.tags import (
+    OUTSIDE,
+    SCHEMES,
+    is_tag,
+    require_no_other_scheme,
+    tagged_passage,
+    type_of,
+    with_prefix,
+)
 
 # No other white space: web corpora have tokens such as a no-break space.
 _BLANK = " \t"
@@ -28,6 +36,9 @@ _EMPTY_TOKEN = "empty_token"
 # Tags without a prefix are bare types if at least this share of the lines has O, and they are not many.
 _BARE_OUTSIDE, _BARE_TYPES = 0.2, 200
 _ALL_TAGS = 0.99
+# A first column that has the same value in this share of the lines, but for numbers, is an index or a name.
+_SAME_SHAPE, _FEW_LINES, _MOST_SHAPES = 0.9, 3, 1000
+_NUMBER = re.compile("[0-9]+")
 # The chunk column of CoNLL 2000 and 2003 (NC, PC and VC are German and Dutch) has the form of entity tags.
 _CHUNKS = {
     "ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP", "NC", "PC", "VC",
@@ -149,7 +160,8 @@ class _Columns:
     tags_first: lines of a tag and another column. plain: tags without a prefix, with the number of lines;
     prefixed: lines with another tag. By position of a
     column before the last: tag_lines, lines with a tag in it; types, its types; differs, the first line with
-    another type in it than in the last.
+    another type in it than in the last. shapes: values of the first column with each number as 0, where two
+    more follow; first: one of them.
     """
 
     url: str
@@ -168,6 +180,8 @@ class _Columns:
     tag_lines: Counter[int] = field(default_factory=Counter)
     types: dict[int, set[str]] = field(default_factory=dict)
     differs: dict[int, int] = field(default_factory=dict)
+    shapes: Counter[str] = field(default_factory=Counter)
+    first: str = ""
 
     @property
     def token(self) -> int:
@@ -217,6 +231,9 @@ class _Columns:
         # It counts the tokens of a sentence, or of the whole file, from 0 or 1.
         number = int(columns[0]) if _DIGITS.fullmatch(columns[0]) else -1
         follows = number == self.before + 1 or (starts and number in (0, 1))
+        if len(columns) > 2 and len(self.shapes) <= _MOST_SHAPES:
+            self.shapes[_NUMBER.sub("0", columns[0])] += 1
+            self.first = self.first or columns[0]
         self.running = self.running and len(columns) > 2 and number >= 0 and follows
         self.before = number
 
@@ -232,8 +249,22 @@ class _Columns:
     def check(self) -> None:
         """Raise a UserError if the columns cannot be told, or too many lines are bad."""
         bad_lines = self.bad_bare_lines if self.bare else self.bad_lines
+        if self.bare:
+            require_no_other_scheme(self.url, self.plain)
         if self.first_bad and bad_lines > most_faults(self.lines):
             raise UserError(self._bad_line(self.first_bad))
+        shape, count = max(self.shapes.items(), key=lambda item: item[1], default=("", 0))
+        if (
+            self.token == 0
+            and self.lines >= _FEW_LINES
+            and shape != "0"
+            and count >= _SAME_SHAPE * self.lines
+        ):
+            raise UserError(
+                f"{self.url}: the first column is the same in {count:,} of {self.lines:,} lines but for its "
+                f"numbers ({self.first!r}), so it is not of words; remove the columns before the words, for "
+                f"instance with `{self._cut}2-`"
+            )
         if 2 * self.numbers[self.token] > self.lines:
             raise UserError(
                 f"{self.url}: {self.numbers[0]:,} of {self.lines:,} lines have a number in the first column, "

@@ -17,7 +17,7 @@ from uniner.errors import UserError
 from uniner.gold.json_rows import JSON_ERRORS
 from uniner.gold.label_names import class_names, find_label_file, label_names
 from uniner.gold.records import GoldRow, LeftOut, bad_row
-from uniner.gold.tags import are_bare
+from uniner.gold.tags import are_bare, require_no_other_scheme
 from uniner.gold.token_rows import TAGS, TOKENS, TaggedRows, field_names
 from uniner.storage.filesystem import open_parquet
 
@@ -57,7 +57,10 @@ def read(url: str, tag_field: str = "") -> Iterator[GoldRow | LeftOut]:
     with open_parquet(url) as file:
         tokens, tags = _columns(url, file.schema_arrow, tag_field)
         names = _label_names(url, file.schema_arrow, tags)
-        bare = are_bare(names.values() if names is not None else _strings(url, file, tags))
+        all_tags = list(names.values()) if names is not None else set(_strings(url, file, tags))
+        bare = are_bare(all_tags)
+        if bare:
+            require_no_other_scheme(url, all_tags)
         tagged = TaggedRows(names or {}, bare, tags)
         number = 0
         for batch in _batches(url, file, [tokens, tags]):

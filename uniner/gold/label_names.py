@@ -25,7 +25,26 @@ _MOST_CARD_BYTES, _MOST_LABELS, _MOST_DEPTH = 1 << 20, 100_000, 50
 
 
 class _CardLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Loads YAML without merge keys and deep lists, which can take for ever; cards have none."""
+    """Loads YAML without merge keys, deep lists and aliases within aliases, which can take for ever."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self._open: list[bool] = []  # of the nodes being composed: whether they hold an alias
+        self._with_alias: set[int] = set()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, unless it is the alias of one that holds aliases: these grow without bounds."""
+        if self.check_event(yaml.AliasEvent):
+            self._open = [True] * len(self._open)
+            node = super().compose_node(parent, index)
+            if id(node) in self._with_alias:
+                raise yaml.YAMLError("aliases within aliases")
+            return node
+        self._open.append(False)
+        node = super().compose_node(parent, index)
+        if self._open.pop():
+            self._with_alias.add(id(node))
+        return node
 
     def fetch_flow_collection_start(self, token: type) -> None:
         """Begin a list or object in brackets, if it is not too deep."""
@@ -134,8 +153,11 @@ def _card_configurations(data: bytes) -> list[dict[str, Any]]:
     if len(header) > _MOST_CARD_BYTES:
         raise ValueError(f"its YAML has more than {_MOST_CARD_BYTES >> 20} MB")
     card = yaml.load(header, _CardLoader)  # a safe loader
-    info = (card or {}).get("dataset_info", [])
-    return info if isinstance(info, list) else [info]
+    info = card.get("dataset_info", []) if isinstance(card, dict) else []
+    configurations = info if isinstance(info, list) else [info]
+    if not all(isinstance(each, dict) for each in configurations):
+        raise ValueError("its dataset_info is not an object with features")
+    return configurations
 
 
 def _feature(features: Any, field: str) -> Any:

@@ -17,6 +17,10 @@ from uniner.gold.records import GoldEntity, GoldPassage, checked_entity
 
 SCHEMES = "a tag is O, or B-, I-, E-, S-, L- or U- and a type, such as B-PER"
 OUTSIDE = "O"
+_OTHER_FORMS = (
+    re.compile(r"(?P<prefix>[BIESLU])[_:/](?P<type>.+)", re.DOTALL),
+    re.compile(r"(?P<type>.+)[-_:/](?P<prefix>[BIESLU])", re.DOTALL),
+)
 _TAG = re.compile(r"O|[OBIESLU]-.+", re.DOTALL)
 
 
@@ -39,6 +43,25 @@ def are_bare(tags: Iterable[str]) -> bool:
     return OUTSIDE in names and len(names) > 1 and not any(is_tag(tag) for tag in names - {OUTSIDE})
 
 
+def require_no_other_scheme(where: str, tags: Iterable[str]) -> None:
+    """Refuse bare types that are tags of a scheme in another form, such as B_PER, B:PER or PER-B.
+
+    Raises:
+        UserError: at `where`, with a tag and what it should be.
+    """
+    names = [tag for tag in set(tags) if tag != OUTSIDE]
+    for form in _OTHER_FORMS:
+        matches = [form.fullmatch(name) for name in names]
+        if len(names) > 1 and all(matches) and any(match and match["prefix"] in "BSU" for match in matches):
+            seen = min(name for name in names)
+            match = form.fullmatch(seen)
+            assert match
+            raise UserError(
+                f"{where}: tags such as {seen!r} are of another form; write it as "
+                f"{match['prefix']}-{match['type']}; {SCHEMES}"
+            )
+
+
 def with_prefix(tag: str) -> str:
     """Return the tag of a scheme for a bare type."""
     return tag if tag == OUTSIDE else f"I-{tag}"
@@ -46,7 +69,7 @@ def with_prefix(tag: str) -> str:
 
 def type_of(tag: str) -> str:
     """Return a tag's type; empty for O, and for I-O, B-O and O-PER, which mean the same."""
-    return "" if tag[2:] == OUTSIDE or tag.startswith(OUTSIDE) else tag[2:]
+    return "" if tag[2:].upper() == OUTSIDE or tag.startswith(OUTSIDE) else tag[2:]
 
 
 def token_spans(tags: Sequence[str]) -> Iterator[TokenSpan]:

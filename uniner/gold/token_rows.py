@@ -16,7 +16,7 @@ from uniner.errors import UserError
 from uniner.gold.json_rows import JSON_ERRORS, JsonRow, decoded_rows, id_of, json_value
 from uniner.gold.label_names import find_label_file, label_names
 from uniner.gold.records import GoldPassage, GoldRow, LeftOut
-from uniner.gold.tags import SCHEMES, are_bare, is_tag, tagged_passage, with_prefix
+from uniner.gold.tags import SCHEMES, are_bare, is_tag, require_no_other_scheme, tagged_passage, with_prefix
 
 EXAMPLE = '{"tokens": ["Ann", "left"], "tags": ["B-person", "O"]}'
 TOKENS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "ner", "labels")
@@ -56,7 +56,11 @@ def read(url: str, rows: Callable[[], Iterable[JsonRow]], tag_field: str = "") -
     field, found = _tags_in(rows(), tag_field)
     numbers = any(isinstance(tag, int) for tag in found)
     names = label_names(url, field) if numbers else {}
-    tagged = TaggedRows(names, are_bare(names.values() if numbers else map(str, found)), field or tag_field)
+    all_tags = list(names.values()) if numbers else list(map(str, found))
+    bare = are_bare(all_tags)
+    if bare:
+        require_no_other_scheme(url, all_tags)
+    tagged = TaggedRows(names, bare, field or tag_field)
 
     def read_row(row: JsonRow, where: str, value: dict[str, Any]) -> Iterator[GoldRow]:
         fields = field_names(value, tag_field)

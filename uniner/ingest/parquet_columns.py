@@ -31,6 +31,11 @@ def require_column(
     Raises:
         UserError: naming the columns that would do.
     """
+    twice = [column for column in (name, name.split(".")[0]) if schema.names.count(column) > 1]
+    if twice:
+        raise UserError(
+            f"{url}: has the column {twice[0]} twice; rename one, or set {setting} to another column"
+        )
     kind = _kind_of(schema, name)
     if kind is not None and accepts(kind):
         return

@@ -9,11 +9,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uniner.errors import UserError
+from uniner.errors import UserError, printable
 from uniner.storage.patient_filesystem import PatientFilesystem
 from uniner.storage.sealed_json import BrokenFileError
 from uniner.storage.sealed_parquet import read_sealed
 from uniner.storage.trouble import explained as explained
+
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "az", "r2"}
+"""Protocols of object stores, whose credentials come from the environment."""
 
 
 def absolute(url: str) -> str:
@@ -38,9 +41,14 @@ def filesystem(url: str) -> tuple[Any, str]:
         UserError: if no installed package supports the protocol.
     """
     protocol = url.split("://", 1)[0] if "://" in url else "file"
+    if protocol in _BUCKETS and printable(url) != url:
+        raise UserError(
+            f"{url}: an address has no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name "
+            "s3://bucket/key"
+        )
     try:
         system: Any = fsspec.filesystem("file") if protocol == "file" else PatientFilesystem(protocol)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:  # some protocols need a host to begin with
         raise UserError(
             f"{url}: this kind of address is not supported ({_short(error)}); use a path or s3://bucket/key"
         ) from None

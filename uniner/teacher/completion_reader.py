@@ -39,7 +39,7 @@ _FINISH = {
     ),
 }  # fmt: skip
 """Finish reasons of servers, by ours: `length` (cut at a limit), `content_filter`, `error`."""
-_THOUGHT_PARTS = {"thinking", "reasoning", "redacted_thinking", "reasoning_content"}
+_TEXT_PARTS = {None, "text", "output_text", "refusal"}
 # gpt-oss writes thoughts and reply into channels. A server that hides special tokens leaves the names.
 _CHANNEL, _FINAL, _MESSAGE = "<|channel|>", "<|channel|>final", "<|message|>"
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
@@ -164,7 +164,7 @@ def _parts(content: Any) -> Iterator[tuple[str, str]]:
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             yield "text", part
-        elif isinstance(part, dict) and part.get("type") not in _THOUGHT_PARTS:
+        elif isinstance(part, dict) and part.get("type") in _TEXT_PARTS and not part.get("thought"):
             for kind in ("text", "refusal"):
                 text = part.get(kind)
                 if isinstance(text, dict):

@@ -15,14 +15,20 @@ from typing import NamedTuple
 from uniner.grounding import locate
 from uniner.teacher.bracket_parser import Bracket, OuterBracket, Scalar, outer_brackets
 
-_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
-# In the forms of DeepSeek and Qwen, Magistral, Kimi, Sky and gpt-oss. In quotes such a mark is a mention.
+_THOUGHT = (
+    r"(?:[\w.]{1,20}[:_]|ant)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|monologue)"
+    r"(?:_content)?"
+)
+# In the forms of DeepSeek and Qwen, Seed-OSS, Magistral, Kimi, Sky, Command, Gemma and gpt-oss. In quotes
+# such a mark is a mention.
 _THOUGHTS_START = re.compile(
-    rf"^[ \t]*(?:<{_THOUGHT}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis)",
+    rf"^[ \t]*(?:<{_THOUGHT}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|"
+    r"<unused94>thought|<\|channel\|>analysis)",
     re.IGNORECASE | re.MULTILINE,
 )
 _THOUGHTS_END = re.compile(
-    rf"(?:</{_THOUGHT}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final(?: json)?<\|message\|>)"
+    rf"(?:</{_THOUGHT}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|"
+    r"<\|channel\|>final(?: json)?<\|message\|>)"
     r"(?![\"'”’`])",
     re.IGNORECASE,
 )
@@ -159,8 +165,17 @@ def _parse(text: str, is_known: Callable[[str], bool]) -> ParsedReply | None:
         cut = any(not one.bracket.complete for one in group if not one.broken)
         if mentions := tuple(mention for _, some in parsed for mention in some or ()):
             return ParsedReply(mentions, cut)
+        if group is lists and not cut and any(map(_is_empty_list, parsed)):
+            return ParsedReply(())  # what follows it are remarks
     empty = any(one.bracket.complete and some is not None for one, some in parsed if not _is_tuple(one))
     return ParsedReply(()) if empty and not cut else None
+
+
+def _is_empty_list(parsed: tuple[OuterBracket, list[TypedMention] | None]) -> bool:
+    """Tell whether a bracket says that there are no mentions: [], or an object around it. A bulleted [ ] is
+    the box of a list of tasks."""
+    outer, mentions = parsed
+    return outer.bracket.complete and not outer.itemised and mentions == [] and outer.bracket.opening != "("
 
 
 def _is_tuple(outer: OuterBracket) -> bool:
