@@ -43,8 +43,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in _BUCKETS and printable(url) != url:
         raise UserError(
-            f"{url}: an address has no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name "
-            "s3://bucket/key"
+            f"{url}: an address has no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
+            "name s3://bucket/key"
         )
     try:
         system: Any = fsspec.filesystem("file") if protocol == "file" else PatientFilesystem(protocol)
