@@ -143,6 +143,7 @@ def killed_at(step, rank, mark, last_act=lambda checkpoints: None):
 
         class KilledSession:
             preempted, say = session.preempted, session.say
+            measure, checkpointed = session.measure, session.checkpointed
 
             def report(self, done, steps, note):
                 session.report(done, steps, note)
