@@ -17,7 +17,7 @@ from uniner.ingest.sampling import Sampling, duplicates
 from uniner.ingest.shards import shard_digest, split_shards
 from uniner.passages import cut_passages, own_span
 from uniner.records import Passage, from_table
-from uniner.storage.manifest import merge
+from uniner.storage.manifest import StageTotals, merge
 from uniner.storage.stage_folder import StageFolder, rejects_name
 
 SETTINGS = IngestSettings(20, 0, 5, Sampling(0, 1.0), RowFields("text", "meta.pile_set_name"), 10**6)
@@ -110,7 +110,8 @@ def test_the_neighbours_of_a_duplicate_own_their_overlap(shard, tokenizer, tmp_p
             "make_chunks",
             lambda _, items, make: chunks.extend(chunk for item in items for chunk in make(item)) or [],
         )
-        selection.select_passages(folder, candidates, summaries, Ingest(dedupe=True))
+        chunks_before = StageTotals(summaries).chunks()
+        selection.select_passages(folder, candidates, chunks_before, Ingest(dedupe=True))
     assert len(passages(chunks)) == len(rows) - duplicate.sum()
     require_each_character_owned_once(passages(chunks))
 
