@@ -16,6 +16,7 @@ and for the half-done stage what its resume reads: the list of its files and its
 """
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -147,6 +148,10 @@ def _in_a_process(chunks: int, seconds: float, half_done: bool) -> None:
         )
         for line in _measure(folder, chunks, seconds, chunks // 2 if half_done else 0):
             print(line, flush=True)
+        gc.collect()  # a stage that was stopped ends its executor
+        for thread in threading.enumerate():
+            if thread.name.startswith("StreamingExecutor"):
+                thread.join()
         ray.shutdown()
         if half_done:
             started = time.monotonic()
