@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from uniner.templates import TEMPLATES, Renderer, make_template
 from uniner.train import loop, packing, varlen
@@ -70,3 +70,16 @@ def test_every_template(template, base, tokenizer):
     row = packing.fit(rendered, 512).samples
     assert len(row) == 3
     require_equal(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), row)
+
+
+def test_it_is_chosen_for_models_and_gpus_that_it_suits(monkeypatch):
+    gpu, capability = torch.device("cuda"), [(9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
+    llama = LlamaConfig(vocab_size=300, **SIZES)
+    assert varlen.suits(llama, gpu, torch.bfloat16)
+    assert not varlen.suits(llama, CPU, torch.bfloat16)
+    assert not varlen.suits(llama, gpu, torch.float32)
+    assert not varlen.suits(Gemma2Config(attn_logit_softcapping=50.0), gpu, torch.bfloat16)
+    assert not varlen.suits(LlamaConfig(head_dim=512, **SIZES), gpu, torch.bfloat16)
+    capability[0] = (7, 5)
+    assert not varlen.suits(llama, gpu, torch.bfloat16)

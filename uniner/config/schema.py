@@ -256,7 +256,7 @@ class Train(Section):
     ] = Field("auto", json_schema_extra=NOT_IDENTITY)
     """Attention by transformers' names, and torch's own varlen kernel; each keeps the samples of a packed row
     apart. auto: on a GPU in bfloat16 an installed FlashAttention, else varlen, which computes only the pairs
-    of tokens that see each other, else sdpa. flex_attention trains on GPUs alone."""
+    of tokens that see each other; else, and on CPU, sdpa. flex_attention trains on GPUs alone."""
     compile: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compile each layer with torch.compile: faster on GPUs, minutes more before the first step."""
     shard_workers: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)

@@ -19,16 +19,16 @@ _LARGEST_HEAD = 256  # FlashAttention's limit
 
 def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether it can train this model here. The kernel needs half precision, and Ampere or newer."""
+    if device.type != "cuda":
+        return False
     sizes = config.get_text_config()
     special = (
         getattr(sizes, "attn_logit_softcapping", None)  # Gemma 2
         or getattr(sizes, "attention_dropout", 0)
         or sizes.model_type == "gpt_oss"  # attention sinks
     )
-    if special or device.type == "cpu":
-        return not special
     kernel = _kernel()
-    if kernel is None or dtype not in (torch.bfloat16, torch.float16):
+    if special or kernel is None or dtype not in (torch.bfloat16, torch.float16):
         return False
     head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     windows = "window_size" in inspect.signature(kernel).parameters
