@@ -90,25 +90,27 @@ def test_a_storage_that_ignores_conditions_is_a_warning(own_bucket, s3_endpoint,
     assert "ignores If-None-Match and If-Match of a put" in conditions.found
 
 
-def test_a_storage_that_knows_no_conditions_is_a_warning(own_bucket, s3_endpoint, monkeypatch):
-    class Proxy(S3Proxy):
-        async def _refusal(self, request):
-            conditional = {"If-None-Match", "If-Match"} & set(request.headers)
-            return self_error(501) if conditional else None
+class ConditionsProxy(S3Proxy):
+    """Answers every conditional request with an error status."""
 
-    with Proxy(s3_endpoint) as proxy:
+    def __init__(self, endpoint, status):
+        super().__init__(endpoint)
+        self._status = status
+
+    async def _refusal(self, request):
+        conditional = {"If-None-Match", "If-Match"} & set(request.headers)
+        return self_error(self._status) if conditional else None
+
+
+def test_a_storage_that_knows_no_conditions_is_a_warning(own_bucket, s3_endpoint, monkeypatch):
+    with ConditionsProxy(s3_endpoint, 501) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         _, conditions, _ = check(f"s3://{own_bucket}/a")
     assert conditions.level == "warning" and "has no conditional puts" in conditions.found
 
 
 def test_a_storage_that_refuses_a_condition_that_holds_is_an_error(own_bucket, s3_endpoint, monkeypatch):
-    class Proxy(S3Proxy):
-        async def _refusal(self, request):
-            conditional = {"If-None-Match", "If-Match"} & set(request.headers)
-            return self_error(412) if conditional else None
-
-    with Proxy(s3_endpoint) as proxy:
+    with ConditionsProxy(s3_endpoint, 412) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         _, conditions, _ = check(f"s3://{own_bucket}/a")
     assert conditions.level == "error" and "own ETag answers 412" in conditions.found

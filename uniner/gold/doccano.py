@@ -7,12 +7,13 @@ Other fields (relations, Comments, cats) are ignored.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.gold.json_rows import JsonRow, converted, decoded_rows, id_of
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = (
@@ -59,13 +60,8 @@ def _read_row(row: JsonRow, where: str, value: dict[str, Any]) -> Iterator[GoldR
     text = value.get("text", value.get("data"))
     if not isinstance(text, str):
         raise UserError(f"{where}: has no text; a row is {EXAMPLE}")
-    mentions: list[MarkedSpan] = []
-    errors: list[str] = []
-    for item in (item for name in _LISTS if isinstance(value.get(name), list) for item in value[name]):
-        try:
-            mentions.append(_mention(where, item))
-        except msgspec.ValidationError as error:
-            errors.append(f"{where}: {error}; a row is {EXAMPLE}")
+    items = (item for name in _LISTS if isinstance(value.get(name), list) for item in value[name])
+    mentions, errors = converted(items, partial(_mention, where), where, EXAMPLE)
     yield annotated_row(row.number, row.place, text, mentions, id_of(value.get("id")), errors=errors)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.errors import UserError
+from uniner.gold.json_rows import JsonRow, converted, decoded_rows, id_of
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = '{"tokenized_text": ["Ann", "left"], "ner": [[0, 0, "person"]]}'
@@ -41,22 +42,16 @@ def _read_row(row: JsonRow, where: str, value: _GlinerRow) -> Iterator[GoldRow]:
     for token in value.tokenized_text:
         starts.append(starts[-1] + len(token) + 1)
     tokens = len(value.tokenized_text)
-    mentions: list[MarkedSpan] = []
-    errors: list[str] = []
-    for item in value.ner:
-        try:
-            span = msgspec.convert(item, _TokenTriple)
-        except msgspec.ValidationError as error:
-            errors.append(f"{where}: {error}; a row is {EXAMPLE}")
-            continue
-        if 0 <= span.first <= span.last < tokens:
-            mentions.append(
-                MarkedSpan(where, starts[span.first], starts[span.last + 1] - 1, None, span.label)
-            )
-        else:
-            errors.append(
+
+    def mention(item: object) -> MarkedSpan:
+        span = msgspec.convert(item, _TokenTriple)
+        if not 0 <= span.first <= span.last < tokens:
+            raise UserError(
                 f"{where}: the tokens {span.first} to {span.last} are not among the {tokens} of the row; "
                 "they count from 0, and the last one is part of the entity"
             )
+        return MarkedSpan(where, starts[span.first], starts[span.last + 1] - 1, None, span.label)
+
+    mentions, errors = converted(value.ner, mention, where, EXAMPLE)
     text = " ".join(value.tokenized_text)
     yield annotated_row(row.number, row.place, text, mentions, id_of(value.id), errors=errors)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.gold.json_rows import JsonRow, converted, decoded_rows, id_of
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 
 EXAMPLE = '{"sentence": "Ann left", "entities": [{"name": "Ann", "type": "person", "pos": [0, 3]}]}'
@@ -37,13 +37,9 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
 
 
 def _read_row(row: JsonRow, where: str, value: _InstructRow) -> Iterator[GoldRow]:
-    mentions: list[MarkedSpan] = []
-    errors: list[str] = []
-    for item in value.entities:
-        try:
-            entity = msgspec.convert(item, _NamedPlace)
-        except msgspec.ValidationError as error:
-            errors.append(f"{where}: {error}; a row is {EXAMPLE}")
-            continue
-        mentions.append(MarkedSpan(where, *entity.pos, entity.name, entity.type))
+    def mention(item: object) -> MarkedSpan:
+        entity = msgspec.convert(item, _NamedPlace)
+        return MarkedSpan(where, *entity.pos, entity.name, entity.type)
+
+    mentions, errors = converted(value.entities, mention, where, EXAMPLE)
     yield annotated_row(row.number, row.place, value.sentence, mentions, id_of(value.id), errors=errors)

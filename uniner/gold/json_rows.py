@@ -12,6 +12,8 @@ from uniner.storage.decompression import read_blocks
 from uniner.storage.line_reader import BYTE_ORDER_MARK
 
 _Decoded = TypeVar("_Decoded")
+_Item = TypeVar("_Item")
+_Converted = TypeVar("_Converted")
 JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises: malformed or wrongly typed JSON, not UTF-8, nested too deep."""
 
@@ -80,6 +82,26 @@ def decoded_rows(
             yield bad_row(f"{where}: {str(error)[:200]}; a row is {example}")
         except UserError as error:
             yield bad_row(error)
+
+
+def converted(
+    items: Iterable[_Item], convert: Callable[[_Item], _Converted], where: str, example: str
+) -> tuple[list[_Converted], list[str]]:
+    """Convert a row's annotations one by one. Returns those that are right, and a line about each other one.
+
+    convert: raises msgspec's ValidationError for another form, or a UserError with the whole line. example: a
+    right row.
+    """
+    right: list[_Converted] = []
+    errors: list[str] = []
+    for item in items:
+        try:
+            right.append(convert(item))
+        except msgspec.ValidationError as error:
+            errors.append(f"{where}: {error}; a row is {example}")
+        except UserError as error:
+            errors.append(str(error))
+    return right, errors
 
 
 def id_of(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.gold.json_rows import JsonRow, converted, decoded_rows, id_of
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, same_words
 
 EXAMPLE = (
@@ -63,13 +63,7 @@ def _read_task(row: JsonRow, where: str, task: dict[str, Any]) -> Iterator[GoldR
     if values is None:
         yield LeftOut({"not_annotated": 1})
         return
-    spans: list[_StudioSpan] = []
-    errors: list[str] = []
-    for value in values:
-        try:
-            spans.append(_span(value))
-        except msgspec.ValidationError as error:
-            errors.append(f"{where}: {error}; a row is {EXAMPLE}")
+    spans, errors = converted(values, _span, where, EXAMPLE)
     mentions = [
         MarkedSpan(where, span.start, span.end, span.text, label) for span in spans for label in span.labels
     ]

@@ -13,12 +13,13 @@ Prodigy's examples with an answer other than accept are left out and counted as 
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
+from uniner.gold.json_rows import JsonRow, converted, decoded_rows, id_of
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row
 from uniner.gold.tags import SCHEMES, is_tag, located_tokens, token_spans
 
@@ -104,14 +105,9 @@ def _read_value(row: JsonRow, where: str, value: Any) -> Iterator[GoldRow | Left
 def _text_row(row: JsonRow, where: str, text: Any, value: dict[str, Any], name: str = "") -> GoldRow:
     if not isinstance(text, str):
         raise UserError(f"{where}: the text must be a string, not {str(text)[:60]!r}; a row is {EXAMPLE}")
-    mentions: list[MarkedSpan] = []
-    errors: list[str] = []
-    for field in ("entities", *_OBJECT_LISTS):
-        for item in value[field] if isinstance(value.get(field), list) else ():
-            try:
-                mentions.append(_mention(where, item))
-            except msgspec.ValidationError as error:
-                errors.append(f"{where}: {error}; a row is {EXAMPLE}")
+    fields = ("entities", *_OBJECT_LISTS)
+    items = (item for field in fields if isinstance(value.get(field), list) for item in value[field])
+    mentions, errors = converted(items, partial(_mention, where), where, EXAMPLE)
     return annotated_row(row.number, row.place, text, mentions, name, errors=errors)
 
 

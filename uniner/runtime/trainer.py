@@ -234,11 +234,8 @@ def _checked_torch_config() -> Any:
 
 
 def _run_worker(settings: dict[str, Any]) -> Any:
-    return settings["function"](settings["job"], _session(settings))
-
-
-def _session(settings: dict[str, Any]) -> TrainerSession:
-    return TrainerSession(settings["board"], settings["name"] or "", settings["folder"])
+    session = TrainerSession(settings["board"], settings["name"] or "", settings["folder"])
+    return settings["function"](settings["job"], session)
 
 
 def _plain_failure(error: BaseException, name: str) -> BaseException:

@@ -17,8 +17,8 @@ _FEW, _MANY = 64, 128
 def kept_bytes(model: Any) -> float:
     """Return the bytes that a token of a row keeps in all layers, without the logits. model: on meta.
 
-    The forward pass of a mixture of experts depends on values, so that it cannot run on meta: it counts as a
-    Llama of its hidden and intermediate sizes.
+    A model whose forward pass depends on values cannot run on meta: it counts as a Llama of its hidden and
+    intermediate sizes.
     """
     sizes = model.config.get_text_config()
     attention = model.config._attn_implementation
