@@ -25,6 +25,7 @@ LEVELS = (
     STAGES,
     {"teacher"},
     {"inference"},
+    {"encoder"},
     {"metrics", "gold"},
     {"runtime"},
     {"storage"},

@@ -38,7 +38,7 @@ class TypeAnswer:
     leaves no room for an answer and is never sent). scores: the mentions of an ok answer and the model's
     confidence in each, 0 to 1; a system without scores lists its mentions in `unscored`. text: the whole
     answer to the question, which the types of a group share. spans: start and end of each mention, from a
-    system that gives them.
+    system that gives them; span_scores: the score of each span, from one that scores them one by one.
     """
 
     type: str
@@ -47,6 +47,7 @@ class TypeAnswer:
     text: str = ""
     unscored: tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+    span_scores: tuple[float, ...] = ()
 
     @property
     def mentions(self) -> tuple[str, ...]:

@@ -1,0 +1,138 @@
+"""Folders in GLiNER's format, read and written; with its own library where that is installed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.encoder.conftest import HEADS
+from uniner.encoder.folder import CONFIG, Encoder, load_encoder, save_encoder
+from uniner.errors import UserError
+from uniner.inference.encoder import EncoderSettings, EncoderTagger
+
+QUESTIONS = [
+    ("Ann Lee of Velmora met Bo-Jon in Tarn on 3 May 2021 .", ["person", "city", "date"]),
+    ("The river Tarn flows by Velmora", ["person", "city", "date"]),
+]
+
+
+def save(encoder, folder):
+    save_encoder(folder, encoder, encoder.model.state_dict())
+    return str(folder)
+
+
+def spans(encoder: Encoder, **settings):
+    """The spans found in each text, with their scores."""
+    tagger = EncoderTagger(encoder, EncoderSettings(**settings))
+    return [
+        {
+            (start, end, reply.type): score
+            for reply in answer.answers
+            for (start, end), score in zip(reply.spans, reply.span_scores, strict=True)
+        }
+        for answer in tagger.answer(QUESTIONS)
+    ]
+
+
+def threshold(encoder: Encoder):
+    """A threshold that some 15 spans pass, and none nearly so."""
+    scores = sorted(
+        (score for found in spans(encoder, threshold=0.01) for score in found.values()), reverse=True
+    )
+    place = max(range(5, 25), key=lambda place: scores[place] - scores[place + 1])
+    return (scores[place] + scores[place + 1]) / 2
+
+
+def tag(encoder: Encoder):
+    return spans(encoder, threshold=threshold(encoder), overlaps="flat")
+
+
+def gliner_tag(theirs, limit):
+    texts, types = [text for text, _ in QUESTIONS], QUESTIONS[0][1]
+    return [
+        {(entity["start"], entity["end"], entity["label"]): entity["score"] for entity in entities}
+        for entities in theirs.inference(texts, types, threshold=limit)
+    ]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", ["bert", "deberta", "modernbert"])
+def test_a_saved_folder_loads_as_it_was(make_encoder, tmp_path, kind, head):
+    encoder = make_encoder(kind, head)
+    again = load_encoder(save(encoder, tmp_path / "encoder"))
+    assert any(tag(encoder))
+    assert tag(again) == tag(encoder)
+
+
+@pytest.mark.parametrize("rnn", [0, 1])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", ["bert", "deberta", "modernbert"])
+def test_gliner_reads_our_folder_and_finds_the_same(make_encoder, tmp_path, kind, head, rnn):
+    gliner = pytest.importorskip("gliner")
+    encoder = make_encoder(kind, head, num_rnn_layers=rnn)
+    theirs = gliner.GLiNER.from_pretrained(save(encoder, tmp_path / "encoder"), local_files_only=True)
+    found = gliner_tag(theirs, threshold(encoder))
+    assert any(found)
+    assert tag(encoder) == [pytest.approx(expected, abs=1e-4) for expected in found]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", ["bert", "deberta", "modernbert"])
+def test_a_folder_of_gliner_s_loads_here_and_finds_the_same(make_base, tmp_path, kind, head):
+    """In the form of the published models: old weights, no text encoder's config beside them."""
+    gliner = pytest.importorskip("gliner")
+    torch.manual_seed(3)
+    config = gliner.GLiNERConfig(
+        model_name=make_base(kind), span_mode=head, hidden_size=24, max_width=6, num_rnn_layers=1, dropout=0.1
+    )
+    theirs = gliner.GLiNER.from_config(config)
+    theirs.save_pretrained(tmp_path / "model")
+    encoder = load_encoder(str(tmp_path / "model"))
+    found = gliner_tag(theirs, threshold(encoder))
+    assert any(found)
+    assert tag(encoder) == [pytest.approx(expected, abs=1e-4) for expected in found]
+
+
+def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(make_encoder, tmp_path):
+    encoder = make_encoder()
+    folder = Path(save(encoder, tmp_path / "encoder"))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    config = json.loads((folder / CONFIG).read_text())
+    config |= {"encoder_config": None, "class_token_index": -1, "vocab_size": -1}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert tag(load_encoder(str(folder))) == tag(encoder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"span_mode": "conv_max"}, "span_mode = 'conv_max' is not supported"),
+        ({"labels_encoder": "x/y"}, "an encoder with labels_encoder is not supported"),
+        ({"words_splitter_type": "spacy"}, "words_splitter_type = 'spacy' is not supported"),
+        ({"hidden_size": 16}, "the weights do not fit the config"),
+        ({"num_rnn_layers": 1}, "lacks rnn.lstm"),
+        ({"encoder_config": {"model_type": "no-such"}}, "cannot be loaded as an encoder"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(make_encoder, tmp_path, change, said):
+    folder = Path(save(make_encoder(), tmp_path / "encoder"))
+    config = json.loads((folder / CONFIG).read_text()) | change
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=said):
+        load_encoder(str(folder))
+
+
+def test_a_folder_without_its_files_is_one_line(make_encoder, tmp_path):
+    folder = Path(save(make_encoder(), tmp_path / "encoder"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"cannot be loaded as an encoder.*pytorch_model\.bin"):
+        load_encoder(str(folder))
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(UserError, match=CONFIG):
+        load_encoder(str(folder))
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=f"has no {CONFIG}"):
+        load_encoder(str(folder))

@@ -1,0 +1,62 @@
+"""Long texts and many types: nothing is cut, and each mention is found once."""
+
+import re
+
+import pytest
+import torch
+
+from uniner.inference.encoder import EncoderSettings, EncoderTagger
+
+
+class MarksCapitals(torch.nn.Module):
+    """In place of the network: a word of a marked id is a mention of the types whose mark it has."""
+
+    def __init__(self, shape, marked, mark_id):
+        super().__init__()
+        self.shape, self._marked, self._mark_id = shape, marked, mark_id
+        self.text_encoder = None
+
+    def forward(self, ids, mask, type_places, word_places, word_counts):
+        kinds = ids.gather(1, type_places + 1)  # the token after a mark names the type
+        words = ids.gather(1, word_places.clamp(min=0))
+        hits = (words[:, :, None] == kinds[:, None]) & (word_places >= 0)[..., None]
+        logits = torch.full((*hits.shape[:2], self.shape.max_width, hits.shape[2]), -9.0)
+        logits[:, :, 0] = torch.where(hits, 9.0, -9.0)
+        return logits
+
+
+@pytest.fixture
+def reads_names(make_encoder, monkeypatch):
+    """A tagger that finds each type's own name in a text, and how its network was asked."""
+    encoder = make_encoder()
+    tagger = EncoderTagger(encoder, EncoderSettings(types_per_pass=2))
+    tagger._model = MarksCapitals(encoder.model.shape, None, None)
+    return tagger
+
+
+def test_a_long_text_with_many_types_has_every_mention_once(reads_names):
+    types = ["person", "city", "river", "date", "organisation"]
+    text = " ".join(f"ann {types[number % 5]}" for number in range(1000))
+    answer = reads_names.answer([(text, types)])[0]
+    expected = {name: [match.span() for match in re.finditer(name, text)] for name in types}
+    assert {reply.type: list(reply.spans) for reply in answer.answers} == expected
+    assert answer.figures["windows"] > 20
+    assert answer.figures["passes"] == 2
+    assert "cut_tokens" not in answer.figures
+
+
+def test_thresholds_go_by_type(make_encoder):
+    encoder = make_encoder()
+    question = ("Ann Lee of Velmora met Bo-Jon in Tarn", ["person", "city"])
+    low = EncoderTagger(encoder, EncoderSettings(threshold=0.3)).answer([question])[0]
+    settings = EncoderSettings(threshold=0.3, threshold_of_type={"city": 0.999})
+    high = EncoderTagger(encoder, settings).answer([question])[0]
+    assert low.answers[0].spans and low.answers[1].spans
+    assert high.answers[0] == low.answers[0]
+    assert high.answers[1].spans == ()
+
+
+def test_texts_without_words_or_types_have_no_mentions(make_encoder):
+    tagger = EncoderTagger(make_encoder(), EncoderSettings(threshold=0.1))
+    answers = tagger.answer([("", ["city"]), (" \n", ["city"]), ("Ann", [])])
+    assert [[reply.mentions for reply in answer.answers] for answer in answers] == [[()], [()], []]

@@ -1,0 +1,238 @@
+"""Read and write an encoder's folder, in GLiNER's format: `gliner_config.json`, weights and tokenizer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from uniner.encoder.batches import Collator, ReadingLimits
+from uniner.encoder.model import TOKEN_LEVEL, EncoderModel, EncoderShape
+from uniner.encoder.words import WordTokenizer
+from uniner.errors import UserError
+
+CONFIG = "gliner_config.json"
+WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+TYPE_MARK, SEPARATOR_MARK = "<<ENT>>", "<<SEP>>"
+_TEXT_ENCODER = "token_rep_layer.bert_layer.model."
+_DEFAULTS: dict[str, Any] = {
+    "max_width": 12,
+    "hidden_size": 512,
+    "dropout": 0.4,
+    "span_mode": "markerV0",
+    "max_types": 25,
+    "max_len": 384,
+    "subtoken_pooling": "first",
+    "words_splitter_type": "whitespace",
+    "num_rnn_layers": 1,
+    "embed_ent_token": True,
+    "class_token_index": -1,
+    "vocab_size": -1,
+    "ent_token": TYPE_MARK,
+    "sep_token": SEPARATOR_MARK,
+}
+"""What a config that leaves a field out means, in the library's reading."""
+_SUPPORTED = {
+    "span_mode": ("markerV0", TOKEN_LEVEL),
+    "words_splitter_type": ("whitespace",),
+    "subtoken_pooling": ("first", "last"),
+}
+# Fields of other architectures, with the values that mean they are absent.
+_ABSENT = (
+    "labels_encoder", "labels_decoder", "decoder_config", "relations_layer", "post_fusion_schema",
+    "fuse_layers", "represent_spans", "precomputed_prompts_mode", "span_encoder_config",
+)  # fmt: skip
+_UNLIMITED = 1 << 20  # a tokenizer that states no limit says a larger number
+_RELATIVE = 1024  # tokens where nothing limits them: beyond, attention costs more than windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A model with what it needs to read texts. config: the fields of gliner_config.json."""
+
+    model: EncoderModel
+    tokenizer: Any
+    config: dict[str, Any]
+
+    def collator(self, types_per_pass: int | None = None) -> Collator:
+        """Return what makes its batches. types_per_pass: None is the number of its training."""
+        config, limits = self.config, self.limits(types_per_pass)
+        ids = [self.tokenizer.convert_tokens_to_ids(config[name]) for name in ("ent_token", "sep_token")]
+        pad = self.tokenizer.pad_token_id
+        return Collator(
+            WordTokenizer(self.tokenizer),
+            limits,
+            type_id=ids[0],
+            separator_id=ids[1],
+            pad_id=0 if pad is None else pad,
+            type_place=0 if config["embed_ent_token"] else 1,
+            last_subtoken=config["subtoken_pooling"] == "last",
+        )
+
+    def limits(self, types_per_pass: int | None = None) -> ReadingLimits:
+        """Return what it reads at once."""
+        config = self.config
+        return ReadingLimits(
+            tokens=most_tokens(self.model.text_encoder.config, self.tokenizer),
+            words=config["max_len"],
+            types=types_per_pass or config["max_types"],
+            overlap=2 * config["max_width"],
+        )
+
+
+def most_tokens(text_config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a text encoder reads at once: what its tokenizer and its positions allow."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNLIMITED else []
+    if getattr(text_config, "position_biased_input", True):  # DeBERTa-v3's positions are relative alone
+        positions = text_config.max_position_embeddings
+        if text_config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            positions -= (text_config.pad_token_id or 0) + 1  # theirs begin after the padding's
+        limits.append(positions)
+    return min(limits, default=_RELATIVE)
+
+
+def shape_of(config: dict[str, Any]) -> EncoderShape:
+    """Return the sizes of the network's layers."""
+    return EncoderShape(
+        hidden=config["hidden_size"],
+        max_width=config["max_width"],
+        dropout=config["dropout"],
+        token_head=config["span_mode"] == TOKEN_LEVEL,
+        rnn_layers=max(0, config["num_rnn_layers"]),
+    )
+
+
+def load_encoder(folder: str) -> Encoder:
+    """Load an encoder from a local folder of ours or of GLiNER's.
+
+    A folder without tokenizer or text encoder's config names its base, whose are then taken.
+
+    Raises:
+        UserError: it is not such a folder, or of an architecture that this module does not have.
+    """
+    config = read_config(folder)
+    try:
+        base = config.get("model_name") or ""
+        own = (Path(folder) / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
+        text_config = _text_config(config, base)
+        add_marks(tokenizer, config)
+        if config["vocab_size"] != -1:
+            text_config.vocab_size = config["vocab_size"]
+        elif config["class_token_index"] == -1:
+            text_config.vocab_size = len(tokenizer)
+        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
+        weights = _read_weights(Path(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
+    vectors = weights.get(_TEXT_ENCODER + "embeddings.word_embeddings.weight")
+    if vectors is not None and len(vectors) != text_config.vocab_size:
+        text_config.vocab_size = len(vectors)
+        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
+    _fill(model, weights, folder)
+    return Encoder(model=model.eval(), tokenizer=tokenizer, config=config)
+
+
+def read_config(folder: str) -> dict[str, Any]:
+    """Read a folder's gliner_config.json, with the library's values for fields that it leaves out."""
+    path = Path(folder) / CONFIG
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not an encoder: it has no {CONFIG}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {_line(error)}") from None
+    config = {**_DEFAULTS, **{name: value for name, value in stated.items() if value is not None}}
+    for name, known in _SUPPORTED.items():
+        if config[name] not in known:
+            raise UserError(
+                f"{folder}: {name} = {config[name]!r} is not supported; supported: {', '.join(known)}. "
+                "Score it with its own library, as evaluate's system of kind gliner"
+            )
+    if others := [name for name in _ABSENT if config.get(name)]:
+        raise UserError(
+            f"{folder}: an encoder with {others[0]} is not supported. Score it with its own library, as "
+            "evaluate's system of kind gliner"
+        )
+    return config
+
+
+def add_marks(tokenizer: Any, config: dict[str, Any]) -> None:
+    """Add the marks of types and of the text to a tokenizer that lacks them, as its last tokens."""
+    tokenizer.add_tokens([config["ent_token"], config["sep_token"]], special_tokens=True)
+
+
+def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
+    """Return an encoder to train: the text encoder of a base, with new layers around it.
+
+    base: local folder or hub name. config: fields of gliner_config.json; those about the vocabulary are set.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = {**_DEFAULTS, **config}
+    add_marks(tokenizer, config)
+    text_encoder = AutoModel.from_pretrained(base, dtype=torch.float32)
+    text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config |= vocabulary_fields(tokenizer, config)
+    return Encoder(model=EncoderModel(text_encoder, shape_of(config)), tokenizer=tokenizer, config=config)
+
+
+def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the config that a tokenizer with marks decides."""
+    mark = tokenizer.convert_tokens_to_ids(config["ent_token"])
+    return {"class_token_index": mark, "vocab_size": len(tokenizer)}
+
+
+def save_encoder(folder: Path, encoder: Encoder, weights: dict[str, torch.Tensor]) -> None:
+    """Write an encoder's folder, which also the library reads. weights: the model's state."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dict(encoder.config)
+    kind = "token" if config["span_mode"] == TOKEN_LEVEL else "span"
+    config |= {
+        "model_type": f"gliner_uni_encoder_{kind}",
+        "encoder_config": encoder.model.text_encoder.config.to_dict(),
+    }
+    contiguous = {name: weight.contiguous().clone() for name, weight in weights.items()}
+    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    encoder.tokenizer.save_pretrained(folder)
+
+
+def _text_config(config: dict[str, Any], base: str) -> Any:
+    stated = config.get("encoder_config")
+    if not stated:
+        return AutoConfig.from_pretrained(base)
+    kind = stated.get("model_type", "deberta-v2")
+    return AutoConfig.for_model(
+        kind, **{name: value for name, value in stated.items() if name != "model_type"}
+    )
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    if (folder / WEIGHTS).exists():
+        return load_file(folder / WEIGHTS)
+    return torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
+
+
+def _fill(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> None:
+    try:
+        found = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: the weights do not fit the config: {_line(error)}") from None
+    # Position ids are no weights; old folders list them.
+    unexpected = [name for name in found.unexpected_keys if not name.endswith("position_ids")]
+    if found.missing_keys or unexpected:
+        name = (found.missing_keys or unexpected)[0]
+        state = "lacks" if found.missing_keys else "has the unknown"
+        raise UserError(f"{folder}: the file of weights {state} {name}; it is not of this architecture")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

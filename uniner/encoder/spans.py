@@ -1,0 +1,144 @@
+"""Read the entities off the encoder's scores, vectorised, and choose among those that overlap."""
+
+from bisect import bisect
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Overlaps = Literal["keep", "flat", "longest", "nested"]
+
+
+class FoundSpans(NamedTuple):
+    """Spans above the threshold, one in each place of the arrays.
+
+    row: of the batch. first, last: words, last inclusive. type: the type's place in the row's prompt.
+    """
+
+    row: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
+    type: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float32]
+
+
+def found_spans(
+    logits: torch.Tensor,
+    word_counts: torch.Tensor,
+    type_counts: torch.Tensor,
+    thresholds: torch.Tensor,
+    *,
+    token_head: bool,
+) -> FoundSpans:
+    """Return the spans whose score is above their type's threshold.
+
+    logits: see `model.EncoderModel.forward`. word_counts, type_counts: (b,), of each row. thresholds: (b, c).
+    The score is a probability; with the token head it is the lowest of start, end and all words inside.
+    """
+    scores = logits.float().sigmoid()
+    known = torch.arange(thresholds.shape[1], device=scores.device) < type_counts[:, None]
+    limits = torch.where(known, thresholds, torch.inf)
+    words = torch.arange(scores.shape[1], device=scores.device)
+    if token_head:
+        scores = scores * (words < word_counts[:, None])[..., None, None]
+        return _from_words(scores, limits)
+    ends = words[:, None] + torch.arange(scores.shape[2], device=scores.device)
+    inside = ends < word_counts[:, None, None]
+    above = (scores > limits[:, None, None]) & inside[..., None]
+    row, first, width, kind = above.nonzero(as_tuple=True)
+    found = scores[row, first, width, kind]
+    return FoundSpans(*(array.cpu().numpy() for array in (row, first, first + width, kind, found)))
+
+
+def _from_words(scores: torch.Tensor, limits: torch.Tensor) -> FoundSpans:
+    """Pair each start with each end of its type, where every word between is inside a mention.
+
+    scores: probabilities (b, w, c, 3). As in GLiNER, a word counts as inside from the threshold on.
+    """
+    _, words, types, _ = scores.shape
+    by_type = scores.permute(0, 2, 1, 3)  # (b, c, w, 3)
+    limit = limits[..., None]
+    # A column without scores ends each type's words, so that places of two types never touch.
+    flat = torch.nn.functional.pad(by_type, (0, 0, 0, 1)).reshape(-1, 3)
+    above = torch.nn.functional.pad(
+        torch.stack([by_type[..., 0] > limit, by_type[..., 1] > limit, by_type[..., 2] >= limit], -1),
+        (0, 0, 0, 1),
+    ).reshape(-1, 3)
+    start, end, inside = (above[:, column].cpu().numpy() for column in range(3))
+    starts, ends = np.flatnonzero(start & inside), np.flatnonzero(end & inside)
+    breaks = np.flatnonzero(~inside)
+    run_end = breaks[np.searchsorted(breaks, starts)]  # the first word after each start that is not inside
+    begin, stop = np.searchsorted(ends, starts), np.searchsorted(ends, run_end)
+    sizes = stop - begin
+    firsts = np.repeat(starts, sizes)
+    lasts = ends[np.arange(sizes.sum()) + np.repeat(begin - (np.cumsum(sizes) - sizes), sizes)]
+    if not len(firsts):
+        none = np.zeros(0, np.int64)
+        return FoundSpans(none, none, none, none, np.zeros(0, np.float32))
+    values = flat.cpu().numpy()
+    bounds = np.stack([firsts, lasts + 1], 1).ravel()
+    lowest_inside = np.minimum.reduceat(values[:, 2], bounds)[::2]
+    score = np.minimum(np.minimum(values[firsts, 0], values[lasts, 1]), lowest_inside)
+    span = words + 1
+    pair, first = firsts // span, firsts % span
+    return FoundSpans(pair // types, first, lasts % span, pair % types, score.astype(np.float32))
+
+
+class TypedSpan(NamedTuple):
+    """A mention of a type: offsets into a text, end exclusive, and the score."""
+
+    start: int
+    end: int
+    type: int
+    score: float
+
+
+def choose(spans: Sequence[TypedSpan], overlaps: Overlaps) -> list[TypedSpan]:
+    """Choose among spans that overlap; of equal ones the first given stays. Returned in text order.
+
+    keep: all. flat: no two overlap; the surest stays. longest: no two overlap; the longest stays, then the
+    surest. nested: one may lie inside another, but none crosses another or has two types; the surest stays.
+    """
+    if overlaps == "keep":
+        chosen = list(spans)
+    elif overlaps == "nested":
+        chosen = _without_crossing(sorted(spans, key=lambda span: -span.score))
+    elif overlaps == "longest":
+        chosen = _without_overlap(sorted(spans, key=lambda span: (span.start - span.end, -span.score)))
+    else:
+        chosen = _without_overlap(sorted(spans, key=lambda span: -span.score))
+    return sorted(chosen, key=lambda span: (span.start, span.end, span.type))
+
+
+def _without_overlap(ordered: Sequence[TypedSpan]) -> list[TypedSpan]:
+    starts: list[int] = []
+    ends: list[int] = []
+    chosen = []
+    for span in ordered:
+        place = bisect(starts, span.start)
+        free_before = not place or ends[place - 1] <= span.start
+        if free_before and (place == len(starts) or span.end <= starts[place]):
+            starts.insert(place, span.start)
+            ends.insert(place, span.end)
+            chosen.append(span)
+    return chosen
+
+
+def _without_crossing(ordered: Sequence[TypedSpan]) -> list[TypedSpan]:
+    chosen: list[TypedSpan] = []
+    for span in ordered:
+        if not any(_cross(span, other) for other in chosen):
+            chosen.append(span)
+    return chosen
+
+
+def _cross(one: TypedSpan, other: TypedSpan) -> bool:
+    if (one.start, one.end) == (other.start, other.end):
+        return True
+    if one.end <= other.start or other.end <= one.start:
+        return False
+    inside = one.start <= other.start and other.end <= one.end
+    around = other.start <= one.start and one.end <= other.end
+    return not (inside or around)

@@ -1,0 +1,177 @@
+"""An encoder in this process: passages and types in, mentions with offsets and scores out."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from uniner.encoder.batches import EncoderBatch, Piece
+from uniner.encoder.folder import Encoder, load_encoder
+from uniner.encoder.spans import FoundSpans, Overlaps, TypedSpan, choose, found_spans
+from uniner.encoder.words import TokenizedWords
+from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.storage.model_folders import local_model
+
+THRESHOLD = 0.5
+"""Lowest score of a mention, as in GLiNER."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """How an encoder is run and what of its scores counts.
+
+    threshold, threshold_of_type: lowest score of a mention. types_per_pass: None is the number of its
+    training. batch_tokens: of a batch, filled up. on_gpu: runs in bfloat16 unless dtype says otherwise.
+    threads: of torch on CPU.
+    """
+
+    threshold: float = THRESHOLD
+    threshold_of_type: Mapping[str, float] = field(default_factory=dict)
+    types_per_pass: int | None = None
+    overlaps: Overlaps = "keep"
+    batch_tokens: int = 4096
+    on_gpu: bool = False
+    dtype: str = "auto"
+    threads: int | None = None
+
+
+class EncoderTagger:
+    """Tags passages, those of a call in batches of about the same length."""
+
+    def __init__(self, encoder: Encoder, settings: EncoderSettings):
+        self._settings = settings
+        self._device = torch.device("cuda" if settings.on_gpu else "cpu")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if settings.on_gpu else "float32")
+        self._model = encoder.model.to(self._device, getattr(torch, name)).eval()
+        self._collator = encoder.collator(settings.types_per_pass)
+        self._token_head = encoder.model.shape.token_head
+        self._lock = asyncio.Lock()
+
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
+        """Answer each (passage, types), in order, in a thread beside the event loop."""
+        async with self._lock:
+            return await asyncio.to_thread(self.answer, questions)
+
+    def answer(self, questions: Questions) -> list[PassageAnswers]:
+        """Answer each (passage, types), in order.
+
+        Figures of a passage: questions (one a type), windows and passes beyond the first, prompt_tokens
+        computed, cut_tokens of single words that are longer than a window.
+        """
+        texts = self._collator.tokenizer.texts([passage for passage, _ in questions])
+        pieces, figures = self._pieces(texts, questions)
+        found: defaultdict[int, dict[tuple[int, int, int], float]] = defaultdict(dict)
+        for batch, spans in self._scored(pieces, [types for _, types in questions]):
+            _collect(batch, spans, found)
+        return [
+            self._passage_answers(passage, types, texts[number], found.get(number, {}), figures[number])
+            for number, (passage, types) in enumerate(questions)
+        ]
+
+    def _pieces(
+        self, texts: Sequence[TokenizedWords], questions: Questions
+    ) -> tuple[list[Piece], list[dict[str, float]]]:
+        pieces: list[Piece] = []
+        figures: list[dict[str, float]] = []
+        for number, (words, (_, types)) in enumerate(zip(texts, questions, strict=True)):
+            prompts = self._collator.prompts(types)
+            longest = max((len(prompt.ids) for prompt in prompts), default=0)
+            windows = self._collator.windows(words, longest)
+            own = [Piece(number, window, prompt) for window in windows for prompt in prompts]
+            counts: Counter[str] = Counter(
+                questions=len(types),
+                prompt_tokens=sum(map(self._collator.tokens, own)),
+                windows=max(0, len(windows) - 1),
+                passes=max(0, len(prompts) - 1),
+                cut_tokens=sum(window.cut for window in windows),
+            )
+            figures.append({name: count for name, count in counts.items() if count})
+            pieces += own
+        return pieces, figures
+
+    def _scored(
+        self, pieces: Sequence[Piece], types: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[EncoderBatch, FoundSpans]]:
+        for group in self._collator.batches(pieces, self._settings.batch_tokens):
+            batch = self._collator.batch(group)
+            yield batch, self._spans(batch, self._thresholds(batch, types))
+
+    def _spans(self, batch: EncoderBatch, thresholds: np.ndarray) -> FoundSpans:
+        ids, mask, types, words, word_counts, type_counts, limits = (
+            torch.from_numpy(array).to(self._device)
+            for array in (
+                batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places,
+                batch.word_counts, batch.type_counts, thresholds,
+            )
+        )  # fmt: skip
+        with torch.inference_mode():
+            logits = self._model(ids, mask, types, words, word_counts)
+            return found_spans(logits, word_counts, type_counts, limits, token_head=self._token_head)
+
+    def _thresholds(self, batch: EncoderBatch, types: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return the thresholds (b, c) of a batch's types."""
+        settings = self._settings
+        limits = np.full(batch.type_places.shape, settings.threshold, np.float32)
+        if settings.threshold_of_type:
+            for row, piece in enumerate(batch.pieces):
+                for place, number in enumerate(piece.prompt.numbers):
+                    name = types[piece.text][number]
+                    limits[row, place] = settings.threshold_of_type.get(name, settings.threshold)
+        return limits
+
+    def _passage_answers(
+        self,
+        passage: str,
+        types: Sequence[str],
+        words: TokenizedWords,
+        found: Mapping[tuple[int, int, int], float],
+        figures: dict[str, float],
+    ) -> PassageAnswers:
+        # In the order of GLiNER's decoders, which decides among equal scores.
+        ordered = sorted(found, key=lambda key: (key[0], key[2], key[1]) if self._token_head else key)
+        spans = [
+            TypedSpan(int(words.starts[first]), int(words.ends[last]), kind, found[first, last, kind])
+            for first, last, kind in ordered
+        ]
+        of_type: list[list[TypedSpan]] = [[] for _ in types]
+        for span in choose(spans, self._settings.overlaps):
+            of_type[span.type].append(span)
+        answers = (_type_answer(passage, name, own) for name, own in zip(types, of_type, strict=True))
+        return PassageAnswers(tuple(answers), figures)
+
+
+def _collect(
+    batch: EncoderBatch, spans: FoundSpans, found: Mapping[int, dict[tuple[int, int, int], float]]
+) -> None:
+    """Add a batch's spans to those of their texts: each by the window that owns its first word."""
+    for row, first, last, place, score in zip(*(array.tolist() for array in spans), strict=True):
+        piece = batch.pieces[row]
+        window = piece.window
+        begin = window.first + first
+        if window.own_first <= begin < window.own_last:
+            key = (begin, window.first + last, int(piece.prompt.numbers[place]))
+            found[piece.text][key] = score
+
+
+def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan]) -> TypeAnswer:
+    scores: dict[str, float] = {}
+    for span in spans:
+        mention = passage[span.start : span.end]
+        scores[mention] = max(scores.get(mention, 0.0), span.score)
+    return TypeAnswer(
+        name,
+        "ok",
+        scores,
+        spans=tuple((span.start, span.end) for span in spans),
+        span_scores=tuple(span.score for span in spans),
+    )
+
+
+def start_encoder(model: str, settings: EncoderSettings) -> EncoderTagger:
+    """Load an encoder (folder, s3:// address or hub name) in this process."""
+    return EncoderTagger(load_encoder(local_model(model)), settings)
