@@ -4,7 +4,11 @@ Tokens and weights are counted. Memory and time are estimated, by the formulas a
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Checkpointing = bool | Literal["selective"]
+"""What the backward pass computes again: nothing, all of a layer, or all but its matrix products and its
+attention ("selective")."""
 
 
 class GpuModel(NamedTuple):
@@ -38,7 +42,8 @@ class ModelShape:
     trained: weights that learn (all, or the adapters'). body: weights that every token passes, without the
     embedding and the output layer. output: weights of the output layer, which only answer tokens pass.
     layer: weights of a decoder layer. quantized: frozen weights kept in 4 bits. kept: bytes that a token
-    keeps for the backward pass in all layers, without the logits (`activations.kept_bytes`).
+    keeps for the backward pass in all layers, without the logits; kept_selectively: the same with selective
+    checkpointing (`activations.kept_bytes`).
     """
 
     parameters: int
@@ -51,6 +56,7 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     kept: float
+    kept_selectively: float
     quantized: int = 0
 
 
@@ -100,7 +106,7 @@ def memory(
     load: TrainingLoad,
     workers: int,
     number_bytes: int,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     *,
     on_cpu: bool = False,
 ) -> WorkerMemory:
@@ -111,8 +117,9 @@ def memory(
     every worker has.
     gathered: what FSDP holds whole: the outer weights (embedding, output), two layers (one in use, one being
     gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
-    activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, and
-    all of one layer. Also the answer tokens' logits, twice in float32 and once in the forward pass's format.
+    activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, with
+    selective checkpointing also what it saves, and all of one layer. Also the answer tokens' logits, twice in
+    float32 and once in the forward pass's format.
     host: on CPU the process itself, the copy of the states that a checkpoint is written from, and what the
     allocator has freed and keeps.
     A GPU's allocator takes some 10 % more, and CUDA 1 GB.
@@ -125,7 +132,8 @@ def memory(
     weight_bytes = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # in a decoder layer
     gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + _FLOAT32 * trained_share * shape.layer
     inputs = shape.hidden * number_bytes * shape.layers
-    kept = inputs + shape.kept / shape.layers if checkpointing else shape.kept
+    stored = shape.kept_selectively if checkpointing == "selective" else inputs
+    kept = stored + shape.kept / shape.layers if checkpointing else shape.kept
     logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
     gathered = unpacked + (gathered if workers > 1 else 0)
@@ -137,18 +145,18 @@ def memory(
     return WorkerMemory(states, gathered, activations, host)
 
 
-def flops(shape: ModelShape, load: TrainingLoad, checkpointing: bool) -> float:
+def flops(shape: ModelShape, load: TrainingLoad, checkpointing: Checkpointing) -> float:
     """Return the floating-point operations of all steps, including those that checkpointing repeats.
 
     The forward pass takes 2 operations a weight and token (output layer: and answer token), and
     2 layers x hidden x length² for a sample's causal attention. The backward pass takes twice as much, but
     only once as much with frozen weights, which need no gradient. Checkpointing repeats the body's forward
-    pass.
+    pass, selective checkpointing none of these operations.
     """
     body = 2 * shape.body * load.tokens + 2 * shape.layers * shape.hidden * load.squared_lengths
     output = 2 * shape.output * load.answer_tokens
     backward = 2 if shape.trained == shape.parameters else 1
-    return body * (1 + backward + checkpointing) + output * (1 + backward)
+    return body * (1 + backward + (checkpointing is True)) + output * (1 + backward)
 
 
 def compute_seconds(
