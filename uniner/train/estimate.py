@@ -86,6 +86,13 @@ class TrainingLoad:
     row_answers: int
 
 
+class CpuSpeed(NamedTuple):
+    """The seconds of a worker on CPU for an average row, and for a step besides (`calibration.cpu_speed`)."""
+
+    row_seconds: float
+    step_seconds: float
+
+
 @dataclass(frozen=True)
 class WorkerMemory:
     """Bytes on each worker. host: what a worker on CPU needs besides."""
@@ -196,7 +203,10 @@ def peak_flops(gpu: str) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """The estimate of a run: memory with the fewest workers, time with the most."""
+    """The estimate of a run: memory with the fewest workers, time with the most.
+
+    on_cpu: its workers have no GPU. cpu: how fast they are, where it was measured.
+    """
 
     base: str
     shape: ModelShape
@@ -210,6 +220,15 @@ class TrainingEstimate:
     copies_traffic: float
     share_of_peak: float
     usd_per_gpu_hour: float
+    on_cpu: bool = False
+    cpu: CpuSpeed | None = None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The seconds of all steps on CPU, if each worker is as fast as the one that was measured."""
+        assert self.cpu, "it was measured"
+        load = self.load
+        return load.turns * self.cpu.row_seconds / load.useful_share + load.steps * self.cpu.step_seconds
 
     def hours(self, gpu: str) -> float:
         """Return the hours on this kind of GPU; computing and sending overlap."""
@@ -233,11 +252,12 @@ class TrainingEstimate:
     def summary(self) -> str:
         """Return the line that a run starts with."""
         load = self.load
+        time = "on CPU" if self.on_cpu else f"{_duration(self.hours('H100'))} on {self.workers} H100"
         return (
             f"train: {load.steps:,} steps of {load.batch:,} conversations, {load.tokens:,} tokens "
             f"({load.answer_tokens / load.tokens:.1%} answers), {self.shape.trained:,} of "
             f"{self.shape.parameters:,} weights learn; about {_size(self.memory.total)} a worker, "
-            f"{self.flops:.1e} FLOPs, {_duration(self.hours('H100'))} on {self.workers} H100"
+            f"{self.flops:.1e} FLOPs, {time}"
         )
 
     def text(self) -> str:
@@ -269,11 +289,18 @@ class TrainingEstimate:
             f"checkpoint {_size(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
             f"{_DISK / 1e6:.0f} MB/s a machine of {min(_NODE, self.shards)} workers",
             f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",
-            *(self._gpu_line(gpu) for gpu in GPUS),
+            *([self._cpu_line()] if self.cpu else map(self._gpu_line, GPUS)),
         ]
-        if not self.usd_per_gpu_hour:
+        if not self.cpu and not self.usd_per_gpu_hour:
             lines.append("price      unknown; set train.usd_per_gpu_hour, such as 2.5")
         return "\n".join(lines)
+
+    def _cpu_line(self) -> str:
+        seconds = self.cpu_seconds
+        return (
+            f"{self.workers} x CPU    {_duration(seconds / 3600)} at {self.load.tokens / seconds:,.0f} tokens/s, if "
+            "each worker has a core as fast as this machine's, measured now"
+        )
 
     def _gpu_line(self, gpu: str) -> str:
         hours = self.hours(gpu)
