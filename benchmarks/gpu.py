@@ -36,8 +36,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.train import SETTINGS, make_samples
 from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
+from uniner.train.activations import checkpoint_layers
 from uniner.train.checkpoint import Checkpoints, TrainState
-from uniner.train.estimate import TrainingLoad
+from uniner.train.estimate import Checkpointing, TrainingLoad
 
 LAYOUTS = {
     "0.6 B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "head_dim": 128},
@@ -58,7 +59,7 @@ class Case:
     row_tokens: int
     attention: str
     compiled: bool = False
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ def make_cases(toy: bool, on_gpu: bool) -> list[Case]:
         Case(layout="0.6 B", row_tokens=16_384, attention="varlen", compiled=True),
         Case(layout="0.6 B", row_tokens=4096, attention="sdpa"),
         Case(layout="3 B", row_tokens=4096, attention="varlen", checkpointing=True),
+        Case(layout="3 B", row_tokens=4096, attention="varlen", checkpointing="selective"),
         Case(layout="3 B", row_tokens=4096, attention="sdpa", checkpointing=True),
     ]
     cases += [Case(layout="1.3 B", row_tokens=4096, attention=attention) for attention in flash]
@@ -110,9 +112,8 @@ def make_config(layout: str) -> LlamaConfig:
 def random_model(config: LlamaConfig, case: Case, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a sharded model as the train stage has it, with random weights made on the device."""
     net = model.empty_model(config)
-    if case.checkpointing:
-        net.gradient_checkpointing_enable({"use_reentrant": False})
     model.set_attention(net, case.attention)
+    checkpoint_layers(model.decoder_layers(net), case.checkpointing)
     if case.compiled:
         model.compile_layers(net)
     model.shard(net, dtype, device)
@@ -250,7 +251,8 @@ def table(machine: str, results: list[tuple[Case, Figures]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for case, figures in results:
-        how = case.attention + ", compiled" * case.compiled + ", recomputed" * case.checkpointing
+        recomputed = {False: "", True: ", recomputed", "selective": ", selectively recomputed"}
+        how = case.attention + ", compiled" * case.compiled + recomputed[case.checkpointing]
         mfu = "" if figures.mfu is None else f"{figures.mfu:.1%}"
         memory = f"{figures.memory / 1e9:.1f} GB" if figures.memory else ""
         lines.append(

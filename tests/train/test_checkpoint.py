@@ -101,6 +101,21 @@ def test_the_state_is_written_last_and_no_step_waits(base, folder, keep):
         assert any(STATE in name for name in StageFolder(str(folder)).tree())
 
 
+def test_each_checkpoint_s_seconds_are_told_once_it_is_complete(make_job, local_session, tmp_path):
+    """The last too, and not only as the next one begins."""
+    folder, told = StageFolder(str(tmp_path / "run/train/checkpoints")), []
+
+    class Timed(local_session):
+        def checkpointed(self, seconds):
+            newest = max(name[:13] for name in folder.tree() if name.endswith(STATE))
+            told.append((newest, seconds))
+
+    worker.train(make_job(epochs=1, checkpoint_steps=2, max_steps=3), Timed())
+    assert [newest for newest, _ in told][-1] == "step-00000003"
+    assert all(0 < seconds < 60 for _, seconds in told)
+    assert len(told) == len({newest for newest, _ in told}) >= 1
+
+
 @pytest.mark.parametrize("error", [OSError("no space left"), UserError("s3://bucket: access refused")])
 def test_an_error_of_the_writing_thread_is_raised(base, folder, keep, error):
     net, optimizer = load(base)

@@ -74,6 +74,7 @@ def test_compute_and_time_are_those_of_the_paper_s_recipe(llama):
     """6 x 6.48e9 x 82.8e6 is 3.217e18; attention and, for the answers, the output layer come on top."""
     operations = estimate.flops(llama, LOAD, checkpointing=False)
     assert operations == pytest.approx(3.217e18 + 0.039e18 + 0.004e18, rel=1e-3)
+    assert estimate.flops(llama, LOAD, checkpointing="selective") == operations
     repeated = estimate.flops(llama, LOAD, checkpointing=True)
     assert repeated == pytest.approx(operations * 4 / 3, rel=0.01)
     assert estimate.compute_seconds(operations, LOAD, 8, 989e12, 0.42) / 60 == pytest.approx(16.35, rel=1e-3)
@@ -89,7 +90,9 @@ def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
     eight = estimate.memory(llama, LOAD, 8, 2, checkpointing=False)
     assert eight.states == pytest.approx(6.738e9 * 16 / 8, rel=1e-3)
     assert estimate.memory(llama, LOAD, 64, 2, False).states == eight.states / 8
-    assert eight.activations > 4 * estimate.memory(llama, LOAD, 8, 2, True).activations
+    selective, whole = (estimate.memory(llama, LOAD, 8, 2, kind).activations for kind in ("selective", True))
+    assert eight.activations > 4 * whole and 0.5 < selective / eight.activations < 0.6
+    assert selective - whole == pytest.approx(4096 * 32 * 2 * (6 * 4096 + 2 * 11008), rel=0.01)
     adapters = dataclasses.replace(llama, trained=20_000_000)
     assert estimate.memory(adapters, LOAD, 8, 2, False).states < eight.states / 7
     assert eight.gathered < 2 * 6.738e9 / 5
@@ -119,8 +122,17 @@ def test_a_model_that_cannot_run_without_values_counts_as_a_llama(monkeypatch):
     def fail(*_):
         raise RuntimeError("Tensor.item() cannot be called on meta tensors")
 
-    monkeypatch.setattr(activations, "_kept_in_row", fail)
-    assert model.count_weights(LlamaConfig(**SMALL)).kept == 2 * 2 * (12 * 64 + 4 * 96)
+    monkeypatch.setattr(activations, "_forward", fail)
+    guessed = model.count_weights(LlamaConfig(**SMALL))
+    assert guessed.kept == 2 * 2 * (12 * 64 + 4 * 96)
+    assert guessed.kept_selectively == 2 * 2 * (7 * 64 + 2 * 96)
+
+
+def row_of(net, tokens):
+    """A row's logits at its first token."""
+    ids = np.zeros((1, tokens), np.int64)
+    batch = packing.Batch(ids, np.arange(tokens)[None], ids)
+    return loop.logits(net, batch, torch.device("cpu"), torch.tensor([0]))
 
 
 def measured_on_cpu(config):
@@ -134,13 +146,40 @@ def measured_on_cpu(config):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return tensor
 
-        ids = np.zeros((1, tokens), np.int64)
-        batch = packing.Batch(ids, np.arange(tokens)[None], ids)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = loop.logits(net, batch, torch.device("cpu"), torch.tensor([0]))
+            output = row_of(net, tokens)
         kept.append(sum(storage.nbytes() for at, storage in storages.items() if at not in weights))
         del output
     return (kept[1] - kept[0]) / 100
+
+
+def test_selective_checkpointing_keeps_what_the_estimate_counts(monkeypatch):
+    """On CPU, whose attention keeps its sums in float32 too: what the layers save, and their inputs."""
+    config, caches = LlamaConfig(**SMALL, num_attention_heads=4, num_key_value_heads=2), []
+    make = activations.create_selective_checkpoint_contexts
+
+    def collect(policy):
+        contexts = make(policy)
+        caches.append(contexts[0].storage)
+        return contexts
+
+    monkeypatch.setattr(activations, "create_selective_checkpoint_contexts", collect)
+    net, kept = AutoModelForCausalLM.from_config(config, dtype=torch.float32), []
+    activations.checkpoint_layers(model.decoder_layers(net), "selective")
+    for tokens in (100, 200):
+        caches.clear()
+        output = row_of(net, tokens)
+        saved = [each.val for cache in caches for results in cache.values() for each in tensors_of(results)]
+        kept.append(sum(tensor.untyped_storage().nbytes() for tensor in saved))
+        del output
+    counted = model.count_weights(config, dtype=torch.float32).kept_selectively
+    assert counted == pytest.approx((kept[1] - kept[0]) / 100 + 2 * 4 * 64, rel=0.01)
+
+
+def tensors_of(results):
+    """What is saved of an operator's calls; what is computed again is a mark."""
+    leaves = torch.utils._pytree.tree_leaves(list(results.values()))
+    return [leaf for leaf in leaves if isinstance(getattr(leaf, "val", None), torch.Tensor)]
 
 
 def test_a_worker_on_cpu_needs_its_process_and_a_copy_for_checkpoints(llama):

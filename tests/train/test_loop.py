@@ -7,6 +7,7 @@ import functools
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import is_flash_attn_3_available
 
@@ -119,10 +120,46 @@ def test_attention_is_chosen_by_the_machine_or_named(base):
         load(base, shard_workers=2)
 
 
-def test_compiled_layers_give_the_same_loss_and_gradients(base, samples, monkeypatch):
+def products(net, batch):
+    """The matrix products that a forward pass computes, and those of the backward pass, which are two for
+    each in the forward pass, but for what is computed again."""
+
+    class Counter(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, operator, types, arguments=(), named=None):
+            self.count += operator is torch.ops.aten.mm.default
+            return operator(*arguments, **(named or {}))
+
+    with Counter() as forward:
+        loss = loop.token_losses(net, batch, CPU)
+    with Counter() as backward:
+        loss.backward()
+    return forward.count, backward.count
+
+
+def test_selective_checkpointing_repeats_no_matrix_product(base, samples):
+    """It changes no bit of the loss and the gradients."""
+    batch, seen = packing.collate(samples[:4]), {}
+    for kind in (False, True, "selective"):
+        net = load(base, checkpointing=kind)
+        forward, backward = products(net, batch)
+        gradients = [weight.grad.full_tensor() for weight in net.parameters()]
+        seen[kind] = backward - 2 * forward, gradients
+    (plain, expected), (repeated, _), (selective, gradients) = seen.values()
+    assert plain == selective == 0 < repeated
+    assert all(map(torch.equal, gradients, expected))
+
+
+@pytest.mark.parametrize("checkpointing", [False, "selective"])
+def test_compiled_layers_give_the_same_loss_and_gradients(base, samples, monkeypatch, checkpointing):
     """Traced by torch.compile, without the minutes of generating machine code."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    compiled, expected = load(base, compiled=True), load(base)
+    compiled, expected = load(base, compiled=True, checkpointing=checkpointing), load(base)
     for row in (samples[:2], samples[2:5]):
         losses = [loop.token_losses(net, packing.collate(row), CPU) for net in (compiled, expected)]
         assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
@@ -160,7 +197,8 @@ def test_packing_and_activation_checkpointing_do_not_change_the_curve(base, samp
         schedule, steps=[[[number] for row in rows for number in row] for rows in schedule.steps]
     )
     curve = run(load(base), samples, schedule)
-    for other in (run(load(base), samples, single), run(load(base, checkpointing=True), samples, schedule)):
+    others = [run(load(base, checkpointing=kind), samples, schedule) for kind in (True, "selective")]
+    for other in (run(load(base), samples, single), *others):
         assert [step.loss for step in other] == pytest.approx([step.loss for step in curve], abs=1e-5)
         assert [step.grad_norm for step in other] == pytest.approx(
             [step.grad_norm for step in curve], rel=1e-3

@@ -34,7 +34,7 @@ from uniner.errors import UserError
 from uniner.storage.folder import Folder
 from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
 from uniner.train.checkpoint_reader import FetchedShards, ShardSeal, load_shards
-from uniner.train.collective import all_gather, run_on_all
+from uniner.train.collective import all_gather, run_on_all, run_on_first
 from uniner.train.loop import StepFigures, ValidationFigures
 
 STATE = "state.json"
@@ -70,11 +70,19 @@ class TrainState:
 class Checkpoints:
     """The checkpoints of a run. Every worker must make the same calls.
 
-    keep: how many of the newest to keep. keep_best: keep the best step's checkpoint too. Leaving the context
-    waits for the checkpoint being written, unless a worker was lost.
+    keep: how many of the newest to keep. keep_best: keep the best step's checkpoint too. written: called in
+    the thread with the seconds that a checkpoint took, once it is complete. Leaving the context waits for the
+    checkpoint being written, unless a worker was lost.
     """
 
-    def __init__(self, folder: Folder, keep: int, keep_best: bool, device: torch.device):
+    def __init__(
+        self,
+        folder: Folder,
+        keep: int,
+        keep_best: bool,
+        device: torch.device,
+        written: Callable[[float], None] = lambda _: None,
+    ):
         self._folder, self._keep, self._keep_best, self._device = folder, keep, keep_best, device
         # An upload of a killed attempt may still arrive, so each attempt writes under names of its own.
         self._attempt = all_gather(uuid.uuid4().hex[:8])[0]
@@ -86,8 +94,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint", *initializer)
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writing: Future[None] | None = None
-        self.last_seconds = 0.0
-        """Seconds that the last checkpoint on storage took to write; 0 before the first."""
+        self._written = written
         self._damaged: set[str] = set()
 
     def __enter__(self) -> "Checkpoints":
@@ -107,7 +114,7 @@ class Checkpoints:
             UserError: all finished checkpoints are damaged, or the newest belongs to another schedule. To
                 start again is the user's decision.
         """
-        checkpoints = all_gather(run_on_all(self._list))[0]
+        checkpoints = run_on_first(self._list)
         for name in sorted(checkpoints, reverse=True):
             if not checkpoints[name]:
                 say(f"train: checkpoint {name} was never finished; it is skipped")
@@ -162,7 +169,7 @@ class Checkpoints:
         Raises:
             UserError: its checkpoint is missing or damaged.
         """
-        checkpoints = all_gather(run_on_all(self._list))[0]
+        checkpoints = run_on_first(self._list)
         names = (name for name in sorted(checkpoints) if checkpoints[name] and _step(name) == state.best)
         damage = "missing"
         for name in names:
@@ -189,12 +196,10 @@ class Checkpoints:
                 self._remove_old(state)
 
         run_on_all(finish, self._group)
-        self.last_seconds = time.monotonic() - started
+        self._written(time.monotonic() - started)
 
     def _list(self) -> dict[str, bool]:
-        """Return the names of all checkpoints, and whether each is finished. Only worker 0 reads them."""
-        if dist.get_rank() != 0:
-            return {}
+        """Return the names of all checkpoints, and whether each is finished."""
         files = self._folder.tree()
         return {name: f"{name}/{STATE}" in files for name in {file.split("/")[0] for file in files}}
 

@@ -35,6 +35,15 @@ def run_on_all(action: Callable[[], Result], group: Any = None) -> Result:
     return result  # type: ignore[return-value]
 
 
+def run_on_first(action: Callable[[], Result]) -> Result:
+    """Run an action on worker 0. Returns its result on every worker; every worker must call this.
+
+    Raises:
+        UserError, Exception: as `run_on_all`.
+    """
+    return all_gather(run_on_all(lambda: action() if dist.get_rank() == 0 else None))[0]  # type: ignore[return-value]
+
+
 def all_gather(value: Result, group: Any = None) -> list[Result]:
     """Return every worker's value, in the order of their ranks, on every worker."""
     values: list[Any] = [None] * dist.get_world_size(group)

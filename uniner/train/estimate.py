@@ -4,7 +4,11 @@ Tokens and weights are counted. Memory and time are estimated, by the formulas a
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Checkpointing = bool | Literal["selective"]
+"""What the backward pass computes again: nothing, all of a layer, or all but its matrix products and its
+attention ("selective")."""
 
 
 class GpuModel(NamedTuple):
@@ -38,7 +42,8 @@ class ModelShape:
     trained: weights that learn (all, or the adapters'). body: weights that every token passes, without the
     embedding and the output layer. output: weights of the output layer, which only answer tokens pass.
     layer: weights of a decoder layer. quantized: frozen weights kept in 4 bits. kept: bytes that a token
-    keeps for the backward pass in all layers, without the logits (`activations.kept_bytes`).
+    keeps for the backward pass in all layers, without the logits; kept_selectively: the same with selective
+    checkpointing (`activations.kept_bytes`).
     """
 
     parameters: int
@@ -51,6 +56,7 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     kept: float
+    kept_selectively: float
     quantized: int = 0
 
 
@@ -80,6 +86,13 @@ class TrainingLoad:
     row_answers: int
 
 
+class CpuSpeed(NamedTuple):
+    """The seconds of a worker on CPU for an average row, and for a step besides (`calibration.cpu_speed`)."""
+
+    row_seconds: float
+    step_seconds: float
+
+
 @dataclass(frozen=True)
 class WorkerMemory:
     """Bytes on each worker. host: what a worker on CPU needs besides."""
@@ -100,7 +113,7 @@ def memory(
     load: TrainingLoad,
     workers: int,
     number_bytes: int,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     *,
     on_cpu: bool = False,
 ) -> WorkerMemory:
@@ -111,8 +124,9 @@ def memory(
     every worker has.
     gathered: what FSDP holds whole: the outer weights (embedding, output), two layers (one in use, one being
     gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
-    activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, and
-    all of one layer. Also the answer tokens' logits, twice in float32 and once in the forward pass's format.
+    activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, with
+    selective checkpointing also what it saves, and all of one layer. Also the answer tokens' logits, twice in
+    float32 and once in the forward pass's format.
     host: on CPU the process itself, the copy of the states that a checkpoint is written from, and what the
     allocator has freed and keeps.
     A GPU's allocator takes some 10 % more, and CUDA 1 GB.
@@ -125,7 +139,8 @@ def memory(
     weight_bytes = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # in a decoder layer
     gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + _FLOAT32 * trained_share * shape.layer
     inputs = shape.hidden * number_bytes * shape.layers
-    kept = inputs + shape.kept / shape.layers if checkpointing else shape.kept
+    stored = shape.kept_selectively if checkpointing == "selective" else inputs
+    kept = stored + shape.kept / shape.layers if checkpointing else shape.kept
     logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
     gathered = unpacked + (gathered if workers > 1 else 0)
@@ -137,18 +152,18 @@ def memory(
     return WorkerMemory(states, gathered, activations, host)
 
 
-def flops(shape: ModelShape, load: TrainingLoad, checkpointing: bool) -> float:
+def flops(shape: ModelShape, load: TrainingLoad, checkpointing: Checkpointing) -> float:
     """Return the floating-point operations of all steps, including those that checkpointing repeats.
 
     The forward pass takes 2 operations a weight and token (output layer: and answer token), and
     2 layers x hidden x length² for a sample's causal attention. The backward pass takes twice as much, but
     only once as much with frozen weights, which need no gradient. Checkpointing repeats the body's forward
-    pass.
+    pass, selective checkpointing none of these operations.
     """
     body = 2 * shape.body * load.tokens + 2 * shape.layers * shape.hidden * load.squared_lengths
     output = 2 * shape.output * load.answer_tokens
     backward = 2 if shape.trained == shape.parameters else 1
-    return body * (1 + backward + checkpointing) + output * (1 + backward)
+    return body * (1 + backward + (checkpointing is True)) + output * (1 + backward)
 
 
 def compute_seconds(
@@ -188,7 +203,10 @@ def peak_flops(gpu: str) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """The estimate of a run: memory with the fewest workers, time with the most."""
+    """The estimate of a run: memory with the fewest workers, time with the most.
+
+    on_cpu: its workers have no GPU. cpu: how fast they are, where it was measured.
+    """
 
     base: str
     shape: ModelShape
@@ -202,6 +220,15 @@ class TrainingEstimate:
     copies_traffic: float
     share_of_peak: float
     usd_per_gpu_hour: float
+    on_cpu: bool = False
+    cpu: CpuSpeed | None = None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The seconds of all steps on CPU, if each worker is as fast as the one that was measured."""
+        assert self.cpu, "it was measured"
+        load = self.load
+        return load.turns * self.cpu.row_seconds / load.useful_share + load.steps * self.cpu.step_seconds
 
     def hours(self, gpu: str) -> float:
         """Return the hours on this kind of GPU; computing and sending overlap."""
@@ -225,11 +252,12 @@ class TrainingEstimate:
     def summary(self) -> str:
         """Return the line that a run starts with."""
         load = self.load
+        time = "on CPU" if self.on_cpu else f"{_duration(self.hours('H100'))} on {self.workers} H100"
         return (
             f"train: {load.steps:,} steps of {load.batch:,} conversations, {load.tokens:,} tokens "
             f"({load.answer_tokens / load.tokens:.1%} answers), {self.shape.trained:,} of "
             f"{self.shape.parameters:,} weights learn; about {_size(self.memory.total)} a worker, "
-            f"{self.flops:.1e} FLOPs, {_duration(self.hours('H100'))} on {self.workers} H100"
+            f"{self.flops:.1e} FLOPs, {time}"
         )
 
     def text(self) -> str:
@@ -261,11 +289,18 @@ class TrainingEstimate:
             f"checkpoint {_size(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
             f"{_DISK / 1e6:.0f} MB/s a machine of {min(_NODE, self.shards)} workers",
             f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",
-            *(self._gpu_line(gpu) for gpu in GPUS),
+            *([self._cpu_line()] if self.cpu else map(self._gpu_line, GPUS)),
         ]
-        if not self.usd_per_gpu_hour:
+        if not self.cpu and not self.usd_per_gpu_hour:
             lines.append("price      unknown; set train.usd_per_gpu_hour, such as 2.5")
         return "\n".join(lines)
+
+    def _cpu_line(self) -> str:
+        seconds = self.cpu_seconds
+        return (
+            f"{self.workers} x CPU    {_duration(seconds / 3600)} at {self.load.tokens / seconds:,.0f} tokens/s, if "
+            "each worker has a core as fast as this machine's, measured now"
+        )
 
     def _gpu_line(self, gpu: str) -> str:
         hours = self.hours(gpu)

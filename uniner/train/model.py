@@ -13,8 +13,8 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from uniner.errors import UserError
 from uniner.train import varlen
-from uniner.train.activations import kept_bytes
-from uniner.train.estimate import ModelShape
+from uniner.train.activations import checkpoint_layers, kept_bytes
+from uniner.train.estimate import Checkpointing, ModelShape
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
 
@@ -41,7 +41,7 @@ def load_sharded(
     base_model: Any | None,
     dtype: torch.dtype,
     device: torch.device,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
     lora: LoraSettings | None = None,
     *,
     attention: str | None = None,
@@ -59,10 +59,9 @@ def load_sharded(
     """
     config.use_cache = False  # with a cache, transformers reads a row as one sample and samples leak
     model = empty_model(config, dtype, lora)
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     if attention:
         set_attention(model, attention)
+    checkpoint_layers(decoder_layers(model), checkpointing)
     if compiled:
         compile_layers(model)
     shard(model, dtype, device, shard_workers)
@@ -92,11 +91,13 @@ def count_weights(
         intermediate=getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size,
         vocabulary=sizes.vocab_size,
         kept=kept_bytes(model.to(dtype)),
+        kept_selectively=kept_bytes(model, "selective"),
         quantized=quantized,
     )
 
 
-def _decoder_layers(model: Any) -> list[Any]:
+def decoder_layers(model: Any) -> list[Any]:
+    """Return a model's decoder layers, which transformers never splits."""
     names = set(model._no_split_modules or ())
     return [module for module in model.modules() if type(module).__name__ in names]
 
@@ -119,7 +120,7 @@ def choose_attention(setting: str, config: Any, device: torch.device, dtype: tor
 
 def compile_layers(model: Any) -> None:
     """Have torch compile each decoder layer before its first forward pass."""
-    for layer in _decoder_layers(model):
+    for layer in decoder_layers(model):
         # Only the forward, so that FSDP's hooks around it stay as they are. Rows differ in length.
         layer.forward = torch.compile(layer.forward, dynamic=True)
 
@@ -151,7 +152,7 @@ def shard(model: Any, dtype: torch.dtype, device: torch.device, shard_workers: i
     sizes = (world,) if copies == 1 else (copies, world // copies)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in _decoder_layers(model):
+    for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 

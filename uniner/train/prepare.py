@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer, make_template
 from uniner.train import estimate as formulas
 from uniner.train import generation_eval, loop, model, packing
-from uniner.train.estimate import TrainingEstimate, TrainingLoad
+from uniner.train.estimate import CpuSpeed, TrainingEstimate, TrainingLoad
 from uniner.train.generation_eval import GenerationEval
 from uniner.train.lora import LoraSettings
 from uniner.train.packing import FittedSamples, PackedRow, RenderedConversation, Schedule
@@ -193,11 +193,26 @@ def require_window(max_tokens: int, config: Any) -> None:
 
 
 def estimate_job(job: TrainJob) -> TrainingEstimate:
-    """Read the conversations and the base model's config, and estimate the run."""
+    """Read the conversations and the base model's config, and estimate the run. The speed of training on CPU
+    is measured, which takes seconds."""
     config, tokenizer = config_and_tokenizer(job.base_address)
     conversations = read_conversations(job)
-    splits = tokenize(job, conversations, tokenizer)
-    return estimate(job, prepare(job, conversations, splits, tokenizer, config), config)
+    data = prepare(job, conversations, tokenize(job, conversations, tokenizer), tokenizer, config)
+    expected = estimate(job, data, config)
+    return expected if job.train.use_gpu else replace(expected, cpu=_cpu_speed(job, data, config))
+
+
+def _cpu_speed(job: TrainJob, data: TrainingData, config: Any) -> CpuSpeed:
+    """Measure the speed with the row whose length is nearest to the average row's."""
+    from uniner.train.calibration import cpu_speed
+
+    train, samples = job.train, data.training.samples
+    rows = [[samples[number] for number in row] for step in data.schedule.steps for row in step]
+    lengths = [sum(map(len, row)) for row in rows]
+    average = sum(lengths) / len(lengths)
+    row = min(zip(lengths, rows, strict=True), key=lambda each: abs(each[0] - average))[1]
+    attention = None if train.attention == "auto" else train.attention
+    return cpu_speed(config, row, job.torch_dtype, train.activation_checkpointing, job.lora, attention)
 
 
 def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate:
@@ -221,6 +236,7 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
         copies_traffic=formulas.copies_traffic(shape, load, train.most_workers, shards),
         share_of_peak=train.share_of_peak,
         usd_per_gpu_hour=train.usd_per_gpu_hour,
+        on_cpu=not train.use_gpu,
     )
 
 

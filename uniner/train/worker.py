@@ -19,7 +19,7 @@ from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model
 from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
 from uniner.train.checkpoint import Checkpoints, TrainState
-from uniner.train.collective import run_on_all
+from uniner.train.collective import run_on_all, run_on_first
 from uniner.train.export import TrainFigures
 from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
@@ -62,7 +62,7 @@ class TrainSession(Protocol):
         ...
 
     def checkpointed(self, seconds: float) -> None:
-        """Record how long a checkpoint took to write."""
+        """Record how long a checkpoint took to write. A thread calls it, once the checkpoint is complete."""
         ...
 
 
@@ -109,12 +109,14 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     data = run_on_all(lambda: prepare(job, conversations, splits, tokenizer, config))
     best = train.export == "best"
     run_on_all(lambda: _write_packing(folder, data))
-    expected = estimate(job, data, config)
+    expected = run_on_first(lambda: estimate(job, data, config))
     session.say(expected.summary())
     session.report(0, len(data.schedule.steps), "loading the base model")
     model = _load_model(job, config, device)
     optimizer = loop.make_optimizer(model, train.weight_decay)
-    with Checkpoints(folder / CHECKPOINTS, train.keep_checkpoints, best, device) as checkpoints:
+    with Checkpoints(
+        folder / CHECKPOINTS, train.keep_checkpoints, best, device, session.checkpointed
+    ) as checkpoints:
         state = checkpoints.resume(model, optimizer, data.digest(), session.say)
         if state.steps:
             session.say(f"train: resuming after step {state.steps:,} with {dist.get_world_size()} workers")
@@ -227,7 +229,6 @@ class _Run:
             due = due or step.step % train.checkpoint_steps == 0
             if (self.checkpoints.idle() and due) or step.step in measured or leaving:
                 self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
-                self.session.checkpointed(self.checkpoints.last_seconds)
                 due = False
             if leaving:
                 self.checkpoints.wait()
