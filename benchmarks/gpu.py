@@ -223,7 +223,7 @@ def measure_checkpoint(layout: str, dtype: torch.dtype, device: torch.device) ->
         "benchmark", [next(loop.train(net, optimizer, samples, schedule, SETTINGS, device=device))]
     )
     with tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder:
-        with Checkpoints(Folder(folder), 1, False, device) as checkpoints:
+        with Checkpoints(Folder(folder), 1, None, device) as checkpoints:
             started = time.perf_counter()
             checkpoints.save(net, optimizer, state)
             waited = time.perf_counter() - started

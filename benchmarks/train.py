@@ -124,7 +124,7 @@ def measure_checkpoints(rounds: int) -> dict[str, list[tuple[float, float]]]:
     rounds_of: dict[str, list[tuple[float, float]]] = {"waited for": [], "background": []}
     with (
         tempfile.TemporaryDirectory(prefix="uniner-bench-") as folder,
-        Checkpoints(Folder(folder), 1, False, CPU) as checkpoints,
+        Checkpoints(Folder(folder), 1, None, CPU) as checkpoints,
     ):
         for _ in range(rounds):
             for method, times in rounds_of.items():

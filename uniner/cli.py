@@ -38,7 +38,10 @@ _PREFLIGHT_PATIENCE_S = 20.0
 """Seconds for which preflight asks a storage in trouble again; a run asks for longer."""
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that `ray job submit` sets for the job's process."""
-STAGES = ("generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report")
+STAGES = ("generate", "ingest", "annotate", "build", "train", "train-encoder", "evaluate", "tag", "report")
+
+_PACKAGES = {"train-encoder": "train.encoder"}
+"""The packages of stages that have another name."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -124,6 +127,11 @@ def train(
     config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
 ) -> None:
     _run_or_estimate("train", config, settings, estimate)
+
+
+@_command("Train an encoder on the conversations, for bulk tagging.", "encoder", name="train-encoder")
+def train_encoder(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(run(["train-encoder"], _words(config, settings)))
 
 
 @_command("Score systems on gold data.", "evaluate")
@@ -358,11 +366,12 @@ def _print_error(message: str, code: int) -> int:
 
 
 def _module(stage: str) -> Stage:
-    return importlib.import_module(f"uniner.{stage}.stage")  # type: ignore[return-value]
+    return importlib.import_module(f"uniner.{_PACKAGES.get(stage, stage)}.stage")  # type: ignore[return-value]
 
 
 def _context(config: Config, module: Stage, retry_failed: bool = False, append: bool = False) -> StageContext:
-    stage = module.__name__.split(".")[1]  # type: ignore[attr-defined]
+    package = module.__name__.removeprefix("uniner.").removesuffix(".stage")  # type: ignore[attr-defined]
+    stage = next((stage for stage, other in _PACKAGES.items() if other == package), package)
     return StageContext.of(config, stage, module.SECTIONS, retry_failed=retry_failed, append=append)
 
 

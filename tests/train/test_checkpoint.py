@@ -53,7 +53,7 @@ def folder(tmp_path):
 @pytest.fixture
 def keep(folder):
     """Return a function that makes the checkpoints of a new attempt, which keeps the two newest."""
-    return lambda best=False: Checkpoints(StageFolder(str(folder)), 2, best, CPU)
+    return lambda best=None: Checkpoints(StageFolder(str(folder)), 2, best, CPU)
 
 
 @pytest.mark.parametrize("which", ["base", "tied_base"])
@@ -142,7 +142,7 @@ def test_the_newest_and_the_best_are_kept(base, folder, keep):
     net, optimizer = load(base)
     losses = {1: 0.5, 2: 0.25, 3: 0.75, 4: 0.25, 5: 0.3}
     validation = []
-    with keep(best=True) as checkpoints:
+    with keep(best="loss") as checkpoints:
         for step, loss in losses.items():
             with torch.no_grad():
                 next(net.parameters()).fill_(step)

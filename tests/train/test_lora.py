@@ -74,7 +74,7 @@ def test_resumed_adapters_learn_the_same_and_the_base_is_not_stored(base, lora, 
     net, optimizer = make(base, lora)
     steps = run(net, optimizer, samples)
     state = TrainState("digest", [next(steps) for _ in range(3)])
-    with Checkpoints(StageFolder(str(tmp_path)), 1, False, CPU) as checkpoints:
+    with Checkpoints(StageFolder(str(tmp_path)), 1, None, CPU) as checkpoints:
         checkpoints.save(net, optimizer, state)
     (folder,) = tmp_path.iterdir()
     again, fresh = make(base, lora)
@@ -156,7 +156,7 @@ def test_four_bits_learn_like_the_rounded_base_and_the_student_is_exact(
     steps = list(islice(run(net, optimizer, samples), 3))
     assert [step.loss for step in steps] == pytest.approx(expected[:3], abs=1e-5)
 
-    with Checkpoints(StageFolder(str(tmp_path / "kept")), 1, False, CPU) as checkpoints:
+    with Checkpoints(StageFolder(str(tmp_path / "kept")), 1, None, CPU) as checkpoints:
         checkpoints.save(net, optimizer, TrainState("digest", steps))
     (folder,) = (tmp_path / "kept").iterdir()
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata

@@ -307,6 +307,68 @@ class Train(Section):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
+class Encoder(Section):
+    """The encoder student: build's questions to a model in GLiNER's format, for bulk tagging."""
+
+    base: str | None = None
+    """Untrained text encoder (BERT, DeBERTa-v3, ModernBERT, XLM-R): a Hugging Face folder (local or s3://) or
+    hub name, such as "answerdotai/ModernBERT-base". Unset: no encoder is trained."""
+    head: Literal["span", "token"] = "span"
+    """`span`: a score for each span of at most max_width words. `token`: scores for words as start, end and
+    inside of a mention, without a limit; dearer with many types."""
+    max_width: Count = 12
+    """Longest mention in words (head `span`); longer ones are counted and not learnt."""
+    max_words: Count = 384
+    """Words read at once; a longer passage is read in overlapping windows."""
+    max_types: Count = 25
+    """Types asked at once; more are asked in several passes."""
+    hidden_size: Count | None = None
+    """Width of word and type vectors. Unset: the base's."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Dropout of the layers above the base, in training (GLiNER: 0.3)."""
+    epochs: Count = 3
+    """Passes over the conversations."""
+    max_steps: Count | None = None
+    """Stop after this many steps, whatever the epochs; the learning-rate schedule ends there too."""
+    batch_passages: Count = 8
+    """Passages per step, over all workers (GLiNER: 8)."""
+    learning_rate: Positive = 1e-5
+    """Peak of the base's cosine schedule (GLiNER: 1e-5)."""
+    head_learning_rate: Positive = 5e-5
+    """Peak of the new layers' (GLiNER: 5e-5)."""
+    warmup_share: Share = 0.1
+    """Share of the steps with a rising learning rate."""
+    weight_decay: NotNegative = 0.01
+    """AdamW's weight decay."""
+    max_grad_norm: Positive = 10.0
+    """Largest gradient norm; larger gradients are scaled down (GLiNER: 10)."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the forward pass. Master weights and reductions stay float32."""
+    eval_steps: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Steps between measurements of loss and F1 on validation passages. Unset: each epoch's end."""
+    eval_passages: Annotated[int, Field(ge=0)] = Field(500, json_schema_extra=NOT_IDENTITY)
+    """Most validation passages tagged for that F1, whose best threshold is kept for tagging."""
+    patience: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Stop after this many measurements without a better F1. Unset: all steps."""
+    export: Literal["last", "best"] = "best"
+    """The step that becomes the student: the last, or of those measured the one with the best F1, whose
+    checkpoint is then kept too. The best is often early (GLiNER-L: step 4,000 of 30,000)."""
+    row_tokens: Count = Field(8192, json_schema_extra=NOT_IDENTITY)
+    """Tokens of the passages computed together on a worker, filled up to the longest."""
+    workers: Count = Field(1, json_schema_extra=NOT_IDENTITY)
+    """Training processes; the global batch does not depend on it."""
+    shard_workers: Count | None = Field(1, json_schema_extra=NOT_IDENTITY)
+    """Workers that share one copy of weights and moments; must divide workers."""
+    use_gpu: bool = Field(True, json_schema_extra=NOT_IDENTITY)
+    """One GPU per worker; false trains on CPU over gloo."""
+    checkpoint_steps: Count = Field(500, json_schema_extra=NOT_IDENTITY)
+    """Steps between checkpoints, which are written in the background."""
+    keep_checkpoints: Count = Field(2, json_schema_extra=NOT_IDENTITY)
+    """Newest checkpoints kept while training."""
+    max_failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=NOT_IDENTITY)
+    """Worker failures after which training goes on from the last checkpoint; one more ends the run."""
+
+
 class EngineSection(Serving):
     """The vLLM engines of evaluate and tag."""
 
@@ -438,6 +500,7 @@ class Config(Section):
     annotate: Annotate = Annotate()
     build: Build = Build()
     train: Train = Train()
+    encoder: Encoder = Encoder()
     engine: EngineSection = EngineSection()
     evaluate: Evaluate = Evaluate()
     tag: Tag = Tag()

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from uniner.encoder.batches import Collator, ReadingLimits
-from uniner.encoder.model import TOKEN_LEVEL, EncoderModel, EncoderShape
+from uniner.encoder.model import TOKEN_LEVEL, EncoderModel, EncoderShape, begin_unlikely
 from uniner.encoder.words import WordTokenizer
 from uniner.errors import UserError
 
@@ -145,7 +145,7 @@ def read_config(folder: str) -> dict[str, Any]:
         raise UserError(f"{folder} is not an encoder: it has no {CONFIG}") from None
     except ValueError as error:
         raise UserError(f"{path}: {_line(error)}") from None
-    config = {**_DEFAULTS, **{name: value for name, value in stated.items() if value is not None}}
+    config = with_defaults(stated)
     for name, known in _SUPPORTED.items():
         if config[name] not in known:
             raise UserError(
@@ -160,6 +160,11 @@ def read_config(folder: str) -> dict[str, Any]:
     return config
 
 
+def with_defaults(stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config, with the library's values for those that it leaves out."""
+    return {**_DEFAULTS, **{name: value for name, value in stated.items() if value is not None}}
+
+
 def add_marks(tokenizer: Any, config: dict[str, Any]) -> None:
     """Add the marks of types and of the text to a tokenizer that lacks them, as its last tokens."""
     tokenizer.add_tokens([config["ent_token"], config["sep_token"]], special_tokens=True)
@@ -171,12 +176,14 @@ def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
     base: local folder or hub name. config: fields of gliner_config.json; those about the vocabulary are set.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    config = {**_DEFAULTS, **config}
+    config = with_defaults(config)
     add_marks(tokenizer, config)
     text_encoder = AutoModel.from_pretrained(base, dtype=torch.float32)
     text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     config |= vocabulary_fields(tokenizer, config)
-    return Encoder(model=EncoderModel(text_encoder, shape_of(config)), tokenizer=tokenizer, config=config)
+    model = EncoderModel(text_encoder, shape_of(config))
+    begin_unlikely(model)
+    return Encoder(model=model, tokenizer=tokenizer, config=config)
 
 
 def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,12 @@ from uniner.storage.manifest import StageTotals, differences
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.spent import spent_usd
 
-_UNITS = {"build": "conversations", "train": "conversations", "evaluate": "questions"}
+_UNITS = {
+    "build": "conversations",
+    "train": "conversations",
+    "train-encoder": "passages",
+    "evaluate": "questions",
+}
 
 
 def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
@@ -33,5 +38,5 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
         # Also what brought no reply, and what a stage that is not complete has spent on unfinished chunks.
         usd = max(figures.get("cost_usd", 0.0), spent_usd(folder))
         total += usd
-        lines.append(f"  {stage:<9} {state}{f', {usd:,.2f} USD' if usd else ''}")
-    return "\n".join([*lines, f"  spent     {total:,.2f} USD"])
+        lines.append(f"  {stage:<13} {state}{f', {usd:,.2f} USD' if usd else ''}")
+    return "\n".join([*lines, f"  spent         {total:,.2f} USD"])

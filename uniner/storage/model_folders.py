@@ -44,6 +44,7 @@ class StudentFacts:
     max_tokens: int
     base: str
     types: tuple[str, ...]
+    threshold: float | None = None
     group_types: int = 5
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -38,6 +38,7 @@ from uniner.train.collective import all_gather, run_on_all, run_on_first
 from uniner.train.loop import StepFigures, ValidationFigures
 
 STATE = "state.json"
+BestBy = Literal["loss", "f1"]
 # Frozen weights are the base model's: they are not stored.
 _LEARNED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
@@ -59,31 +60,34 @@ class TrainState:
         """The number of steps done."""
         return len(self.history)
 
-    @property
-    def best(self) -> int | None:
-        """The first step with the lowest validation loss; None before the first measurement."""
+    def best(self, by: BestBy) -> int | None:
+        """Return the first step with the lowest validation loss or the highest F1; None before the first
+        measurement."""
         if not self.validation:
             return None
-        return min(self.validation, key=lambda figures: figures.loss).step
+        measured = self.validation
+        if by == "f1":
+            return max(measured, key=lambda figures: figures.f1 or 0.0).step
+        return min(measured, key=lambda figures: figures.loss).step
 
 
 class Checkpoints:
     """The checkpoints of a run. Every worker must make the same calls.
 
-    keep: how many of the newest to keep. keep_best: keep the best step's checkpoint too. written: called in
-    the thread with the seconds that a checkpoint took, once it is complete. Leaving the context waits for the
-    checkpoint being written, unless a worker was lost.
+    keep: how many of the newest to keep. best_by: keep the best step's checkpoint too, by this measure.
+    written: called in the thread with the seconds that a checkpoint took, once it is complete. Leaving the
+    context waits for the checkpoint being written, unless a worker was lost.
     """
 
     def __init__(
         self,
         folder: Folder,
         keep: int,
-        keep_best: bool,
+        best_by: BestBy | None,
         device: torch.device,
         written: Callable[[float], None] = lambda _: None,
     ):
-        self._folder, self._keep, self._keep_best, self._device = folder, keep, keep_best, device
+        self._folder, self._keep, self._best_by, self._device = folder, keep, best_by, device
         # An upload of a killed attempt may still arrive, so each attempt writes under names of its own.
         self._attempt = all_gather(uuid.uuid4().hex[:8])[0]
         # The thread needs its own group: the steps communicate at the same time.
@@ -169,8 +173,9 @@ class Checkpoints:
         Raises:
             UserError: its checkpoint is missing or damaged.
         """
-        checkpoints = run_on_first(self._list)
-        names = (name for name in sorted(checkpoints) if checkpoints[name] and _step(name) == state.best)
+        assert self._best_by, "the best step's checkpoint was kept"
+        checkpoints, best = run_on_first(self._list), state.best(self._best_by)
+        names = (name for name in sorted(checkpoints) if checkpoints[name] and _step(name) == best)
         damage = "missing"
         for name in names:
             with fetched(self._folder / name) as checkpoint:
@@ -179,7 +184,7 @@ class Checkpoints:
                     return
             damage = checkpoint.damage
         raise UserError(
-            f"train: the checkpoint of the best step {state.best} is broken ({damage}); delete the "
+            f"train: the checkpoint of the best step {best} is broken ({damage}); delete the "
             "stage's folder to train from the start"
         )
 
@@ -208,8 +213,8 @@ class Checkpoints:
         checkpoints = self._list()
         finished = sorted(name for name in checkpoints if checkpoints[name] and name not in self._damaged)
         kept = set(finished[-self._keep :])
-        if self._keep_best:
-            kept |= {name for name in finished if _step(name) == state.best}
+        if self._best_by:
+            kept |= {name for name in finished if _step(name) == state.best(self._best_by)}
         for name in checkpoints.keys() - kept:
             # state.json first, so that a half-deleted checkpoint does not look finished
             (self._folder / name).remove([STATE])

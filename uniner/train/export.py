@@ -15,7 +15,7 @@ from uniner.storage.model_card import student_card
 from uniner.storage.model_folders import CARD, FACTS, StudentFacts, digests_of
 from uniner.storage.sealed_json import sealed_json
 from uniner.train import lora
-from uniner.train.checkpoint import TrainState
+from uniner.train.checkpoint import BestBy, TrainState
 from uniner.train.loop import as_figures
 from uniner.train.model import empty_model
 from uniner.train.packing import useful_share
@@ -55,11 +55,11 @@ class TrainFigures:
     validation_broken: int | None = None
 
 
-def train_figures(data: TrainingData, state: TrainState, best: bool) -> TrainFigures:
-    """Return the manifest's figures. best: the student is the best step's, not the last step's."""
+def train_figures(data: TrainingData, state: TrainState, best: BestBy | None) -> TrainFigures:
+    """Return the manifest's figures. best: the student is the best step's by this measure, not the last's."""
     history, workers = state.history, dist.get_world_size()
     lengths = [len(sample) for sample in data.training.samples]
-    exported = (best and state.best) or len(history)
+    exported = (best and state.best(best)) or len(history)
     seconds = sum(step.seconds for step in history)
     tokens = sum(step.tokens for step in history)
     # The figures of the exported step or, if it was not measured, of the last measured one.

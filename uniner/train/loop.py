@@ -7,12 +7,13 @@ depend on how the rows are divided.
 import math
 import statistics
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ _RECENT_STEPS = 20  # a spike is measured against their median loss; at least ha
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """peak_rate: learning rate after the warm-up, which takes warmup_share of the steps.
+    """peak_rate: learning rate after the warm-up, which takes warmup_share of the steps. faster_rate: that
+    of the optimizer's second group, where it has one.
 
     max_grad_norm: largest gradient norm. seed: for dropout, so that a resumed run draws the same.
     loss_spike_factor: stop at a loss of more than this many times the median of the last steps; None: never.
@@ -40,6 +42,7 @@ class LoopSettings:
     max_grad_norm: float
     seed: int = 0
     loss_spike_factor: float | None = None
+    faster_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,60 @@ class StepFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationFigures:
-    """The measurements after a step: the loss and, if questions were asked, the generation eval's figures."""
+    """The measurements after a step: the loss and, if questions were asked, those of the answers.
+
+    broken: answers that are not of the template's form. threshold: of the encoder's scores, the best one.
+    """
 
     step: int
     loss: float
     f1: float | None = None
     questions: int | None = None
     broken: int | None = None
+    threshold: float | None = None
+
+
+class Task(Protocol):
+    """What a row of samples is to the model, and what is learnt from it. A sample has a len(): its tokens."""
+
+    def units(self, sample: Any) -> int:
+        """Return how many losses a sample adds to a step's mean."""
+        ...
+
+    def batch(self, samples: Sequence[Any]) -> Any:
+        """Lay the samples of a row out as the model's inputs."""
+        ...
+
+    def empty(self) -> Any:
+        """Return inputs without a loss, for a worker that has no row left while others still have one."""
+        ...
+
+    def loss(self, model: Any, batch: Any, device: torch.device) -> torch.Tensor:
+        """Return the sum of a row's losses, in float32."""
+        ...
+
+
+class AnswerTask:
+    """A packed row of conversations, of which the answers are learnt."""
+
+    def units(self, sample: Sample) -> int:
+        """Return a sample's answer tokens."""
+        return sample.answer_tokens
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Pack the samples."""
+        return collate(samples)
+
+    def empty(self) -> Batch:
+        """Return a row without answers."""
+        return empty_batch()
+
+    def loss(self, model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+        """Return the sum of the answer tokens' losses."""
+        return token_losses(model, batch, device)
+
+
+ANSWERS = AnswerTask()
 
 
 def as_figures(record: Any) -> dict[str, float]:
@@ -76,10 +126,18 @@ def as_figures(record: Any) -> dict[str, float]:
     return {name: value for name, value in asdict(record).items() if value is not None}
 
 
-def make_optimizer(model: Any, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW with the betas of the paper's code; `train` sets the learning rate of each step."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(weights, lr=0.0, weight_decay=weight_decay, fused=True)
+def make_optimizer(
+    model: Any, weight_decay: float, faster: Callable[[str], bool] = lambda _: False
+) -> torch.optim.Optimizer:
+    """Return AdamW with the betas of the paper's code; `train` sets the learning rate of each step.
+
+    faster: tells by name the weights that learn at `LoopSettings.faster_rate`, the optimizer's second group.
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = [[weight for name, weight in named if faster(name) == second] for second in (False, True)]
+    return torch.optim.AdamW(
+        [{"params": group} for group in groups if group], lr=0.0, weight_decay=weight_decay, fused=True
+    )
 
 
 def warmup_steps(steps: int, share: float) -> int:
@@ -98,12 +156,13 @@ def learning_rate(step: int, steps: int, peak: float, warmup_share: float) -> fl
 def train(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    samples: Sequence[Sample],
+    samples: Sequence[Any],
     schedule: Schedule,
     settings: LoopSettings,
     *,
     device: torch.device,
     losses: Sequence[float] = (),
+    task: Task = ANSWERS,
 ) -> Iterator[StepFigures]:
     """Run the schedule's steps after those of `losses`, and yield their figures. All workers iterate in step.
 
@@ -115,15 +174,14 @@ def train(
     steps, done = len(schedule.steps), len(losses)
     for number, rows in enumerate(schedule.steps[done:], done + 1):
         started = time.perf_counter()
-        torch.manual_seed((settings.seed * steps + number) * dist.get_world_size() + dist.get_rank())
-        tokens, answer_tokens = count_tokens(rows, samples)
-        row_losses = _backward(model, rows, samples, answer_tokens, device)
+        tokens, answer_tokens = count_tokens(rows, samples, task)
+        row_losses = _backward(model, rows, samples, task, answer_tokens, device, f"{settings.seed} {number}")
         loss, norm = _sum(torch.stack(row_losses).sum()), _clip(model, settings.max_grad_norm)
         worst = partial(_worst_passages, row_losses, rows, samples)
         _require_sound(number, loss, norm, recent, settings.loss_spike_factor, worst)
         recent.append(loss)
         rate = learning_rate(number, steps, settings.peak_rate, settings.warmup_share)
-        _update(optimizer, rate)
+        _update(optimizer, rate, (settings.faster_rate or settings.peak_rate) / settings.peak_rate)
         seconds = _from_worker_0(time.perf_counter() - started, device)
         yield StepFigures(
             step=number,
@@ -140,9 +198,10 @@ def train(
 def try_fullest_row(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    samples: Sequence[Sample],
+    samples: Sequence[Any],
     schedule: Schedule,
     device: torch.device,
+    task: Task = ANSWERS,
 ) -> None:
     """Compute the gradients of the fullest row on every worker and forget them.
 
@@ -153,59 +212,67 @@ def try_fullest_row(
     fullest = max(rows, key=lambda row: sum(len(samples[number]) for number in row))
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments = [] if optimizer.state else [torch.empty_like(weight) for weight in weights for _ in range(2)]
-    token_losses(model, collate([samples[number] for number in fullest]), device).backward()
+    task.loss(model, task.batch([samples[number] for number in fullest]), device).backward()
     optimizer.zero_grad()
     del moments
 
 
 def _backward(
-    model: Any, rows: Sequence[PackedRow], samples: Sequence[Sample], answer_tokens: int, device: torch.device
+    model: Any,
+    rows: Sequence[PackedRow],
+    samples: Sequence[Any],
+    task: Task,
+    units: int,
+    device: torch.device,
+    seed: str,
 ) -> list[torch.Tensor]:
     """Compute the gradients of a step. Returns the losses of this worker's rows."""
     row_losses = []
-    for batch in local_batches(rows, samples):
-        loss = token_losses(model, batch, device) / answer_tokens
+    for turn, batch in enumerate(local_batches(rows, samples, task)):
+        # By the row, so that dropout does not depend on which worker has it.
+        torch.manual_seed(zlib.crc32(f"{seed} {turn * dist.get_world_size() + dist.get_rank()}".encode()))
+        loss = task.loss(model, batch, device) / units
         (loss * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
         row_losses.append(loss.detach())
     return row_losses
 
 
-def _update(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def _update(optimizer: torch.optim.Optimizer, rate: float, faster: float) -> None:
+    for group, factor in zip(optimizer.param_groups, (1.0, faster), strict=False):
+        group["lr"] = rate * factor
     optimizer.step()
     optimizer.zero_grad()
 
 
 def mean_loss(
-    model: Any, samples: Sequence[Sample], rows: Sequence[PackedRow], device: torch.device
+    model: Any, samples: Sequence[Any], rows: Sequence[PackedRow], device: torch.device, task: Task = ANSWERS
 ) -> float | None:
     """Return the mean loss of an answer token, over all workers; None if there is no answer token."""
-    _, answer_tokens = count_tokens(rows, samples)
+    _, answer_tokens = count_tokens(rows, samples, task)
     if not answer_tokens:
         return None
     loss = torch.zeros((), device=device)
     model.eval()
     with torch.no_grad():
-        for batch in local_batches(rows, samples):
-            loss += token_losses(model, batch, device)
+        for batch in local_batches(rows, samples, task):
+            loss += task.loss(model, batch, device)
     model.train()
     model.reshard()  # without a backward pass, FSDP leaves the outer weights gathered
     return _sum(loss) / answer_tokens
 
 
-def local_batches(rows: Sequence[PackedRow], samples: Sequence[Sample]) -> Iterator[Batch]:
+def local_batches(rows: Sequence[PackedRow], samples: Sequence[Any], task: Task = ANSWERS) -> Iterator[Any]:
     """Yield this worker's rows. Every worker gets as many, some empty: FSDP works in lockstep."""
     rank, world = dist.get_rank(), dist.get_world_size()
     for turn in zip_longest(*[iter(rows)] * world):
         row = turn[rank]
-        yield collate([samples[number] for number in row]) if row else empty_batch()
+        yield task.batch([samples[number] for number in row]) if row else task.empty()
 
 
-def count_tokens(rows: Sequence[PackedRow], samples: Sequence[Sample]) -> tuple[int, int]:
-    """Return the tokens and the answer tokens of rows."""
+def count_tokens(rows: Sequence[PackedRow], samples: Sequence[Any], task: Task = ANSWERS) -> tuple[int, int]:
+    """Return the tokens of rows and the losses in them, such as answer tokens."""
     numbers = [number for row in rows for number in row]
-    return sum(len(samples[n]) for n in numbers), sum(samples[n].answer_tokens for n in numbers)
+    return sum(len(samples[n]) for n in numbers), sum(task.units(samples[n]) for n in numbers)
 
 
 def logits(
@@ -292,7 +359,7 @@ def _require_sound(
 
 
 def _worst_passages(
-    row_losses: Sequence[torch.Tensor], rows: Sequence[PackedRow], samples: Sequence[Sample]
+    row_losses: Sequence[torch.Tensor], rows: Sequence[PackedRow], samples: Sequence[Any]
 ) -> str:
     """Name the passages of the row with the largest loss, of all workers. row_losses: this worker's."""
     per_worker: list[Any] = [None] * dist.get_world_size()

@@ -125,6 +125,8 @@ class _Mlflow:
 class MetricsWriter:
     """Writes the figures of a run that has done `steps_done` steps. Worker 0 writes; all compute the MFU.
 
+    expected: None where the MFU is not known.
+
     TensorBoard's files are written locally beside those of the steps done, and uploaded by `store`. A step
     that runs again after a resume is drawn once.
     """
@@ -132,15 +134,17 @@ class MetricsWriter:
     def __init__(
         self,
         folder: Folder,
-        expected: TrainingEstimate,
+        expected: TrainingEstimate | None,
         steps_done: int,
         device: torch.device,
         tracker: Tracker | None = None,
     ):
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        self._peak = peak and peak * dist.get_world_size()
+        self._peak = peak * dist.get_world_size() if peak and expected else None
         # By convention MFU leaves out the work that checkpointing repeats.
-        self._flops_per_token = flops(expected.shape, expected.load, False) / expected.load.tokens
+        self._flops_per_token = (
+            flops(expected.shape, expected.load, False) / expected.load.tokens if expected else 0.0
+        )
         self._folder, self._tracker = folder / TENSORBOARD, tracker
         self._local = tempfile.TemporaryDirectory(prefix="uniner-curves-")
         self._writer = None

@@ -1,5 +1,6 @@
 """The base model, sharded with FSDP2: float32 master weights, forward pass in the chosen number format."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +66,8 @@ def load_sharded(
     if compiled:
         compile_layers(model)
     shard(model, dtype, device, shard_workers)
-    _receive_weights(model, base_model, device)
+    broadcast_weights(model, base_model, device)
+    model.tie_weights()  # making room for the weights unties them
     return model.train()
 
 
@@ -139,8 +141,16 @@ def set_attention(model: Any, name: str) -> None:
         raise UserError(f"train.attention = {name}: {reason}") from None
 
 
-def shard(model: Any, dtype: torch.dtype, device: torch.device, shard_workers: int | None = None) -> None:
-    """Shard each decoder layer and the rest over all workers; gradients are reduced in float32.
+def shard(
+    model: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    shard_workers: int | None = None,
+    layers: Sequence[Any] | None = None,
+) -> None:
+    """Shard each layer and the rest over all workers; gradients are reduced in float32.
+
+    layers: unset, the decoder layers of a model of transformers.
 
     shard_workers: neighbouring workers that share one copy of the model; each exchanges gradients with the
     same shard's workers in the other copies (HSDP). None: all workers share one copy.
@@ -152,17 +162,16 @@ def shard(model: Any, dtype: torch.dtype, device: torch.device, shard_workers: i
     sizes = (world,) if copies == 1 else (copies, world // copies)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in decoder_layers(model):
+    for layer in decoder_layers(model) if layers is None else layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def _receive_weights(model: Any, base_model: Any | None, device: torch.device) -> None:
-    """Fill a sharded model on the meta device with worker 0's base model."""
+def broadcast_weights(model: Any, base_model: Any | None, device: torch.device) -> None:
+    """Fill a sharded model on the meta device with worker 0's whole model."""
     model.to_empty(device=device)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(model, base_model.state_dict() if base_model else {}, options=options)
-    model.tie_weights()  # to_empty unties them
     # The state dict lacks non-persistent buffers, such as the rotary frequencies.
     sources = dict(base_model.named_buffers()) if base_model else {}
     for name, buffer in model.named_buffers():

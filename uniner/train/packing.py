@@ -9,7 +9,7 @@ same length.
 import hashlib
 import heapq
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import NamedTuple
@@ -141,11 +141,12 @@ def schedule(
     row_tokens: int,
     workers: int = 1,
     max_steps: int | None = None,
+    rows: "Callable[[Sequence[int], Sequence[int], int, int], list[PackedRow]] | None" = None,
 ) -> Schedule:
     """Return the schedule: a seeded shuffle for each epoch, `batch` conversations a step, packed into rows.
 
     lengths: tokens of each sample. per_conversation: samples of each conversation, which stay in one step.
-    The last step of an epoch may be smaller; no conversation is dropped.
+    rows: divides a step's samples, in place of `pack`. The last step of an epoch may be smaller; no conversation is dropped.
     """
     starts = [0, *accumulate(per_conversation)]
     steps: list[list[PackedRow]] = []
@@ -159,7 +160,7 @@ def schedule(
                 for conversation in order[first : first + batch]
                 for sample in range(starts[conversation], starts[conversation + 1])
             ]
-            steps.append(pack(chosen, lengths, row_tokens, workers))
+            steps.append((rows or pack)(chosen, lengths, row_tokens, workers))
         epoch_ends.add(len(steps))
     steps = steps[:max_steps]
     return Schedule(steps, frozenset(epoch_ends & set(range(len(steps) + 1))))
@@ -190,6 +191,24 @@ def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers
                 rows[number] for number in sorted(totals, key=lambda number: -totals[number]) if rows[number]
             ]
         count += workers
+
+
+def bucket(
+    chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1
+) -> list[PackedRow]:
+    """Divide samples into rows of about the same length, of at most row_tokens filled up to the longest.
+
+    The rows do not depend on the number of workers: some may wait at the end of a step.
+    """
+    del workers
+    rows: list[PackedRow] = []
+    longest = 0
+    for sample in sorted(chosen, key=lambda sample: -lengths[sample]):
+        if not rows or (len(rows[-1]) + 1) * longest > row_tokens:
+            rows.append([])
+            longest = lengths[sample]
+        rows[-1].append(sample)
+    return rows
 
 
 def useful_share(steps: Iterable[list[PackedRow]], lengths: Sequence[int], workers: int) -> float:

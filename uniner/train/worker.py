@@ -6,9 +6,10 @@ waits for another. It is returned in the result rather than raised: starting aga
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,10 +19,10 @@ from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model
 from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
-from uniner.train.checkpoint import Checkpoints, TrainState
+from uniner.train.checkpoint import BestBy, Checkpoints
 from uniner.train.collective import run_on_all, run_on_first
 from uniner.train.export import TrainFigures
-from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
+from uniner.train.loop import LoopSettings, ValidationFigures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
 from uniner.train.model import choose_attention, load_sharded, read_base
 from uniner.train.prepare import (
@@ -33,37 +34,10 @@ from uniner.train.prepare import (
     read_conversations,
     tokenize,
 )
+from uniner.train.steps import RunSettings, TrainRun, TrainSession
 from uniner.train.tokenized import tokenized_once
 
 PACKING = "packing.json.gz"
-_PREEMPTION_CHECK_SECONDS = 10.0  # of steps, between two checks
-
-
-class TrainSession(Protocol):
-    """A training process's connection to the cluster and the driver.
-
-    Every process makes the same calls; only worker 0's reports and lines reach the driver.
-    """
-
-    def preempted(self) -> bool:
-        """Tell whether a machine of this run is about to be taken away."""
-        ...
-
-    def report(self, step: int, steps: int, note: str) -> None:
-        """Report the progress to the driver."""
-        ...
-
-    def say(self, line: str) -> None:
-        """Print a line on the driver."""
-        ...
-
-    def measure(self, figures: Mapping[str, float]) -> None:
-        """Record a step's figures for who watches the run."""
-        ...
-
-    def checkpointed(self, seconds: float) -> None:
-        """Record how long a checkpoint took to write. A thread calls it, once the checkpoint is complete."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +81,7 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     conversations = run_on_all(lambda: read_conversations(job))
     splits = tokenized_once(folder, job.source, lambda: tokenize(job, conversations, tokenizer))
     data = run_on_all(lambda: prepare(job, conversations, splits, tokenizer, config))
-    best = train.export == "best"
+    best: BestBy | None = "loss" if train.export == "best" else None
     run_on_all(lambda: _write_packing(folder, data))
     expected = run_on_first(lambda: estimate(job, data, config))
     session.say(expected.summary())
@@ -122,9 +96,21 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
             session.say(f"train: resuming after step {state.steps:,} with {dist.get_world_size()} workers")
         tracker = run_on_all(lambda: _start_tracker(job, session))
         metrics = MetricsWriter(folder, expected, state.steps, device, tracker)
-        _Run(job, session, data, device, model, optimizer, checkpoints, state, metrics).finish_steps()
+        TrainRun(
+            session=session,
+            samples=data.training.samples,
+            schedule=data.schedule,
+            settings=_settings(job),
+            device=device,
+            model=model,
+            optimizer=optimizer,
+            checkpoints=checkpoints,
+            state=state,
+            metrics=metrics,
+            validate=partial(_validate, data, model, device),
+        ).finish_steps()
         session.report(state.steps, state.steps, "writing the student")
-        if best and state.best not in (None, state.steps):
+        if best and state.best(best) not in (None, state.steps):
             checkpoints.load_best(model, state)
     weights = export.gather_weights(model, torch.float32 if job.lora else job.torch_dtype)
     figures = export.train_figures(data, state, best)
@@ -182,101 +168,29 @@ def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    job: TrainJob
-    session: TrainSession
-    data: TrainingData
-    device: torch.device
-    model: Any
-    optimizer: torch.optim.Optimizer
-    checkpoints: Checkpoints
-    state: TrainState
-    metrics: MetricsWriter
-
-    def finish_steps(self) -> None:
-        """Run the remaining steps; measure at the end of each epoch, and save checkpoints when due."""
-        train, state, last = self.job.train, self.state, len(self.data.schedule.steps)
-        measured = {*self.data.schedule.epoch_ends, last}
-        preemption, due = _PreemptionCheck(self.session), False
-        self.session.report(state.steps, last, self._note())
-        if state.steps in measured and (not state.validation or state.validation[-1].step != state.steps):
-            self._validate(state.steps, last)  # the run ended between the checkpoint and its measurement
-        if self.device.type == "cuda":
-            samples, schedule = self.data.training.samples, self.data.schedule
-            loop.try_fullest_row(self.model, self.optimizer, samples, schedule, self.device)
-        settings = LoopSettings(
+def _settings(job: TrainJob) -> RunSettings:
+    train = job.train
+    return RunSettings(
+        loop=LoopSettings(
             peak_rate=train.learning_rate,
             warmup_share=train.warmup_share,
             max_grad_norm=train.max_grad_norm,
-            seed=self.job.seed,
+            seed=job.seed,
             loss_spike_factor=train.loss_spike_factor,
-        )
-        for step in loop.train(
-            self.model,
-            self.optimizer,
-            self.data.training.samples,
-            self.data.schedule,
-            settings,
-            device=self.device,
-            losses=[step.loss for step in state.history],
-        ):
-            state.history.append(self.metrics.step(step))
-            self.session.measure(as_figures(state.history[-1]))
-            self.session.report(step.step, last, self._note())
-            leaving = preemption.due(step.seconds)
-            # No step waits: a checkpoint due while another is being written is saved once that is done.
-            due = due or step.step % train.checkpoint_steps == 0
-            if (self.checkpoints.idle() and due) or step.step in measured or leaving:
-                self.checkpoints.save(self.model, self.optimizer, state, after_shards=self.metrics.store)
-                due = False
-            if leaving:
-                self.checkpoints.wait()
-            if step.step in measured:  # after the checkpoint: it takes minutes, in which a run may end
-                self._validate(step.step, last)
-        self.checkpoints.wait()
-        run_on_all(self.metrics.close)
-
-    def _validate(self, step: int, last: int) -> None:
-        data, questions = self.data, len(self.data.generation_eval.questions)
-
-        def progress(done: int) -> None:
-            self.session.report(step, last, f"generation eval: {done:,} of {questions:,} questions")
-
-        loss = loop.mean_loss(self.model, data.validation.samples, data.validation_rows, self.device)
-        if loss is not None:
-            scores = data.generation_eval.run(self.model, self.device, progress)
-            figures = ValidationFigures(step=step, loss=loss, **(asdict(scores) if scores else {}))
-            self.state.validation.append(figures)
-            self.metrics.validation(figures)
-        self.session.report(step, last, self._note())
-
-    def _note(self) -> str:
-        """Return the progress line's note about the last step."""
-        if not self.state.history:
-            return ""
-        step, measured = self.state.history[-1], ""
-        if self.state.validation:
-            last = self.state.validation[-1]
-            f1 = "" if last.f1 is None else f", F1 {last.f1:.2f}"
-            measured = f", validation {last.loss:.4f}{f1}"
-        mfu = "" if step.mfu is None else f", MFU {step.mfu:.1%}"
-        return (
-            f"loss {step.loss:.4f}{measured}, gradient {step.grad_norm:.3g}, "
-            f"{step.tokens_per_s:,.0f} tokens/s{mfu}"
-        )
+        ),
+        checkpoint_steps=train.checkpoint_steps,
+    )
 
 
-class _PreemptionCheck:
-    """Checks from time to time whether a machine of the run is being taken away, and tells so once."""
-
-    def __init__(self, session: TrainSession):
-        self._session, self._unchecked, self._preempted = session, 0.0, False
-
-    def due(self, seconds: float) -> bool:
-        """Tell, after a step of `seconds` (the same on all workers, so all check at the same step)."""
-        self._unchecked += seconds
-        if self._preempted or self._unchecked < _PREEMPTION_CHECK_SECONDS:
-            return False
-        self._unchecked, self._preempted = 0.0, self._session.preempted()
-        return self._preempted
+def _validate(
+    data: TrainingData, model: Any, device: torch.device, step: int, progress: Callable[[str], None]
+) -> ValidationFigures | None:
+    """Measure the loss and the generation eval; None where there is nothing to validate with."""
+    questions = len(data.generation_eval.questions)
+    loss = loop.mean_loss(model, data.validation.samples, data.validation_rows, device)
+    if loss is None:
+        return None
+    scores = data.generation_eval.run(
+        model, device, lambda done: progress(f"generation eval: {done:,} of {questions:,} questions")
+    )
+    return ValidationFigures(step=step, loss=loss, **(asdict(scores) if scores else {}))

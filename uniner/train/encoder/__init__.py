@@ -1,0 +1,1 @@
+"""Train the encoder: the questions of build, answered by spans of words."""

@@ -1,0 +1,103 @@
+"""Validation F1 by prediction: the encoder in training tags the validation passages.
+
+The mentions are those that tagging would find, counted as in evaluate; the expected ones are the
+conversations', mostly the teacher's. Of all thresholds the best is taken, and kept for tagging.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from uniner.encoder.spans import TypedSpan, choose, found_spans
+from uniner.metrics.counts import Counts
+from uniner.metrics.matching import normalised, strict
+from uniner.train.collective import all_gather
+from uniner.train.encoder.samples import AskedPassage, EncoderSamples, EncoderTask, encoder_logits
+from uniner.train.loop import local_batches
+from uniner.train.packing import PackedRow
+
+THRESHOLDS = (
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.35,
+    0.4,
+    0.45,
+    0.5,
+    0.55,
+    0.6,
+    0.65,
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.9,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScores:
+    """The best F1 of all thresholds, the threshold, and the number of questions."""
+
+    f1: float
+    threshold: float
+    questions: int
+
+
+def prediction_eval(
+    model: Any,
+    task: EncoderTask,
+    validation: EncoderSamples,
+    rows: Sequence[PackedRow],
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+) -> PredictionScores:
+    """Score the model on the validation samples; every worker must call this."""
+    found: list[tuple[int, tuple[int, int, int, float]]] = []
+    model.eval()
+    with torch.no_grad():
+        for turn, batch in enumerate(local_batches(rows, validation.samples, task)):
+            inputs = batch.inputs
+            logits = encoder_logits(model, inputs, device)
+            words, types = (
+                torch.from_numpy(array).to(device) for array in (inputs.word_counts, inputs.type_counts)
+            )
+            limits = torch.full(inputs.type_places.shape, THRESHOLDS[0], device=device)
+            spans = found_spans(logits, words, types, limits, token_head=model.shape.token_head)
+            for row, first, last, place, score in zip(*(array.tolist() for array in spans), strict=True):
+                piece = inputs.pieces[row]
+                window = piece.window
+                if window.own_first <= window.first + first < window.own_last:
+                    start, end = int(window.words.starts[first]), int(window.words.ends[last])
+                    found.append((piece.text, (start, end, int(piece.prompt.numbers[place]), score)))
+            progress(turn + 1)
+    model.train()
+    model.reshard()
+    by_passage: defaultdict[int, list[TypedSpan]] = defaultdict(list)
+    for number, span in (item for worker in all_gather(found) for item in worker):
+        by_passage[number].append(TypedSpan(*span))
+    totals = dict.fromkeys(THRESHOLDS, Counts())
+    for number, passage in enumerate(validation.passages):
+        # The surest of those that overlap: a higher threshold only leaves spans out.
+        for threshold, counts in _counts(passage, choose(by_passage[number], "flat")).items():
+            totals[threshold] += counts
+    best = max(totals, key=lambda threshold: totals[threshold].f1)
+    questions = sum(len(passage.asked) for passage in validation.passages)
+    return PredictionScores(f1=round(totals[best].f1, 6), threshold=best, questions=questions)
+
+
+def _counts(passage: AskedPassage, spans: Sequence[TypedSpan]) -> dict[float, Counts]:
+    totals = dict.fromkeys(THRESHOLDS, Counts())
+    for number, mentions in enumerate(passage.asked.values()):
+        own = [(span.score, passage.text[span.start : span.end]) for span in spans if span.type == number]
+        expected = normalised(mentions)
+        for threshold in THRESHOLDS:
+            predicted = normalised(text for score, text in own if score > threshold)
+            totals[threshold] += strict(predicted, expected)
+    return totals

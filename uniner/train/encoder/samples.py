@@ -1,0 +1,216 @@
+"""Conversations as the encoder's samples: a passage's words, the types asked for, and their spans of words.
+
+Each question of build is asked, with mentions or without; a type that was not asked is unknown, and costs
+nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from uniner.encoder.batches import Collator, EncoderBatch, Piece
+from uniner.encoder.words import TokenizedWords
+from uniner.grounding import locate, nested_spans, without_nested
+from uniner.records import Conversation
+from uniner.templates import Template
+from uniner.train.generation_eval import passage_of
+
+_POSITIVE_SHARE = 0.75  # the weight of a span that is a mention; any other's is the rest (as GLiNER trains)
+
+
+@dataclass(frozen=True)
+class AskedPassage:
+    """A passage, and the types asked for with their mentions."""
+
+    passage_id: str
+    text: str
+    asked: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class EncoderSample:
+    """A piece of a passage.
+
+    passage: its number. spans: (n, 3), first word, last word and place of the type.
+    """
+
+    passage: int
+    passage_id: str
+    piece: Piece
+    tokens: int
+    spans: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class EncoderSamples:
+    """Samples in order, how many each passage became, and counts of mentions.
+
+    mentions: in all, each once a passage and type. Those that no span holds, by reason: not_in_text;
+    off_boundary (begins or ends inside a word); too_wide (more words than max_width).
+    """
+
+    passages: Sequence[AskedPassage]
+    samples: list[EncoderSample]
+    per_passage: list[int]
+    counts: dict[str, int]
+
+
+def asked_passages(conversations: Iterable[Conversation], template: Template) -> list[AskedPassage]:
+    """Return what conversations ask and answer. Questions that settle a mention's type are left out."""
+    passages = []
+    for conversation in conversations:
+        turns = [turn["value"] for turn in conversation.conversations]
+        asked: dict[str, Sequence[str]] = {}
+        for question, answer in zip(turns[2::2], turns[3::2], strict=True):
+            types = template.types_of(question)
+            mentions = template.parse(types, answer) if types else None
+            asked.update(mentions or {})
+        if asked:
+            passages.append(AskedPassage(conversation.passage_id, passage_of(conversation), asked))
+    return passages
+
+
+def make_samples(
+    passages: Sequence[AskedPassage], collator: Collator, max_width: int | None
+) -> EncoderSamples:
+    """Cut passages into samples. max_width: words of the longest span; None has no limit."""
+    counts: Counter[str] = Counter(passages=len(passages), mentions=0)
+    samples: list[EncoderSample] = []
+    per_passage: list[int] = []
+    texts = collator.tokenizer.texts([passage.text for passage in passages])
+    for number, (passage, words) in enumerate(zip(passages, texts, strict=True)):
+        spans = _word_spans(passage, words, max_width, counts)
+        pieces = _pieces(number, words, list(passage.asked), collator)
+        counts["windows"] += max(0, len({piece.window.first for piece in pieces}) - 1)
+        samples += [
+            EncoderSample(number, passage.passage_id, piece, collator.tokens(piece), _inside(spans, piece))
+            for piece in pieces
+        ]
+        per_passage.append(len(pieces))
+    counts.update(samples=len(samples), questions=sum(len(sample.piece.prompt.places) for sample in samples))
+    return EncoderSamples(passages, samples, per_passage, dict(counts))
+
+
+def _pieces(number: int, words: TokenizedWords, types: Sequence[str], collator: Collator) -> list[Piece]:
+    prompts = collator.prompts(types)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    windows = collator.windows(words, longest)
+    return [Piece(number, window, prompt) for window in windows for prompt in prompts]
+
+
+def _word_spans(
+    passage: AskedPassage, words: TokenizedWords, max_width: int | None, counts: Counter[str]
+) -> npt.NDArray[np.int64]:
+    """Return the spans of all occurrences of the mentions: (n, 3), with the numbers of the types."""
+    places = {text: locate(passage.text, text).spans for texts in passage.asked.values() for text in texts}
+    nested = nested_spans(span for spans in places.values() for span in spans)
+    first_of = dict(zip(words.starts.tolist(), range(len(words)), strict=True))
+    last_of = dict(zip(words.ends.tolist(), range(len(words)), strict=True))
+    found: dict[tuple[int, int, int], None] = {}
+    for number, texts in enumerate(passage.asked.values()):
+        for text in texts:
+            held = False
+            reason = "not_in_text"
+            for start, end in without_nested(places[text], nested):
+                first, last = first_of.get(start), last_of.get(end)
+                if first is None or last is None:
+                    reason = "off_boundary"
+                elif max_width is not None and last - first >= max_width:
+                    reason = "too_wide"
+                else:
+                    found[first, last, number] = None
+                    held = True
+            counts["mentions"] += 1
+            if not held:
+                counts[reason] += 1
+    return np.array(list(found), np.int64).reshape(-1, 3)
+
+
+def _inside(spans: npt.NDArray[np.int64], piece: Piece) -> npt.NDArray[np.int64]:
+    """Return the spans of a piece's types that lie in its window, in its own words and places."""
+    window, numbers = piece.window, piece.prompt.numbers
+    first, last, kind = spans.T
+    inside = (first >= window.first) & (last < window.first + len(window.words))
+    inside &= (kind >= numbers[0]) & (kind <= numbers[-1])  # a prompt's types are neighbours
+    return np.stack([first - window.first, last - window.first, kind - numbers[0]], 1)[inside]
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A row's inputs, and the places of its spans: (n, 4), row, first word, last word, place of the type."""
+
+    inputs: EncoderBatch
+    spans: npt.NDArray[np.int64]
+
+
+class EncoderTask:
+    """Rows of samples, filled up to the longest, of which every question is learnt."""
+
+    def __init__(self, collator: Collator, token_head: bool):
+        self._collator, self._token_head = collator, token_head
+        self._nothing = _pieces(0, collator.tokenizer.texts(["a"])[0], ["a"], collator)
+
+    def units(self, sample: EncoderSample) -> int:
+        """Return a sample's questions."""
+        return len(sample.piece.prompt.places)
+
+    def batch(self, samples: Sequence[EncoderSample]) -> LabelledBatch:
+        """Lay samples out."""
+        spans = [
+            np.concatenate([np.full((len(sample.spans), 1), row), sample.spans], 1)
+            for row, sample in enumerate(samples)
+        ]
+        return LabelledBatch(
+            self._collator.batch([sample.piece for sample in samples]), np.concatenate(spans)
+        )
+
+    def empty(self) -> LabelledBatch:
+        """Return a text that counts for nothing: its row asks for no type."""
+        batch = self._collator.batch(self._nothing)
+        batch.type_counts[:] = 0
+        return LabelledBatch(batch, np.zeros((0, 4), np.int64))
+
+    def loss(self, model: Any, batch: LabelledBatch, device: torch.device) -> torch.Tensor:
+        """Return the sum of the losses of all spans (or words) and types asked."""
+        logits = encoder_logits(model, batch.inputs, device).float()
+        targets, known = torch.zeros_like(logits), _known(batch.inputs, logits, self._token_head)
+        row, first, last, kind = torch.from_numpy(batch.spans).to(device).T
+        if self._token_head:
+            targets[row, first, kind, 0] = 1
+            targets[row, last, kind, 1] = 1
+            for one, begin, end, place in batch.spans:
+                targets[one, begin : end + 1, place, 2] = 1
+        else:
+            targets[row, first, last - first, kind] = 1
+        logits = torch.where(known, logits, 0.0)
+        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        weights = torch.where(targets > 0, _POSITIVE_SHARE, 1 - _POSITIVE_SHARE) * known
+        return (losses * weights).sum()
+
+
+def encoder_logits(model: Any, batch: EncoderBatch, device: torch.device) -> torch.Tensor:
+    """Return the model's logits of a batch."""
+    arrays = (batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places, batch.word_counts)
+    return model(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _known(batch: EncoderBatch, logits: torch.Tensor, token_head: bool) -> torch.Tensor:
+    """Tell which logits are of a type asked and of words that exist, in the logits' shape."""
+    device = logits.device
+    counts = torch.from_numpy(batch.word_counts).to(device)
+    types = torch.arange(batch.type_places.shape[1], device=device)
+    asked = types < torch.from_numpy(batch.type_counts).to(device)[:, None]
+    words = torch.arange(batch.word_places.shape[1], device=device)
+    if token_head:
+        return ((words < counts[:, None])[:, :, None] & asked[:, None])[..., None].expand_as(logits)
+    ends = words[:, None] + torch.arange(logits.shape[2], device=device)
+    return ((ends < counts[:, None, None])[..., None] & asked[:, None, None]).expand_as(logits)

@@ -1,0 +1,129 @@
+"""The stage train-encoder: conversations to the encoder, by Ray Train.
+
+It has a folder of its own beside the generative student's, so that it can be added to a finished run. torch
+is imported only once the config is checked.
+"""
+
+import logging
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from uniner.errors import UserError
+from uniner.runtime import chunk_pipeline, trainer
+from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import explained
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY
+
+if TYPE_CHECKING:
+    from uniner.train.encoder.worker import EncoderFigures, EncoderJob
+
+SECTIONS = ("student", "encoder")
+
+log = logging.getLogger(__name__)
+
+
+def check(context: StageContext) -> None:
+    """Check the base and the settings, and compare them with those the stage began with."""
+    section = context.sections.encoder
+    if section.base is None:
+        return
+    if section.shard_workers and section.workers % section.shard_workers:
+        raise UserError(
+            f"encoder.shard_workers = {section.shard_workers} must divide encoder.workers = {section.workers}"
+        )
+    require_model(section.base)
+    context.folder.check_identity(_identity(context, parents={}))
+
+
+def run(context: StageContext) -> Manifest | None:
+    """Train the encoder and export it to `<run>/train-encoder/encoder/`. Returns the manifest; None without
+    encoder.base."""
+    section, folder, build = context.sections.encoder, context.folder, context.run_folder / "build"
+    if section.base is None:
+        log.info("train-encoder: skipped, encoder.base is not set")
+        return None
+    started = time.monotonic()
+    identity = _identity(context, {"build": build.digest()})
+    if manifest := folder.begin(identity):
+        _remove_checkpoints(context)
+        return chunk_pipeline.log_complete("train-encoder", manifest, "passages", folder)
+    figures = _train(context)
+    manifest = replace(
+        Manifest.of(
+            identity,
+            [],
+            time.monotonic() - started,
+            content=dict(student_facts((folder / "encoder").url).files),
+        ),
+        rows=figures.passages,
+        figures={name: value for name, value in asdict(figures).items() if value is not None},
+    )
+    folder.write_manifest(manifest)
+    _remove_checkpoints(context)
+    measured = "" if figures.validation_f1 is None else f", validation F1 {figures.validation_f1:.3f}"
+    log.info(
+        f"train-encoder: {figures.steps:,} steps over {figures.passages:,} passages, loss "
+        f"{figures.first_loss:.4f} to {figures.last_loss:.4f}{measured} (step {figures.exported_step:,}), "
+        f"{figures.tokens_per_s:,.0f} tokens/s, in {manifest.seconds:,.0f} s; output in {folder.url}"
+    )
+    return manifest
+
+
+def _train(context: StageContext) -> "EncoderFigures":
+    from uniner.train.encoder import worker
+
+    section = context.sections.encoder
+    with explained(context.folder.url):
+        context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
+    result = trainer.run_training(
+        worker.train,
+        encoder_job(context),
+        folder=context.folder,
+        workers=section.workers,
+        use_gpu=section.use_gpu,
+        max_failures=section.max_failures,
+        progress="train-encoder",
+    )
+    if result.error:
+        raise UserError(result.error)
+    return result.figures
+
+
+def encoder_job(context: StageContext) -> "EncoderJob":
+    """Return the workers' job."""
+    from uniner.train.encoder.worker import EncoderJob
+
+    section = context.sections.encoder
+    assert section.base, "checked"
+    return EncoderJob(
+        student=context.sections.student,
+        encoder=section,
+        seed=context.seed,
+        run=context.run_folder,
+        base_address=model_address(section.base),
+    )
+
+
+def _remove_checkpoints(context: StageContext) -> None:
+    with explained(context.folder.url):
+        for name in (CHECKPOINTS, trainer.RAY_FOLDER):
+            if (context.folder / name).tree():
+                (context.folder / name).remove_all()
+
+
+def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
+    section, student = context.sections.encoder, context.sections.student
+    settings = section.identity()
+    base = settings.pop("base")  # by its content: its folder may be moved
+    template: dict[str, object] = {"template": student.template}
+    if student.template == "grouped":
+        template |= {"group_types": student.group_types}
+    return Identity(
+        stage="train-encoder",
+        settings={"run": {"seed": context.seed}, "student": template, "encoder": settings},
+        inputs={"encoder.base": model_digest(base)},
+        parents=parents,
+    )

@@ -1,0 +1,384 @@
+"""The work of each process that trains the encoder. It knows no Ray.
+
+As in `train.worker`, all processes run the same code in step, and a `UserError` is raised on all or on none.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from uniner.config.schema import Encoder as EncoderSection
+from uniner.config.schema import Student
+from uniner.encoder.folder import Encoder, add_marks, new_encoder, save_encoder, shape_of, with_defaults
+from uniner.encoder.model import TOKEN_LEVEL, EncoderModel
+from uniner.errors import UserError
+from uniner.records import Conversation, from_table
+from uniner.storage.filesystem import explained
+from uniner.storage.model_folders import FACTS, StudentFacts, digests_of, loading, local_model
+from uniner.storage.sealed_json import sealed_json
+from uniner.storage.stage_folder import StageFolder
+from uniner.templates import make_template
+from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop, packing
+from uniner.train.checkpoint import BestBy, Checkpoints, TrainState
+from uniner.train.collective import run_on_all
+from uniner.train.encoder.prediction_eval import prediction_eval
+from uniner.train.encoder.samples import EncoderSamples, EncoderTask, asked_passages, make_samples
+from uniner.train.export import HISTORY
+from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
+from uniner.train.metrics_writer import MetricsWriter
+from uniner.train.model import broadcast_weights, shard
+from uniner.train.packing import Schedule
+from uniner.train.prepare import frequent_types
+from uniner.train.steps import RunSettings, TrainRun, TrainSession
+
+FOLDER = "train-encoder"
+TEMPLATE = "encoder"
+"""The template of an encoder's facts: it is asked for types alone, by no question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderJob:
+    """A run and its settings, for the workers. base_address: of the untrained text encoder."""
+
+    student: Student
+    encoder: EncoderSection
+    seed: int
+    run: StageFolder
+    base_address: str
+
+    @property
+    def folder(self) -> StageFolder:
+        """The stage's folder."""
+        return self.run / FOLDER
+
+    def fields(self, hidden: int) -> dict[str, Any]:
+        """Return the fields of the model's gliner_config.json. hidden: the base's width."""
+        section = self.encoder
+        return with_defaults(
+            {
+                "model_name": section.base,
+                "span_mode": TOKEN_LEVEL if section.head == "token" else "markerV0",
+                "max_width": section.max_width,
+                "max_len": section.max_words,
+                "max_types": section.max_types,
+                "hidden_size": section.hidden_size or hidden,
+                "dropout": section.dropout,
+                "num_rnn_layers": 0,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFigures:
+    """The figures of the stage's manifest. `samples.EncoderSamples` has the counts of mentions."""
+
+    steps: int
+    passages: int
+    questions: int
+    mentions: int
+    not_in_text: int
+    off_boundary: int
+    too_wide: int
+    tokens: int
+    first_loss: float
+    last_loss: float
+    step_seconds: float
+    tokens_per_s: float
+    resumed: int
+    exported_step: int
+    validation_loss: float | None = None
+    validation_f1: float | None = None
+    validation_questions: int | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderResult:
+    """The figures of a run, or the line of the UserError that ended it."""
+
+    figures: EncoderFigures | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EncoderData:
+    """The samples and the schedule of a run, the same on every worker. types: the most frequent first."""
+
+    training: EncoderSamples
+    validation: EncoderSamples
+    schedule: Schedule
+    validation_rows: list[packing.PackedRow]
+    types: list[str]
+
+    def digest(self) -> str:
+        """Return a digest of the samples of each step; a checkpoint resumes only under the same one."""
+        return f"{encoder_digest(self.training)}-{self.schedule.digest()}"
+
+
+def encoder_digest(samples: EncoderSamples) -> str:
+    """Return a digest of the samples' ids and spans, in order."""
+    digest = hashlib.sha256()
+    for sample in samples.samples:
+        for array in (sample.piece.window.words.ids, sample.piece.prompt.ids, sample.spans):
+            digest.update(len(array).to_bytes(4, "big") + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def train(job: EncoderJob, session: TrainSession) -> EncoderResult:
+    """Train the encoder and export it. Returns the same on every worker.
+
+    Raises:
+        UserError: this worker's GPU is out of memory; it leaves a note, as in `train.worker.train`.
+    """
+    try:
+        noted = run_on_all(lambda: job.folder.read_json(OUT_OF_MEMORY))
+        if noted:
+            raise UserError(noted["error"])
+        return EncoderResult(figures=_train(job, session))
+    except UserError as error:
+        return EncoderResult(error=str(error))
+    except torch.OutOfMemoryError as error:
+        line = (
+            f"train-encoder: out of GPU memory ({' '.join(str(error).split())[:120]}); lower "
+            "encoder.row_tokens or take a smaller encoder.base"
+        )
+        job.folder.write_json(OUT_OF_MEMORY, {"error": line})
+        raise UserError(line) from error
+
+
+def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
+    section = job.encoder
+    device = torch.device("cuda", torch.cuda.current_device()) if section.use_gpu else torch.device("cpu")
+    torch.manual_seed(job.seed)
+    session.report(0, 0, "loading the text encoder")
+    encoder = run_on_all(lambda: _read_encoder(job, whole=dist.get_rank() == 0))
+    session.report(0, 0, "reading the conversations")
+    data = run_on_all(lambda: prepare(job, encoder))
+    session.say(summary(job, data))
+    task = EncoderTask(encoder.collator(), encoder.model.shape.token_head)
+    model = run_on_all(lambda: _load_sharded(job, encoder, device))
+    optimizer = loop.make_optimizer(model, section.weight_decay, faster=_is_new)
+    best: BestBy | None = "f1" if section.export == "best" else None
+    with Checkpoints(
+        job.folder / CHECKPOINTS, section.keep_checkpoints, best, device, session.checkpointed
+    ) as checkpoints:
+        state = checkpoints.resume(model, optimizer, data.digest(), session.say)
+        if state.steps:
+            workers = dist.get_world_size()
+            session.say(f"train-encoder: resuming after step {state.steps:,} with {workers} workers")
+        TrainRun(
+            session=session,
+            samples=data.training.samples,
+            schedule=data.schedule,
+            settings=_settings(job),
+            device=device,
+            model=model,
+            optimizer=optimizer,
+            checkpoints=checkpoints,
+            state=state,
+            metrics=MetricsWriter(job.folder, None, state.steps, device),
+            validate=partial(_validate, data, task, model, device),
+            task=task,
+        ).finish_steps()
+        session.report(state.steps, state.steps, "writing the encoder")
+        if best and state.best(best) not in (None, state.steps):
+            checkpoints.load_best(model, state)
+    weights = export.gather_weights(model, torch.float32)
+    figures = _figures(data, state, best)
+    run_on_all(lambda: _publish(job, encoder, weights, data.types, state, figures))
+    return figures
+
+
+def _read_encoder(job: EncoderJob, *, whole: bool) -> Encoder:
+    """Return the encoder to train: with its weights on worker 0 alone, elsewhere its names and shapes."""
+    with loading(job.base_address, "encoder.base"):
+        base = local_model(job.base_address)
+        text_config = AutoConfig.from_pretrained(base)
+        fields = job.fields(text_config.hidden_size)
+        if whole:
+            return new_encoder(base, fields)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        add_marks(tokenizer, fields)
+        text_config.vocab_size = len(tokenizer)
+        with torch.device("meta"):
+            model = EncoderModel(AutoModel.from_config(text_config), shape_of(fields))
+        return Encoder(model=model, tokenizer=tokenizer, config=fields)
+
+
+def prepare(job: EncoderJob, encoder: Encoder) -> EncoderData:
+    """Read the conversations and fix the schedule of the whole run.
+
+    Raises:
+        UserError: there is no passage to train on.
+    """
+    section, build = job.encoder, job.run / "build"
+    template = make_template(job.student.template, job.student.group_types)
+    conversations = from_table(build.read_rows(), Conversation)
+    collator = encoder.collator()
+    max_width = None if section.head == "token" else section.max_width
+    passages = {
+        split: asked_passages((each for each in conversations if each.split == split), template)
+        for split in ("train", "validation")
+    }
+    if not passages["train"]:
+        raise UserError(f"{build.url}: no conversation to train on (split train)")
+    drawn = passages["validation"]
+    Random(f"{job.seed} passages").shuffle(drawn)
+    training = make_samples(passages["train"], collator, max_width)
+    validation = make_samples(drawn[: section.eval_passages], collator, max_width)
+
+    def schedule(samples: EncoderSamples, epochs: int, max_steps: int | None = None) -> Schedule:
+        return packing.schedule(
+            [len(sample) for sample in samples.samples],
+            samples.per_passage,
+            seed=job.seed,
+            epochs=epochs,
+            batch=section.batch_passages,
+            row_tokens=section.row_tokens,
+            max_steps=max_steps,
+            rows=packing.bucket,
+        )
+
+    return EncoderData(
+        training,
+        validation,
+        schedule(training, section.epochs, section.max_steps),
+        [row for step in schedule(validation, 1).steps for row in step],
+        frequent_types(
+            [name for name, texts in passage.asked.items() if texts] for passage in passages["train"]
+        ),
+    )
+
+
+def summary(job: EncoderJob, data: EncoderData) -> str:
+    """Return the line that a run starts with."""
+    counts, steps = data.training.counts, data.schedule.steps
+    tokens = sum(len(data.training.samples[number]) for step in steps for row in step for number in row)
+    lost = sum(counts.get(name, 0) for name in ("not_in_text", "off_boundary", "too_wide"))
+    return (
+        f"train-encoder: {len(steps):,} steps of {job.encoder.batch_passages:,} passages, {tokens:,} tokens, "
+        f"{counts['mentions']:,} mentions in {counts['passages']:,} passages, of which {lost:,} are no span "
+        f"of words ({counts.get('too_wide', 0):,} too wide, {counts.get('off_boundary', 0):,} in mid-word, "
+        f"{counts.get('not_in_text', 0):,} not in the text)"
+    )
+
+
+def _load_sharded(job: EncoderJob, encoder: Encoder, device: torch.device) -> Any:
+    source = encoder.model if dist.get_rank() == 0 else None
+    if source is None:
+        model = encoder.model
+    else:
+        with torch.device("meta"):
+            model = EncoderModel(AutoModel.from_config(source.text_encoder.config), source.shape)
+    for name, weight in model.named_parameters():
+        if ".pooler." in name:  # BERT's, which no score depends on: it stays as it is
+            weight.requires_grad_(False)
+    dtype = getattr(torch, job.encoder.dtype)
+    shard(model, dtype, device, job.encoder.shard_workers, layers=model.layers())
+    broadcast_weights(model, source, device)
+    return model.train()
+
+
+def _is_new(name: str) -> bool:
+    return not name.startswith("token_rep_layer.bert_layer.")
+
+
+def _settings(job: EncoderJob) -> RunSettings:
+    section = job.encoder
+    return RunSettings(
+        loop=LoopSettings(
+            peak_rate=section.learning_rate,
+            faster_rate=section.head_learning_rate,
+            warmup_share=section.warmup_share,
+            max_grad_norm=section.max_grad_norm,
+            seed=job.seed,
+        ),
+        checkpoint_steps=section.checkpoint_steps,
+        measure_steps=section.eval_steps,
+        patience=section.patience,
+    )
+
+
+def _validate(
+    data: EncoderData,
+    task: EncoderTask,
+    model: Any,
+    device: torch.device,
+    step: int,
+    progress: Callable[[str], None],
+) -> ValidationFigures | None:
+    rows = data.validation_rows
+    loss = loop.mean_loss(model, data.validation.samples, rows, device, task)
+    if loss is None:
+        return None
+    scores = prediction_eval(
+        model, task, data.validation, rows, device, lambda done: progress(f"prediction eval: row {done:,}")
+    )
+    return ValidationFigures(step=step, loss=loss, **asdict(scores))
+
+
+def _figures(data: EncoderData, state: TrainState, best: BestBy | None) -> EncoderFigures:
+    history, counts = state.history, data.training.counts
+    exported = (best and state.best(best)) or len(history)
+    at_exported = [figures for figures in state.validation if figures.step == exported]
+    measured: Mapping[str, Any] = (
+        as_figures((at_exported or state.validation)[-1]) if state.validation else {}
+    )
+    seconds, tokens = sum(step.seconds for step in history), sum(step.tokens for step in history)
+    return EncoderFigures(
+        steps=len(history),
+        **{name: counts[name] for name in ("passages", "questions", "mentions")},
+        **{name: counts.get(name, 0) for name in ("not_in_text", "off_boundary", "too_wide")},
+        tokens=tokens,
+        first_loss=history[0].loss,
+        last_loss=history[-1].loss,
+        step_seconds=round(seconds, 3),
+        tokens_per_s=round(tokens / seconds, 1),
+        resumed=len(state.resumed),
+        exported_step=exported,
+        validation_loss=measured.get("loss"),
+        validation_f1=measured.get("f1"),
+        validation_questions=measured.get("questions"),
+        threshold=measured.get("threshold"),
+    )
+
+
+def _publish(
+    job: EncoderJob,
+    encoder: Encoder,
+    weights: dict[str, torch.Tensor],
+    types: list[str],
+    state: TrainState,
+    figures: EncoderFigures,
+) -> None:
+    """Upload the encoder and the run's history. Only worker 0 does."""
+    if dist.get_rank() != 0:
+        return
+    facts = StudentFacts(
+        template=TEMPLATE,
+        max_tokens=encoder.limits().tokens,
+        base=job.encoder.base or "",
+        types=tuple(types),
+        threshold=figures.threshold,
+    )
+    with tempfile.TemporaryDirectory(prefix="uniner-encoder-") as local, explained(job.folder.url):
+        folder = Path(local) / "encoder"
+        save_encoder(folder, encoder, weights)
+        facts = replace(facts, files=digests_of(folder))
+        (folder / FACTS).write_bytes(sealed_json(asdict(facts)))
+        (job.folder / "encoder").upload(folder, last=FACTS)
+        history = {
+            "steps": [as_figures(step) for step in state.history],
+            "validation": [as_figures(measured) for measured in state.validation],
+            "resumed": state.resumed,
+        }
+        job.folder.write_json(HISTORY, history)
