@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
 from uniner.inference.mention_scores import mention_scores
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.templates import Renderer, Template, parse_settling_answer, settling_question
 
 Questions = Sequence[tuple[str, Sequence[str]]]
@@ -136,9 +137,16 @@ class QuestionAsker:
 async def ask_concurrently(
     ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, PassageAnswers]], questions: Questions
 ) -> list[PassageAnswers]:
-    """Ask about many (passage, types) concurrently. Returns the answers in order."""
+    """Ask about many (passage, types) concurrently, and count them. Returns the answers in order."""
+    expect_work(len(questions))
+
+    async def ask_and_count(passage: str, types: Sequence[str]) -> PassageAnswers:
+        answers = await ask(passage, types)
+        work_done()
+        return answers
+
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(passage, types)) for passage, types in questions]
+        tasks = [group.create_task(ask_and_count(passage, types)) for passage, types in questions]
     return [task.result() for task in tasks]
 
 

@@ -8,6 +8,7 @@ A million chunks fit: items reach Ray Data in windows (`windows`), and the drive
 arrive and logs them (`summary_log`).
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -27,7 +28,9 @@ from uniner.runtime.crash_log import remove_crash_logs
 from uniner.runtime.gpu import require_gpu
 from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.placement import Request, placed
+from uniner.runtime.progress_board import StageBoard
 from uniner.runtime.windows import Items
+from uniner.runtime.work_count import Tell
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
@@ -118,7 +121,17 @@ def _make_missing(
     totals, summary_log = StageTotals(), SummaryLog(folder)
     metrics = StageMetrics.of(folder, name)
     cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
-    with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
+    board = StageBoard(metrics) if pool else None
+    with (
+        contextlib.closing(board) if board else contextlib.nullcontext(),
+        Progress(
+            name,
+            sources.total_rows,
+            unit,
+            more=pool.note if pool else None,
+            in_work=board.rows if board else None,
+        ) as progress,
+    ):
         for summary in folder.summaries(sources, relog=summary_log):
             if not summary.outcomes.get(FAILED) or summary.key in complete_before:
                 totals.add(summary)
@@ -127,8 +140,13 @@ def _make_missing(
         metrics.progress(totals.rows, sources.total_rows)
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
-        made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
+        if pool and board:
+            made = work_on_chunks(folder, keys, read, pool, board.tell)
+        else:
+            made = make_chunks(folder, keys, _single(read))
         for summary in made:
+            if board:
+                board.finished(summary.key)
             totals.add(summary)
             summary_log.add(summary)
             metrics.finished(summary)
@@ -242,9 +260,11 @@ def make_chunks(
 
 
 def work_on_chunks(
-    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool
+    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool, tell: Tell | None = None
 ) -> Iterator[Summary]:
     """Read, work on and write the chunks of keys in an actor pool; yield each chunk's summary.
+
+    tell: hears from the actors how far the chunks in work are.
 
     Raises:
         UserError, Stopped: the first that an actor raised.
@@ -260,6 +280,7 @@ def work_on_chunks(
             "folder": folder,
             "driver": uuid.uuid4().hex,
             "max_chunk_crashes": pool.max_chunk_crashes,
+            "tell": tell,
             "on_gpu": pool.gpus > 0,
         },
         compute=ray.data.ActorPoolStrategy(
