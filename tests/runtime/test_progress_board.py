@@ -9,7 +9,7 @@ import pytest
 from uniner.progress import Progress
 from uniner.runtime import chunk_actor
 from uniner.runtime.progress_board import ChunksInWork, ProgressBoard
-from uniner.runtime.work_count import ActorReport, WorkCount, expect_work, work_done
+from uniner.runtime.work_count import ActorReport, EngineRoom, WorkCount, expect_work, work_done
 from uniner.storage.stage_folder import Chunk, StageFolder
 
 
@@ -53,6 +53,7 @@ def test_tasks_and_threads_count_for_the_chunk_that_they_work_on():
 
 def test_an_actor_tells_how_far_its_chunks_are_until_none_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(chunk_actor, "_TELL_S", 0.01)
+    monkeypatch.setattr(chunk_actor, "waiting_share", lambda: 0.25)
     told = []
 
     async def scenario():
@@ -64,9 +65,6 @@ def test_an_actor_tells_how_far_its_chunks_are_until_none_is_left(tmp_path, monk
                 work_done(1)
                 await go_on.wait()
                 return chunk
-
-            def waiting_share(self):
-                return 0.25
 
         async def tell(actor, report):
             told.append((actor, report))
@@ -96,6 +94,23 @@ def test_an_actor_tells_how_far_its_chunks_are_until_none_is_left(tmp_path, monk
     asyncio.run(scenario())
     assert ActorReport(rows={"a": 2, "b": 2}, waiting_share=0.25) in [report for _, report in told]
     assert len({actor for actor, _ in told}) == 1
+
+
+def test_the_waiting_share_is_that_of_the_empty_room_since_the_last_look():
+    clock = Clock()
+    room = EngineRoom(4, clock)
+    for _ in range(6):
+        room.enter()  # two more than it has room for, so that none of it is empty
+    clock.now += 10
+    for _ in range(5):
+        room.leave()
+    clock.now += 10  # three of four places are empty
+    assert room.waiting_share() == pytest.approx((10 * 0 + 10 * 0.75) / 20)
+    clock.now += 1
+    room.leave()
+    clock.now += 3
+    assert room.waiting_share() == pytest.approx((1 * 0.75 + 3 * 1) / 4)
+    assert room.waiting_share() == 0, "no time has passed"
 
 
 def test_a_chunk_that_another_actor_begins_anew_counts_once_and_a_dead_actor_is_forgotten():

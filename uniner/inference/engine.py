@@ -24,6 +24,7 @@ from uniner.inference.engine_process import (
     startup_exception,
 )
 from uniner.inference.mention_scores import AnswerPiece, split_answer
+from uniner.runtime.work_count import EngineRoom, report_room
 
 if TYPE_CHECKING:
     from uniner.config import base, schema
@@ -171,6 +172,8 @@ class Engine:
             raise UserError(f"{model}: vLLM rejects the model with these settings: {message}") from None
         except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
             raise startup_exception(model, error, errors) from error
+        self._room = EngineRoom(self._settings.max_num_seqs)
+        report_room(self._room)
 
     async def _ensure_started(self) -> None:
         """Start a lazy engine once, however many callers wait for it, and even if the start fails."""
@@ -270,9 +273,13 @@ class Engine:
         from vllm.inputs import tokens_input
 
         self._requests += 1
-        # Marked as token ids: vLLM sends a prompt that may be text through a thread.
-        async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._requests)):
-            (completion,) = output.outputs
+        self._room.enter()
+        try:
+            # Marked as token ids: vLLM sends a prompt that may be text through a thread.
+            async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._requests)):
+                (completion,) = output.outputs
+        finally:
+            self._room.leave()
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
         return output

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from uniner.errors import UserError
 from uniner.runtime.crash_log import POISON, CrashHistory, CrashLog
-from uniner.runtime.work_count import ActorReport, Tell, WorkCount
+from uniner.runtime.work_count import ActorReport, Tell, WorkCount, waiting_share
 from uniner.storage.manifest import Summary, merge
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -26,10 +26,7 @@ _TELL_S = 5.0
 
 
 class Worker(Protocol):
-    """Turns a chunk into a chunk with the same key; knows nothing of storage.
-
-    One with an engine may also have a method `waiting_share()`, see `ActorReport`.
-    """
+    """Turns a chunk into a chunk with the same key; knows nothing of storage."""
 
     def __call__(self, chunk: Chunk) -> Awaitable[Chunk]:
         """Work on a chunk."""
@@ -58,7 +55,7 @@ class ChunkActor:
         self._read, self._folder = read, folder
         self._driver, self._max_chunk_crashes = driver, max_chunk_crashes
         self._admission = _Admission()
-        self._telling = _Telling(tell, getattr(self._worker, "waiting_share", None)) if tell else None
+        self._telling = _Telling(tell) if tell else None
 
     async def __call__(self, key: str) -> Summary:
         """Make the chunk of a key; returns its summary."""
@@ -171,8 +168,8 @@ class _Admission:
 class _Telling:
     """Counts how far the chunks in work are, and tells it every few seconds while there are some."""
 
-    def __init__(self, tell: Tell, waiting_share: Callable[[], float | None] | None):
-        self._tell, self._waiting_share = tell, waiting_share
+    def __init__(self, tell: Tell):
+        self._tell = tell
         self._actor, self._chunks = uuid.uuid4().hex, dict[str, list[WorkCount]]()
         self._task: asyncio.Task[None] | None = None
 
@@ -198,7 +195,6 @@ class _Telling:
         while told or self._chunks:
             await asyncio.sleep(_TELL_S)
             rows = {key: sum(count.rows_done() for count in counts) for key, counts in self._chunks.items()}
-            share = self._waiting_share() if self._waiting_share else None
-            await self._tell(self._actor, ActorReport(rows=rows, waiting_share=share))
+            await self._tell(self._actor, ActorReport(rows=rows, waiting_share=waiting_share()))
             told = bool(rows)
         self._task = None

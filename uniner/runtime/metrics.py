@@ -42,6 +42,8 @@ METRICS = {
         "gauge", "Share of the engines' room for questions that is empty, 0 to 1"
     ),
     "uniner_teacher_requests_in_flight": MetricKind("gauge", "Requests at the teacher"),
+    "uniner_teacher_requests_waiting": MetricKind("gauge", "Requests that the limits hold back"),
+    "uniner_teacher_retries": MetricKind("counter", "Tries of requests after the first"),
     "uniner_teacher_spent_usd": MetricKind("gauge", "Dollars spent, with what is reserved"),
     "uniner_teacher_budget_usd": MetricKind("gauge", "The budget in dollars"),
     "uniner_teacher_pause_seconds": MetricKind("gauge", "Seconds of the pause that the teacher asked for"),
@@ -65,6 +67,7 @@ class StageMetrics:
 
     def __init__(self, run: str, stage: str):
         self._labels = {"run": run, "stage": stage}
+        self._retries = 0
 
     @classmethod
     def of(cls, folder: Folder, name: str) -> Self:
@@ -95,6 +98,9 @@ class StageMetrics:
     def teacher(self, state: MeterState, budget_usd: float | None) -> None:
         """Record the state of the meter of requests to a teacher."""
         self._set("uniner_teacher_requests_in_flight", state.in_flight)
+        self._set("uniner_teacher_requests_waiting", state.waiting)
+        self._add("uniner_teacher_retries", state.retries - self._retries)
+        self._retries = state.retries
         self._set("uniner_teacher_spent_usd", state.spent_usd)
         self._set("uniner_teacher_pause_seconds", state.pause_s)
         if budget_usd is not None:
