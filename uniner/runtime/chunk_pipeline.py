@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import ray
 import ray.data
 
 from uniner.errors import UserError
@@ -117,19 +118,15 @@ def _make_missing(
     A chunk of an earlier driver that has failed rows is made anew: the reason may have passed. Those of a
     stage that was complete before its input grew are not.
     """
-    complete_before = _complete_before(folder)
+    complete_before, rows_wanted = _complete_before(folder), sources.total_rows
     totals, summary_log = StageTotals(), SummaryLog(folder)
     metrics = StageMetrics.of(folder, name)
-    cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
+    cost = StageCost(rows_wanted, pool.gpus / pool.chunks_in_flight if pool else 0)
     board = StageBoard(metrics) if pool else None
     with (
         contextlib.closing(board) if board else contextlib.nullcontext(),
         Progress(
-            name,
-            sources.total_rows,
-            unit,
-            more=pool.note if pool else None,
-            in_work=board.rows if board else None,
+            name, rows_wanted, unit, more=pool.note if pool else None, in_work=board.rows if board else None
         ) as progress,
     ):
         for summary in folder.summaries(sources, relog=summary_log):
@@ -137,7 +134,7 @@ def _make_missing(
                 totals.add(summary)
                 cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
         progress.skip(totals.rows)
-        metrics.progress(totals.rows, sources.total_rows)
+        metrics.progress(totals.rows, rows_wanted)
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
         if pool and board:
@@ -150,7 +147,7 @@ def _make_missing(
             totals.add(summary)
             summary_log.add(summary)
             metrics.finished(summary)
-            metrics.progress(totals.rows, sources.total_rows)
+            metrics.progress(totals.rows, rows_wanted)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
     if missing := sources.without(totals.chunks()):
@@ -345,9 +342,19 @@ def _dataset(items: Items, request: Request) -> ray.data.Dataset:
 def _rows(name: str, request: Request, items: Items, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
         with items, placed(name, request, advice=_ADVICE) as waiting:
-            for row in dataset.iter_rows():
+            for row in _pulled(dataset):
                 waiting.moved()
                 items.done()
                 yield row
     except Exception as error:
         raise plain_error(error) from None
+
+
+def _pulled(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield a dataset's rows as they are made.
+
+    Each is a block of its own: `iter_rows`, which fetches and batches blocks in threads, costs the driver more.
+    """
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield from ray.get(block.ref).to_pylist()
