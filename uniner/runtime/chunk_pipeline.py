@@ -332,6 +332,7 @@ def _dataset(items: Items, request: Request) -> ray.data.Dataset:
     context.execution_options.label_selector = request.selector() or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # else each chunk has a thread that looks at its memory
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
     context._max_num_blocks_in_streaming_gen_buffer = 128  # by default a window gives 2 items every 0.1 s
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
@@ -353,7 +354,7 @@ def _rows(name: str, request: Request, items: Items, dataset: ray.data.Dataset) 
 def _pulled(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Yield a dataset's rows as they are made.
 
-    Each is a block of its own: `iter_rows`, which fetches and batches blocks in threads, costs the driver more.
+    Each is a block of its own. `iter_rows` would fetch and batch blocks in threads, at the driver's cost.
     """
     for bundle in dataset.iter_internal_ref_bundles():
         for block in bundle.blocks:
