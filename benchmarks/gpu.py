@@ -34,6 +34,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.train import SETTINGS, make_samples
+from uniner.runtime import gpu_models
 from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
 from uniner.train.activations import checkpoint_layers
@@ -162,7 +163,7 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Figures:
             break
     assert load, "no step was measured"
     fullest = max((_load(rows, samples) for rows in schedule.steps), key=lambda each: each.row_tokens)
-    peak = estimate.peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    peak = gpu_models.peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     rate = matmul_rate(shape.hidden, shape.intermediate, case.row_tokens, dtype, device)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return Figures(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from uniner.errors import printable
 
 LOG_SECONDS = 10.0
+_LOOK_SECONDS = 2.0
 VERBOSE = "UNINER_VERBOSE"
 """Environment variable: with 1, Ray's and vLLM's own logs are shown."""
 log = logging.getLogger(__name__)
@@ -49,27 +50,34 @@ class Progress:
     """Counts a stage's rows. An unknown total is estimated from the share of the work done."""
 
     def __init__(
-        self, stage: str, total: int | None, unit: str = "rows", more: Callable[[], str] | None = None
+        self,
+        stage: str,
+        total: int | None,
+        unit: str = "rows",
+        more: Callable[[], str] | None = None,
+        in_work: Callable[[], int] | None = None,
     ):
-        """more: returns what the stage has to say at the moment, beside the note of `add`."""
-        self._stage, self._unit, self._more = stage, unit, more
+        """more: returns what the stage has to say at the moment, beside the note of `add`. in_work: returns
+        the rows done that `add` does not know of yet; a thread calls it every few seconds."""
+        self._stage, self._unit, self._more, self._in_work = stage, unit, more, in_work
         self._rows, self._skipped, self._total, self._note = 0, 0, total, ""
+        self._rows_in_work = 0
         self._start = time.monotonic()
         self._bar = tqdm(total=total, desc=stage, unit=f" {unit}", file=sys.stderr, leave=False, disable=None)
         self._ended = threading.Event()
-        self._log = threading.Thread(target=self._log_lines, daemon=True) if self._bar.disable else None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        if self._log:
-            self._log.start()
+        if self._bar.disable or self._in_work:
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._log:
-            self._log.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._bar.close()
 
     def skip(self, rows: int) -> None:
@@ -91,13 +99,15 @@ class Progress:
             self._bar.total = self._total
         if self._notes():
             self._bar.set_postfix_str(self._notes(), refresh=False)
-        self._bar.update(rows)
+        # The rows of a finished chunk were in work before.
+        self._rows_in_work = max(0, self._rows_in_work - rows)
+        self._bar.update(self._rows_shown() - self._bar.n)
 
     def line(self) -> str:
         """Return the line for a job's log."""
         elapsed = time.monotonic() - self._start
         return tqdm.format_meter(
-            self._rows,
+            self._rows_shown(),
             self._total,  # type: ignore[arg-type]  # tqdm takes None for an unknown total
             elapsed,
             initial=self._skipped,
@@ -111,9 +121,21 @@ class Progress:
     def _notes(self) -> str:
         return ", ".join(filter(None, (self._note, self._more() if self._more else "")))
 
-    def _log_lines(self) -> None:
-        while not self._ended.wait(LOG_SECONDS):
-            log.info(self.line())
+    def _rows_shown(self) -> int:
+        rows = self._rows + self._rows_in_work
+        return rows if self._total is None else min(rows, max(self._rows, self._total))
+
+    def _watch(self) -> None:
+        """Look at the rows in work every few seconds. Log the line, or refresh the live one."""
+        logged = time.monotonic()
+        while not self._ended.wait(_LOOK_SECONDS if self._in_work else LOG_SECONDS):
+            self._rows_in_work = self._in_work() if self._in_work else 0
+            if not self._bar.disable:
+                self._bar.n = self._rows_shown()
+                self._bar.refresh()
+            elif time.monotonic() - logged >= LOG_SECONDS - _LOOK_SECONDS / 2:
+                logged = time.monotonic()
+                log.info(self.line())
 
 
 class StageCost:

@@ -12,8 +12,10 @@ import pytest
 from uniner.config.schema import EngineSection
 from uniner.config.teachers import VllmTeacher
 from uniner.errors import UserError
-from uniner.inference.engine import Engine, EngineSettings, engine_pool
+from uniner.inference.engine import Engine, EngineSettings
+from uniner.inference.engine_pool import chunks_in_flight, engine_pool
 from uniner.inference.questions import QuestionAsker
+from uniner.inference.vllm_arguments import vllm_arguments
 from uniner.templates import SINGLE_TYPE
 
 ANSWER = json.dumps([f"Ann {number}" for number in range(12)])
@@ -183,10 +185,29 @@ def test_settings_come_from_the_config_section():
     assert EngineSettings.of(section, max_prompt_tokens=12, retry_answer_tokens=0).retry_answer_tokens == 0
     teacher = EngineSettings.of(VllmTeacher(model="m", **values, max_prompt_tokens=13))
     assert (teacher.max_prompt_tokens, teacher.dtype, teacher.quantization) == (13, "float16", None)
-    pool = engine_pool(section, lambda: None)
+    pool = engine_pool(section, lambda: None, 50)
     assert (pool.actors, pool.min_actors, pool.cpus, pool.gpus) == (5, 4, 3, 2)
-    assert pool.chunks_in_flight == section.chunks_in_flight
+    assert pool.chunks_in_flight == chunks_in_flight(section, 50)
     assert pool.max_chunk_crashes == section.max_chunk_crashes
+
+
+@pytest.mark.parametrize(
+    ("questions", "chunks"), [(20_480, 2), (1_280, 2), (1_000, 3), (100, 14), (1, 64), (0, 64)]
+)
+def test_the_chunks_in_flight_fill_the_engine_while_one_of_them_ends(questions, chunks):
+    section = EngineSection(max_num_seqs=1024)
+    assert chunks_in_flight(section, questions) == chunks
+    assert chunks_in_flight(EngineSection(chunks_in_flight=5), questions) == 5
+
+
+def test_a_full_decoding_step_has_a_cuda_graph():
+    def largest_graph(**settings):
+        arguments = vllm_arguments("m", EngineSettings(max_prompt_tokens=9, **settings), 9, False)
+        return arguments.get("max_cudagraph_capture_size")
+
+    assert largest_graph(max_num_seqs=1024) == 1024
+    assert largest_graph(max_num_seqs=512) is None, "vLLM's own choice covers 512"
+    assert largest_graph(max_num_seqs=1024, gpus=0) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="vLLM's CPU memory is looked up in Linux's /proc")

@@ -8,7 +8,8 @@ import pytest
 
 from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
-from uniner.inference.questions import QuestionAsker, parse_answer
+from uniner.inference.questions import PassageAnswers, QuestionAsker, ask_concurrently, parse_answer
+from uniner.runtime.work_count import WorkCount
 from uniner.templates import SINGLE_TYPE, MultiTypeTemplate
 
 
@@ -81,6 +82,21 @@ def test_conflicting_types_of_a_mention_are_settled_by_another_question(
     assert [answer.mentions for answer in reply.answers] == [("Zoe",), (), cities, (), ()]
     assert engine.calls == [3, 1] and engine.admissions == 4
     assert reply.figures["questions"] == 4 and reply.figures[figure] == 1
+
+
+def test_passages_count_as_done_one_by_one():
+    count = WorkCount(rows=20)
+    seen = []
+
+    async def ask(passage, types):
+        for _ in range(int(passage)):
+            await asyncio.sleep(0)
+        seen.append(count.rows_done())
+        return PassageAnswers((), {})
+
+    with count.counting():
+        asyncio.run(ask_concurrently(ask, [("1", ["a", "b"]), ("50", ["a", "b"])]))
+    assert seen == [0, 10]
 
 
 def test_a_broken_answer_breaks_only_the_types_of_its_question():

@@ -62,7 +62,14 @@ def test_the_dashboard_has_what_grafana_needs():
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool (apt-get install prometheus)")
-def test_promtool_accepts_the_rules():
-    done = subprocess.run(["promtool", "check", "rules", str(FOLDER / "alerts.yaml")],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "rules", FOLDER / "alerts.yaml"),
+        ("test", "rules", Path(__file__).with_name("alerts_test.yaml")),
+    ],
+    ids=["the rules are valid", "the alerts fire where they should"],
+)
+def test_promtool_accepts_the_rules(arguments):
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

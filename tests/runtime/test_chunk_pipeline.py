@@ -1,5 +1,6 @@
 """A stage on Ray: an actor's trouble with the storage ends the stage in one line, and what exists stays."""
 
+import asyncio
 import errno
 import json
 import os
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from uniner.errors import UserError
-from uniner.runtime import chunk_pipeline, windows
+from uniner.runtime import chunk_actor, chunk_pipeline, progress_board, windows
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.storage.manifest import ChunkEntry, Identity
 from uniner.storage.stage_folder import Chunk, StageFolder
 
@@ -83,3 +85,47 @@ def test_a_window_whose_opener_is_killed_is_opened_again_and_each_chunk_is_made_
     manifest = chunk_pipeline.run_stage(folder, identity, sources, read=read, pool=pool)
     assert killed.exists() and manifest.chunks.keys.to_pylist() == keys
     assert sorted(made.read_text().split()) == keys
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_rows_of_a_chunk_in_work_are_told_and_those_of_a_dead_actor_do_not_count_twice(
+    tmp_path, monkeypatch
+):
+    folder, identity = StageFolder(str(tmp_path / "stage")), Identity(stage="stage", settings={})
+    seen = [tmp_path / "seen-first", tmp_path / "seen-second"]
+
+    class Worker:
+        def __init__(self):
+            chunk_actor._TELL_S = 0.1
+
+        async def __call__(self, chunk):
+            """Do half of the rows and die; the second time, do a fifth of them and wait to be seen."""
+            attempt = int(seen[0].exists())
+            expect_work(10)
+            work_done([5, 2][attempt])
+            while not seen[attempt].exists():
+                await asyncio.sleep(0.05)
+            if not attempt:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return chunk
+
+    def read(key):
+        return Chunk(key, pa.table({"outcome": ["ok"] * 100}))
+
+    shown = []
+
+    def rows(self):
+        shown.append(progress_board.StageBoard.real_rows(self))
+        for count, file in zip((50, 20), seen, strict=True):
+            if shown[-1] == count:
+                file.touch()
+        return shown[-1]
+
+    monkeypatch.setattr("uniner.progress._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(progress_board.StageBoard, "real_rows", progress_board.StageBoard.rows, raising=False)
+    monkeypatch.setattr(progress_board.StageBoard, "rows", rows)
+    sources = [ChunkEntry(key="a", rows=100, bytes=1)]
+    pool = chunk_pipeline.Pool(make_worker=Worker, chunks_in_flight=1)
+    manifest = chunk_pipeline.run_stage(folder, identity, sources, read=read, pool=pool)
+    assert manifest.rows == 100
+    assert max(shown) == 50 and shown.index(20) > shown.index(50)

@@ -2,6 +2,7 @@
 
 import re
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import ray
@@ -31,7 +32,10 @@ def test_every_metric_is_served(ray_session, wait_until):
     metrics.progress(3, 10)
     outcomes, figures = {"ok": 3, "too_long": 1}, {"cost_usd": 0.5, "zero": 0.0}
     metrics.finished(Summary(key="a", rows=4, bytes=1, seconds=2.5, outcomes=outcomes, figures=figures))
-    metrics.teacher(MeterState(in_flight=7, spent_usd=1.5, pause_s=2.0, notices=()), 20.0)
+    metrics.in_work(5, 0.25)
+    state = MeterState(in_flight=7, spent_usd=1.5, pause_s=2.0, notices=(), waiting=9, retries=3)
+    metrics.teacher(state, 20.0)
+    metrics.teacher(replace(state, retries=4), 20.0)
     metrics.training({"loss": 0.25})
     metrics.checkpoint(12.5)
     names = {f"ray_{name}" for name in METRICS}
@@ -52,7 +56,9 @@ def test_every_metric_is_served(ray_session, wait_until):
     assert (value("rows_done"), value("rows_wanted"), value("chunks_total")) == (3, 10, 1)
     assert value("chunk_seconds_bucket", ("le", "1.0")) == 0
     assert value("chunk_seconds_bucket", ("le", "3.0")) == 1
-    assert value("teacher_requests_in_flight") == 7
+    assert (value("rows_in_work"), value("engine_waiting_share")) == (5, 0.25)
+    assert (value("teacher_requests_in_flight"), value("teacher_requests_waiting")) == (7, 9)
+    assert value("teacher_retries_total") == 4
     assert (value("teacher_spent_usd"), value("teacher_budget_usd")) == (1.5, 20)
     assert value("train", ("figure", "loss")) == 0.25
     assert value("train_checkpoint_seconds") == 12.5

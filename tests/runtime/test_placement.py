@@ -99,6 +99,8 @@ def in_cluster(request):
         (Request(0.25), 1920),
         (Request(8, 1), 64),
         (Request(1, 0.1), 640),
+        (Request(1, 0.33), 192),
+        (Request(1, 0.4), 128),
         (Request(88, 8), 8),
     ],
 )
@@ -115,6 +117,7 @@ def test_what_the_node_types_can_hold_is_waited_for(in_cluster, request_, count)
         (Request(4, 9), 1, "tag: needs 9 GPUs, 4 CPUs, but the most"),
         (Request(97, 1), 1, "tag: needs 1 GPU, 97 CPUs, but the most"),
         (Request(1, 1), 65, "tag: needs 65 times 1 GPU, 1 CPU, but the most"),
+        (Request(1, 0.4), 129, "tag: needs 129 times 0.4 GPUs, 1 CPU, but the most"),  # 2 a GPU, not 2.5
     ],
 )
 def test_what_no_node_type_holds_is_an_error_before_a_machine_is_bought(in_cluster, request_, count, text):

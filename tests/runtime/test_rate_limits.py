@@ -315,3 +315,17 @@ def test_waiting_requests_fail_where_the_meter_is_lost():
 
     with pytest.raises(ConnectionError, match="the meter is gone"):
         asyncio.run(work())
+
+
+def test_the_driver_sees_the_requests_that_wait_and_the_tries_after_the_first():
+    clock = Clock()
+    meter = Meter(RateLimits(requests_per_minute=60), clock=clock, silence_s=60)
+    grant = meter.ask("a", MeterReport(retries=2), [Reservation()] * 10)
+    meter.ask("b", MeterReport(retries=1), [Reservation()] * 3)
+    assert 1 <= len(grant.delays) <= 2
+    assert (meter.state().waiting, meter.state().retries) == (13 - len(grant.delays), 3)
+    clock.now += 30
+    meter.ask("b", MeterReport(), [])
+    assert meter.state().waiting == 10 - len(grant.delays)
+    clock.now += 40
+    assert (meter.state().waiting, meter.state().retries) == (0, 3), "actor a is dead"

@@ -1,9 +1,15 @@
 """An estimate of tagging, measured on a few chunks of the corpus."""
 
+import json
+
 import pytest
 
+from uniner.config.schema import EngineSection
 from uniner.errors import UserError
+from uniner.inference import gpu_sharing
+from uniner.inference.gpu_sharing import ModelSizes
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.runtime.placement import NodeType
 from uniner.storage.manifest import Summary
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import estimate, stage
@@ -42,6 +48,67 @@ def test_an_estimate_gives_time_and_price():
     assert "set engine.usd_per_gpu_hour" in estimate.describe(
         trial, total=200, done=100, engines=1, gpus=1, usd_per_gpu_hour=None
     )
+
+
+LLAMA_7B = ModelSizes(parameters=6_738_149_376, kept=2 * 32 * 4096)
+SMALL = ModelSizes(parameters=600_000_000, kept=2 * 16 * 1024)
+TRIAL = estimate.TagTrial(
+    passages=300,
+    seconds=10.0,
+    figures={"questions": 3000, "prompt_tokens": 960_000, "cached_tokens": 780_000, "answer_tokens": 24_000},
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gpu", "settings", "cpus", "expected"),
+    [
+        (LLAMA_7B, "H100", {}, 24, "1 a GPU, as engine.gpus=1 has it"),
+        (SMALL, "H100", {}, 24, "better 4 a GPU than 1, with engine.gpus=0.25 engine.actors=8"),
+        (SMALL, "H100", {"gpus": 0.25}, 24, "4 a GPU, as engine.gpus=0.25 has it"),
+        (SMALL, "H100", {"gpus": 0.12}, 24, "better 4 a GPU than 8, with engine.gpus=0.25 engine.actors=1"),
+        (SMALL, "H100", {"cpus": 8}, 24, "better 3 a GPU than 1, with engine.gpus=0.33 engine.actors=6"),
+        (SMALL, "H100", {"max_num_seqs": 3072}, 24, "better 3 a GPU than 1"),  # the KV cache is the limit
+        (SMALL, "A100-40", {}, 24, "1 a GPU, as engine.gpus=1 has it"),
+    ],
+)
+def test_an_estimate_recommends_how_many_engines_share_a_gpu(sizes, gpu, settings, cpus, expected):
+    engine = EngineSection(actors=2, **settings)
+    text = estimate.describe_sharing(sizes, gpu, trial=TRIAL, engine=engine, cpus_per_gpu=cpus)
+    assert expected in text and f"an {gpu} can compute about " in text
+    whole = estimate.describe(
+        TRIAL, total=600, done=300, engines=1, gpus=1, usd_per_gpu_hour=None, sharing=text
+    )
+    assert f"sharing   {text}" in whole
+
+
+def test_the_recommendation_comes_from_the_nodes_and_the_student_s_config(
+    config, stage_context, monkeypatch, tmp_path
+):
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "intermediate_size": 3072, "num_key_value_heads": 8, "head_dim": 128,
+             "vocab_size": 151_936, "tie_word_embeddings": True}  # fmt: skip
+    nodes = [NodeType("g", {"CPU": 96.0, "GPU": 8.0, "accelerator_type:H100": 1.0}, {}, 1)]
+    monkeypatch.setattr(stage, "gpu_nodes", lambda: nodes)
+    context = stage_context(stage, config(engine={"gpus": 1}))
+    (tmp_path / "student" / "config.json").write_text(json.dumps(sizes))
+    assert "engine.gpus=0.25 engine.actors=4" in stage._sharing(context, TRIAL)
+    monkeypatch.setattr(stage, "gpu_nodes", list)
+    assert stage._sharing(context, TRIAL) == ""
+
+
+def test_the_sizes_of_a_model_are_counted_by_its_config(base):
+    from transformers import AutoConfig
+
+    from uniner.train.model import empty_model
+
+    config = AutoConfig.from_pretrained(base)
+    sizes = gpu_sharing.read_sizes(str(base))
+    assert sizes.parameters == pytest.approx(empty_model(config).num_parameters(), rel=0.01)
+    heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    assert sizes.kept == 2 * config.num_hidden_layers * heads
+    assert gpu_sharing.sizes_of({"hidden_size": 64, "num_experts": 8}) is None
+    assert gpu_sharing.sizes_of({"model_type": "mamba", "hidden_size": 64}) is None
+    assert [gpu_sharing.share_of_gpu(count) for count in (1, 2, 3, 6, 8)] == [1, 0.5, 0.33, 0.16, 0.12]
 
 
 @pytest.fixture

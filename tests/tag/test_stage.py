@@ -343,6 +343,11 @@ def test_the_stage_tags_every_passage_once_with_offsets_into_the_document(
         stage.check(context_with(types=["city"]))
 
 
+def prepared(context):
+    """The identity and the pool of a stage."""
+    return stage._prepare(context, stage._chunks(context))
+
+
 def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_the_configs(
     tmp_path, base, make_config, stage_context, complete_stage
 ):
@@ -351,7 +356,7 @@ def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_t
         student = make_student(tmp_path / template, Path(base), template)
         context = stage_context(stage, make_config(tmp_path, Path(base), student=str(student)))
         stage.check(context)
-        _, worker = stage._prepare(context)
+        worker = prepared(context)[1].make_worker
         assert worker.args[:2] == (str(student), expected)
     # Others trained these: no facts.
     foreign = Path(shutil.copytree(base, tmp_path / "foreign"))
@@ -361,8 +366,8 @@ def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_t
         section = config.student.model_copy(update={"template": "grouped", "group_types": 7})
         context = stage_context(stage, config.model_copy(update={"student": section}))
         stage.check(context)
-        identity, worker = stage._prepare(context)
-        assert worker.args[:3] == (str(folder), expected, TypeSelection(("city",)))
+        identity, pool = prepared(context)
+        assert pool.make_worker.args[:3] == (str(folder), expected, TypeSelection(("city",)))
         assert identity.settings["student"]["template"] == ("grouped" if folder == foreign else "type")
     with pytest.raises(UserError, match=r"lists no types of its own; set tag\.types"):
         stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(foreign))))
@@ -371,7 +376,7 @@ def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_t
         stage.check(stage_context(stage, make_config(tmp_path, Path(base), student=str(foreign))))
     hub = make_config(tmp_path, Path(base), student="Universal-NER/UniNER-7B-type", types=["city"])
     stage.check(stage_context(stage, hub))
-    _, worker = stage._prepare(stage_context(stage, hub))
+    worker = prepared(stage_context(stage, hub))[1].make_worker
     assert worker.args[:2] == ("Universal-NER/UniNER-7B-type", SINGLE_TYPE)
     # This run's student is not trained yet.
     stage.check(stage_context(stage, make_config(tmp_path, Path(base))))

@@ -10,6 +10,7 @@ from aiohttp import web
 from uniner.errors import UserError
 from uniner.runtime.connection import user_error_in
 from uniner.runtime.rate_limits import Meter, RateLimits, local_meter
+from uniner.runtime.work_count import WorkCount
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import most_tokens
@@ -43,6 +44,21 @@ def test_another_run_pays_nothing_whatever_its_chunks(teacher_at, annotate, root
             assert {
                 row.text: (row.outcome, row.entities, row.cost_usd, row.attempts) for row in again
             } == expected
+
+
+def test_each_answer_counts_as_work_done_and_those_of_the_cache_at_once(teacher_at, annotate, tmp_path):
+    cache, count, seen = StageFolder(str(tmp_path)), WorkCount(rows=100), []
+
+    class Watching(ReplayServer):
+        async def _complete(self, request):
+            seen.append(count.rows_done())
+            return await super()._complete(request)
+
+    with Watching(REPLIES) as server:
+        annotate(teacher_at(server), TEXTS[:5], cache=cache)
+        with count.counting():
+            annotate(teacher_at(server, in_flight=1), TEXTS[:10], cache=cache)
+    assert seen == [0] * 5 + [50, 60, 70, 80, 90]
 
 
 def test_another_model_prompt_or_parameter_asks_again(teacher_at, annotate, tmp_path):

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from uniner.errors import UserError
 from uniner.runtime.connection import user_error_in
-from uniner.runtime.rate_limits import RateLimits
+from uniner.runtime.rate_limits import Meter, RateLimits
 from uniner.teacher import openai_client
 from uniner.teacher.prompts import JSON_SCHEMA, passage_in
 from uniner.teacher.replay_server import ReplayServer
@@ -72,11 +72,11 @@ def test_every_row_has_its_reply_and_the_limits_hold_though_the_server_fails(
     texts = [f"Ann {n}" for n in range(240)]
     failures = {"slow_down": 0.2, "broken": 0.1, "hang": 0.05, "garbage": 0.05, "close": 0.02}
     with FailingServer(texts, failures, retry_after="0.02") as server:
-        limits = RateLimits(requests_per_minute=2400)
+        meter = Meter(RateLimits(requests_per_minute=2400))
         # Long enough for a loaded machine; the requests that hang wait together, in one chunk per actor.
         served = teacher_at(server, timeout_s=4.0)
         started = time.monotonic()
-        rows, figures = annotate(served, texts, limits, actors=3, chunk_rows=80)
+        rows, figures = annotate(served, texts, actors=3, chunk_rows=80, meter=meter)
     assert [row.text for row in rows] == texts
     assert {row.outcome for row in rows} == {"ok"}
     assert [row.entities[0].text for row in rows] == texts
@@ -85,6 +85,7 @@ def test_every_row_has_its_reply_and_the_limits_hold_though_the_server_fails(
     replies = Counter(passage for _, passage, result in server.log if result == "reply")
     assert replies == Counter(texts), "no passage is paid for twice"
     assert sum(figure["requests"] for figure in figures) == len(server.log)
+    assert meter.state().retries == len(server.log) - len(texts)
     # A loaded machine sends late, then several together, but never a request before its turn.
     for number, arrival in enumerate(sorted(at for at, _, _ in server.log)):
         assert number <= 40 * (arrival - started)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from uniner import cli
 from uniner.errors import UserError
+from uniner.runtime import gpu_models
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import activations, estimate, loop, model, packing, worker
 from uniner.train.prepare import config_and_tokenizer, require_window
@@ -221,9 +222,9 @@ def test_between_nodes_the_network_may_decide(llama):
 
 
 def test_a_gpu_s_peak_is_found_by_its_name():
-    assert estimate.peak_flops("NVIDIA H200") == estimate.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert estimate.peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
-    assert estimate.peak_flops("Tesla T4") is None
+    assert gpu_models.peak_flops("NVIDIA H200") == gpu_models.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert gpu_models.peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
+    assert gpu_models.peak_flops("Tesla T4") is None
 
 
 def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_build, tmp_path):

@@ -44,8 +44,9 @@ class Serving(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of weights and activations."""
     gpus: Annotated[NotNegative, AfterValidator(_whole_above_one)] = Field(1, json_schema_extra=NOT_IDENTITY)
-    """GPUs per actor, all on one node. More than 1 splits the model over them (tensor parallel); 0 runs vLLM
-    on CPU."""
+    """GPUs per actor, all on one node. More than 1 splits the model over them (tensor parallel). Less than 1
+    has several engines share a GPU, such as 0.25 for four, each with that part of gpu_memory_utilization: a
+    small student needs it to fill a large GPU, and tag's estimate says when. 0 runs vLLM on CPU."""
     cpus: Positive = Field(2, json_schema_extra=NOT_IDENTITY)
     """CPUs per actor (engine process, tokenizer, actor)."""
     max_num_seqs: Count = Field(256, json_schema_extra=NOT_IDENTITY)
@@ -56,8 +57,8 @@ class Serving(Section):
     """Share of the GPU's memory for weights and KV cache."""
     block_size: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """KV-cache block in tokens. On CPU set 32: with vLLM's default, short passages never share a prefix."""
-    chunks_in_flight: Count = Field(2, json_schema_extra=NOT_IDENTITY)
-    """Chunks an actor works on at once, so that the end of a chunk does not idle the engine."""
+    chunks_in_flight: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Chunks an actor works on at once. Unset: at least 2, and as many as fill the engine while one ends."""
     hang_timeout_s: Positive = Field(600, json_schema_extra=NOT_IDENTITY)
     """An engine that has questions and produces no token for this many seconds is hung: its process ends, and
     another actor redoes its chunks."""

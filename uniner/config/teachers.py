@@ -132,8 +132,6 @@ class VllmTeacher(Serving):
     """Hugging Face folder (local or s3://) or hub name; its tokenizer needs a chat template."""
     actors: Count = Field(1, json_schema_extra=NOT_IDENTITY)
     """Most engines at once, one per actor."""
-    chunks_in_flight: Count = Field(4, json_schema_extra=NOT_IDENTITY)
-    """Chunks an actor works on at once; together they should have more passages than max_num_seqs."""
     max_prompt_tokens: Count = 2048
     """Longest prompt. A passage with a longer one is not asked about and gets the outcome `rejected`. With
     max_reply_tokens it makes the engine's window, unless the model's own is shorter."""

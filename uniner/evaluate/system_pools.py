@@ -23,7 +23,8 @@ from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIEModel
 from uniner.evaluate.systems.windows import PromptedSystem, WindowedSystem
 from uniner.evaluate.systems_registry import SystemSpec
-from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.engine import EngineSettings
+from uniner.inference.engine_pool import engine_pool
 from uniner.inference.questions import TypeAnswer, start_asker
 from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
 from uniner.runtime.chunk_pipeline import Pool
@@ -95,7 +96,7 @@ def system_pool(
     """
     settings = system.settings
     if not isinstance(settings, ChatSystem):
-        yield _model_pool(system, models)
+        yield _model_pool(system, models, sum(chunks.values()) / max(1, len(chunks)))
         return
     with (
         replay(settings.teacher) as recording_url,
@@ -104,7 +105,7 @@ def system_pool(
         yield pool
 
 
-def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
+def _model_pool(system: SystemSpec, trained_models: Mapping[str, str], chunk_questions: float) -> Pool:
     settings, engine, model = system.settings, system.engine, system.model
     on_gpu, environment = engine.gpus > 0, None
     make: Callable[[], Predictor]
@@ -125,7 +126,7 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str]) -> Pool:
     else:
         assert isinstance(settings, BertSystem), "a chat model does not run in the actors"
         make = partial(_trained_predictor, dict(trained_models), settings.max_tokens, on_gpu)
-    return replace(engine_pool(engine, make), runtime_env=environment)
+    return replace(engine_pool(engine, make, chunk_questions), runtime_env=environment)
 
 
 def _chat_pool(

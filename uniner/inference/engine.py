@@ -9,11 +9,12 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from uniner.errors import UserError
+from uniner.inference.engine_pool import engine_slots
 from uniner.inference.engine_process import (
     StartupError,
     children_watched,
@@ -24,15 +25,12 @@ from uniner.inference.engine_process import (
     startup_exception,
 )
 from uniner.inference.mention_scores import AnswerPiece, split_answer
+from uniner.inference.vllm_arguments import vllm_arguments
+from uniner.runtime.work_count import EngineRoom, report_room
 
 if TYPE_CHECKING:
-    from uniner.config import base, schema
-    from uniner.runtime.chunk_actor import Worker
-    from uniner.runtime.chunk_pipeline import Pool
+    from uniner.config import base
 
-# Named by its class: on CPU vLLM replaces "uni" by "mp", to be able to set up threads. Here the variables are
-# set before the engine's process starts. This saves a process and a third of a start's CPU time.
-_CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _SHUTDOWN_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -70,21 +68,6 @@ class EngineSettings:
         """Return the fields that the config section has too, by name; `settings` adds or overrides some."""
         names = {field.name for field in fields(cls)} & type(section).model_fields.keys()
         return cls(**{**{name: getattr(section, name) for name in names}, **settings})
-
-
-def engine_pool(section: "schema.EngineSection", make_worker: "Callable[[], Worker]") -> "Pool":
-    """Return the actor pool of a worker that holds an engine, as the config section describes it."""
-    from uniner.runtime.chunk_pipeline import Pool
-
-    return Pool(
-        make_worker=make_worker,
-        actors=section.actors,
-        min_actors=section.min_actors,
-        cpus=section.cpus,
-        gpus=section.gpus,
-        chunks_in_flight=section.chunks_in_flight,
-        max_chunk_crashes=section.max_chunk_crashes,
-    )
 
 
 @dataclass(frozen=True)
@@ -140,10 +123,8 @@ class Engine:
                 "a prompt; lower engine.max_answer_tokens, or for a teacher annotate.max_reply_tokens"
             )
         self._settings = settings
-        self._arguments = _vllm_arguments(model, settings, self.window, with_schemas)
-        # A quarter more than the engine decodes at once: the engine never waits for questions, and few enough
-        # passages are in progress that the cache still holds their prefixes when their last questions run.
-        self._slots = settings.max_num_seqs + max(1, settings.max_num_seqs // 4)
+        self._arguments = vllm_arguments(model, settings, self.window, with_schemas)
+        self._slots = engine_slots(settings.max_num_seqs)
         self._free_slots = asyncio.Semaphore(self._slots)
         self._admission = asyncio.Lock()
         self._requests = self._completed = 0
@@ -171,6 +152,8 @@ class Engine:
             raise UserError(f"{model}: vLLM rejects the model with these settings: {message}") from None
         except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
             raise startup_exception(model, error, errors) from error
+        self._room = EngineRoom(self._settings.max_num_seqs)
+        report_room(self._room)
 
     async def _ensure_started(self) -> None:
         """Start a lazy engine once, however many callers wait for it, and even if the start fails."""
@@ -270,9 +253,13 @@ class Engine:
         from vllm.inputs import tokens_input
 
         self._requests += 1
-        # Marked as token ids: vLLM sends a prompt that may be text through a thread.
-        async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._requests)):
-            (completion,) = output.outputs
+        self._room.enter()
+        try:
+            # Marked as token ids: vLLM sends a prompt that may be text through a thread.
+            async for output in self._llm.generate(tokens_input(list(prompt)), sampling, str(self._requests)):
+                (completion,) = output.outputs
+        finally:
+            self._room.leave()
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a question with {completion.finish_reason}")
         return output
@@ -288,32 +275,6 @@ class Engine:
         del self._llm
         if self._watcher:
             await asyncio.to_thread(self._watcher.communicate)
-
-
-def _vllm_arguments(model: str, settings: EngineSettings, window: int, with_schemas: bool) -> dict[str, Any]:
-    gpus = settings.gpus
-    devices = max(1, round(gpus))
-    return {
-        "model": model,
-        "dtype": settings.dtype,
-        "quantization": settings.quantization,
-        "kv_cache_dtype": settings.kv_cache_dtype or "auto",
-        "max_model_len": window,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_num_seqs),
-        "gpu_memory_utilization": settings.gpu_memory_utilization * (gpus if 0 < gpus < 1 else 1),
-        "block_size": settings.block_size,
-        "enable_prefix_caching": True,
-        "enforce_eager": gpus == 0,  # compiling for a CPU takes longer than it saves
-        "tensor_parallel_size": devices,
-        # Set, because inside a Ray actor vLLM would otherwise ask Ray for workers of its own.
-        "distributed_executor_backend": _CPU_EXECUTOR if gpus == 0 else "uni" if devices == 1 else "mp",
-        "skip_tokenizer_init": not with_schemas,  # ids in, ids out
-        "generation_config": "vllm",  # greedy, whatever the model's folder sets
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        "seed": 0,
-    }
 
 
 def _exit_process(reason: str) -> NoReturn:

@@ -5,12 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
 from uniner.inference.mention_scores import mention_scores
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.templates import Renderer, Template, parse_settling_answer, settling_question
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 Questions = Sequence[tuple[str, Sequence[str]]]
 """Passages, each with the types to ask for."""
 
@@ -138,8 +141,22 @@ async def ask_concurrently(
     ask: Callable[[str, Sequence[str]], Coroutine[Any, Any, PassageAnswers]], questions: Questions
 ) -> list[PassageAnswers]:
     """Ask about many (passage, types) concurrently. Returns the answers in order."""
+    return await work_concurrently(lambda question: ask(*question), questions)
+
+
+async def work_concurrently(
+    work: Callable[[Item], Coroutine[Any, Any, Done]], items: Sequence[Item]
+) -> list[Done]:
+    """Work on many items concurrently, and count those that are done. Returns the results in order."""
+    expect_work(len(items))
+
+    async def work_and_count(item: Item) -> Done:
+        done = await work(item)
+        work_done()
+        return done
+
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(passage, types)) for passage, types in questions]
+        tasks = [group.create_task(work_and_count(item)) for item in items]
     return [task.result() for task in tasks]
 
 

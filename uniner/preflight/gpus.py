@@ -9,13 +9,13 @@ from uniner.config.base import Serving
 from uniner.preflight.models import ModelUse, read_model
 from uniner.preflight.nodes import Machine
 from uniner.preflight.results import CheckResult, error, ok, size, warning
+from uniner.runtime.gpu_models import GPUS, known_gpus
 from uniner.runtime.placement import NodeType
-from uniner.train.estimate import GPUS, ModelShape, TrainingLoad
+from uniner.train.estimate import ModelShape, TrainingLoad
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
-_ACCELERATOR = "accelerator_type:"  # the name of Ray's resource for a GPU's model
 # As in train's estimate: the allocator takes some 10 % more, and CUDA 1 GB.
 _ALLOCATOR, _CUDA = 1.1, 1e9
 _SAVED = 12  # bytes a weight in a checkpoint: float32 and AdamW's two moments
@@ -66,23 +66,15 @@ def gpu_kinds(machines: Iterable[Machine], types: Sequence[NodeType] | None) -> 
         GpuKind(name or "a GPU of unknown kind", f"node type {each.name}", memory_of(name))
         for each in types or ()
         if each.resources.get("GPU")
-        for name in [_accelerator(each)]
+        for name in [each.accelerator()]
         if not name or not any(name in kind.name for kind in running)  # their drivers know the memory
     ]
     return [*sorted(running, key=lambda kind: (kind.where, kind.name)), *promised]
 
 
-def _accelerator(node: NodeType) -> str:
-    names = (name for name in node.resources if name.startswith(_ACCELERATOR))
-    return next(names, "").removeprefix(_ACCELERATOR)
-
-
 def memory_of(accelerator: str) -> tuple[float, ...]:
     """Return the memory that a GPU of Ray's name for it may have, such as 40 or 80 GB for "A100"."""
-    model, _, memory = accelerator.removesuffix("G").partition("-")
-    if memory:
-        return tuple(gpu.memory for name, gpu in GPUS.items() if name == f"{model}-{memory}")
-    return tuple(sorted(gpu.memory for name, gpu in GPUS.items() if name.split("-")[0] == model))
+    return tuple(sorted(gpu.memory for gpu in known_gpus(accelerator).values()))
 
 
 def judge(need: MemoryNeed, kinds: Sequence[GpuKind]) -> CheckResult:

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -16,8 +17,12 @@ import pyarrow as pa
 
 from uniner.errors import UserError
 from uniner.runtime.crash_log import POISON, CrashHistory, CrashLog
+from uniner.runtime.work_count import ActorReport, Tell, WorkCount, waiting_share
 from uniner.storage.manifest import Summary, merge
 from uniner.storage.stage_folder import Chunk, StageFolder
+
+_TELL_S = 5.0
+"""Seconds between two reports of an actor: a thousand actors make 200 a second."""
 
 
 class Worker(Protocol):
@@ -33,7 +38,8 @@ class ChunkActor:
 
     driver: the id of the driver's run, for the crash log. max_chunk_crashes: crashes on a chunk before its
     rows are tried one by one (see `crash_log`). The worker then has a method `set_aside(chunk, reason)`,
-    which returns the output for rows that cannot be worked on. None: crashes are not logged.
+    which returns the output for rows that cannot be worked on. None: crashes are not logged. tell: hears
+    every few seconds how far the chunks in work are.
     """
 
     def __init__(
@@ -43,16 +49,22 @@ class ChunkActor:
         folder: StageFolder,
         driver: str = "",
         max_chunk_crashes: int | None = None,
+        tell: Tell | None = None,
     ):
         self._worker: Any = make_worker()
         self._read, self._folder = read, folder
         self._driver, self._max_chunk_crashes = driver, max_chunk_crashes
         self._admission = _Admission()
+        self._telling = _Telling(tell) if tell else None
 
     async def __call__(self, key: str) -> Summary:
         """Make the chunk of a key; returns its summary."""
+        with self._telling.chunk(key) if self._telling else contextlib.nullcontext():
+            return await self._make(key)
+
+    async def _make(self, key: str) -> Summary:
         if self._max_chunk_crashes is None:
-            return await self._write(key, self._worker(await asyncio.to_thread(self._read, key)))
+            return await self._write(key, self._work(await self._read_rows(key)))
         crash_log = CrashLog(self._folder, key)
         history = await asyncio.to_thread(crash_log.read, self._driver)
         exists = history is not None and await asyncio.to_thread(self._folder.has_chunk, key)
@@ -68,7 +80,7 @@ class ChunkActor:
                 "is the cause; see the actor's log, and where memory runs out lower max_num_seqs, "
                 "max_num_batched_tokens or gpu_memory_utilization"
             )
-        chunk = await asyncio.to_thread(self._read, key)
+        chunk = await self._read_rows(key)
         async with self._admission.alone() if history.crashes else self._admission.shared():
             # Logged only once the chunk is admitted: a waiting chunk crashes nobody.
             await asyncio.to_thread(crash_log.write, history)
@@ -80,6 +92,14 @@ class ChunkActor:
             await asyncio.to_thread(crash_log.remove)
             return summary
 
+    async def _read_rows(self, key: str) -> Chunk:
+        return replace(await asyncio.to_thread(self._read, key), key=key)
+
+    async def _work(self, chunk: Chunk) -> Chunk:
+        """Have the worker work on rows of a chunk."""
+        with self._telling.rows(chunk) if self._telling else contextlib.nullcontext():
+            return await self._worker(chunk)
+
     async def _write(self, key: str, work: Awaitable[Chunk]) -> Summary:
         started = time.monotonic()
         done = replace(await work, key=key, seconds=time.monotonic() - started)
@@ -88,7 +108,7 @@ class ChunkActor:
     async def _all_rows(self, chunk: Chunk, history: CrashHistory) -> Chunk:
         """Work on all rows together, except those set aside."""
         if not history.poison:
-            return await self._worker(chunk)
+            return await self._work(chunk)
         bounds = sorted({0, chunk.table.num_rows, *history.poison, *(row + 1 for row in history.poison)})
         return _concatenate(
             [await self._slice(chunk, history, start, end) for start, end in itertools.pairwise(bounds)]
@@ -107,7 +127,7 @@ class ChunkActor:
         rows = Chunk(chunk.key, chunk.table.slice(start, end - start))
         if start in history.poison:
             return self._worker.set_aside(rows, POISON)
-        return await self._worker(rows)
+        return await self._work(rows)
 
 
 def _concatenate(chunks: Sequence[Chunk]) -> Chunk:
@@ -143,3 +163,38 @@ class _Admission:
         async with self._entrance:  # held, so that nobody enters meanwhile
             await self._empty.wait()
             yield
+
+
+class _Telling:
+    """Counts how far the chunks in work are, and tells it every few seconds while there are some."""
+
+    def __init__(self, tell: Tell):
+        self._tell = tell
+        self._actor, self._chunks = uuid.uuid4().hex, dict[str, list[WorkCount]]()
+        self._task: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def chunk(self, key: str) -> Iterator[None]:
+        """Count a chunk as in work within the block."""
+        self._chunks[key] = []
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._tell_until_idle())
+        try:
+            yield
+        finally:
+            del self._chunks[key]
+
+    def rows(self, chunk: Chunk) -> contextlib.AbstractContextManager[None]:
+        """Count the work on rows of a chunk, or on all of them, within the block."""
+        count = WorkCount(chunk.table.num_rows)
+        self._chunks[chunk.key].append(count)
+        return count.counting()
+
+    async def _tell_until_idle(self) -> None:
+        told = True
+        while told or self._chunks:
+            await asyncio.sleep(_TELL_S)
+            rows = {key: sum(count.rows_done() for count in counts) for key, counts in self._chunks.items()}
+            await self._tell(self._actor, ActorReport(rows=rows, waiting_share=waiting_share()))
+            told = bool(rows)
+        self._task = None

@@ -8,6 +8,7 @@ A million chunks fit: items reach Ray Data in windows (`windows`), and the drive
 arrive and logs them (`summary_log`).
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import ray
 import ray.data
 
 from uniner.errors import UserError
@@ -27,7 +29,9 @@ from uniner.runtime.crash_log import remove_crash_logs
 from uniner.runtime.gpu import require_gpu
 from uniner.runtime.metrics import StageMetrics
 from uniner.runtime.placement import Request, placed
+from uniner.runtime.progress_board import StageBoard
 from uniner.runtime.windows import Items
+from uniner.runtime.work_count import Tell
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.manifest import ChunkEntry, Counts, Identity, Manifest, StageTotals, Summary, differences
 from uniner.storage.stage_folder import MANIFEST, Chunk, StageFolder
@@ -114,25 +118,36 @@ def _make_missing(
     A chunk of an earlier driver that has failed rows is made anew: the reason may have passed. Those of a
     stage that was complete before its input grew are not.
     """
-    complete_before = _complete_before(folder)
+    complete_before, rows_wanted = _complete_before(folder), sources.total_rows
     totals, summary_log = StageTotals(), SummaryLog(folder)
     metrics = StageMetrics.of(folder, name)
-    cost = StageCost(sources.total_rows, pool.gpus / pool.chunks_in_flight if pool else 0)
-    with Progress(name, sources.total_rows, unit, more=pool.note if pool else None) as progress:
+    cost = StageCost(rows_wanted, pool.gpus / pool.chunks_in_flight if pool else 0)
+    board = StageBoard(metrics) if pool else None
+    with (
+        contextlib.closing(board) if board else contextlib.nullcontext(),
+        Progress(
+            name, rows_wanted, unit, more=pool.note if pool else None, in_work=board.rows if board else None
+        ) as progress,
+    ):
         for summary in folder.summaries(sources, relog=summary_log):
             if not summary.outcomes.get(FAILED) or summary.key in complete_before:
                 totals.add(summary)
                 cost.add(summary.rows, summary.seconds, summary.figures, earlier=True)
         progress.skip(totals.rows)
-        metrics.progress(totals.rows, sources.total_rows)
+        metrics.progress(totals.rows, rows_wanted)
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
-        made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
+        if pool and board:
+            made = work_on_chunks(folder, keys, read, pool, board.tell)
+        else:
+            made = make_chunks(folder, keys, _single(read))
         for summary in made:
+            if board:
+                board.finished(summary.key)
             totals.add(summary)
             summary_log.add(summary)
             metrics.finished(summary)
-            metrics.progress(totals.rows, sources.total_rows)
+            metrics.progress(totals.rows, rows_wanted)
             cost.add(summary.rows, summary.seconds, summary.figures)
             progress.add(summary.rows, note=cost.note())
     if missing := sources.without(totals.chunks()):
@@ -242,9 +257,11 @@ def make_chunks(
 
 
 def work_on_chunks(
-    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool
+    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool, tell: Tell | None = None
 ) -> Iterator[Summary]:
     """Read, work on and write the chunks of keys in an actor pool; yield each chunk's summary.
+
+    tell: hears from the actors how far the chunks in work are.
 
     Raises:
         UserError, Stopped: the first that an actor raised.
@@ -260,6 +277,7 @@ def work_on_chunks(
             "folder": folder,
             "driver": uuid.uuid4().hex,
             "max_chunk_crashes": pool.max_chunk_crashes,
+            "tell": tell,
             "on_gpu": pool.gpus > 0,
         },
         compute=ray.data.ActorPoolStrategy(
@@ -314,6 +332,7 @@ def _dataset(items: Items, request: Request) -> ray.data.Dataset:
     context.execution_options.label_selector = request.selector() or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # else each chunk has a thread that looks at its memory
     context.target_max_block_size = 1  # each row is a block of its own and moves on as soon as it is made
     context._max_num_blocks_in_streaming_gen_buffer = 128  # by default a window gives 2 items every 0.1 s
     context.raise_original_map_exception = True  # a UserError reaches the driver as one
@@ -324,9 +343,19 @@ def _dataset(items: Items, request: Request) -> ray.data.Dataset:
 def _rows(name: str, request: Request, items: Items, dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
         with items, placed(name, request, advice=_ADVICE) as waiting:
-            for row in dataset.iter_rows():
+            for row in _pulled(dataset):
                 waiting.moved()
                 items.done()
                 yield row
     except Exception as error:
         raise plain_error(error) from None
+
+
+def _pulled(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield a dataset's rows as they are made.
+
+    Each is a block of its own. `iter_rows` would fetch and batch blocks in threads, at the driver's cost.
+    """
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield from ray.get(block.ref).to_pylist()

@@ -30,6 +30,7 @@ class Gate:
         self._waiting: deque[tuple[Reservation, asyncio.Future[float]]] = deque()
         self._in_flight = 0
         self._held = self._spent = self._tokens_over = self._pause_s = 0.0
+        self._retries = 0
         self._notices: list[str] = []
         self._paused_until = self._free_until = 0.0
         self._unreported = False
@@ -81,6 +82,10 @@ class Gate:
         self._tokens_over += 0.0 if tokens is None else tokens - reservation.tokens
         self._unreported = True
         self._wake()
+
+    def retried(self) -> None:
+        """Count a try of a request after its first."""
+        self._retries += 1
 
     def pause(self, seconds: float) -> None:
         """Send no request for some seconds: here at once, in other actors when the meter hears of it."""
@@ -181,10 +186,12 @@ class Gate:
             spent_usd=self._spent,
             tokens_over=self._tokens_over,
             pause_s=self._pause_s,
+            retries=self._retries,
             notices=tuple(self._notices),
             failed=self._failed,
         )
         self._spent = self._tokens_over = self._pause_s = 0.0
+        self._retries = 0
         self._notices.clear()
         self._unreported = False
         return report

@@ -37,7 +37,13 @@ METRICS = {
     "uniner_chunk_seconds": MetricKind("histogram", "Seconds that a chunk took"),
     "uniner_rows_wanted": MetricKind("gauge", "Rows that the stage has in all"),
     "uniner_rows_done": MetricKind("gauge", "Rows of finished chunks, with those of earlier drivers"),
+    "uniner_rows_in_work": MetricKind("gauge", "Rows done of chunks that are not finished"),
+    "uniner_engine_waiting_share": MetricKind(
+        "gauge", "Share of the engines' room for questions that is empty, 0 to 1"
+    ),
     "uniner_teacher_requests_in_flight": MetricKind("gauge", "Requests at the teacher"),
+    "uniner_teacher_requests_waiting": MetricKind("gauge", "Requests that the limits hold back"),
+    "uniner_teacher_retries": MetricKind("counter", "Tries of requests after the first"),
     "uniner_teacher_spent_usd": MetricKind("gauge", "Dollars spent, with what is reserved"),
     "uniner_teacher_budget_usd": MetricKind("gauge", "The budget in dollars"),
     "uniner_teacher_pause_seconds": MetricKind("gauge", "Seconds of the pause that the teacher asked for"),
@@ -61,6 +67,7 @@ class StageMetrics:
 
     def __init__(self, run: str, stage: str):
         self._labels = {"run": run, "stage": stage}
+        self._retries = 0
 
     @classmethod
     def of(cls, folder: Folder, name: str) -> Self:
@@ -82,9 +89,18 @@ class StageMetrics:
         self._set("uniner_rows_done", done)
         self._set("uniner_rows_wanted", wanted)
 
+    def in_work(self, rows: int, waiting_share: float | None) -> None:
+        """Record the rows done of chunks in work, and how much of the engines' room is empty."""
+        self._set("uniner_rows_in_work", rows)
+        if waiting_share is not None:
+            self._set("uniner_engine_waiting_share", waiting_share)
+
     def teacher(self, state: MeterState, budget_usd: float | None) -> None:
         """Record the state of the meter of requests to a teacher."""
         self._set("uniner_teacher_requests_in_flight", state.in_flight)
+        self._set("uniner_teacher_requests_waiting", state.waiting)
+        self._add("uniner_teacher_retries", state.retries - self._retries)
+        self._retries = state.retries
         self._set("uniner_teacher_spent_usd", state.spent_usd)
         self._set("uniner_teacher_pause_seconds", state.pause_s)
         if budget_usd is not None:

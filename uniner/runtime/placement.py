@@ -24,6 +24,7 @@ from uniner.errors import UserError
 
 POOL, GPU_POOL = "uniner-pool", "gpu"
 """The label of a node pool that is bought for work on GPUs alone (cluster.yaml, infra/rayjob.yaml)."""
+_ACCELERATOR = "accelerator_type:"  # the name of Ray's resource for a GPU's model
 _BOOTSTRAP = "ray_bootstrap_config.yaml"  # `ray up` writes it into the head's home
 _LOOK_S = 2.0
 _FIRST_S = 10.0
@@ -71,11 +72,19 @@ class NodeType:
         """Return how many such requests one machine holds."""
         if not request.gpus and self.labels.get(POOL) == GPU_POOL:
             return 0
-        bundle = request.bundle()
+        return min((self._room(name, value) for name, value in request.bundle().items()), default=1)
+
+    def accelerator(self) -> str:
+        """Return Ray's name of the machine's GPUs, such as "H100"; empty where it has or knows none."""
+        names = (name for name in self.resources if name.startswith(_ACCELERATOR))
+        return next(names, "").removeprefix(_ACCELERATOR)
+
+    def _room(self, name: str, value: float) -> int:
+        there = self.resources.get(name, 0)
         # The small addend: 0.3 / 0.1 is less than 3.
-        return min(
-            (int(self.resources.get(name, 0) / value + 1e-6) for name, value in bundle.items()), default=1
-        )
+        if name == "GPU" and value < 1:  # a part of a GPU is a part of one, not of two
+            return int(there) * int(1 / value + 1e-6)
+        return int(there / value + 1e-6)
 
 
 def require_room(name: str, request: Request, count: int, advice: str) -> None:
@@ -123,6 +132,11 @@ def node_types() -> list[NodeType] | None:
     """Return the machines that the cluster's autoscaler can start; None where nothing says which."""
     config = _autoscaling_config()
     return None if config is None else _node_types(config)
+
+
+def gpu_nodes() -> list[NodeType]:
+    """Return the machines with GPUs that the cluster has now."""
+    return [node for node in _present_nodes() if node.resources.get("GPU")]
 
 
 def _node_types(config: Any) -> list[NodeType]:
@@ -256,7 +270,11 @@ def pending(state: Any, request: Request) -> int:
 
 
 def _same(resources: Mapping[str, float], bundle: Mapping[str, float]) -> bool:
-    return {name: value for name, value in resources.items() if name in ("CPU", "GPU") and value} == bundle
+    asked = {name: value for name, value in resources.items() if name in ("CPU", "GPU") and value}
+    # Ray keeps four decimals.
+    return asked.keys() == bundle.keys() and all(
+        math.isclose(value, bundle[name], abs_tol=1e-4) for name, value in asked.items()
+    )
 
 
 def _nodes_of(state: Any) -> list[NodeType]:

@@ -10,7 +10,7 @@ exceed the budget. Money that a dead actor had reserved stays reserved: its requ
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from uniner.runtime.spending import SpendingFile
@@ -56,7 +56,8 @@ class MeterReport:
 
     in_flight, held_usd: its requests in flight and what is reserved for them. failed: the error that ends the
     run, or "". Since the last report: the USD spent, the tokens used beyond the reserved ones (negative:
-    fewer), the longest pause that the server asked for, and lines for the user.
+    fewer), the longest pause that the server asked for, tries after a request's first, and lines for the
+    user.
     """
 
     in_flight: int = 0
@@ -64,6 +65,7 @@ class MeterReport:
     spent_usd: float = 0.0
     tokens_over: float = 0.0
     pause_s: float = 0.0
+    retries: int = 0
     notices: tuple[str, ...] = ()
     failed: str = ""
 
@@ -86,13 +88,15 @@ class MeterGrant:
 
 @dataclass(frozen=True, kw_only=True)
 class MeterState:
-    """The meter as the driver sees it: requests in flight, USD spent by the stage, seconds of pause left, and
-    the lines for the user since the last look."""
+    """The meter as the driver sees it: requests in flight and waiting to be granted, tries after a request's
+    first, USD spent by the stage, seconds of pause left, and the lines for the user since the last look."""
 
     in_flight: int
     spent_usd: float
     pause_s: float
     notices: tuple[str, ...]
+    waiting: int = 0
+    retries: int = 0
 
 
 AskMeter = Callable[[str, MeterReport, list[Reservation]], Awaitable[MeterGrant]]
@@ -100,11 +104,13 @@ AskMeter = Callable[[str, MeterReport, list[Reservation]], Awaitable[MeterGrant]
 
 @dataclass
 class _Holder:
-    """An actor's requests in flight, what is reserved for them, and the time of its last report."""
+    """An actor's requests in flight, what is reserved for them, the time of its last report, and its requests
+    that wait for a grant."""
 
     in_flight: int
     usd: float
     heard: float
+    waiting: int = 0
 
 
 class Meter:
@@ -135,12 +141,14 @@ class Meter:
         self._failed, self._failed_at = False, 0.0
         self._notices: dict[str, None] = {}
         self._noticed: set[str] = set()
+        self._retries = 0
 
     def ask(self, holder: str, report: MeterReport, reservations: Sequence[Reservation]) -> MeterGrant:
         """Take an actor's report, and decide when its waiting requests may be sent."""
         now = self._clock()
         self._take(holder, report, now)
         grant = self._grant(holder, reservations, now)
+        self._holders[holder].waiting = len(reservations) - len(grant.delays)
         self._write_allowance()  # before anything granted here can be sent
         return grant
 
@@ -178,6 +186,8 @@ class Meter:
             spent_usd=self._committed(),
             pause_s=max(0.0, self._paused - now),
             notices=notices,
+            waiting=sum(holder.waiting for holder in self._heard_lately(now)),
+            retries=self._retries,
         )
 
     def finish(self, reason: str) -> float:
@@ -190,6 +200,7 @@ class Meter:
 
     def _take(self, name: str, report: MeterReport, now: float) -> None:
         self._spent += report.spent_usd
+        self._retries += report.retries
         self._holders[name] = _Holder(report.in_flight, report.held_usd, now)
         self._paused = max(self._paused, now + report.pause_s)
         if report.failed and self._stopping is None:
@@ -209,8 +220,10 @@ class Meter:
         return budget is None or self._elsewhere + self._committed() + reservation.usd <= budget
 
     def _in_flight(self, now: float) -> int:
-        heard = (holder for holder in self._holders.values() if now - holder.heard < self._silence_s)
-        return sum(holder.in_flight for holder in heard)
+        return sum(holder.in_flight for holder in self._heard_lately(now))
+
+    def _heard_lately(self, now: float) -> Iterator[_Holder]:
+        return (holder for holder in self._holders.values() if now - holder.heard < self._silence_s)
 
     def _reason_to_stop(self, reservation: Reservation, now: float) -> str | None:
         if self._in_flight(now):

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from uniner.config.schema import EngineSection
+from uniner.inference.gpu_sharing import ENGINE_RATE, ModelSizes, engines_per_gpu, gpu_rate, share_of_gpu
+from uniner.runtime.gpu_models import GPUS
 from uniner.storage.manifest import Summary, merge
 
 PASSAGES = 300
@@ -41,11 +44,18 @@ def measure(arrivals: Iterable[tuple[float, Summary]]) -> TagTrial:
 
 
 def describe(
-    trial: TagTrial, *, total: int, done: int, engines: int, gpus: float, usd_per_gpu_hour: float | None
+    trial: TagTrial,
+    *,
+    total: int,
+    done: int,
+    engines: int,
+    gpus: float,
+    usd_per_gpu_hour: float | None,
+    sharing: str = "",
 ) -> str:
     """Return the estimate as text: the rest of `total` passages on `engines` engines of `gpus` GPUs each.
 
-    done: passages that are tagged, those of the trial included.
+    done: passages that are tagged, those of the trial included. sharing: see `describe_sharing`.
     """
     left = total - done
     factor = left / trial.passages
@@ -67,9 +77,39 @@ def describe(
         f"time      about {_duration(hours / engines)} with engine.actors={engines}, without the start",
         f"in all    about {_duration(hours)} of an engine{gpu_hours}",
         f"price     {price if gpus else 'that of the machines'}",
+        *([f"sharing   {sharing}"] if sharing else []),
         f"Measured on {trial.passages:,} passages in {trial.seconds:,.1f} s; they count as done.",
     ]
     return "\n".join(lines)
+
+
+def describe_sharing(
+    sizes: ModelSizes, gpu_name: str, *, trial: TagTrial, engine: EngineSection, cpus_per_gpu: float
+) -> str:
+    """Say how many engines should share a GPU of this kind, and by which settings. GPUs: of `GPUS`."""
+    figures, gpu = trial.figures, GPUS[gpu_name]
+    questions = max(1.0, figures.get("questions", 0))
+    computed = figures.get("prompt_tokens", 0) - figures.get("cached_tokens", 0)
+    question_tokens = max(1.0, (computed + figures.get("answer_tokens", 0)) / questions)
+    count = engines_per_gpu(
+        sizes,
+        gpu,
+        question_tokens=question_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        memory_share=engine.gpu_memory_utilization,
+        most_by_cpu=cpus_per_gpu / engine.cpus,
+    )
+    rate = gpu_rate(sizes, gpu, question_tokens)
+    reason = (
+        f"an {gpu_name} can compute about {rate:,.0f} questions/s of this student, "
+        f"and an engine's CPUs allow about {ENGINE_RATE:,.0f}"
+    )
+    now = max(1, int(1 / engine.gpus + 1e-6))
+    if count == now:
+        return f"{reason}: {count} a GPU, as engine.gpus={engine.gpus:g} has it"
+    actors = -(-engine.actors * count // now)
+    words = f"engine.gpus={share_of_gpu(count):g} engine.actors={actors}"
+    return f"{reason}: better {count} a GPU than {now}, with {words}"
 
 
 def _duration(hours: float) -> str:

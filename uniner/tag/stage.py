@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,12 +13,17 @@ from rich.console import Console
 from uniner.config.schema import Tag
 from uniner.errors import UserError
 from uniner.gold.catalogue import resolve_group
-from uniner.inference.engine import EngineSettings, engine_pool
+from uniner.inference.engine import EngineSettings
+from uniner.inference.engine_pool import engine_pool
 from uniner.inference.fp8_gate import fp8_suffix, require_f1
+from uniner.inference.gpu_sharing import read_sizes
 from uniner.inference.questions import start_asker
 from uniner.labels import unknown_types_line
 from uniner.runtime import chunk_pipeline
+from uniner.runtime.chunk_pipeline import Pool
 from uniner.runtime.connection import connected
+from uniner.runtime.gpu_models import GPUS, known_gpus
+from uniner.runtime.placement import gpu_nodes
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.filesystem import absolute
@@ -39,7 +43,7 @@ from uniner.storage.model_folders import (
 )
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
-from uniner.tag.estimate import describe, measure, sample_chunks
+from uniner.tag.estimate import TagTrial, describe, describe_sharing, measure, sample_chunks
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection, read_types, require_sources, select_types
@@ -102,14 +106,14 @@ def check(context: StageContext) -> None:
 def run(context: StageContext) -> Manifest:
     """Tag the passages. Returns the manifest."""
     tag, folder, passages = context.sections.tag, context.folder, context.run_folder / "ingest"
-    identity, worker = _prepare(context)
     chunks = _chunks(context)
+    identity, pool = _prepare(context, chunks)
     manifest = chunk_pipeline.run_stage(
         folder,
         identity,
         chunks,
         read=partial(read_joined, passages),
-        pool=engine_pool(context.sections.engine, worker),
+        pool=pool,
         max_bad_share=context.sections.engine.max_bad_share,
         results=partial(_results, tag, folder, passages, chunks),
     )
@@ -123,9 +127,10 @@ def run(context: StageContext) -> Manifest:
 def estimate(context: StageContext) -> str:
     """Tag a few hundred passages with one engine; they count as done. Returns what the others would take."""
     folder, passages = context.folder, context.run_folder / "ingest"
-    chunks, engine = _chunks(context).rows_of_chunk, context.sections.engine
+    chunk_list, engine = _chunks(context), context.sections.engine
+    chunks = chunk_list.rows_of_chunk
     with hold_lease(folder), connected():  # the measured chunks are written
-        identity, worker = _prepare(context)
+        identity, pool = _prepare(context, chunk_list)
         manifest = folder.begin(identity)
         if manifest:
             return f"tag: already done, {manifest.rows:,} passages; nothing is left to estimate"
@@ -135,9 +140,10 @@ def estimate(context: StageContext) -> str:
             return f"{folder.url}: all chunks exist; nothing is left to measure, run the stage to complete it"
         keys = sample_chunks(missing)
         log.info(f"tag: measuring {sum(missing[key] for key in keys):,} passages on one engine")
-        pool = replace(engine_pool(engine, worker), actors=1, min_actors=1)
-        summaries = chunk_pipeline.work_on_chunks(folder, keys, partial(read_joined, passages), pool)
+        one = replace(pool, actors=1, min_actors=1)
+        summaries = chunk_pipeline.work_on_chunks(folder, keys, partial(read_joined, passages), one)
         trial = measure((time.monotonic(), summary) for summary in summaries)
+        sharing = _sharing(context, trial)
     return describe(
         trial,
         total=sum(chunks.values()),
@@ -145,6 +151,23 @@ def estimate(context: StageContext) -> str:
         engines=engine.actors,
         gpus=engine.gpus,
         usd_per_gpu_hour=engine.usd_per_gpu_hour,
+        sharing=sharing,
+    )
+
+
+def _sharing(context: StageContext, trial: TagTrial) -> str:
+    """Say how many engines should share a GPU; "" where GPUs or the student's sizes are not known."""
+    engine, nodes = context.sections.engine, gpu_nodes()
+    kinds = {name for node in nodes for name in known_gpus(node.accelerator())}
+    sizes = read_sizes(_student_address(context)) if kinds and 0 < engine.gpus <= 1 else None
+    if sizes is None:
+        return ""
+    return describe_sharing(
+        sizes,
+        min(kinds, key=lambda name: GPUS[name].memory),  # of several, what fits the smallest
+        trial=trial,
+        engine=engine,
+        cpus_per_gpu=min(node.resources.get("CPU", 0) / node.resources["GPU"] for node in nodes),
     )
 
 
@@ -194,8 +217,8 @@ def _text_tagger(context: StageContext) -> tuple[interactive.TextTagger, TypeSel
     return tagger, _select_types(context.sections.tag, facts)
 
 
-def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
-    """Return the stage's identity, and a function that starts an engine and its worker."""
+def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
+    """Return the stage's identity, and the pool of its engines."""
     tag, student, passages = context.sections.tag, _student_address(context), context.run_folder / "ingest"
     if not tag.student:
         (context.run_folder / "train").require_manifest()
@@ -213,18 +236,14 @@ def _prepare(context: StageContext) -> tuple[Identity, Callable[[], Tagger]]:
     require_sources(types.of_source, sources)
     digest = model_digest(student)
     require_f1(context.run_folder / "evaluate", digest, context.sections.engine)
-    worker = partial(
-        make_tagger,
-        student,
-        make_template(facts.template, facts.group_types),
-        types,
-        _rules(tag, student),
-        _engine_settings(context),
-    )
+    template = make_template(facts.template, facts.group_types)
+    worker = partial(make_tagger, student, template, types, _rules(tag, student), _engine_settings(context))
     manifest = passages.require_manifest()
     parents: dict[str, str | None] = {"ingest": manifest.digest, "student": digest}
     identity = _identity(context, facts, types, parents)
-    return identity.with_earlier_parent("ingest", manifest.grown_from), worker
+    questions = len(template.groups(types.everywhere)) * chunks.total_rows / max(1, len(chunks))
+    pool = engine_pool(context.sections.engine, worker, questions)
+    return identity.with_earlier_parent("ingest", manifest.grown_from), pool
 
 
 def make_tagger(

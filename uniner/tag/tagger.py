@@ -1,5 +1,6 @@
 """The tag stage's worker: passages in, entities with offsets into the document out."""
 
+import asyncio
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from uniner.grounding import locate, nested_spans, without_nested
-from uniner.inference.questions import QuestionAsker, TypeAnswer
+from uniner.inference.questions import QuestionAsker, TypeAnswer, work_concurrently
 from uniner.metrics.calibration import calibrate
 from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
-from uniner.storage.manifest import merge
+from uniner.storage.manifest import Counts, merge
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.types import TypeSelection
 
@@ -47,18 +48,21 @@ class Tagger:
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
-        questions = [(passage.text, self._types.of(passage.source)) for passage in passages]
-        replies = await self._asker.ask_all(questions)
-        rows = [
-            tag_passage(passage, reply.answers, self._rules.occurrences)
-            for passage, reply in zip(passages, replies, strict=True)
-        ]
-        rows, counts = apply_rules(passages, rows, self._rules)
-        return Chunk(
-            chunk.key,
-            to_table(rows, TAGGED_PASSAGE),
-            figures=merge([counts, count_characters(passages, rows), *(reply.figures for reply in replies)]),
-        )
+        tagged = await work_concurrently(self._tag, passages)
+        # In a thread: meanwhile the engine needs the next chunk's questions.
+        return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
+
+    async def _tag(self, passage: Passage) -> tuple[TaggedPassage, Counts]:
+        """Tag a passage as soon as its answers are there, so that not all are left for the end."""
+        reply = await self._asker.ask(passage.text, self._types.of(passage.source))
+        return tag_passage(passage, reply.answers, self._rules.occurrences), reply.figures
+
+    def _finish(
+        self, key: str, passages: Sequence[Passage], tagged: Sequence[tuple[TaggedPassage, Counts]]
+    ) -> Chunk:
+        rows, counts = apply_rules(passages, [row for row, _ in tagged], self._rules)
+        figures = merge([counts, count_characters(passages, rows), *(figures for _, figures in tagged)])
+        return Chunk(key, to_table(rows, TAGGED_PASSAGE), figures=figures)
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
         """Return the rows of passages that kill the engine: no entities, and a reject with the reason."""

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from uniner.runtime.gate import Gate
 from uniner.runtime.rate_limits import AskMeter, Meter, RateLimits, Reservation, local_meter
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
 
@@ -89,6 +90,8 @@ class CachedTeacher:
             **cached,
         }
         missing = {key: request for key, request in requests.items() if key not in answers}
+        expect_work(len(requests))
+        work_done(len(answers))
         answers |= await self._ask_all(digest, missing)
         figures = {**self._costs(answers), "cache_hits": len(cached), "cache_misses": len(missing)}
         return [answers[key] for key in keys], figures
@@ -131,6 +134,7 @@ class CachedTeacher:
         except Exception as error:
             self._gate.end(error)  # the requests in flight come back, and no other is sent
             return error
+        work_done()
         if isinstance(answer, Rejection):
             return answer
         reply, reservation = answer

@@ -113,6 +113,8 @@ class OpenAIClient:
         try:
             async for attempt in retrying:
                 attempts = attempt.retry_state.attempt_number
+                if attempts > 1:
+                    self._gate.retried()
                 with attempt:
                     return await self._try(request, attempts)
         except openai.APIStatusError as error:

@@ -20,6 +20,7 @@ from uniner.config.teachers import (
 )
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
+from uniner.inference.engine_pool import chunks_in_flight
 from uniner.runtime.rate_limits import RateLimits
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_address, model_digest, require_model
@@ -178,7 +179,7 @@ def teacher_actors(
         actors=section.actors,
         cpus=section.cpus,
         gpus=section.gpus,
-        chunks_in_flight=section.chunks_in_flight,
+        chunks_in_flight=chunks_in_flight(section, sum(chunks.values()) / max(1, len(chunks))),
         max_chunk_crashes=section.max_chunk_crashes,
     )
 

@@ -4,28 +4,14 @@ Tokens and weights are counted. Memory and time are estimated, by the formulas a
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from uniner.runtime.gpu_models import GPUS
 
 Checkpointing = bool | Literal["selective"]
 """What the backward pass computes again: nothing, all of a layer, or all but its matrix products and its
 attention ("selective")."""
 
-
-class GpuModel(NamedTuple):
-    """A GPU's peak, in floating-point operations a second, and its memory in bytes."""
-
-    flops: float
-    memory: float
-
-
-GPUS = {
-    "H100": GpuModel(989e12, 80e9),
-    "H200": GpuModel(989e12, 141e9),
-    "A100-80": GpuModel(312e12, 80e9),
-    "A100-40": GpuModel(312e12, 40e9),
-    "L40S": GpuModel(362e12, 48e9),
-}
-"""By parts of the driver's name. NVIDIA's data sheets: bfloat16 without sparsity, SXM modules."""
 # Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
 _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
@@ -193,12 +179,6 @@ def copies_traffic(shape: ModelShape, load: TrainingLoad, workers: int, shards: 
 def traffic_seconds(count: float, workers: int) -> float:
     """Return the seconds to send this many bytes over the slowest link between the workers."""
     return count / (_IN_NODE if workers <= _NODE else _BETWEEN_NODES)
-
-
-def peak_flops(gpu: str) -> float | None:
-    """Return a GPU's peak by the name that its driver gives; None if the GPU is not in `GPUS`."""
-    models = (model for name, model in GPUS.items() if all(part in gpu for part in name.split("-")))
-    return next((model.flops for model in models), None)
 
 
 @dataclass(frozen=True, kw_only=True)

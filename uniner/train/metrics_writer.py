@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from uniner.errors import UserError
+from uniner.runtime.gpu_models import peak_flops
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
-from uniner.train.estimate import TrainingEstimate, flops, peak_flops
+from uniner.train.estimate import TrainingEstimate, flops
 from uniner.train.loop import StepFigures, ValidationFigures, as_figures
 
 TENSORBOARD = "tensorboard"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uniner.evaluate.systems import InProcessSystem, parse_replies
 from uniner.evaluate.systems.instructions import MentionsByType, parse_labelled
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.storage.model_folders import local_model
 
 _INSTRUCTION = (
@@ -68,6 +69,7 @@ class InstructUIEModel(InProcessSystem):
         replies = [[TypeAnswer(name, "overlong", {}) for name in types] for _, types in questions]
         tokens = [0] * len(questions)
         fitting.sort(key=lambda number: len(prompts[number]))
+        expect_work(len(fitting))
         for first in range(0, len(fitting), self._batch_passages):
             numbers = fitting[first : first + self._batch_passages]
             answers = self._answer([prompts[number] for number in numbers])
@@ -75,6 +77,7 @@ class InstructUIEModel(InProcessSystem):
                 failure = "" if answer.ended else "too_long"
                 replies[number] = parse_replies(questions[number][1], answer.text, failure, parse)
                 tokens[number] = answer.tokens
+            work_done(len(numbers))
         return [
             PassageAnswers(
                 tuple(passage),
