@@ -10,14 +10,12 @@ from uniner.preflight.models import ModelUse, read_model
 from uniner.preflight.nodes import Machine
 from uniner.preflight.results import CheckResult, error, ok, size, warning
 from uniner.runtime.placement import NodeType
-from uniner.train.estimate import GPUS, ModelShape, TrainingLoad
+from uniner.train.estimate import ALLOCATOR, CUDA, GPUS, ModelShape, TrainingLoad
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
 _ACCELERATOR = "accelerator_type:"  # the name of Ray's resource for a GPU's model
-# As in train's estimate: the allocator takes some 10 % more, and CUDA 1 GB.
-_ALLOCATOR, _CUDA = 1.1, 1e9
 _SAVED = 12  # bytes a weight in a checkpoint: float32 and AdamW's two moments
 _ON_MACHINE = 8  # workers on a machine at most
 # Roughly what an engine takes besides weights and KV cache, for activations and CUDA graphs. It was not
@@ -138,7 +136,7 @@ def training_need(job: "TrainJob", built: bool) -> MemoryNeed:
         loads = (_full_row(row, answers) for answers in (0, row))
         settings = (fewest, job.torch_dtype.itemsize, train.activation_checkpointing)
         totals = [estimate.memory(shape, load, *settings).total for load in loads]
-    least, most = (_ALLOCATOR * total + _CUDA for total in totals)
+    least, most = (ALLOCATOR * total + CUDA for total in totals)
     return MemoryNeed(
         "train on GPUs",
         least,
