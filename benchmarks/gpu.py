@@ -37,7 +37,7 @@ from benchmarks.train import SETTINGS, make_samples
 from uniner.runtime import gpu_models
 from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
-from uniner.train.activations import checkpoint_layers
+from uniner.train.activations import checkpoint_layers, decoder_layers
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.estimate import Checkpointing, TrainingLoad
 
@@ -114,7 +114,7 @@ def random_model(config: LlamaConfig, case: Case, dtype: torch.dtype, device: to
     """Return a sharded model as the train stage has it, with random weights made on the device."""
     net = model.empty_model(config)
     model.set_attention(net, case.attention)
-    checkpoint_layers(model.decoder_layers(net), case.checkpointing)
+    checkpoint_layers(decoder_layers(net), case.checkpointing)
     if case.compiled:
         model.compile_layers(net)
     model.shard(net, dtype, device)

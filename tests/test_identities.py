@@ -57,7 +57,7 @@ def identity(tmp_path, base, monkeypatch, stage_context):
         ),
         ("ingest", {}, {"run": {"seed": 7}}),
         ("ingest", {}, {"ingest": {"decontaminate_words": 5, "text_field": "body"}}),
-        ("train", {}, {"train": {"lora_alpha": 8.0}}),
+        ("train", {}, {"train": {"lora_alpha": 8.0, "activation_checkpointing": "selective"}}),
         ("train", {}, {"student": {"group_types": 3}}),
     ],
 )
@@ -81,6 +81,7 @@ def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, befo
         ("ingest", {"ingest": {"sample": 0.5}}, {"ingest": {"sample": 0.5}, "run": {"seed": 7}}),
         ("ingest", {"ingest": {"max_passages": 5}}, {"ingest": {"max_passages": 5}, "run": {"seed": 7}}),
         ("train", {"train": {"lora_rank": 4}}, {"train": {"lora_rank": 4, "lora_alpha": 8.0}}),
+        ("train", {}, {"train": {"float8": True}}),
         ("train", {}, {"run": {"seed": 7}}),
     ],
 )

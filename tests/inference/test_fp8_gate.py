@@ -9,7 +9,7 @@ from uniner.config.schema import EngineSection
 from uniner.errors import UserError
 from uniner.evaluate import stage, system_pools
 from uniner.evaluate.system_pools import Predictor
-from uniner.inference.fp8_gate import answer_identity, require_f1
+from uniner.inference.fp8_gate import answer_identity, require_f1, require_f1_of_training
 from uniner.inference.questions import PassageAnswers, TypeAnswer
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_digest
@@ -163,3 +163,59 @@ def test_tag_waits_for_evaluate_where_a_group_gives_gold_data(run, make_context,
     (tmp_path / "crossner_ai.jsonl").write_text(json.dumps({"text": "Ann", "entities": PERSON}))
     evaluate = {"group": "zero-shot-7", "data": str(tmp_path)}
     tag.check(make_context(tag, FP8, evaluate=evaluate, tag={"calibration": "crossner_ai"}))
+
+
+@pytest.fixture
+def trained(tmp_path, complete_stage):
+    """Return a function that writes a student and its F1 on toy data, scored by a plain engine."""
+    evaluate, scores = StageFolder(str(tmp_path)) / "r" / "evaluate", {}
+
+    def make(name, f1=None, **facts):
+        folder = StageFolder(str(tmp_path)) / name
+        own = {"template": "type", "max_tokens": 512, "base": "b", "types": [], **facts}
+        folder.write_json("uniner.json", own)
+        folder.write_json("config.json", {"name": name})
+        if f1 is not None:
+            scores[name] = {"toy": {"f1": f1}}
+            settings = {"engine": answer_identity(make.engine)}
+            parents = {"model": model_digest(folder.url)}
+            complete_stage(
+                evaluate / name, identity=Identity(stage="evaluate", settings=settings, parents=parents)
+            )
+            complete_stage(evaluate, results={"scores": scores})
+        return folder.url
+
+    make.evaluate, make.engine = evaluate, EngineSection()
+    return make
+
+
+def test_a_student_trained_in_8_bits_is_compared_with_one_that_was_not(trained):
+    def require(reference, student=None, **settings):
+        engine = EngineSection(**settings)
+        require_f1_of_training(trained.evaluate, student or fp8, reference, engine)
+
+    plain, fp8 = trained("plain", 0.8), trained("fp8", 0.795, float8=True)
+    require(plain)
+    require(None, student=plain)
+    with pytest.raises(UserError, match=r"trained with train\.float8; name a student trained without it"):
+        require(None)
+    with pytest.raises(UserError, match=r"has F1 0\.7950, and .*plain 0\.8000: .*max_f1_loss \(0\.001\)"):
+        require(plain, max_f1_loss=0.001)
+    with pytest.raises(UserError, match=r"does not have both; run evaluate"):
+        require(trained("never scored"))
+    with pytest.raises(UserError, match=r"float8_reference = .*other: it was trained with train\.float8 too"):
+        require(trained("other", 0.7, float8=True))
+    require(plain, **FP8)  # what the engine's 8 bits cost is compared apart
+
+
+def test_tag_refuses_a_student_trained_in_8_bits_until_it_is_compared(trained, make_context, complete_stage):
+    trained.engine = make_context(tag, {}).sections.engine
+    plain, fp8 = trained("plain", 0.8), trained("fp8", float8=True)
+    settings = {"student": fp8, "types": ["person"]}
+    with pytest.raises(UserError, match=r"name a student trained without it"):
+        tag.check(make_context(tag, {}, tag=settings))
+    compared = {**settings, "float8_reference": plain}
+    with pytest.raises(UserError, match=r"does not have both"):
+        tag.check(make_context(tag, {}, tag=compared))
+    trained("fp8", 0.9, float8=True)
+    tag.check(make_context(tag, {}, tag=compared))

@@ -1,8 +1,10 @@
 """What training and engines take, against GPUs that are there, promised by node types, or unknown."""
 
 import pytest
+from transformers import BertConfig, T5Config
 
 from uniner.config.schema import EngineSection, Student, Train
+from uniner.config.systems import BertSystem, GlinerSystem, InstructedSystem, InstructUIESystem
 from uniner.preflight import gpus
 from uniner.preflight.gpus import GpuKind, MemoryNeed, engine_need, gpu_kinds, judge, memory_of, training_need
 from uniner.preflight.models import KnownModel, ModelUse
@@ -144,3 +146,32 @@ def test_a_model_without_countable_weights_is_told(monkeypatch):
     use = ModelUse("evaluate.system.x", "t5", EngineSection(), window=512)
     (result,) = gpus.check_engine(use, list)
     assert result.level == "ok" and "its size is not known" in result.found
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "words"),
+    [
+        (
+            BertSystem(kind="bert", model="m", train={"a": "b"}),
+            BertConfig(),
+            ["takes about 2.9 GB", "109,482,240 weights of 16 bytes", "passages take more"],
+        ),
+        (
+            InstructUIESystem(kind="instructuie", model="m"),
+            T5Config(num_layers=2),
+            ["weights of 2 bytes; passages take more", "A100 of node type small has (40.0 GB)"],
+        ),
+        (GlinerSystem(kind="gliner", model="m"), None, ["m: not checked; its library alone knows its size"]),
+        (InstructedSystem(kind="vicuna", model="m"), None, None),  # its engine is checked
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_systems_without_an_engine(system, config, words, monkeypatch):
+    monkeypatch.setattr(gpus, "read_model", lambda _, name: KnownModel(name, config, None, {}))
+    on_gpu = gpus.check_system("evaluate.system.x", "m", system, EngineSection(), lambda: [A100_40])
+    results = list(on_gpu)
+    assert len(results) == (words is not None)
+    assert all(word in results[0].found for word in words or ())
+    if isinstance(system, BertSystem):
+        system = system.model_copy(update={"use_gpu": False})
+    assert not list(gpus.check_system("x", "m", system, EngineSection(gpus=0), lambda: [A100_40]))

@@ -7,6 +7,8 @@ import pytest
 
 from uniner.preflight import nodes
 from uniner.preflight.nodes import Gpu, Machine, NodeFacts, parse_gpus, read_facts
+from uniner.preflight.storage import BucketRights
+from uniner.runtime.every_node import NodeAnswer
 
 VERSIONS = {"Python": "3.11.4", "ray": "2.60.0", "torch": "2.13.0+cpu", "vllm": "0.32.0"}
 
@@ -101,3 +103,23 @@ def test_the_facts_of_this_machine(tmp_path, monkeypatch):
 
 def test_lines_without_a_memory_are_no_gpu():
     assert parse_gpus("No devices were found\nNVIDIA X, [N/A]\n") == ()
+
+
+def test_each_identity_is_a_line_and_what_it_may_not_do_is_named():
+    role = "arn:aws:sts::1:assumed-role/uniner-node"
+    answers = [
+        NodeAnswer(machine="head", value=BucketRights("arn:aws:iam::1:user/ann")),
+        *(
+            NodeAnswer(machine=f"gpu{n}", value=BucketRights(f"{role}/i-0{n}", ("s3:PutObject",)))
+            for n in range(5)
+        ),
+        NodeAnswer(machine="cpu", value=BucketRights(problem="s3://b: no credentials")),
+        NodeAnswer(machine="new", error="does not answer"),
+    ]
+    head, denied, keyless, silent = nodes.check_rights("run.root", "s3://b/p", answers)
+    assert head.level == "ok" and head.subject == "run.root on head"
+    assert head.found == "s3://b/p: arn:aws:iam::1:user/ann may put, get, list and delete"
+    assert denied.subject == "run.root on gpu0, gpu1, gpu2 and 2 more machines"
+    assert denied.level == "error" and f"{role} lacks s3:PutObject; allow these" in denied.found
+    assert (keyless.level, keyless.found) == ("error", "s3://b: no credentials")
+    assert silent.level == "error" and "does not answer" in silent.found

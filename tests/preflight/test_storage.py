@@ -8,7 +8,14 @@ import pytest
 
 from benchmarks.s3_server import Fault, S3Proxy
 from uniner.preflight.results import Check, results_of
-from uniner.preflight.storage import check_place, check_store_clock, clock_result, seconds_off
+from uniner.preflight.storage import (
+    BucketRights,
+    bucket_rights,
+    check_place,
+    check_store_clock,
+    clock_result,
+    seconds_off,
+)
 from uniner.storage.file_lock import NoLocksError
 
 ALL_THERE = "arn:aws:sts::123456789012:user/moto may put, get, list and delete"
@@ -61,6 +68,16 @@ def test_all_rights_are_told_with_the_callers_name_and_nothing_stays(own_bucket)
     assert rights.found == f"s3://{own_bucket}/a/b: {ALL_THERE}"
     assert "conditional puts (If-None-Match, If-Match) hold" in conditions.found
     assert keys(own_bucket) == []
+
+
+@pytest.mark.parametrize("action", ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"])
+def test_a_machine_tells_its_identity_and_what_it_may_not_do(own_bucket, deny, action):
+    url = f"s3://{own_bucket}/a"
+    rights = bucket_rights(url)
+    assert rights == BucketRights("arn:aws:sts::123456789012:user/moto") and keys(own_bucket) == []
+    deny(action)
+    assert bucket_rights(url).denied == (action,)
+    assert "NoSuchBucket" in bucket_rights("s3://no-such-bucket-of-ours/a").problem
 
 
 @pytest.mark.parametrize("action", ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"])

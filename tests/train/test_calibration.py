@@ -33,9 +33,8 @@ def seconds_of_steps(base, row, rows_a_step):
     return sorted(end - start for start, end in pairwise(times))[:3]
 
 
-def test_parts_of_a_model_tell_the_speed_of_the_whole(deep_base, samples, monkeypatch):
+def test_parts_of_a_model_tell_the_speed_of_the_whole(deep_base, samples):
     """In CPU seconds, so that other work on the machine counts little; within a factor, as it does count."""
-    monkeypatch.setattr(time, "perf_counter", time.process_time)
     row, threads = samples[:4], torch.get_num_threads()
     speed = calibration.cpu_speed(AutoConfig.from_pretrained(deep_base), row, torch.float32)
     assert torch.get_num_threads() == threads and not dist.is_initialized()

@@ -166,7 +166,7 @@ def test_selective_checkpointing_keeps_what_the_estimate_counts(monkeypatch):
 
     monkeypatch.setattr(activations, "create_selective_checkpoint_contexts", collect)
     net, kept = AutoModelForCausalLM.from_config(config, dtype=torch.float32), []
-    activations.checkpoint_layers(model.decoder_layers(net), "selective")
+    activations.checkpoint_layers(activations.decoder_layers(net), "selective")
     for tokens in (100, 200):
         caches.clear()
         output = row_of(net, tokens)

@@ -46,7 +46,8 @@ def run(net, samples, schedule):
 
 
 def unpacked_logits(net, samples):
-    return torch.cat([loop.logits(net, packing.collate([sample]), CPU)[0] for sample in samples])
+    with torch.no_grad():
+        return torch.cat([loop.logits(net, packing.collate([sample]), CPU)[0] for sample in samples])
 
 
 def test_packed_logits_and_gradients_equal_unpacked(plain, samples):
@@ -60,6 +61,19 @@ def test_packed_logits_and_gradients_equal_unpacked(plain, samples):
         loop.token_losses(plain, packing.collate([sample]), CPU).backward()
     for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}])
+def test_a_row_may_be_longer_than_the_window(save_llama, samples, scaling):
+    """Positions restart with each sample, also where they are scaled by the longest."""
+    folder = save_llama(max_position_embeddings=512, **({"rope_parameters": scaling} if scaling else {}))
+    net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert len(packing.collate(samples).input_ids[0]) > 2 * 512 > 2 * max(map(len, samples))
+    expected = unpacked_logits(net, samples)
+    for attention in ("sdpa", "varlen"):
+        model.set_attention(net, attention)
+        packed = loop.logits(net, packing.collate(samples), CPU)[0]
+        torch.testing.assert_close(packed, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("leak", [{"use_cache": True}, {"attention_mask": "ones"}])

@@ -243,8 +243,13 @@ class Train(Section):
     lora_bits: Literal[4] | None = None
     """Bits of the frozen layers that have adapters. 4 is QLoRA (NF4, by bitsandbytes): a quarter of
     bfloat16's memory, slower steps. The student is the rounded base and the adapters, merged."""
+    float8: bool = False
+    """Multiply in 8 bits (torchao), on GPUs since L40S and H100: large models train faster with it and with
+    compile, small ones hardly. tag then compares the student's F1 with that of tag.float8_reference."""
     pack_tokens: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Tokens per packed row, at least student.max_tokens (the default)."""
+    """Tokens per packed row, at least student.max_tokens (the default). They may be more than the model's
+    window, as each conversation has positions of its own. Longer rows are faster on GPUs, up to 16384 for
+    small students; `uniner train CONFIG --estimate` says what fits which GPU."""
     activation_checkpointing: bool | Literal["selective"] = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compute activations again in the backward pass instead of keeping them: true, or "selective", which
     keeps the results of matrix products and attention. A 7B Llama then keeps about half of its activations
@@ -387,7 +392,8 @@ class EngineSection(Serving):
     kv_cache_dtype: Literal["fp8"] | None = None
     """fp8: 8-bit KV cache, which holds twice as many tokens. Unset: the model's own format."""
     max_f1_loss: Share = Field(0.01, json_schema_extra=NOT_IDENTITY)
-    """Largest loss of F1, averaged over evaluate's data sets, that tag accepts from 8 bits."""
+    """Largest loss of F1, averaged over evaluate's data sets, that tag accepts from 8 bits, in the engine or
+    in training."""
     max_bad_share: Share = Field(0.5, json_schema_extra=NOT_IDENTITY)
     """Largest share of passages with an outcome other than ok before the stage fails."""
     usd_per_gpu_hour: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -463,6 +469,10 @@ class Tag(Section):
     """Model folder or hub name to tag with, also one that others trained, such as
     "Universal-NER/UniNER-7B-type": where its folder does not say how it was trained to be asked, it is asked
     as student.template and student.max_tokens say, for tag.types. Unset: this run's student."""
+    float8_reference: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """For a student trained with train.float8: a student trained without it, such as
+    "runs/plain/train/student". Both must be in evaluate.systems; tag refuses where F1 is lower than the
+    reference's by more than engine.max_f1_loss."""
     occurrences: Occurrences = "all"
     """Which occurrences of a mention become entities: all, or in each passage the best one, the first. One
     inside a longer mention ("Paris" in "Paris Hilton") counts only where the mention occurs nowhere else."""

@@ -6,18 +6,18 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from uniner.config.base import Serving
+from uniner.config.schema import EngineSection
+from uniner.config.systems import AnySystem, BertSystem, GlinerSystem, InstructUIESystem
 from uniner.preflight.models import ModelUse, read_model
 from uniner.preflight.nodes import Machine
 from uniner.preflight.results import CheckResult, error, ok, size, warning
 from uniner.runtime.gpu_models import GPUS, known_gpus
 from uniner.runtime.placement import NodeType
-from uniner.train.estimate import ModelShape, TrainingLoad
+from uniner.train.estimate import ALLOCATOR, CUDA, ModelShape, TrainingLoad
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
-# As in train's estimate: the allocator takes some 10 % more, and CUDA 1 GB.
-_ALLOCATOR, _CUDA = 1.1, 1e9
 _SAVED = 12  # bytes a weight in a checkpoint: float32 and AdamW's two moments
 _ON_MACHINE = 8  # workers on a machine at most
 # Roughly what an engine takes besides weights and KV cache, for activations and CUDA graphs. It was not
@@ -130,7 +130,7 @@ def training_need(job: "TrainJob", built: bool) -> MemoryNeed:
         loads = (_full_row(row, answers) for answers in (0, row))
         settings = (fewest, job.torch_dtype.itemsize, train.activation_checkpointing)
         totals = [estimate.memory(shape, load, *settings).total for load in loads]
-    least, most = (_ALLOCATOR * total + _CUDA for total in totals)
+    least, most = (ALLOCATOR * total + CUDA for total in totals)
     return MemoryNeed(
         "train on GPUs",
         least,
@@ -171,6 +171,37 @@ def check_engine(use: ModelUse, kinds: Callable[[], Sequence[GpuKind]]) -> Itera
     need = engine_need(use)
     yield (
         judge(need, kinds()) if need else ok(f"engine of {use.setting}", f"{use.name}: its size is not known")
+    )
+
+
+def check_system(
+    setting: str, model: str, system: AnySystem, engine: EngineSection, kinds: Callable[[], Sequence[GpuKind]]
+) -> Iterator[CheckResult]:
+    """Compare what a system without vLLM takes with the GPUs that there are; yields nothing for the others.
+
+    Of its weights alone: what its passages take depends on their lengths. GLiNER's sizes only its own library
+    knows.
+    """
+    if isinstance(system, GlinerSystem) and engine.gpus:
+        yield ok(f"memory of {setting}", f"{model}: not checked; its library alone knows its size")
+    elif isinstance(system, BertSystem) and system.use_gpu:
+        # Trained on each data set; each worker has the whole model.
+        yield judge(_weights_need(setting, model, 16, "lower its batch_passages or max_tokens"), kinds())
+    elif isinstance(system, InstructUIESystem) and engine.gpus:
+        width = 4 if engine.dtype == "float32" else 2
+        yield judge(_weights_need(setting, model, width, "lower its batch_passages"), kinds())
+
+
+def _weights_need(setting: str, model: str, bytes_a_weight: int, cure: str) -> MemoryNeed:
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        weights = AutoModel.from_config(read_model(setting, model).config).num_parameters()
+    least = ALLOCATOR * bytes_a_weight * weights + CUDA
+    detail = f"{weights:,} weights of {bytes_a_weight} bytes; passages take more"
+    return MemoryNeed(
+        f"memory of {setting}", least, least + _ENGINE, f"{cure}, or take larger GPUs", detail=detail
     )
 
 

@@ -7,15 +7,19 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from uniner.preflight.results import CheckResult, error, ok, short, size
-from uniner.preflight.storage import clock_result, seconds_off
+from uniner.preflight.storage import BucketRights, clock_result, seconds_off
 from uniner.storage.manifest import package_versions
 
+if TYPE_CHECKING:
+    from uniner.runtime.every_node import NodeAnswer
+
+Value = TypeVar("Value")
 _ASK_GPUS = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _MIB = 1 << 20
 _CONNECT_S = 10.0
@@ -86,18 +90,27 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
     return tuple(Gpu(name.strip(), float(memory) * _MIB) for name, memory in rows if memory.strip().isdigit())
 
 
+def ask_machines(function: Callable[[], Value]) -> "list[NodeAnswer[Value]]":
+    """Call a function on every machine of the cluster at RAY_ADDRESS. Starts nothing.
+
+    Raises:
+        OSError: the cluster cannot be reached.
+    """
+    from uniner.runtime.connection import connected
+    from uniner.runtime.every_node import on_every_node
+
+    _connect(os.environ["RAY_ADDRESS"])
+    with connected():
+        return on_every_node(function)
+
+
 def machines() -> tuple[Machine, ...]:
     """Return the machines of the cluster at RAY_ADDRESS, else this one alone. Starts nothing."""
     if "RAY_ADDRESS" not in os.environ:
         return (Machine(name="this machine", facts=read_facts()),)
     address = os.environ["RAY_ADDRESS"]
-    from uniner.runtime.connection import connected
-    from uniner.runtime.every_node import on_every_node
-
     try:
-        _connect(address)
-        with connected():
-            answers = on_every_node(read_facts)
+        answers = ask_machines(read_facts)
     except OSError as failure:
         reason = f"cannot be reached ({short(failure)}); check RAY_ADDRESS, and that Ray runs there"
         return (Machine(name=f"the cluster at {address}", error=reason),)
@@ -125,6 +138,41 @@ def check_machines(found: Sequence[Machine]) -> Iterator[CheckResult]:
     for machine in found:
         if machine.facts is None:
             yield error(machine.name, machine.error)
+
+
+def check_rights(
+    setting: str, url: str, answers: "Sequence[NodeAnswer[BucketRights]]"
+) -> Iterator[CheckResult]:
+    """Yield a line for each identity by which machines reach a bucket, and for what each may not do there.
+
+    The tasks of a run read and write under their machine's identity, not the driver's.
+    """
+    machines_of: dict[BucketRights, list[str]] = {}
+    for answer in answers:
+        rights = answer.value or BucketRights(problem=f"gives no answer ({answer.error})")
+        machines_of.setdefault(replace(rights, caller=_role(rights.caller)), []).append(answer.machine)
+    for rights, names in machines_of.items():
+        where = _named(names)
+        if rights.problem:
+            yield error(f"{setting} on {where}", rights.problem)
+        elif rights.denied:
+            yield error(
+                f"{setting} on {where}",
+                f"{url}: {rights.caller} lacks {', '.join(rights.denied)}; allow these for the bucket and "
+                "the prefix, as the policy in infra/aws/uniner.yaml does",
+            )
+        else:
+            yield ok(f"{setting} on {where}", f"{url}: {rights.caller} may put, get, list and delete")
+
+
+def _role(caller: str) -> str:
+    """Return an identity without the name of its session, which is the machine's."""
+    return caller.rpartition("/")[0] if ":assumed-role/" in caller else caller
+
+
+def _named(names: Sequence[str], most: int = 3) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more machines" if more > 0 else "")
 
 
 def check_versions(found: Sequence[Machine], here: NodeFacts) -> Iterator[CheckResult]:

@@ -53,6 +53,7 @@ class RunPlan:
             )
         if cluster:
             checks.append(Check("machines", self._check_machines))
+            checks.append(Check("rights of the machines", self._check_rights))
         checks += [Check("models", self._check_models), *self._data_checks()]
         checks += [
             Check(name, functools.partial(_check_stage, *stage)) for name, stage in self.stages.items()
@@ -67,6 +68,18 @@ class RunPlan:
         yield from nodes.check_machines(machines)
         yield from nodes.check_versions(machines, nodes.read_facts())
         yield from nodes.check_clocks(machines)
+
+    def _check_rights(self) -> Iterator[CheckResult]:
+        """Check the buckets from every machine: tasks run under the machine's identity, not the driver's."""
+        if not any(machine.facts for machine in self._machines):
+            return  # the cluster cannot be reached, which was said
+        places = {"run.root": self.context.sections.run.root}
+        if self.context.sections.teacher.cache and self._asks_teacher:
+            places["teacher.cache"] = self.context.sections.teacher.cache
+        for setting, url in places.items():
+            if url.startswith("s3://"):
+                answers = nodes.ask_machines(functools.partial(storage.bucket_rights, url))
+                yield from nodes.check_rights(setting, url, answers)
 
     @functools.cached_property
     def _machines(self) -> tuple[Machine, ...]:
@@ -153,6 +166,12 @@ class RunPlan:
                 seen.add((use.name, use.window))
                 check = functools.partial(gpus.check_engine, use, kinds)
                 yield from results_of(Check(use.setting, functools.partial(judged, check)))
+        for system in self._systems():
+            setting = f"evaluate.system.{system.name}"
+            check = functools.partial(
+                gpus.check_system, setting, system.model, system.settings, system.engine, kinds
+            )
+            yield from results_of(Check(setting, functools.partial(judged, check)))
 
     @property
     def _job(self) -> "TrainJob":

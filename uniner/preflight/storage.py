@@ -4,6 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,30 @@ def _check_bucket(setting: str, url: str) -> Iterator[CheckResult]:
         yield from probe.rights(setting, caller)
 
 
+@dataclass(frozen=True)
+class BucketRights:
+    """What a machine may do in a bucket. caller: who asks there. denied: the actions that it may not do.
+
+    problem: why nothing could be asked; "" where it could.
+    """
+
+    caller: str = ""
+    denied: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def bucket_rights(url: str) -> BucketRights:
+    """Return what this machine may do below a bucket's prefix: put, get, list and delete are tried."""
+    import boto3
+
+    try:
+        with explained(url):
+            session = boto3.session.Session()
+            return BucketRights(_caller(session), tuple(_BucketProbe(session, url).denied()))
+    except UserError as failure:
+        return BucketRights(problem=str(failure))
+
+
 class _BucketProbe:
     """An object of a name of its own below a bucket's prefix, and what may be done with it."""
 
@@ -71,20 +96,28 @@ class _BucketProbe:
         self._denied: list[str] = []
         self._object = {"Bucket": self._bucket, "Key": self._key}
 
+    def denied(self) -> list[str]:
+        """Put, get, list and delete the object. Returns the actions that are denied."""
+        self._list()
+        if self._put(self._key.encode()):
+            self._get()
+            self._delete()
+        return self._denied
+
     def rights(self, setting: str, caller: str) -> Iterator[CheckResult]:
         """Yield the results. The object is deleted in the end, if it may be."""
         started, content = time.time(), self._key.encode()
-        self._allowed("s3:ListBucket", "list_objects_v2", Bucket=self._bucket, Prefix=self._key)
-        put = self._allowed("s3:PutObject", "put_object", **self._object, Body=content)
+        self._list()
+        put = self._put(content)
         read, conditions = None, None
         if put:
             ended = time.time()
             try:
-                read = self._allowed("s3:GetObject", "get_object", **self._object)
+                read = self._get()
                 read = read and read["Body"].read()
                 conditions = self._conditions(setting, content)
             finally:
-                self._allowed("s3:DeleteObject", "delete_object", **self._object)
+                self._delete()
         if self._denied:
             left = f"; {self._url} keeps {self._key.rsplit('/', 1)[-1]}" if put and self._left else ""
             yield error(
@@ -103,6 +136,18 @@ class _BucketProbe:
     @property
     def _left(self) -> bool:
         return "s3:DeleteObject" in self._denied
+
+    def _list(self) -> None:
+        self._allowed("s3:ListBucket", "list_objects_v2", Bucket=self._bucket, Prefix=self._key)
+
+    def _put(self, content: bytes) -> Any:
+        return self._allowed("s3:PutObject", "put_object", **self._object, Body=content)
+
+    def _get(self) -> Any:
+        return self._allowed("s3:GetObject", "get_object", **self._object)
+
+    def _delete(self) -> None:
+        self._allowed("s3:DeleteObject", "delete_object", **self._object)
 
     def _allowed(self, action: str, operation: str, **arguments: Any) -> Any:
         """Do an operation. Returns the response; None where it is denied."""

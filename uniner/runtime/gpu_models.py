@@ -22,8 +22,13 @@ GPUS = {
 
 def peak_flops(gpu: str) -> float | None:
     """Return a GPU's peak by the name that its driver gives; None if the GPU is not in `GPUS`."""
-    models = (model for name, model in GPUS.items() if all(part in gpu for part in name.split("-")))
-    return next((model.flops for model in models), None)
+    kind = gpu_kind(gpu)
+    return GPUS[kind].flops if kind else None
+
+
+def gpu_kind(gpu: str) -> str | None:
+    """Return the name in `GPUS` of a GPU by its driver's name; None where it is not there."""
+    return next((name for name in GPUS if all(part in gpu for part in name.split("-"))), None)
 
 
 def known_gpus(accelerator: str) -> dict[str, GpuModel]:

@@ -37,7 +37,7 @@ class StudentFacts:
     """What a student's `uniner.json` says: how it was trained to be asked.
 
     types: the most frequent types of its training set, most frequent first. files: the SHA-256 of the
-    student's files; empty for a student that was not written here.
+    student's files; empty for a student that was not written here. float8: it was trained with train.float8.
     """
 
     template: str
@@ -47,6 +47,13 @@ class StudentFacts:
     threshold: float | None = None
     group_types: int = 5
     files: Mapping[str, str] = field(default_factory=dict)
+    float8: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is written, and counts as the student's content. float8 is left out where it is false,
+        as in students from before it."""
+        facts = asdict(self)
+        return facts if self.float8 else {name: facts[name] for name in facts if name != "float8"}
 
 
 def model_address(name: str) -> str:
@@ -91,7 +98,7 @@ def model_digest(name: str) -> str:
     folder = Folder(name)
     facts = find_student_facts(name)
     if facts and facts.files:
-        return hashlib.sha256(json.dumps(asdict(facts), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(facts.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
     # evaluate adds these two to a student; the model stays the same.
     files = {file: size for file, size in folder.sizes().items() if file not in (CARD, CALIBRATION)}
     if not files:

@@ -15,7 +15,7 @@ from uniner.errors import UserError
 from uniner.gold.catalogue import resolve_group
 from uniner.inference.engine import EngineSettings
 from uniner.inference.engine_pool import engine_pool
-from uniner.inference.fp8_gate import fp8_suffix, require_f1
+from uniner.inference.fp8_gate import fp8_suffix, require_f1, require_f1_of_training
 from uniner.inference.gpu_sharing import read_sizes
 from uniner.inference.questions import start_asker
 from uniner.labels import unknown_types_line
@@ -86,10 +86,9 @@ def check(context: StageContext) -> None:
         raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
     if tag.types_file:
         read_types(absolute(tag.types_file))
-    gold = evaluate.gold
-    if tag.calibration or fp8_suffix(engine):
+    student, gold = _student_address(context), evaluate.gold
+    if tag.calibration or fp8_suffix(engine) or tag.float8_reference:
         gold = resolve_group(evaluate.group, evaluate.data, evaluate.gold)
-    student = _student_address(context)
     evaluate_measures_it = not tag.student and tag.calibration in gold and "student" in evaluate.systems
     if tag.calibration and not evaluate_measures_it:
         calibration_of(student, tag.calibration)
@@ -99,8 +98,8 @@ def check(context: StageContext) -> None:
     if student_exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
         facts = _facts(context)
         context.folder.check_identity(_identity(context, facts, _select_types(tag, facts), parents={}))
-    if fp8_suffix(engine) and not gold:  # with gold data, evaluate may still come before tag
-        require_f1(context.run_folder / "evaluate", model_digest(student), engine)
+    if (fp8_suffix(engine) or student_exists) and not gold:  # with gold, evaluate may still come before tag
+        _require_f1(context, student)
 
 
 def run(context: StageContext) -> Manifest:
@@ -235,7 +234,7 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
     require_sources(types.of_source, sources)
     digest = model_digest(student)
-    require_f1(context.run_folder / "evaluate", digest, context.sections.engine)
+    _require_f1(context, student)
     template = make_template(facts.template, facts.group_types)
     worker = partial(make_tagger, student, template, types, _rules(tag, student), _engine_settings(context))
     manifest = passages.require_manifest()
@@ -261,6 +260,13 @@ def _engine_settings(context: StageContext) -> EngineSettings:
 def _student_address(context: StageContext) -> str:
     named = context.sections.tag.student
     return model_address(named) if named else (context.run_folder / "train" / "student").url
+
+
+def _require_f1(context: StageContext, student: str) -> None:
+    """Check what 8 bits cost in F1, of the engine and of the student's training."""
+    evaluate, engine = context.run_folder / "evaluate", context.sections.engine
+    require_f1(evaluate, model_digest(student), engine)
+    require_f1_of_training(evaluate, student, context.sections.tag.float8_reference, engine)
 
 
 def _facts(context: StageContext) -> StudentFacts:

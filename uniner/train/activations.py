@@ -23,6 +23,12 @@ _PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::_scaled_mm", "aten::_gr
 _ATTENTION = ("scaled_dot_product", "flash_attn", "flash_attention", "varlen_attn", "flex_attention")
 
 
+def decoder_layers(model: Any) -> list[Any]:
+    """Return a model's decoder layers, which transformers never splits."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
 def checkpoint_layers(layers: Sequence[Any], checkpointing: Checkpointing) -> None:
     """Have decoder layers compute their activations again in the backward pass. Call it before compiling.
 

@@ -1,15 +1,17 @@
 """Measure how fast this machine's CPU trains a model, for the estimate, by training a part of the model.
 
 A layer costs the same wherever it is. So a model of two layers and hardly any vocabulary tells what a layer
-costs, and one of a single layer with the whole vocabulary what the rest costs. Each trains steps of one row and
-of three rows: what does not grow with the rows is the optimizer's.
+costs, and one of a single layer with the whole vocabulary what the rest costs. Each trains steps of one row
+and of three rows: what does not grow with the rows is the optimizer's.
 """
 
 import copy
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ def cpu_speed(
     attention: str | None = None,
 ) -> CpuSpeed:
     """Train parts of a model for a few seconds on one thread, as a worker on CPU has. Returns the seconds of
-    a row of these samples, and of a step's optimizer.
+    a row of these samples, and of a step's optimizer: the process's own, as on a core without other work.
 
     The process must not be a worker: it becomes the only one meanwhile.
     """
@@ -87,7 +89,8 @@ def _measure(net: Any, row: Sequence[Sample]) -> tuple[float, float]:
     schedule = packing.Schedule(steps, frozenset())
     settings = LoopSettings(peak_rate=1e-5, warmup_share=0.0, max_grad_norm=1.0)
     trained = loop.train(net, loop.make_optimizer(net, 0.0), row, schedule, settings, device=_CPU)
-    seconds = [step.seconds for step in trained][2:]
+    times = [time.process_time() for _ in trained]
+    seconds = [end - start for start, end in pairwise(times)][1:]
     short, long = statistics.median(seconds[::2]), statistics.median(seconds[1::2])
     row_seconds = (long - short) / 2 if long > short else long / 3
     return row_seconds, max(0.0, short - row_seconds)

@@ -3,10 +3,11 @@
 Tokens and weights are counted. Memory and time are estimated, by the formulas at `memory` and `flops`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from uniner.runtime.gpu_models import GPUS
+from uniner.runtime.gpu_models import GPUS, gpu_kind
 
 Checkpointing = bool | Literal["selective"]
 """What the backward pass computes again: nothing, all of a layer, or all but its matrix products and its
@@ -17,6 +18,8 @@ _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
 _FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
 _SAVED = 12  # bytes a weight in a checkpoint: without the gradient
 _DISK = 500e6  # bytes a second: a volume of cluster.yaml's GPU machines, and about what a machine uploads
+ALLOCATOR, CUDA = 1.1, 1e9
+"""What a GPU takes besides: the allocator some 10 %, and CUDA a GB."""
 _CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
 _PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
@@ -185,7 +188,8 @@ def traffic_seconds(count: float, workers: int) -> float:
 class TrainingEstimate:
     """The estimate of a run: memory with the fewest workers, time with the most.
 
-    on_cpu: its workers have no GPU. cpu: how fast they are, where it was measured.
+    on_cpu: its workers have no GPU. cpu: how fast they are, where it was measured. rows: by kind of GPU the
+    recommended train.pack_tokens (`row_length.recommended_rows`).
     """
 
     base: str
@@ -202,6 +206,7 @@ class TrainingEstimate:
     usd_per_gpu_hour: float
     on_cpu: bool = False
     cpu: CpuSpeed | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cpu_seconds(self) -> float:
@@ -277,20 +282,38 @@ class TrainingEstimate:
 
     def _cpu_line(self) -> str:
         seconds = self.cpu_seconds
+        speed = self.load.tokens / seconds
         return (
-            f"{self.workers} x CPU    {_duration(seconds / 3600)} at {self.load.tokens / seconds:,.0f} tokens/s, if "
-            "each worker has a core as fast as this machine's, measured now"
+            f"{self.workers} x CPU    {_duration(seconds / 3600)} at {speed:,.0f} tokens/s, if each worker "
+            "has a core as fast as this machine's, measured now"
         )
 
     def _gpu_line(self, gpu: str) -> str:
         hours = self.hours(gpu)
-        fits = "" if self.memory.total * 1.1 + 1e9 < GPUS[gpu].memory else ", but its memory is too small"
+        fits = (
+            "" if self.memory.total * ALLOCATOR + CUDA < GPUS[gpu].memory else ", but its memory is too small"
+        )
         usd = hours * self.workers * self.usd_per_gpu_hour
         price = f", {usd:,.2f} USD" if usd else ""
         limit = f"at {self.share_of_peak:.0%} of the peak"
         if self._traffic_seconds() > self._compute_seconds(gpu):
             limit = f"limited by the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU; fewer GPUs would do"
-        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{fits}"
+        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{fits}{self._row_note(gpu)}"
+
+    def _row_note(self, gpu: str) -> str:
+        row = self.rows.get(gpu)
+        return f"; train.pack_tokens={row} fits" if row else ""
+
+    def row_hint(self, gpu: str) -> str | None:
+        """Return a line that recommends longer rows for a GPU, named by its driver; None where none fit."""
+        kind = gpu_kind(gpu)
+        row = self.rows.get(kind) if kind else None
+        if not row or row < 2 * self.load.row_tokens:
+            return None
+        return (
+            f"train: rows have at most {self.load.row_tokens:,} tokens; {gpu} has memory for {row:,}, which "
+            f"are faster: train.pack_tokens={row}"
+        )
 
 
 def _size(count: float) -> str:

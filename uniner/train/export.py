@@ -107,7 +107,7 @@ def write_student(
     model.save_pretrained(folder, max_shard_size=_SHARD)
     tokenizer.model_max_length = facts.max_tokens
     tokenizer.save_pretrained(folder)
-    (folder / FACTS).write_bytes(sealed_json(asdict(replace(facts, files=digests_of(folder)))))
+    (folder / FACTS).write_bytes(sealed_json(replace(facts, files=digests_of(folder)).as_dict()))
 
 
 def publish(
@@ -123,7 +123,8 @@ def publish(
     if dist.get_rank() != 0:
         return
     folder, settings = job.run / "train", job.student.model_dump()
-    facts = {name: settings[name] for name in ("template", "group_types", "max_tokens", "base")}
+    named = {name: settings[name] for name in ("template", "group_types", "max_tokens", "base")}
+    facts = StudentFacts(**named, types=tuple(types), float8=job.train.float8)
     settings |= {**job.train.model_dump(), "seed": job.seed}
     with tempfile.TemporaryDirectory(prefix="uniner-student-") as local, explained(folder.url):
         student, adapter = Path(local) / "student", Path(local) / "adapter"
@@ -131,7 +132,7 @@ def publish(
             merged = lora.merge_adapters(empty_model(config), job.lora, weights, adapter)
             weights = {name: weight.to(job.torch_dtype) for name, weight in merged.items()}
             (folder / "adapter").upload(adapter)
-        write_student(student, config, weights, tokenizer, StudentFacts(**facts, types=tuple(types)))
+        write_student(student, config, weights, tokenizer, facts)
         card = student_card(job.run.name, settings, as_figures(figures), types, tokenizer.eos_token)
         (student / CARD).write_text(card, encoding="utf-8")
         (folder / "student").upload(student, last=FACTS)

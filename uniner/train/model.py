@@ -14,8 +14,9 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from uniner.errors import UserError
 from uniner.train import varlen
-from uniner.train.activations import checkpoint_layers, kept_bytes
+from uniner.train.activations import checkpoint_layers, decoder_layers, kept_bytes
 from uniner.train.estimate import Checkpointing, ModelShape
+from uniner.train.float8 import use_float8
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
 
@@ -48,12 +49,13 @@ def load_sharded(
     attention: str | None = None,
     compiled: bool = False,
     shard_workers: int | None = None,
+    float8: bool = False,
 ) -> Any:
     """Return the model sharded over all workers; every worker must call this.
 
     base_model: the result of `read_base` on worker 0, None on the others: they receive their shards from it.
     attention: transformers' name; None is the model's default. compiled: compile each layer with
-    torch.compile. shard_workers: see `shard`.
+    torch.compile. shard_workers: see `shard`. float8: multiply in 8 bits, which only some GPUs can.
 
     Raises:
         UserError: the attention is not installed, or shard_workers does not divide the number of workers.
@@ -62,6 +64,8 @@ def load_sharded(
     model = empty_model(config, dtype, lora)
     if attention:
         set_attention(model, attention)
+    if float8:
+        use_float8(model)
     checkpoint_layers(decoder_layers(model), checkpointing)
     if compiled:
         compile_layers(model)
@@ -96,12 +100,6 @@ def count_weights(
         kept_selectively=kept_bytes(model, "selective"),
         quantized=quantized,
     )
-
-
-def decoder_layers(model: Any) -> list[Any]:
-    """Return a model's decoder layers, which transformers never splits."""
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def choose_attention(setting: str, config: Any, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -146,7 +146,8 @@ def schedule(
     """Return the schedule: a seeded shuffle for each epoch, `batch` conversations a step, packed into rows.
 
     lengths: tokens of each sample. per_conversation: samples of each conversation, which stay in one step.
-    rows: divides a step's samples, in place of `pack`. The last step of an epoch may be smaller; no conversation is dropped.
+    rows: divides a step's samples, in place of `pack`. The last step of an epoch may be smaller; no
+    conversation is dropped.
     """
     starts = [0, *accumulate(per_conversation)]
     steps: list[list[PackedRow]] = []

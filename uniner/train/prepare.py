@@ -1,8 +1,9 @@
 """Prepare a run: read the conversations, fix the schedule, and estimate the cost. No weights are loaded."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,11 @@ from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer, make_template
 from uniner.train import estimate as formulas
 from uniner.train import generation_eval, loop, model, packing
-from uniner.train.estimate import CpuSpeed, TrainingEstimate, TrainingLoad
+from uniner.train.estimate import CpuSpeed, TrainingEstimate, TrainingLoad, WorkerMemory
 from uniner.train.generation_eval import GenerationEval
 from uniner.train.lora import LoraSettings
 from uniner.train.packing import FittedSamples, PackedRow, RenderedConversation, Schedule
+from uniner.train.row_length import recommended_rows
 from uniner.train.tokenized import TokenizedSplits
 
 _FREQUENT_TYPES = 200
@@ -221,13 +223,19 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
     shards = min(train.most_workers, train.shard_workers or train.most_workers)
     shape, load = model.count_weights(config, job.lora, job.torch_dtype), _load(train, data)
     width, checkpointing = job.torch_dtype.itemsize, train.activation_checkpointing
+    needs = partial(
+        formulas.memory,
+        shape,
+        workers=min(shards, train.fewest_workers),
+        number_bytes=width,
+        checkpointing=checkpointing,
+        on_cpu=not train.use_gpu,
+    )
     return TrainingEstimate(
         base=job.student.base,
         shape=shape,
         load=load,
-        memory=formulas.memory(
-            shape, load, min(shards, train.fewest_workers), width, checkpointing, on_cpu=not train.use_gpu
-        ),
+        memory=needs(load),
         flops=formulas.flops(shape, load, checkpointing),
         traffic=formulas.traffic(shape, load, shards, width),
         workers=train.most_workers,
@@ -237,7 +245,16 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
         share_of_peak=train.share_of_peak,
         usd_per_gpu_hour=train.usd_per_gpu_hour,
         on_cpu=not train.use_gpu,
+        rows=_rows(job, needs, load),
     )
+
+
+def _rows(job: TrainJob, needs: Callable[[TrainingLoad], WorkerMemory], load: TrainingLoad) -> dict[str, int]:
+    """Return the recommended rows; none with sdpa, whose attention computes all pairs of a row's tokens."""
+    train = job.train
+    if not train.use_gpu or train.attention == "sdpa":
+        return {}
+    return recommended_rows(needs, load, train.most_workers, job.student.max_tokens)
 
 
 def _load(train: Train, data: TrainingData) -> TrainingLoad:

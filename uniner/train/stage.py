@@ -91,10 +91,27 @@ def _check_settings(train: Train, max_tokens: int) -> None:
         )
     if train.lora_bits and not train.lora_rank:
         raise UserError("train.lora_bits needs adapters; set train.lora_rank too, such as train.lora_rank=16")
+    if train.float8:
+        _check_float8(train)
     if train.lora_bits:
         _require_library("bitsandbytes", f"train.lora_bits = {train.lora_bits}")
     if train.tracker:
         _require_library(train.tracker, f"train.tracker = {train.tracker}")
+
+
+def _check_float8(train: Train) -> None:
+    if not train.use_gpu:
+        raise UserError("train.float8 trains only on GPUs; remove it, or set train.use_gpu=true")
+    if train.dtype != "bfloat16":
+        raise UserError(
+            f"train.float8 rounds what is in bfloat16, not train.dtype = {train.dtype}; remove one"
+        )
+    if train.lora_rank:
+        raise UserError(
+            f"train.float8 is for training all weights, not adapters (train.lora_rank = {train.lora_rank}): "
+            "their products are small, and the layers beside them are frozen; remove one of the two"
+        )
+    _require_library("torchao", "train.float8 = true")
 
 
 def _require_library(name: str, setting: str) -> None:
@@ -115,6 +132,8 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     base = student.pop("base")  # by its content: its folder may be moved
     if student["template"] != "grouped":
         del student["group_types"]
+    if not train["float8"]:
+        del train["float8"]  # so that runs from before it go on
     if not train["lora_rank"]:
         train = {name: value for name, value in train.items() if not name.startswith("lora_")}
     return Identity(

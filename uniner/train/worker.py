@@ -22,6 +22,7 @@ from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
 from uniner.train.checkpoint import BestBy, Checkpoints
 from uniner.train.collective import run_on_all, run_on_first
 from uniner.train.export import TrainFigures
+from uniner.train.float8 import require_float8
 from uniner.train.loop import LoopSettings, ValidationFigures
 from uniner.train.metrics_writer import MetricsWriter, Tracker, start_tracker
 from uniner.train.model import choose_attention, load_sharded, read_base
@@ -75,6 +76,8 @@ def train(job: TrainJob, session: TrainSession) -> TrainResult:
 def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     train, folder = job.train, job.run / "train"
     device = _device(train.use_gpu)
+    if train.float8:
+        run_on_all(lambda: require_float8(device))
     torch.manual_seed(job.seed)
     session.report(0, 0, "reading the conversations")
     config, tokenizer = run_on_all(lambda: config_and_tokenizer(job.base_address))
@@ -85,6 +88,9 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     run_on_all(lambda: _write_packing(folder, data))
     expected = run_on_first(lambda: estimate(job, data, config))
     session.say(expected.summary())
+    hint = expected.row_hint(torch.cuda.get_device_name(device)) if train.use_gpu else None
+    if hint:
+        session.say(hint)
     session.report(0, len(data.schedule.steps), "loading the base model")
     model = _load_model(job, config, device)
     optimizer = loop.make_optimizer(model, train.weight_decay)
@@ -164,6 +170,7 @@ def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:
             attention=choose_attention(job.train.attention, config, device, job.torch_dtype),
             compiled=job.train.compile,
             shard_workers=job.train.shard_workers,
+            float8=job.train.float8,
         )
     )
 
