@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -174,4 +175,9 @@ def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan]) -> TypeAns
 
 def start_encoder(model: str, settings: EncoderSettings) -> EncoderTagger:
     """Load an encoder (folder, s3:// address or hub name) in this process."""
-    return EncoderTagger(load_encoder(local_model(model)), settings)
+    folder = local_model(model)
+    if not Path(folder).is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(folder)
+    return EncoderTagger(load_encoder(folder), settings)

@@ -18,6 +18,10 @@ from uniner.storage.filesystem import absolute, explained, is_remote, read_part
 from uniner.storage.folder import Folder
 
 FACTS, CARD, CALIBRATION = "uniner.json", "README.md", "calibration.json"
+ENCODER_CONFIG = "gliner_config.json"
+"""The file that makes a folder an encoder's, in GLiNER's format."""
+ENCODER = "encoder"
+"""The template of an encoder's facts: it is asked for types alone, by no question."""
 _NOT_LISTED = frozenset({FACTS, CARD, CALIBRATION})
 """Files of a student without a digest in its facts: the facts themselves, and what evaluate writes."""
 _END_BYTES = 1 << 20
@@ -38,6 +42,7 @@ class StudentFacts:
 
     types: the most frequent types of its training set, most frequent first. files: the SHA-256 of the
     student's files; empty for a student that was not written here. float8: it was trained with train.float8.
+    threshold: of an encoder, the score above which its mentions were best on validation passages.
     """
 
     template: str
@@ -50,10 +55,19 @@ class StudentFacts:
     float8: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is written, and counts as the student's content. float8 is left out where it is false,
-        as in students from before it."""
-        facts = asdict(self)
-        return facts if self.float8 else {name: facts[name] for name in facts if name != "float8"}
+        """Return what is written, and counts as the student's content. float8 and threshold are left out
+        where they say nothing, as in students from before them."""
+        absent = {name for name in ("float8", "threshold") if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in absent}
+
+
+def is_encoder(address: str) -> bool:
+    """Tell whether a model is an encoder in GLiNER's format: by its folder's files, or by a hub name's words,
+    such as urchade/gliner_medium-v2.1."""
+    if _HUB_NAME.fullmatch(address) and not Path(address).expanduser().exists():
+        return "gliner" in address.lower()
+    with explained(address):
+        return Folder(address).exists(ENCODER_CONFIG)
 
 
 def model_address(name: str) -> str:

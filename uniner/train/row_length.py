@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from uniner.runtime.gpu_models import GPUS
 from uniner.train.estimate import ALLOCATOR, CUDA, TrainingLoad, WorkerMemory
 
 _LENGTHS = (16_384, 8_192, 4_096, 2_048, 1_024)

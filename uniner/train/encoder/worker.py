@@ -23,7 +23,7 @@ from uniner.encoder.model import TOKEN_LEVEL, EncoderModel
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.filesystem import explained
-from uniner.storage.model_folders import FACTS, StudentFacts, digests_of, loading, local_model
+from uniner.storage.model_folders import ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
 from uniner.storage.sealed_json import sealed_json
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
@@ -41,8 +41,6 @@ from uniner.train.prepare import frequent_types
 from uniner.train.steps import RunSettings, TrainRun, TrainSession
 
 FOLDER = "train-encoder"
-TEMPLATE = "encoder"
-"""The template of an encoder's facts: it is asked for types alone, by no question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +362,7 @@ def _publish(
     if dist.get_rank() != 0:
         return
     facts = StudentFacts(
-        template=TEMPLATE,
+        template=ENCODER,
         max_tokens=encoder.limits().tokens,
         base=job.encoder.base or "",
         types=tuple(types),
@@ -374,7 +372,7 @@ def _publish(
         folder = Path(local) / "encoder"
         save_encoder(folder, encoder, weights)
         facts = replace(facts, files=digests_of(folder))
-        (folder / FACTS).write_bytes(sealed_json(asdict(facts)))
+        (folder / FACTS).write_bytes(sealed_json(facts.as_dict()))
         (job.folder / "encoder").upload(folder, last=FACTS)
         history = {
             "steps": [as_figures(step) for step in state.history],
