@@ -128,6 +128,7 @@ class Engine:
         self._free_slots = asyncio.Semaphore(self._slots)
         self._admission = asyncio.Lock()
         self._requests = self._completed = 0
+        self._room = EngineRoom(settings.max_num_seqs)
         self._llm: Any = None
         self._starting: asyncio.Task[None] | None = None
         if not lazy:
@@ -152,7 +153,7 @@ class Engine:
             raise UserError(f"{model}: vLLM rejects the model with these settings: {message}") from None
         except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
             raise startup_exception(model, error, errors) from error
-        self._room = EngineRoom(self._settings.max_num_seqs)
+        self._room.waiting_share()  # the time of the start does not count
         report_room(self._room)
 
     async def _ensure_started(self) -> None:
