@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from uniner.encoder.batches import EncoderBatch, Piece
-from uniner.encoder.folder import Encoder, load_encoder
+from uniner.encoder.folder import LoadedEncoder, load_encoder
 from uniner.encoder.spans import FoundSpans, Overlaps, TypedSpan, choose, found_spans
 from uniner.encoder.words import TokenizedWords
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
@@ -42,7 +42,7 @@ class EncoderSettings:
 class EncoderTagger:
     """Tags passages, those of a call in batches of about the same length."""
 
-    def __init__(self, encoder: Encoder, settings: EncoderSettings):
+    def __init__(self, encoder: LoadedEncoder, settings: EncoderSettings):
         self._settings = settings
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
         if settings.threads:
