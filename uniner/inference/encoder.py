@@ -11,9 +11,11 @@ import torch
 
 from uniner.encoder.batches import EncoderBatch, Piece
 from uniner.encoder.folder import LoadedEncoder, load_encoder
-from uniner.encoder.spans import FoundSpans, Overlaps, TypedSpan, choose, found_spans
+from uniner.encoder.spans import FoundSpans, TypedSpan, found_spans
 from uniner.encoder.words import TokenizedWords
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.overlaps import Overlaps, settle
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.storage.model_folders import local_model
 
 THRESHOLD = 0.5
@@ -66,9 +68,11 @@ class EncoderTagger:
         """
         texts = self._collator.tokenizer.texts([passage for passage, _ in questions])
         pieces, figures = self._pieces(texts, questions)
+        expect_work(len(pieces))
         found: defaultdict[int, dict[tuple[int, int, int], float]] = defaultdict(dict)
         for batch, spans in self._scored(pieces, [types for _, types in questions]):
             _collect(batch, spans, found)
+            work_done(len(batch.pieces))
         return [
             self._passage_answers(passage, types, texts[number], found.get(number, {}), figures[number])
             for number, (passage, types) in enumerate(questions)
@@ -140,7 +144,7 @@ class EncoderTagger:
             for first, last, kind in ordered
         ]
         of_type: list[list[TypedSpan]] = [[] for _ in types]
-        for span in choose(spans, self._settings.overlaps):
+        for span in sorted(settle(spans, self._settings.overlaps)):
             of_type[span.type].append(span)
         answers = (_type_answer(passage, name, own) for name, own in zip(types, of_type, strict=True))
         return PassageAnswers(tuple(answers), figures)
