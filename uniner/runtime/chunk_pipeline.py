@@ -127,7 +127,10 @@ def _make_missing(
         metrics.progress(totals.rows, sources.total_rows)
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
-        made = work_on_chunks(folder, keys, read, pool) if pool else make_chunks(folder, keys, _single(read))
+        if pool:
+            made = work_on_chunks(folder, keys, read, pool, name)
+        else:
+            made = make_chunks(folder, keys, _single(read))
         for summary in made:
             totals.add(summary)
             summary_log.add(summary)
@@ -242,9 +245,11 @@ def make_chunks(
 
 
 def work_on_chunks(
-    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool
+    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool, name: str | None = None
 ) -> Iterator[Summary]:
     """Read, work on and write the chunks of keys in an actor pool; yield each chunk's summary.
+
+    name: of the work, for the log; by default the folder's.
 
     Raises:
         UserError, Stopped: the first that an actor raised.
@@ -272,7 +277,7 @@ def work_on_chunks(
         num_gpus=pool.gpus,
         **({"runtime_env": pool.runtime_env} if pool.runtime_env else {}),
     )
-    for row in _rows(folder.name, request, items, dataset):
+    for row in _rows(name or folder.name, request, items, dataset):
         yield Summary(**json.loads(row["summary"]))
 
 
