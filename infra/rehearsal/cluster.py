@@ -26,6 +26,7 @@ _VARIABLES = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",  # there is no internet
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(200 << 20),  # several nodes share one memory
+    "RAY_worker_niceness": "0",  # as on a machine of their own, whatever else this one does
     "HF_HUB_OFFLINE": "1",
 }
 

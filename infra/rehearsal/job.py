@@ -99,12 +99,19 @@ class Job:
         return str(wait_until(find, f"a line {pattern!r} in the job's log", _LONGEST_S))
 
     def wait_until_done(self, stage: str, least: int) -> int:
-        """Wait until a stage has made so many chunks, or for train saved that step. Returns the number."""
+        """Wait until a stage has made so many chunks, or for train saved that step. Returns the number.
+
+        Raises:
+            RuntimeError: the stage or the job ended first.
+        """
 
         def enough() -> int:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the job ended: {self.text()[-3000:]}")
+            complete = (self.folder / stage).manifest() is not None
             done = self.done(stage)
+            if done < least and complete:
+                raise RuntimeError(f"{stage} ended before it was disturbed")
             return done if done >= least else 0
 
         return int(wait_until(enough, f"{least} of {stage}", _LONGEST_S))
@@ -114,7 +121,9 @@ class Job:
         if stage == "train":
             prefix = f"{self.folder.url.removeprefix(BUCKET)}/train/checkpoints/".lstrip("/")
             listed = boto3.client("s3").list_objects_v2(Bucket=_bucket(), Prefix=prefix)
-            saved = (re.search(r"step-(\d+)/state\.json", each["Key"]) for each in listed.get("Contents", ()))
+            saved = (
+                re.search(r"step-(\d+)[^/]*/state\.json", each["Key"]) for each in listed.get("Contents", ())
+            )
             return max((int(match[1]) for match in saved if match), default=0)
         return len((self.folder / stage).chunk_keys())
 

@@ -142,7 +142,7 @@ class Rehearsal:
         step = job.wait_until_done("train", 4)
         self._cluster.kill("cpu-1")
         self._say(f"cpu-1 is switched off while it trains, with step {step} saved")
-        line = job.wait_for(f"train: .*{_WAITING}|{_WAITING}.*train")
+        line = job.wait_for(f"train: {_WAITING}")
         self._say(f"the job says: {_message(line)}")
         self._join("cpu-2", "cpu")
         self._say("cpu-2 joins")
@@ -151,7 +151,8 @@ class Rehearsal:
         line = job.wait_for("train: resuming after step")
         self._say(f"the job says: {_message(line)}")
         state = job.stop()
-        self._say(f"job {job.id}: `ray job stop` in train: {state['status']}, {state['message']}")
+        stage = re.findall(r"INFO (\w+)", job.text())[-1]
+        self._say(f"job {job.id}: `ray job stop` in {stage}: {state['status']}, {state['message']}")
         if state["status"] != "STOPPED":
             raise RuntimeError(f"a stopped job is {state}")
         return self._submit("faults", 2)
