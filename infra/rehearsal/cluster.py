@@ -54,8 +54,12 @@ class Cluster:
         machine.write(HOME / ".ray/auth_token", self._token)  # cluster.yaml: file_mounts
         return machine
 
-    def start_ray(self, name: str, pool: str) -> None:
-        """Start Ray on a machine, as the autoscaler does: cluster.yaml's command, resources and labels."""
+    def start_ray(self, name: str, pool: str, again: bool = False) -> None:
+        """Start Ray on a machine, as the autoscaler does: cluster.yaml's command, resources and labels.
+
+        again: Ray ran there before; `ray stop`, also as in cluster.yaml, ends what is left of it. It sees the
+        machine's own processes alone.
+        """
         machine = self.head if pool == "head" else self.nodes[name]
         labels = _FILE["available_node_types"][pool].get("labels", {})
         variables = {
@@ -63,6 +67,8 @@ class Cluster:
             "RAY_OVERRIDE_RESOURCES": json.dumps(POOLS[pool]["resources"]),
             "RAY_OVERRIDE_LABELS": json.dumps(labels),
         }
+        if again:
+            machine.run("ray", "stop", "--force")
         machine.run("sh", "-c", _start_command(pool), variables=variables)
 
     def kill(self, name: str) -> None:

@@ -56,7 +56,8 @@ class LaptopRun:
         self.folder = StageFolder(str(laptop.path(HOME / "runs/laptop")))
         self._log = log
         settings = (f"run.root={HOME}/runs", f"student.base={HOME}/{_CHECKOUT}/uniner/quickstart/base")
-        words = command("laptop", *settings, "engine.gpus=0")
+        # It has until the end of the rehearsal, and takes what the cluster's machines leave.
+        words = ["nice", "-n", "10", *command("laptop", *settings, "engine.gpus=0")]
         with log.open("w") as output:
             self._process = laptop.start(*words, folder=_CHECKOUT, output=output)
 

@@ -184,14 +184,14 @@ class Machine:
         """Return where this process finds a file of the machine's disk."""
         return Path(f"/proc/{self._init}/root") / path.relative_to("/")
 
-    def processes(self) -> list[int]:
-        """Return the numbers of the machine's processes, without its first."""
+    def processes(self) -> list[str]:
+        """Return the command lines of the machine's processes, without its first."""
         mine = Path(f"/proc/{self._init}/ns/pid").readlink()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if (entry / "ns/pid").readlink() == mine and int(entry.name) != self._init:
-                    found.append(int(entry.name))
+                    found.append((entry / "cmdline").read_text(errors="replace").replace("\0", " ").strip())
             except OSError:
                 continue  # it has ended
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.s3_server import client_environment
 from infra.rehearsal.cluster import POOLS, Cluster, wait_until
-from infra.rehearsal.job import Job, LaptopRun, compare, fill_bucket, give_config
+from infra.rehearsal.job import STAGES, Job, LaptopRun, compare, fill_bucket, give_config
 from infra.rehearsal.machine_init import HOME
 from infra.rehearsal.machines import GATEWAY, Network
 
@@ -75,12 +75,13 @@ class Rehearsal:
         self._check_token()
         calm = self._submit("calm", 1)
         self._require(calm, "SUCCEEDED")
-        expected = laptop_run.wait()
-        rows = compare(expected, calm.folder)
-        self._say(f"job calm-1: succeeded; {rows:,} rows and the student equal the laptop's")
+        self._say(f"job {calm.id}: succeeded")
         disturbed = self._under_faults()
-        rows = compare(expected, disturbed.folder)
-        self._say(f"job {disturbed.id}: succeeded; {rows:,} rows and the student equal the laptop's")
+        self._say(f"job {disturbed.id}: succeeded")
+        expected = laptop_run.wait()
+        for job in (calm, disturbed):
+            rows = compare(expected, job.folder)
+            self._say(f"job {job.id}: its {rows:,} rows and its student equal the laptop's")
 
     def _join(self, name: str, pool: str) -> None:
         self._cluster.add(name, pool)
@@ -151,7 +152,7 @@ class Rehearsal:
         line = job.wait_for("train: resuming after step")
         self._say(f"the job says: {_message(line)}")
         state = job.stop()
-        stage = re.findall(r"INFO (\w+)", job.text())[-1]
+        stage = re.findall(rf" INFO ({'|'.join(STAGES)})\b", job.text())[-1]
         self._say(f"job {job.id}: `ray job stop` in {stage}: {state['status']}, {state['message']}")
         if state["status"] != "STOPPED":
             raise RuntimeError(f"a stopped job is {state}")
@@ -172,9 +173,12 @@ class Rehearsal:
         wait_until(lambda: "gpu-2" not in self._cluster.alive(), "gpu-2 is counted as dead", 180)
         self._say(f"gpu-2 is counted as dead {time.monotonic() - cut_at:.0f} s later")
         node.mend()
-        wait_until(lambda: not node.processes(), "gpu-2's processes end once it is back", 180)
-        self._say("gpu-2 is back: its old processes have ended")
-        self._cluster.start_ray("gpu-2", "gpu")
+        working = re.compile(r"ray::|\S*/raylet\b|VLLM")
+        wait_until(
+            lambda: not any(map(working.match, node.processes())), "the old processes of gpu-2 end", 180
+        )
+        self._say("gpu-2 is back: its raylet, workers and engine have ended by themselves")
+        self._cluster.start_ray("gpu-2", "gpu", again=True)
         wait_until(lambda: "gpu-2" in self._cluster.alive(), "gpu-2 joins again")
         self._say("gpu-2 joins again")
 

@@ -79,11 +79,11 @@ def test_the_rehearsal_with_all_its_faults(tmp_path):
     output, _ = program.communicate()
     assert program.returncode == 0, output
     for line in (
-        r"job calm-1: succeeded; ([\d,]+) rows and the student equal the laptop's",
+        r"job calm-1: its ([\d,]+) rows and its student equal the laptop's",
         r"train: waiting for 1 CPU; the cluster has 1 machine with no CPUs for work now",
         r"train: resuming after step",
         r"evaluate student: waiting for 1 GPU, 2 CPUs",
         r"gpu-2 joins again",
-        r"job faults-2: succeeded; ([\d,]+) rows and the student equal the laptop's",
+        r"job faults-2: its ([\d,]+) rows and its student equal the laptop's",
     ):
         assert re.search(line, output), f"{line}\n{output}"
