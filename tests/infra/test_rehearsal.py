@@ -29,14 +29,24 @@ def allowed():
         pytest.skip(reason)
 
 
-def start(*command):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start():
+    """Return a function that starts a program; all are ended after the test."""
+    started = []
+
+    def start_one(*command):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, *map(str, command)]
+        started.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start_one
+    for program in started:
+        program.kill()
+        program.communicate()
 
 
-def test_a_machine_shares_nothing_with_another_but_the_network():
+def test_a_machine_shares_nothing_with_another_but_the_network(start):
     output, _ = (program := start("-c", RUNNER, PROGRAM)).communicate(timeout=60)
     assert program.returncode == 0
     seen = json.loads(output)
@@ -50,7 +60,7 @@ def test_a_machine_shares_nothing_with_another_but_the_network():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_whatever_ends_it_nothing_stays(number, wait_until):
+def test_whatever_ends_it_nothing_stays(number, start, wait_until):
     program = start("-c", RUNNER, PROGRAM, "wait")
     assert program.stdout.readline() == "waits\n"
     started = psutil.Process(program.pid).children(recursive=True)
@@ -74,7 +84,7 @@ def is_alive(process):
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1500)
-def test_the_rehearsal_with_all_its_faults(tmp_path):
+def test_the_rehearsal_with_all_its_faults(start, tmp_path):
     program = start("-m", "infra.rehearsal", "--logs", tmp_path)
     output, _ = program.communicate()
     assert program.returncode == 0, output
