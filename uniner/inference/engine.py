@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from uniner.errors import UserError
@@ -26,6 +26,7 @@ from uniner.inference.engine_process import (
 )
 from uniner.inference.mention_scores import AnswerPiece, split_answer
 from uniner.inference.vllm_arguments import vllm_arguments
+from uniner.runtime.gpu import cpu_in_place_of_gpu
 from uniner.runtime.work_count import EngineRoom, report_room
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Engine:
     def __init__(
         self, model: str, settings: EngineSettings, *, with_schemas: bool = False, lazy: bool = False
     ):
+        if settings.gpus and cpu_in_place_of_gpu():
+            settings = replace(settings, gpus=0)
         set_environment(settings.cpus, on_cpu=settings.gpus == 0)
         if settings.kv_cache_dtype == "fp8" and settings.gpus:
             require_fp8_cache()
