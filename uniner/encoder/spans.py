@@ -48,6 +48,21 @@ def found_spans(
     return FoundSpans(*(array.cpu().numpy() for array in (row, first, first + width, kind, found)))
 
 
+def best_scores(logits: torch.Tensor, word_counts: torch.Tensor, *, token_head: bool) -> torch.Tensor:
+    """Return how likely a row has a mention of each type: (b, c), the score of its best span.
+
+    With the token head: of its best first word, as start and as inside, which is at least that.
+    """
+    words = torch.arange(logits.shape[1], device=logits.device)
+    if token_head:
+        logits = torch.minimum(logits[..., 0], logits[..., 2])
+        beyond = words >= word_counts[:, None]
+        return logits.masked_fill(beyond[..., None], -torch.inf).amax(1).float().sigmoid()
+    ends = words[:, None] + torch.arange(logits.shape[2], device=logits.device)
+    beyond = ends >= word_counts[:, None, None]
+    return logits.masked_fill(beyond[..., None], -torch.inf).amax((1, 2)).float().sigmoid()
+
+
 def _from_words(scores: torch.Tensor, limits: torch.Tensor) -> FoundSpans:
     """Pair each start with each end of its type, where every word between is inside a mention.
 

@@ -105,6 +105,46 @@ class EncoderWorker(Tagger):
         return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
 
 
+class CascadeWorker(Tagger):
+    """Asks a student only for the types that an encoder finds likely in a passage.
+
+    threshold: of the encoder's best score. The figures count asked and saved questions.
+    """
+
+    def __init__(
+        self,
+        encoder: PassageTagger,
+        asker: QuestionAsker,
+        types: TypeSelection,
+        rules: EntityRules,
+        threshold: float,
+    ):
+        super().__init__(asker, types, rules)
+        self._encoder, self._threshold = encoder, threshold
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Tag a chunk's passages, in their order."""
+        passages = from_table(chunk.table.select(PASSAGE.names), Passage)
+        likely = await self._encoder.ask_all(
+            [(passage.text, self._types.of(passage.source)) for passage in passages]
+        )
+        tagged = await work_concurrently(
+            lambda pair: self._tag_likely(*pair), list(zip(passages, likely, strict=True))
+        )
+        return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
+
+    async def _tag_likely(self, passage: Passage, likely: PassageAnswers) -> tuple[TaggedPassage, Counts]:
+        asked = [answer.type for answer in likely.answers if float(answer.text) > self._threshold]
+        reply = await self._asker.ask(passage.text, asked)
+        figures = {
+            **reply.figures,
+            "prefilter_tokens": likely.figures.get("prompt_tokens", 0),
+            "types_asked": len(asked),
+            "types_saved": len(likely.answers) - len(asked),
+        }
+        return tag_passage(passage, reply.answers, self._rules.occurrences), figures
+
+
 def tag_passage(
     passage: Passage, answers: Sequence[TypeAnswer], occurrences: Occurrences = "all"
 ) -> TaggedPassage:
