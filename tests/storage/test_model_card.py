@@ -51,4 +51,4 @@ def test_an_encoder_s_card_says_how_it_is_asked_and_gets_its_scores():
     assert "| c | 5 | 0.500 |" in with_scores(card, "strict", {"c": {"questions": 5, "f1": 0.5}})
 
     untimed = {name: value for name, value in figures.items() if name != "threshold"}
-    assert "threshold=0.5)" in encoder_card("run", settings, untimed, [])
+    assert "threshold=0.50)" in encoder_card("run", settings, untimed, [])

@@ -48,7 +48,8 @@ def encoder_card(
     )
     # As JSON in a block of code, a type cannot end the block: it has no line breaks.
     example = json.dumps(list(types[:3] or ["person"]), ensure_ascii=False)
-    return _filled("encoder_card.md", about, run, settings, figures, types, example=example)
+    values = {"example": example, "threshold": f"{figures.get('threshold', 0.5):.2f}"}
+    return _filled("encoder_card.md", about, run, settings, figures, types, **values)
 
 
 def _filled(
