@@ -398,7 +398,7 @@ class EngineSection(Serving):
     max_bad_share: Share = Field(0.5, json_schema_extra=NOT_IDENTITY)
     """Largest share of passages with an outcome other than ok before the stage fails."""
     usd_per_gpu_hour: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Price of a GPU-hour, for tag's estimate."""
+    """Price of a GPU-hour, for tag's estimate and the costs on evaluate's leaderboard."""
 
     @field_validator("min_actors")
     @classmethod
@@ -436,11 +436,11 @@ class Evaluate(Section):
     """Data sets to score although types of the benchmark's data set of that name are missing, or most of
     their words are numbers; otherwise they are refused."""
     systems: list[str] = ["base", "student"]
-    """What to score: `base`, `student` (this run's), a model folder or hub name, or a name of
-    evaluate.system."""
+    """What to score: `base`, `student`, `encoder` (this run's), a model folder or hub name (also a GLiNER
+    model's, such as "urchade/gliner_medium-v2.1"), or a name of evaluate.system."""
     system: dict[Name, System] = Field({}, json_schema_extra=NOT_IDENTITY)
     """Other systems by a name of your own, such as [evaluate.system.vicuna-7b]. `kind` says which settings it
-    has: template, chat, vicuna, alpaca, instructuie, bert or gliner."""
+    has: template, chat, vicuna, alpaca, instructuie, bert, encoder or gliner."""
     chunk_passages: Count = 256
     """Passages per chunk."""
     max_passages: Count | None = None

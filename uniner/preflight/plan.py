@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from uniner.config.systems import ChatSystem, GlinerSystem, InstructedSystem, TemplateSystem
+from uniner.config.systems import ChatSystem, EncoderSystem, GlinerSystem, InstructedSystem, TemplateSystem
 from uniner.config.teachers import AnyTeacher, RecordingTeacher, VllmTeacher
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import resolve_group
@@ -139,13 +139,13 @@ class RunPlan:
             if isinstance(settings, ChatSystem):
                 if isinstance(settings.teacher, VllmTeacher):
                     yield _teacher_use(f"{setting}.teacher", settings.teacher, settings.max_reply_tokens)
-            elif system.is_own_student:
+            elif system.own_stage == "train":
                 yield student
             elif system.model == model_address(base):
                 yield ModelUse(_BASE, base, system.engine, window)
             elif isinstance(settings, TemplateSystem | InstructedSystem):
                 yield ModelUse(setting, system.model, system.engine, window)
-            elif not isinstance(settings, GlinerSystem):  # by a library of its own, with other files
+            elif not isinstance(settings, EncoderSystem | GlinerSystem):  # their files are others
                 yield ModelUse(setting, system.model)
 
     def _check_gpus(self) -> Iterator[CheckResult]:

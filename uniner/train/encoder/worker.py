@@ -22,7 +22,8 @@ from uniner.encoder.model import TOKEN_LEVEL, EncoderModel
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.filesystem import explained
-from uniner.storage.model_folders import ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
+from uniner.storage.model_card import encoder_card
+from uniner.storage.model_folders import CARD, ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
 from uniner.storage.sealed_json import sealed_json
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
@@ -357,7 +358,7 @@ def _publish(
     state: TrainState,
     figures: EncoderFigures,
 ) -> None:
-    """Upload the encoder and the run's history. Only worker 0 does."""
+    """Upload the encoder, its card and the run's history. Only worker 0 does."""
     if dist.get_rank() != 0:
         return
     facts = StudentFacts(
@@ -372,6 +373,9 @@ def _publish(
         save_encoder(folder, encoder, weights)
         facts = replace(facts, files=digests_of(folder))
         (folder / FACTS).write_bytes(sealed_json(facts.as_dict()))
+        settings = {**job.encoder.model_dump(), "seed": job.seed}
+        card = encoder_card(job.run.name, settings, as_figures(figures), types)
+        (folder / CARD).write_text(card, encoding="utf-8")
         (job.folder / "encoder").upload(folder, last=FACTS)
         history = {
             "steps": [as_figures(step) for step in state.history],
