@@ -472,8 +472,8 @@ class Tag(Section):
     such as "Universal-NER/UniNER-7B-type", is asked as student.template and student.max_tokens say where its
     folder does not say how it was trained to be asked."""
     prefilter: str | None = None
-    """An encoder that reads each passage first: `encoder` (this run's), or a folder or hub name. The student is
-    then asked only for the types that it finds likely there."""
+    """An encoder that reads each passage first: `encoder` (this run's), or a folder or hub name. The student
+    is then asked only for the types that it finds likely there."""
     prefilter_threshold: Share | None = None
     """A type is asked for where the score of its best span is above it. Unset: the highest of those that
     evaluate has tried at which the student loses at most prefilter_max_recall_loss; that needs `student` and

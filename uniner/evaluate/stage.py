@@ -18,6 +18,7 @@ from rich.console import Console
 
 from uniner.config.systems import BertSystem
 from uniner.errors import UserError
+from uniner.evaluate.cascade import CascadeFigures, measure_cascade
 from uniner.evaluate.dataset_listing import list_datasets as print_datasets
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.leaderboard_writer import write_leaderboard
@@ -39,7 +40,7 @@ from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, merge
 from uniner.storage.model_card import with_scores
-from uniner.storage.model_folders import CARD, write_calibrations
+from uniner.storage.model_folders import CARD, model_digest, write_calibrations
 from uniner.storage.stage_folder import MANIFEST, StageFolder
 
 SECTIONS = ("run", "student", "build", "encoder", "engine", "evaluate")
@@ -63,6 +64,7 @@ class EvaluateResults:
     scores: ScoresBySystem = field(default_factory=dict)
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
     speeds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cascade: dict[str, Any] = field(default_factory=dict)
 
 
 def check(context: StageContext) -> None:
@@ -111,7 +113,11 @@ def run(context: StageContext) -> Manifest | None:
     }
     digests = {dataset: gold_folder.url.rsplit("-", 1)[-1] for dataset, gold_folder in questions.items()}
     answers = {name: _answer_digests(folder / name, by_dataset) for name, by_dataset in cells.items()}
-    manifest = _update_manifest(folder, digests, brief, answers, _speeds(folder, systems))
+    models = {name: model_digest(systems[name].model) for name in OWN_STAGES if name in systems}
+    cascade = measure_cascade(folder, cells, models)
+    for line in cascade.lines() if cascade else ():
+        log.info(f"evaluate: {line}")
+    manifest = _update_manifest(folder, digests, brief, answers, _speeds(folder, systems), cascade)
     table: ScoresBySystem = manifest.results["scores"]
     # Other runs' scores too; only this run has examples of mistakes.
     write_leaderboard(
@@ -326,6 +332,7 @@ def _update_manifest(
     scores: ScoresBySystem,
     answers: dict[str, dict[str, str]],
     speeds: dict[str, dict[str, Any]],
+    cascade: CascadeFigures | None,
 ) -> Manifest:
     """Write the table's scores into the stage's manifest. Returns it.
 
@@ -354,6 +361,7 @@ def _update_manifest(
         scores=table,
         answers=answered,
         speeds={name: speed for name, speed in {**earlier.speeds, **speeds}.items() if name in table},
+        cascade=cascade.to_json() if cascade else earlier.cascade,
     )
     # A system that was stopped while it answered more cells, or removed, has no manifest.
     manifests = [manifest for system in table if (manifest := (folder / system).manifest())]

@@ -63,8 +63,8 @@ class EncoderTagger:
     def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Answer each (passage, types), in order.
 
-        The text of an answer is the score of the type's best span, also of one below the threshold. Figures of
-        a passage: questions (one a type), windows and passes beyond the first, prompt_tokens
+        The text of an answer is the score of the type's best span, also of one below the threshold. Figures
+        of a passage: questions (one a type), windows and passes beyond the first, prompt_tokens
         computed, cut_tokens of single words that are longer than a window.
         """
         texts = self._collator.tokenizer.texts([passage for passage, _ in questions])

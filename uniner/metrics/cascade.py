@@ -1,4 +1,4 @@
-"""What an encoder as prefilter saves and costs: a student is asked only where the encoder finds a type likely. Pure.
+"""What an encoder as prefilter saves and costs: a student is asked only what the encoder finds likely. Pure.
 
 A question is a passage and a type. Its answer without the prefilter is known, so that every threshold can be
 tried without asking again.

@@ -46,6 +46,7 @@ from uniner.tag.student import (
     encoder_starter,
     engine_settings,
     entity_rules,
+    evaluate_comes_first,
     is_own,
     read_facts,
     require_f1_of_8_bits,
@@ -107,7 +108,7 @@ def check(context: StageContext) -> None:
         calibration_of(student, tag.calibration)
     if not is_own(context):
         require_model(student, ENCODER_CONFIG if tags_by_encoder(context) else "config.json")
-    exists = student_exists(context)
+    exists = student_exists(context) and not evaluate_comes_first(context)
     if exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
         facts = read_facts(context)
         context.folder.check_identity(_identity(context, facts, selected_types(tag, facts), parents={}))

@@ -1,20 +1,22 @@
 """What tags: this run's student, its encoder, or a model that others trained; how it is asked and run."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uniner.config.schema import Tag
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.inference.fp8_gate import require_f1, require_f1_of_training
 from uniner.inference.questions import start_asker
+from uniner.metrics.cascade import CascadePoint, choose_threshold
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import (
     ENCODER,
+    ENCODER_CONFIG,
     FACTS,
     StudentFacts,
     calibration_of,
@@ -23,11 +25,15 @@ from uniner.storage.model_folders import (
     is_encoder,
     model_address,
     model_digest,
+    require_model,
     student_facts,
 )
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
 from uniner.tag.types import TypeSelection, read_types, select_types
 from uniner.templates import Template, make_template
+
+if TYPE_CHECKING:
+    from uniner.inference.encoder import EncoderSettings
 
 _OWN = {"student": ("train", "student"), "encoder": ("train-encoder", "encoder")}
 """This run's models by their names in tag.student: their stage and their folder in it."""
@@ -126,10 +132,13 @@ def asking_identity(context: StageContext, facts: StudentFacts) -> dict[str, Any
     engine = context.sections.engine
     if facts.template == ENCODER:
         return {"encoder": {"dtype": engine.dtype, "types_per_pass": context.sections.tag.types_per_pass}}
-    return {
+    asking: dict[str, Any] = {
         "student": {"template": facts.template, "max_tokens": context.sections.student.max_tokens},
         "engine": engine.identity(),
     }
+    if context.sections.tag.prefilter:
+        asking["prefilter"] = {"threshold": prefilter_threshold(context)}
+    return asking
 
 
 def worker_of(
@@ -141,6 +150,11 @@ def worker_of(
         return partial(make_encoder_worker, encoder_starter(context, rules), types, rules), 1
     template = make_template(facts.template, facts.group_types)
     make = partial(make_tagger, student, template, types, rules, engine_settings(context))
+    threshold = prefilter_threshold(context)
+    if threshold is not None:
+        settings = replace(encoder_settings(context), threshold=threshold)
+        start = partial(start_encoder_here, prefilter_address(context), settings)
+        make = partial(make_cascade, make, start, threshold)
     return make, len(template.groups(types.everywhere))
 
 
@@ -152,20 +166,82 @@ def make_tagger(
 
 
 def encoder_starter(context: StageContext, rules: EntityRules) -> Callable[[], PassageTagger]:
-    """Return what loads the encoder in a process."""
-    from uniner.inference.encoder import EncoderSettings, start_encoder
-
-    engine = context.sections.engine
-    settings = EncoderSettings(
+    """Return what loads the encoder that tags in a process."""
+    settings = replace(
+        encoder_settings(context),
         threshold=_CALIBRATED_FROM if rules.calibration else rules.min_score,
         threshold_of_type={} if rules.calibration else dict(rules.min_score_of_type),
+    )
+    return partial(start_encoder_here, student_address(context), settings)
+
+
+def encoder_settings(context: StageContext) -> "EncoderSettings":
+    """Return how an encoder runs, by the section of the engine."""
+    from uniner.inference.encoder import EncoderSettings
+
+    engine = context.sections.engine
+    return EncoderSettings(
         types_per_pass=context.sections.tag.types_per_pass,
         batch_tokens=engine.max_num_batched_tokens,
         on_gpu=engine.gpus > 0,
         dtype=engine.dtype,
         threads=max(1, int(engine.cpus)),
     )
-    return partial(start_encoder, student_address(context), settings)
+
+
+def start_encoder_here(model: str, settings: "EncoderSettings") -> PassageTagger:
+    """Load an encoder in this process."""
+    from uniner.inference.encoder import start_encoder
+
+    return start_encoder(model, settings)
+
+
+def make_cascade(make: Callable[[], Tagger], start: Callable[[], PassageTagger], threshold: float) -> Tagger:
+    """Start a student and the encoder that chooses its questions, in this process."""
+    return make().behind(start(), threshold)
+
+
+def prefilter_address(context: StageContext) -> str:
+    """Return the address of the encoder that reads the passages before the student."""
+    named = context.sections.tag.prefilter
+    assert named, "there is one"
+    if named != "encoder":
+        return model_address(named)
+    stage, folder = _OWN[named]
+    return (context.run_folder / stage / folder).url
+
+
+def evaluate_comes_first(context: StageContext) -> bool:
+    """Tell whether evaluate has yet to measure what decides the prefilter's threshold."""
+    tag, evaluate = context.sections.tag, context.sections.evaluate
+    if not tag.prefilter or tag.prefilter_threshold is not None or not evaluate.gold:
+        return False
+    will_measure = {"student", "encoder"} <= set(evaluate.systems) and tag.prefilter == "encoder"
+    return will_measure and not (context.run_folder / "evaluate").manifest()
+
+
+def prefilter_threshold(context: StageContext) -> float | None:
+    """Return the score above which a type is asked for; None without a prefilter.
+
+    Raises:
+        UserError: it is not set, and evaluate has not measured what it would cost.
+    """
+    tag = context.sections.tag
+    if tag.prefilter is None:
+        return None
+    if tag.prefilter_threshold is not None:
+        return tag.prefilter_threshold
+    manifest = (context.run_folder / "evaluate").manifest()
+    measured = manifest.results.get("cascade") if manifest else None
+    models = {"student": student_address(context), "encoder": prefilter_address(context)}
+    if not measured or any(measured[name] != model_digest(address) for name, address in models.items()):
+        raise UserError(
+            "tag.prefilter: evaluate has not measured what this encoder costs this student; put both in "
+            'evaluate.systems, such as ["student", "encoder"], with gold data, or set '
+            "tag.prefilter_threshold, such as 0.01"
+        )
+    points = [CascadePoint(**point) for point in measured["points"]]
+    return choose_threshold(points, tag.prefilter_max_recall_loss)
 
 
 def make_encoder_worker(
@@ -184,8 +260,16 @@ def engine_settings(context: StageContext) -> EngineSettings:
 def check_encoder_settings(context: StageContext) -> None:
     """Refuse settings of engines that an encoder does not have."""
     engine = context.sections.engine
+    tag = context.sections.tag
+    if tag.prefilter and tag.prefilter != "encoder":
+        require_model(model_address(tag.prefilter), ENCODER_CONFIG)
     if not tags_by_encoder(context):
         return
+    if tag.prefilter:
+        raise UserError(
+            "tag.prefilter chooses the questions of a generative student, and tag.student is an encoder; "
+            "remove tag.prefilter, or set tag.student=student"
+        )
     if engine.quantization or engine.kv_cache_dtype:
         raise UserError(
             "engine.quantization and engine.kv_cache_dtype are vLLM's; an encoder has neither: remove them, "

@@ -55,6 +55,10 @@ class Tagger:
     def __init__(self, asker: QuestionAsker, types: TypeSelection, rules: EntityRules):
         self._asker, self._types, self._rules = asker, types, rules
 
+    def behind(self, encoder: PassageTagger, threshold: float) -> "CascadeWorker":
+        """Return a tagger that asks only what an encoder finds likely."""
+        return CascadeWorker(encoder, self._asker, self._types, self._rules, threshold)
+
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
