@@ -45,6 +45,8 @@ _ABSENT = (
     "labels_encoder", "labels_decoder", "decoder_config", "relations_layer", "post_fusion_schema",
     "fuse_layers", "represent_spans", "precomputed_prompts_mode", "span_encoder_config",
 )  # fmt: skip
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+"""What transformers, torch and safetensors raise for files that are not what they should be."""
 _UNLIMITED = 1 << 20  # a tokenizer that states no limit says a larger number
 _RELATIVE = 1024  # tokens where nothing limits them: beyond, attention costs more than windows
 
@@ -113,20 +115,11 @@ def load_encoder(folder: str) -> LoadedEncoder:
     Raises:
         UserError: it is not such a folder, or of an architecture that this module does not have.
     """
-    config = read_config(folder)
+    config, tokenizer, text_config = read_parts(folder)
     try:
-        base = config.get("model_name") or ""
-        own = (Path(folder) / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
-        text_config = _text_config(config, base)
-        add_marks(tokenizer, config)
-        if config["vocab_size"] != -1:
-            text_config.vocab_size = config["vocab_size"]
-        elif config["class_token_index"] == -1:
-            text_config.vocab_size = len(tokenizer)
         model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
         weights = _read_weights(Path(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
     vectors = weights.get(_TEXT_ENCODER + "embeddings.word_embeddings.weight")
     if vectors is not None and len(vectors) != text_config.vocab_size:
@@ -134,6 +127,28 @@ def load_encoder(folder: str) -> LoadedEncoder:
         model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
     _fill(model, weights, folder)
     return LoadedEncoder(model=model.eval(), tokenizer=tokenizer, config=config)
+
+
+def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
+    """Read all of an encoder but its weights: config, tokenizer with marks, and the text encoder's config.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    config = read_config(folder)
+    try:
+        base = config.get("model_name") or ""
+        own = (Path(folder) / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
+        text_config = _text_config(config, base)
+        add_marks(tokenizer, config)
+    except _UNREADABLE as error:
+        raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
+    if config["vocab_size"] != -1:
+        text_config.vocab_size = config["vocab_size"]
+    elif config["class_token_index"] == -1:
+        text_config.vocab_size = len(tokenizer)
+    return config, tokenizer, text_config
 
 
 def read_config(folder: str) -> dict[str, Any]:
