@@ -29,7 +29,7 @@ LEVELS = (
     {"metrics", "gold"},
     {"runtime"},
     {"storage"},
-    {"config", "records", "passages", "labels", "templates", "grounding", "display"},
+    {"config", "records", "passages", "labels", "templates", "grounding", "overlaps", "display"},
     {"normalized_text"},
     {"errors", "progress"},
 )

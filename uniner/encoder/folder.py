@@ -50,7 +50,7 @@ _RELATIVE = 1024  # tokens where nothing limits them: beyond, attention costs mo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class LoadedEncoder:
     """A model with what it needs to read texts. config: the fields of gliner_config.json."""
 
     model: EncoderModel
@@ -105,7 +105,7 @@ def shape_of(config: dict[str, Any]) -> EncoderShape:
     )
 
 
-def load_encoder(folder: str) -> Encoder:
+def load_encoder(folder: str) -> LoadedEncoder:
     """Load an encoder from a local folder of ours or of GLiNER's.
 
     A folder without tokenizer or text encoder's config names its base, whose are then taken.
@@ -133,7 +133,7 @@ def load_encoder(folder: str) -> Encoder:
         text_config.vocab_size = len(vectors)
         model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
     _fill(model, weights, folder)
-    return Encoder(model=model.eval(), tokenizer=tokenizer, config=config)
+    return LoadedEncoder(model=model.eval(), tokenizer=tokenizer, config=config)
 
 
 def read_config(folder: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def add_marks(tokenizer: Any, config: dict[str, Any]) -> None:
     tokenizer.add_tokens([config["ent_token"], config["sep_token"]], special_tokens=True)
 
 
-def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
+def new_encoder(base: str, config: dict[str, Any]) -> LoadedEncoder:
     """Return an encoder to train: the text encoder of a base, with new layers around it.
 
     base: local folder or hub name. config: fields of gliner_config.json; those about the vocabulary are set.
@@ -183,7 +183,7 @@ def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
     config |= vocabulary_fields(tokenizer, config)
     model = EncoderModel(text_encoder, shape_of(config))
     begin_unlikely(model)
-    return Encoder(model=model, tokenizer=tokenizer, config=config)
+    return LoadedEncoder(model=model, tokenizer=tokenizer, config=config)
 
 
 def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
     return {"class_token_index": mark, "vocab_size": len(tokenizer)}
 
 
-def save_encoder(folder: Path, encoder: Encoder, weights: dict[str, torch.Tensor]) -> None:
+def save_encoder(folder: Path, encoder: LoadedEncoder, weights: dict[str, torch.Tensor]) -> None:
     """Write an encoder's folder, which also the library reads. weights: the model's state."""
     from safetensors.torch import save_file
 

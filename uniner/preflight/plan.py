@@ -132,7 +132,7 @@ class RunPlan:
         if own.exists(FACTS):
             student = ModelUse("the run's student", own.url, engine, window)
         if "tag" in stages:
-            named = sections.tag.student
+            named = sections.tag.student if sections.tag.student not in ("student", "encoder") else None
             yield ModelUse("tag.student", named, engine, window) if named else student
         for system in self._systems():
             settings, setting = system.settings, f"evaluate.system.{system.name}"
