@@ -10,6 +10,7 @@ from pydantic import Field
 
 from uniner.config.base import NOT_IDENTITY, Count, Name, NotNegative, Positive, Section, Share, Temperature
 from uniner.config.teachers import Teacher
+from uniner.overlaps import Overlaps
 
 TemplateName = Literal["type", "definition", "grouped", "all_in_one"]
 InstructionName = Literal["published", "json"]
@@ -113,7 +114,7 @@ class EncoderSystem(Section):
     here, else 0.5 (GLiNER)."""
     types_per_pass: Count | None = None
     """Types asked at once; more are asked in several passes. Unset: the number that it was trained with."""
-    overlaps: Literal["keep", "flat", "longest", "nested"] = "flat"
+    overlaps: Overlaps = "flat"
     """flat: of two mentions that overlap the surer counts, even of two types (GLiNER's protocol). longest:
     the longer one. nested: one may lie inside another. keep: all count."""
 

@@ -137,6 +137,7 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str], chunk_que
             batch_tokens=engine.max_num_batched_tokens,
             on_gpu=on_gpu,
             dtype=engine.dtype,
+            threads=max(1, int(engine.cpus)),
         )
     elif isinstance(settings, GlinerSystem):
         threshold, batch = settings.threshold, settings.batch_passages
