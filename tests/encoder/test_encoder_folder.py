@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.encoder.conftest import HEADS
-from uniner.encoder.folder import CONFIG, Encoder, load_encoder, save_encoder
+from uniner.encoder.folder import CONFIG, LoadedEncoder, load_encoder, save_encoder
 from uniner.errors import UserError
 from uniner.inference.encoder import EncoderSettings, EncoderTagger
 
@@ -23,7 +23,7 @@ def save(encoder, folder):
     return str(folder)
 
 
-def spans(encoder: Encoder, **settings):
+def spans(encoder: LoadedEncoder, **settings):
     """The spans found in each text, with their scores."""
     tagger = EncoderTagger(encoder, EncoderSettings(**settings))
     return [
@@ -36,7 +36,7 @@ def spans(encoder: Encoder, **settings):
     ]
 
 
-def threshold(encoder: Encoder):
+def threshold(encoder: LoadedEncoder):
     """A threshold that some 15 spans pass, and none nearly so."""
     scores = sorted(
         (score for found in spans(encoder, threshold=0.01) for score in found.values()), reverse=True
@@ -45,7 +45,7 @@ def threshold(encoder: Encoder):
     return (scores[place] + scores[place + 1]) / 2
 
 
-def tag(encoder: Encoder):
+def tag(encoder: LoadedEncoder):
     return spans(encoder, threshold=threshold(encoder), overlaps="flat")
 
 

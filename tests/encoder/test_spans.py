@@ -1,11 +1,11 @@
-"""Spans are those that a plain loop over the scores finds; overlaps are settled as each rule says."""
+"""Spans are those that a plain loop over the scores finds."""
 
 import itertools
 
 import pytest
 import torch
 
-from uniner.encoder.spans import TypedSpan, choose, found_spans
+from uniner.encoder.spans import found_spans
 
 
 def by_span(tuples):
@@ -54,25 +54,3 @@ def test_words_pair_to_spans_whose_words_are_all_inside(seed):
     found = found_by_span(logits, words, types, limits, token_head=True)
     assert found == pytest.approx(by_span(expected))
     assert len(found) > 10
-
-
-SPANS = [
-    TypedSpan(0, 8, 0, 0.6),  # New York City
-    TypedSpan(0, 5, 0, 0.9),  # New York
-    TypedSpan(3, 8, 1, 0.7),  # crosses it
-    TypedSpan(0, 8, 1, 0.5),  # a second type
-    TypedSpan(9, 12, 0, 0.4),
-]
-
-
-@pytest.mark.parametrize(
-    ("rule", "kept"),
-    [
-        ("keep", [SPANS[1], SPANS[0], SPANS[3], SPANS[2], SPANS[4]]),
-        ("flat", [SPANS[1], SPANS[4]]),
-        ("longest", [SPANS[0], SPANS[4]]),
-        ("nested", [SPANS[1], SPANS[0], SPANS[4]]),
-    ],
-)
-def test_each_rule_settles_overlaps(rule, kept):
-    assert choose(SPANS, rule) == kept

@@ -1,6 +1,7 @@
 """Gold files, and tiny models made by the tests instead of the systems' real checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,42 @@ def tiny_bert(word_pieces, tmp_path_factory):
     }  # fmt: skip
     BertForMaskedLM(BertConfig(**settings)).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_bert, tmp_path_factory):
+    """A folder with a small random encoder in GLiNER's format, whose scores spread around 0.5."""
+    import torch
+
+    from uniner.encoder.folder import new_encoder, save_encoder
+
+    torch.manual_seed(0)
+    fields = {"model_name": tiny_bert, "hidden_size": 32, "max_width": 4, "max_len": 64, "num_rnn_layers": 0}
+    encoder = new_encoder(tiny_bert, fields)
+    with torch.no_grad():
+        for name, weight in encoder.model.named_parameters():
+            if "token_rep_layer" not in name and weight.dim() > 1:
+                weight.mul_(2)
+            if name.endswith(".3.bias"):
+                weight.zero_()  # where training begins, all scores are low
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(folder, encoder, encoder.model.state_dict())
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def trained_encoder(tiny_encoder):
+    """Return a function that writes the encoder of a run, as train-encoder does."""
+
+    def write(run: Path, threshold: float = 0.45) -> Path:
+        folder = run / "train-encoder" / "encoder"
+        shutil.copytree(tiny_encoder, folder)
+        facts = {"template": "encoder", "max_tokens": 256, "base": "b", "types": ["city", "person"]}
+        (folder / "uniner.json").write_text(json.dumps({**facts, "threshold": threshold}))
+        (folder / "README.md").write_text("---\nbase_model: b\n---\n# An encoder\n\n## Scores\n\nNone yet.\n")
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

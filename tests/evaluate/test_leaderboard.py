@@ -22,6 +22,7 @@ from uniner.evaluate.leaderboard import (
 from uniner.evaluate.leaderboard_writer import FIGURES, markdown, spreadsheet, write_leaderboard
 from uniner.evaluate.published import published_protocols, published_rows
 from uniner.evaluate.scoring import score
+from uniner.evaluate.speeds import SystemSpeed, speed_rows
 from uniner.gold.catalogue import DOMAINS, catalogue, group_members
 from uniner.metrics.counts import Counts
 from uniner.records import Prediction, Span
@@ -170,7 +171,11 @@ def test_a_stated_average_that_differs_from_its_cells_gets_a_note():
 def test_all_files_are_written_with_their_protocols(tmp_path, scores):
     console = Console(width=200, file=io.StringIO())
     folder = StageFolder(str(tmp_path))
-    write_leaderboard(folder, scores, console)
+    speeds = {
+        "base": SystemSpeed(runs_on="1 GPU", passages_per_s=1234.5, usd_per_million=0.675),
+        "student": SystemSpeed(runs_on="CPU", passages_per_s=2.5, usd_per_million=None),
+    }
+    write_leaderboard(folder, scores, speeds, console)
 
     plain = json.loads(folder.read("leaderboard.json"))
     assert [board["name"] for board in plain["boards"]] == [
@@ -195,23 +200,29 @@ def test_all_files_are_written_with_their_protocols(tmp_path, scores):
     assert "| UniNER-7B | uniner | UniNER Table 3 | 42.4 | 31.7 |" in text
     assert "- **GNER Table 2**: GNER (arXiv 2402.16602), Table 2" in text
     assert "(2 of 7) |" in text and "- **partial**: " in text and "+1.0" in text
-    assert text == markdown(leaderboard_tables(scores), plain["protocols"])
+    assert text == markdown(leaderboard_tables(scores), plain["protocols"], speed_rows(scores, speeds))
+    quality = text.partition("## Quality, speed and cost")[2]
+    assert quality.index("| student | 83.3 [") < quality.index("| base | 68.2 [")
+    assert "(1 of 4) | 1,234 | 1 GPU | 0.675 |" in quality and "| 2.5 | CPU |  |" in quality
+    assert [row["passages_per_s"] for row in plain["speeds"]] == [2.5, 1234.5]
 
     page = folder.read("leaderboard.html").decode()
     for part in (
         "83.3", "2 of 7", "UniNER Figure 5a, +1.0", "<svg", "Type confusions", "string sets",
         "arXiv 2402.16602", "not in text", "Ann &lt;Lee&gt; met <mark>Bo</mark> in",
+        "Quality, speed and cost", "1,234",
     ):  # fmt: skip
         assert part in page, part
     assert "<script" not in page and "&lt;script&gt;" in page and "src=" not in page
     output = console.file.getvalue()
     assert "UniNER-13B" in output and "83.3" in output and "(2 of 7)" in output and "news" in output
+    assert "1,234" in output and "1 GPU" in output
     assert "Table 5" not in output  # another protocol: in the files, not in the short table
 
 
 def test_without_scores_of_ours_the_files_are_written_and_no_table_is_printed(tmp_path):
     console = Console(width=200, file=io.StringIO())
-    write_leaderboard(StageFolder(str(tmp_path)), {}, console)
+    write_leaderboard(StageFolder(str(tmp_path)), {}, {}, console)
     assert console.file.getvalue().count("\n") == 1
     assert "GNER-T5-xxl" in (tmp_path / "leaderboard.html").read_text()
 

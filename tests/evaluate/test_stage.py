@@ -101,6 +101,10 @@ def test_the_check_refuses_what_cannot_be_scored(tmp_path, make_context, gold):
         ({"gold": {"toy": str(tmp_path / "none.jsonl")}}, r"none\.jsonl: no such file"),
         ({"gold": {"toy": str(late)}}, r"late\.jsonl, line 6: "),
         ({"gold": gold, "systems": [str(tmp_path / "nowhere")]}, "nowhere"),
+        (
+            {"gold": gold, "systems": ["encoder"]},
+            r"evaluate\.systems: encoder is this run's encoder, but encoder\.base is not set; set it,",
+        ),
         ({"gold": gold, "systems": ["base", "base"]}, r"evaluate\.systems: the names base, base must differ"),
     ):
         with pytest.raises(UserError, match=message):

@@ -16,6 +16,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.engine_pool import chunks_in_flight, engine_pool
 from uniner.inference.questions import QuestionAsker
 from uniner.inference.vllm_arguments import vllm_arguments
+from uniner.runtime.gpu import STAND_IN, require_gpu
 from uniner.templates import SINGLE_TYPE
 
 ANSWER = json.dumps([f"Ann {number}" for number in range(12)])
@@ -169,6 +170,24 @@ def test_settings_reach_vllm(base):
     assert (fp8["quantization"], fp8["kv_cache_dtype"], fp8["max_model_len"]) == ("fp8", "fp8", 1536)
     half = arguments(gpus=0.5)  # two engines share the GPU's memory
     assert (half["gpu_memory_utilization"], half["tensor_parallel_size"]) == (0.45, 1)
+
+
+def test_cpus_take_the_place_of_a_gpu_only_where_a_machine_says_so(base, monkeypatch):
+    def eager():
+        return Engine(str(base), EngineSettings(max_prompt_tokens=512, gpus=1), lazy=True)._arguments[
+            "enforce_eager"
+        ]
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for value in (None, "0"):
+        if value:
+            monkeypatch.setenv(STAND_IN, value)
+        assert not eager()
+        with pytest.raises(UserError, match="Ray gave this process a GPU on"):
+            require_gpu()
+    monkeypatch.setenv(STAND_IN, "1")
+    require_gpu()
+    assert eager()
 
 
 def test_settings_come_from_the_config_section():

@@ -20,6 +20,7 @@ from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from uniner.config.teachers import OpenAITeacher
 from uniner.runtime import placement
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,17 @@ def test_every_node_asks_for_the_token_and_runs_by_a_role():
     for node_type in CLUSTER["available_node_types"].values():
         assert ":instance-profile/uniner-" in node_type["node_config"]["IamInstanceProfile"]["Arn"]
     assert SPEC["authOptions"] == {"mode": "token"}
+
+
+def test_a_stopped_job_has_longer_than_the_teachers_requests_in_flight():
+    """Ray reads the variable on the head, in the process that started the job's command."""
+    grace = OpenAITeacher.model_fields["stop_grace_s"].default
+    options = dict(
+        option.split(" ")[1].split("=") for option in CLUSTER["docker"]["run_options"] if "-e " in option
+    )
+    pod = {entry["name"]: entry["value"] for entry in container(SPEC["headGroupSpec"])["env"]}
+    for variables in (options, pod):
+        assert int(variables["RAY_JOB_STOP_WAIT_TIME_S"]) > grace
 
 
 def test_no_keys_in_the_files():

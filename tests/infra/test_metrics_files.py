@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from uniner.runtime.metrics import METRICS
 
@@ -50,6 +51,25 @@ def test_the_docs_list_every_metric():
     assert listed == {(f"ray_{name}{total.get(m.kind, '')}", m.kind) for name, m in METRICS.items()}
 
 
+def test_panels_keep_runs_and_stages_apart():
+    """The dashboard's variable chooses several runs: a sum over them would be no run's figure."""
+    for target in (target for panel in DASHBOARD["panels"] for target in panel["targets"]):
+        groups = re.findall(r"(?:sum|max) by \(([^)]*)\)", target["expr"])
+        assert groups and all({"run", "stage"} <= set(group.split(", ")) for group in groups), target["expr"]
+        assert "{{run}} {{stage}}" in target["legendFormat"]
+
+
+def test_the_docs_list_every_rule():
+    listed = re.findall(r"^\| `((?:uniner:|Uniner)\w+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert listed == [rule.get("record") or rule["alert"] for rule in RULES]
+
+
+def test_prometheus_reads_the_file_that_ray_writes():
+    (job,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    ((file,),) = [sd["files"] for sd in job["file_sd_configs"]]
+    assert file == f"/tmp/ray/{ray_constants.PROMETHEUS_SERVICE_DISCOVERY_FILE}"
+
+
 def test_the_dashboard_has_what_grafana_needs():
     """By Grafana's JSON model: a unique id, a type, a place and targets for each panel."""
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
@@ -65,10 +85,11 @@ def test_the_dashboard_has_what_grafana_needs():
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("check", "config", FOLDER / "prometheus.yml"),
         ("check", "rules", FOLDER / "alerts.yaml"),
         ("test", "rules", Path(__file__).with_name("alerts_test.yaml")),
     ],
-    ids=["the rules are valid", "the alerts fire where they should"],
+    ids=["the configuration is valid", "the rules are valid", "the alerts fire where they should"],
 )
 def test_promtool_accepts_the_rules(arguments):
     done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)

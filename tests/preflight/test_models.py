@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from uniner.preflight.models import ModelUse, check_base, check_use, read_model
+from tests.encoder.conftest import make_base, make_encoder  # noqa: F401
+from uniner.encoder.folder import save_encoder
+from uniner.errors import UserError
+from uniner.preflight.models import ModelUse, check_base, check_encoder, check_use, read_model
 from uniner.preflight.results import Check, results_of
 from uniner.storage.folder import Folder
 
@@ -105,3 +108,18 @@ def test_a_base_must_take_the_conversations_and_have_attention(model):
     (model / "config.json").write_text('{"model_type": "mamba", "vocab_size": 300}')
     read_model.cache_clear()
     assert "layers without attention" in base_of(512).found
+
+
+def test_an_encoder_is_checked_by_its_own_config(make_encoder, tmp_path):  # noqa: F811
+    folder = tmp_path / "encoder"
+    encoder = make_encoder()
+    save_encoder(folder, encoder, encoder.model.state_dict())
+    (found,) = check_encoder("tag.student", str(folder))
+    assert "bert with a markerV0 head, its configs and tokenizer load" in found.found
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no weights"):
+        list(check_encoder("tag.student", str(folder)))
+    (folder / "gliner_config.json").write_text('{"span_mode": "conv_max"}')
+    (folder / "model.safetensors").touch()
+    with pytest.raises(UserError, match="span_mode = 'conv_max' is not supported"):
+        list(check_encoder("tag.student", str(folder)))

@@ -20,7 +20,15 @@ REPORT = RunReport(
     stages=(StageRow(stage="ingest", rows=1234, seconds=5.0, figure="3 documents"),),
     scores=(
         DatasetScore(system="base", dataset="held-out", f1=0.25, questions=100, broken=7),
-        DatasetScore(system="student", dataset="held-out", f1=0.875, questions=100, broken=0),
+        DatasetScore(
+            system="student",
+            dataset="held-out",
+            f1=0.875,
+            questions=100,
+            broken=0,
+            passages_per_s=1234.56,
+            usd_per_million=0.789,
+        ),
     ),
     examples=(TaggedText(text="<Ann> lives in Bonn.", source="cities & men", entities=ENTITIES),),
     curves=TrainingCurves(loss=((1, 2.0), (2, 1.0)), validation_loss=((2, 1.5),), validation_f1=((2, 0.5),)),
@@ -42,6 +50,7 @@ def test_the_page_marks_entities_and_escapes_text():
     assert ("0.875" in page, "0.250" in page, "1,234" in page) == (True, True, True)
     assert ("4,321" in page, "dropped: refused" in page, "-8" in page, "9,876" in page) == (True,) * 4
     assert ("5,432" in page, "&lt;ann&gt; " in page, "3,210" in page, "width:25.0%" in page) == (True,) * 4
+    assert ("1,234.6" in page, "0.79" in page, "None" in page) == (True, True, False)
     assert "<svg" in page
     assert ("<!-- training -->" in page, "<!-- validation -->" in page) == (True, True)
     assert "<!-- F1 -->" in page
@@ -60,6 +69,7 @@ def test_the_terminal_shows_the_same():
         "<Ann> [person]",
         "Bonn [city]",
         "F1 0.875 student",
+        "0 broken answers, 1,234.6 passages/s)",
         "dropped: refused -8",
         "person: 5,432 (<ann> 3,210, bo [b] 2)",
     ):

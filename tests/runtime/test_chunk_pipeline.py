@@ -50,6 +50,34 @@ def test_a_disk_that_fills_up_in_an_actor_is_one_line_and_the_same_command_goes_
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_what_waits_for_a_machine_is_the_work_by_its_own_name(tmp_path, monkeypatch):
+    """evaluate's folder is a system's, such as `student`; its work is "evaluate student"."""
+    names, placed = [], chunk_pipeline.placed
+    monkeypatch.setattr(
+        chunk_pipeline,
+        "placed",
+        lambda name, *rest, **more: names.append(name) or placed(name, *rest, **more),
+    )
+
+    class Worker:
+        async def __call__(self, chunk):
+            return chunk
+
+    def read(key):
+        return Chunk(key, pa.table({"outcome": ["ok"]}))
+
+    chunk_pipeline.run_stage(
+        StageFolder(str(tmp_path / "student")),
+        Identity(stage="evaluate", settings={}),
+        [ChunkEntry(key="a", rows=1, bytes=1)],
+        read=read,
+        pool=chunk_pipeline.Pool(make_worker=Worker),
+        name="evaluate student",
+    )
+    assert names == ["evaluate student"]
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_a_window_whose_opener_is_killed_is_opened_again_and_each_chunk_is_made_once(tmp_path, monkeypatch):
     folder, identity = StageFolder(str(tmp_path / "stage")), Identity(stage="stage", settings={})
     keys = [f"{number:02d}" for number in range(10)]

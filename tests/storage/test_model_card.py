@@ -1,8 +1,9 @@
-"""The student's card: hostile types and names show as text, scores replace earlier ones."""
+"""The cards of student and encoder: hostile types and names show as text, scores replace earlier ones."""
 
 import re
 
-from uniner.storage.model_card import student_card, with_scores
+from uniner.config.schema import Encoder
+from uniner.storage.model_card import encoder_card, student_card, with_scores
 
 HOSTILE = "<img src=x onerror=alert(1)>|```x```\n## Scores\ny"
 SETTINGS = {
@@ -35,3 +36,19 @@ def test_hostile_types_and_names_are_text():
     assert prompt in scored and "| a\\|&lt;b&gt; | 5 | 0.500 |" in scored
     again = with_scores(scored, "strict", {"c": {"questions": 5, "f1": 0.5}})
     assert prompt in again and "| c | 5 | 0.500 |" in again and "&lt;b" not in again
+
+
+def test_an_encoder_s_card_says_how_it_is_asked_and_gets_its_scores():
+    settings = {**Encoder(base="some/base_model").model_dump(), "seed": 0}
+    counts = ("passages", "questions", "mentions", "not_in_text", "off_boundary", "too_wide")
+    figures = {**FIGURES, **dict.fromkeys(counts, 1234), "threshold": 0.35}
+    card = encoder_card("run", settings, figures, [HOSTILE, "city"])
+    code = re.search(r"^```python\n(.*?)\n```$", card, re.MULTILINE | re.DOTALL).group(1)
+    assert '```x```\\n## Scores\\ny", "city"], threshold=0.35)' in code  # one line, so still in the block
+    rest = card.replace(code, "")
+    assert "<img" not in rest and rest.count("\n## Scores\n") == 1 and "library_name: gliner" in rest
+    assert "| threshold of that F1 | 0.35 |" in rest and "| mentions, each occurrence | 1,234 |" in rest
+    assert "| c | 5 | 0.500 |" in with_scores(card, "strict", {"c": {"questions": 5, "f1": 0.5}})
+
+    untimed = {name: value for name, value in figures.items() if name != "threshold"}
+    assert "threshold=0.50)" in encoder_card("run", settings, untimed, [])

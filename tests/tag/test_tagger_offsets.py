@@ -101,7 +101,10 @@ def test_flat_entities_of_a_document_never_overlap_whatever_its_chunks(tokenizer
     middle = len(passages) // 2  # the two halves are tagged apart, as in two chunks
     halves = [half for half in (passages[:middle], passages[middle:]) if half]
     entities = [
-        e for half in halves for row in tag(half, mentions, EntityRules(flat=True)) for e in row.entities
+        e
+        for half in halves
+        for row in tag(half, mentions, EntityRules(overlaps="flat"))
+        for e in row.entities
     ]
     covered = [position for e in entities if e.start >= 0 for position in range(e.start, e.end)]
     assert covered and len(covered) == len(set(covered))

@@ -82,7 +82,7 @@ def test_low_scores_and_ungrounded_entities_are_dropped_and_each_is_counted_once
     ],
 )
 def test_flat_keeps_the_highest_score_then_the_longest_then_the_earliest(entities, stays):
-    (row,), counts = kept(EntityRules(flat=True), (passage(), entities))
+    (row,), counts = kept(EntityRules(overlaps="flat"), (passage(), entities))
     assert row == stays
     assert counts["dropped_overlapping"] == len(entities) - len(stays)
 
@@ -95,14 +95,14 @@ def test_scores_are_calibrated_before_they_are_compared():
 
 def test_an_entity_dropped_for_its_score_displaces_no_other():
     (row,), _ = kept(
-        EntityRules(min_score=0.5, flat=True), (passage(), [entity(0, 9, 0.4), entity(3, 5, 0.6)])
+        EntityRules(min_score=0.5, overlaps="flat"), (passage(), [entity(0, 9, 0.4), entity(3, 5, 0.6)])
     )
     assert row == [(3, 5, "t")]
 
 
 def test_passages_that_share_text_have_no_overlapping_entities_and_others_are_independent():
     left, right = passage(0, 60, after=20), passage(40, 100, before=20)
-    rules = EntityRules(flat=True)
+    rules = EntityRules(overlaps="flat")
     rows, _ = kept(rules, (left, [entity(44, 52, 0.5)]), (right, [entity(50, 56, 0.6)]))
     assert rows == [[], [(50, 56, "t")]]
     # A passage of another document at the same offsets is not a neighbour.
@@ -113,9 +113,9 @@ def test_passages_that_share_text_have_no_overlapping_entities_and_others_are_in
 
 def test_no_entity_reaches_into_the_text_of_a_neighbour_in_another_chunk():
     left, right = passage(0, 60, after=20), passage(40, 100, before=20)
-    rows, counts = kept(EntityRules(flat=True), (left, [entity(44, 52, 0.9), entity(41, 50)]))
+    rows, counts = kept(EntityRules(overlaps="flat"), (left, [entity(44, 52, 0.9), entity(41, 50)]))
     assert (rows, counts["dropped_overlapping"]) == ([[(41, 50, "t")]], 1)
-    rows, _ = kept(EntityRules(flat=True), (right, [entity(49, 56, 0.9), entity(50, 52)]))
+    rows, _ = kept(EntityRules(overlaps="flat"), (right, [entity(49, 56, 0.9), entity(50, 52)]))
     assert rows == [[(50, 52, "t")]]
 
 
@@ -128,7 +128,9 @@ spans = st.tuples(
 @given(st.lists(spans, max_size=25, unique_by=lambda span: (span[0], span[1], span[3])))
 def test_flat_leaves_no_overlap_and_drops_only_entities_that_overlap_a_better_one(drawn):
     entities = [entity(start, start + length, score, name) for start, length, score, name in drawn]
-    (row,), _ = kept(EntityRules(flat=True), (passage(), sorted(entities, key=lambda e: (e.start, e.end))))
+    (row,), _ = kept(
+        EntityRules(overlaps="flat"), (passage(), sorted(entities, key=lambda e: (e.start, e.end)))
+    )
     covered = [position for start, end, _ in row for position in range(start, end)]
     assert len(covered) == len(set(covered))
     scores = {(e.start, e.end, e.type): e.score for e in entities}

@@ -1,5 +1,8 @@
 """A teacher's config section: its key, its cache folder, and which settings decide its replies."""
 
+import json
+import urllib.request
+
 import pytest
 from pydantic import ValidationError
 
@@ -13,6 +16,7 @@ from uniner.teacher.settings import (
     check_teacher,
     make_server,
     make_teacher,
+    replay,
     reply_cache_folder,
     teacher_identity,
 )
@@ -34,6 +38,20 @@ def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     server = make_server(RecordingTeacher(path="x.jsonl"), recording_url="http://127.0.0.1:9/v1")
     assert (server.base_url, server.api_key) == ("http://127.0.0.1:9/v1", "recorded")
+
+
+def test_a_recording_is_served_where_other_machines_reach_it(tmp_path, monkeypatch):
+    """A cluster's head may run no actor: those of other machines ask."""
+    recording = tmp_path / "replies.jsonl"
+    recording.write_text('{"passage": "Ann", "reply": "[]"}\n')
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.2")
+    for address, host in ((None, "127.0.0.1"), ("auto", "127.0.0.2")):
+        if address:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        with replay(RecordingTeacher(path=str(recording))) as url:
+            assert url.startswith(f"http://{host}:")
+            stats = urllib.request.urlopen(f"{url.removesuffix('/v1')}/stats").read()
+        assert json.loads(stats) == {"completions": 0}
 
 
 @pytest.mark.parametrize("section", [OpenAITeacher(), BatchTeacher(), RecordingTeacher(path="x.jsonl")])

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from uniner.errors import UserError
 from uniner.storage.sealed_json import open_sealed_json
 from uniner.storage.stage_folder import StageFolder
-from uniner.train import checkpoint, checkpoint_reader, export, loop, model, packing, worker
+from uniner.train import checkpoint, checkpoint_reader, export, loop, model, packing, steps, worker
 from uniner.train.checkpoint import STATE, Checkpoints, TrainState
 from uniner.train.loop import LoopSettings, StepFigures, ValidationFigures
 
@@ -314,7 +314,7 @@ def test_the_best_step_becomes_the_student(make_job, local_session, tmp_path, mo
 def test_a_preempted_machine_writes_a_checkpoint_before_the_next_step(
     make_job, local_session, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(worker, "_PREEMPTION_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "_PREEMPTION_CHECK_SECONDS", 0.0)
     folder, finished = StageFolder(str(tmp_path / "run/train/checkpoints")), []
 
     class Preempted(local_session):

@@ -22,6 +22,7 @@ from uniner.config.base import (
 )
 from uniner.config.systems import System, TemplateName
 from uniner.config.teachers import OpenAITeacher, Teacher
+from uniner.overlaps import Overlaps
 
 Group = Literal["zero-shot-7", "supervised-20", "all"]
 Occurrences = Literal["all", "best"]
@@ -397,7 +398,7 @@ class EngineSection(Serving):
     max_bad_share: Share = Field(0.5, json_schema_extra=NOT_IDENTITY)
     """Largest share of passages with an outcome other than ok before the stage fails."""
     usd_per_gpu_hour: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Price of a GPU-hour, for tag's estimate."""
+    """Price of a GPU-hour, for tag's estimate and the costs on evaluate's leaderboard."""
 
     @field_validator("min_actors")
     @classmethod
@@ -435,11 +436,11 @@ class Evaluate(Section):
     """Data sets to score although types of the benchmark's data set of that name are missing, or most of
     their words are numbers; otherwise they are refused."""
     systems: list[str] = ["base", "student"]
-    """What to score: `base`, `student` (this run's), a model folder or hub name, or a name of
-    evaluate.system."""
+    """What to score: `base`, `student`, `encoder` (this run's), a model folder or hub name (also a GLiNER
+    model's, such as "urchade/gliner_medium-v2.1"), or a name of evaluate.system."""
     system: dict[Name, System] = Field({}, json_schema_extra=NOT_IDENTITY)
     """Other systems by a name of your own, such as [evaluate.system.vicuna-7b]. `kind` says which settings it
-    has: template, chat, vicuna, alpaca, instructuie, bert or gliner."""
+    has: template, chat, vicuna, alpaca, instructuie, bert, encoder or gliner."""
     chunk_passages: Count = 256
     """Passages per chunk."""
     max_passages: Count | None = None
@@ -465,10 +466,23 @@ class Tag(Section):
     """Also ask for this many of the most frequent types of the student's training set, at most 200."""
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
-    student: str | None = None
-    """Model folder or hub name to tag with, also one that others trained, such as
-    "Universal-NER/UniNER-7B-type": where its folder does not say how it was trained to be asked, it is asked
-    as student.template and student.max_tokens say, for tag.types. Unset: this run's student."""
+    student: str = "student"
+    """What tags: `student` or `encoder` (this run's), or a model folder or hub name, also of a model that
+    others trained. One in GLiNER's format, such as "urchade/gliner_medium-v2.1", runs as an encoder. Another,
+    such as "Universal-NER/UniNER-7B-type", is asked as student.template and student.max_tokens say where its
+    folder does not say how it was trained to be asked."""
+    prefilter: str | None = None
+    """An encoder that reads each passage first: `encoder` (this run's), or a folder or hub name. The student
+    is then asked only for the types that it finds likely there."""
+    prefilter_threshold: Share | None = None
+    """A type is asked for where the score of its best span is above it. Unset: the highest of those that
+    evaluate has tried at which the student loses at most prefilter_max_recall_loss; that needs `student` and
+    `encoder` in evaluate.systems."""
+    prefilter_max_recall_loss: Share = Field(0.01, json_schema_extra=NOT_IDENTITY)
+    """Largest share of the student's right answers, on evaluate's gold data, that the prefilter may lose."""
+    types_per_pass: Count | None = None
+    """Types that an encoder is asked for at once; more are asked in several passes. Unset: as in its
+    training."""
     float8_reference: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """For a student trained with train.float8: a student trained without it, such as
     "runs/plain/train/student". Both must be in evaluate.systems; tag refuses where F1 is lower than the
@@ -479,17 +493,21 @@ class Tag(Section):
     chunk_passages: Count | None = None
     """Least passages per chunk: chunks of ingest, which suit a teacher, are joined up to it. Unset: a
     thousandth of the run's passages, at most 2,048, some seconds to a minute of an engine's work."""
-    min_score: Share = 0.0
+    min_score: Share | None = None
     """Drop entities with a lower score: the probability that the student gave to the mention, calibrated
-    where tag.calibration is set."""
+    where tag.calibration is set. Unset: 0; for an encoder what was best on its validation passages, 0.5 where
+    that is not known or scores are calibrated."""
+    min_score_of_type: dict[TypeName, Share] = {}
+    """Other lowest scores for these types, such as {date = 0.8}."""
     calibration: Name | None = None
     """Calibrate scores with what evaluate measured on this gold data set, so that of scores of 0.8 about 80 %
     are right. Unset: the student's own."""
     ungrounded: Literal["keep", "drop"] = "keep"
     """What happens to mentions that do not occur in the passage: kept without offsets, or dropped."""
-    overlaps: Literal["keep", "flat"] = "keep"
-    """flat: no two entities overlap, even as one span of two types; the higher score wins, then the longer,
-    then the earlier. keep: they may."""
+    overlaps: Overlaps | None = None
+    """keep: entities may overlap. flat: no two do, even as one span of two types; the higher score wins, then
+    the longer, then the earlier. longest: no two do, and the longer wins first. nested: one may lie inside
+    another, but none crosses another. Unset: keep; for an encoder flat, as GLiNER does."""
     top_surfaces: Count = Field(100, json_schema_extra=NOT_IDENTITY)
     """How many of the most frequent surfaces per type aggregate.parquet lists. Changing this, entity_table or
     partition_by_source only rewrites the tables."""

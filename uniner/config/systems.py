@@ -1,7 +1,7 @@
 """The settings of evaluate's systems: tables `[evaluate.system.NAME]` with the settings of their `kind`.
 
-Systems answered by vLLM (template, vicuna, alpaca), instructuie and gliner run in the actors that the section
-`engine` describes: its GPUs, CPUs and longest answer apply to them too.
+Systems answered by vLLM (template, vicuna, alpaca), instructuie, encoder and gliner run in the actors that
+the section `engine` describes: its GPUs, CPUs and longest answer apply to them too.
 """
 
 from typing import Annotated, Literal, get_args
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from uniner.config.base import NOT_IDENTITY, Count, Name, NotNegative, Positive, Section, Share, Temperature
 from uniner.config.teachers import Teacher
+from uniner.overlaps import Overlaps
 
 TemplateName = Literal["type", "definition", "grouped", "all_in_one"]
 InstructionName = Literal["published", "json"]
@@ -101,8 +102,26 @@ class BertSystem(Section):
     """One GPU per training process."""
 
 
+class EncoderSystem(Section):
+    """An encoder in GLiNER's format, by this package's own code, which tag uses too."""
+
+    kind: Literal["encoder"]
+    """`encoder`."""
+    model: str
+    """Folder (local or s3://) or hub name of a GLiNER model; `encoder` is this run's."""
+    threshold: Share | None = None
+    """Lowest score of a mention. Unset: the best on the validation passages of an encoder that was trained
+    here, else 0.5 (GLiNER)."""
+    types_per_pass: Count | None = None
+    """Types asked at once; more are asked in several passes. Unset: the number that it was trained with."""
+    overlaps: Overlaps = "flat"
+    """flat: of two mentions that overlap the surer counts, even of two types (GLiNER's protocol). longest:
+    the longer one. nested: one may lie inside another. keep: all count."""
+
+
 class GlinerSystem(Section):
-    """GLiNER, by its own library, which this package does not require."""
+    """GLiNER, by its own library, which this package does not require: for comparison, and for architectures
+    that the kind `encoder` does not have."""
 
     kind: Literal["gliner"]
     """`gliner`."""
@@ -119,7 +138,15 @@ class GlinerSystem(Section):
     """In place of pip: the Python of an environment that has gliner and this package's requirements."""
 
 
-AnySystem = TemplateSystem | ChatSystem | InstructedSystem | InstructUIESystem | BertSystem | GlinerSystem
+AnySystem = (
+    TemplateSystem
+    | ChatSystem
+    | InstructedSystem
+    | InstructUIESystem
+    | BertSystem
+    | EncoderSystem
+    | GlinerSystem
+)
 System = Annotated[AnySystem, Field(discriminator="kind")]
 """A system's settings by `kind`."""
 SYSTEMS: dict[str, type[Section]] = {

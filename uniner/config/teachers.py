@@ -140,7 +140,7 @@ class VllmTeacher(Serving):
 
 
 class RecordingTeacher(HttpTeacher):
-    """Recorded replies, served over HTTP on 127.0.0.1."""
+    """Recorded replies, served over HTTP by the driver."""
 
     kind: Literal["recording"] = Field("recording", json_schema_extra=NOT_IDENTITY)
     """`recording`."""

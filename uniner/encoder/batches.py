@@ -32,7 +32,7 @@ class ReadingLimits:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TypePrompt:
     """Types as ids, with the places of those that stand for a type. numbers: the types' numbers."""
 
     ids: npt.NDArray[np.int32]
@@ -60,7 +60,7 @@ class Piece:
 
     text: int
     window: Window
-    prompt: Prompt
+    prompt: TypePrompt
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Collator:
         self.tokenizer, self.limits = tokenizer, limits
         self._type_id, self._separator_id, self._pad_id = type_id, separator_id, pad_id
         self._type_place, self._last_subtoken = type_place, last_subtoken
-        self._prompts: dict[tuple[str, ...], list[Prompt]] = {}
+        self._prompts: dict[tuple[str, ...], list[TypePrompt]] = {}
         self._outer = len(tokenizer.prefix) + len(tokenizer.suffix)
 
-    def prompts(self, types: Sequence[str]) -> list[Prompt]:
+    def prompts(self, types: Sequence[str]) -> list[TypePrompt]:
         """Return the passes over types: each asks as many as fit."""
         key = tuple(types)
         if key not in self._prompts:
@@ -113,7 +113,7 @@ class Collator:
             self._prompts[key] = self._make_prompts(key)
         return self._prompts[key]
 
-    def _make_prompts(self, types: Sequence[str]) -> list[Prompt]:
+    def _make_prompts(self, types: Sequence[str]) -> list[TypePrompt]:
         most = int((1 - _TEXT_SHARE) * (self.limits.tokens - self._outer)) - 1
         asked = [[self._type_id, *self.tokenizer.ids(name)] for name in types]
         longest = max(asked, key=len, default=[])
@@ -133,10 +133,10 @@ class Collator:
             tokens += len(ids)
         return [self._prompt([asked[number] for number in numbers], numbers) for numbers in passes]
 
-    def _prompt(self, asked: Sequence[list[int]], numbers: Sequence[int]) -> Prompt:
+    def _prompt(self, asked: Sequence[list[int]], numbers: Sequence[int]) -> TypePrompt:
         ids = [id for ids in asked for id in ids] + [self._separator_id]
         places = np.cumsum([0, *map(len, asked)])[:-1] + self._type_place
-        return Prompt(np.array(ids, np.int32), places.astype(np.int64), np.array(numbers, np.int64))
+        return TypePrompt(np.array(ids, np.int32), places.astype(np.int64), np.array(numbers, np.int64))
 
     def windows(self, words: TokenizedWords, prompt_tokens: int) -> list[Window]:
         """Cut a text's words into windows that fit beside a prompt. A word longer than a window is cut.

@@ -45,12 +45,14 @@ _ABSENT = (
     "labels_encoder", "labels_decoder", "decoder_config", "relations_layer", "post_fusion_schema",
     "fuse_layers", "represent_spans", "precomputed_prompts_mode", "span_encoder_config",
 )  # fmt: skip
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+"""What transformers, torch and safetensors raise for files that are not what they should be."""
 _UNLIMITED = 1 << 20  # a tokenizer that states no limit says a larger number
 _RELATIVE = 1024  # tokens where nothing limits them: beyond, attention costs more than windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class LoadedEncoder:
     """A model with what it needs to read texts. config: the fields of gliner_config.json."""
 
     model: EncoderModel
@@ -105,13 +107,33 @@ def shape_of(config: dict[str, Any]) -> EncoderShape:
     )
 
 
-def load_encoder(folder: str) -> Encoder:
+def load_encoder(folder: str) -> LoadedEncoder:
     """Load an encoder from a local folder of ours or of GLiNER's.
 
     A folder without tokenizer or text encoder's config names its base, whose are then taken.
 
     Raises:
         UserError: it is not such a folder, or of an architecture that this module does not have.
+    """
+    config, tokenizer, text_config = read_parts(folder)
+    try:
+        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
+        weights = _read_weights(Path(folder))
+    except _UNREADABLE as error:
+        raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
+    vectors = weights.get(_TEXT_ENCODER + "embeddings.word_embeddings.weight")
+    if vectors is not None and len(vectors) != text_config.vocab_size:
+        text_config.vocab_size = len(vectors)
+        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
+    _fill(model, weights, folder)
+    return LoadedEncoder(model=model.eval(), tokenizer=tokenizer, config=config)
+
+
+def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
+    """Read all of an encoder but its weights: config, tokenizer with marks, and the text encoder's config.
+
+    Raises:
+        UserError: as `load_encoder`.
     """
     config = read_config(folder)
     try:
@@ -120,20 +142,13 @@ def load_encoder(folder: str) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
         text_config = _text_config(config, base)
         add_marks(tokenizer, config)
-        if config["vocab_size"] != -1:
-            text_config.vocab_size = config["vocab_size"]
-        elif config["class_token_index"] == -1:
-            text_config.vocab_size = len(tokenizer)
-        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
-        weights = _read_weights(Path(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
-    vectors = weights.get(_TEXT_ENCODER + "embeddings.word_embeddings.weight")
-    if vectors is not None and len(vectors) != text_config.vocab_size:
-        text_config.vocab_size = len(vectors)
-        model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
-    _fill(model, weights, folder)
-    return Encoder(model=model.eval(), tokenizer=tokenizer, config=config)
+    if config["vocab_size"] != -1:
+        text_config.vocab_size = config["vocab_size"]
+    elif config["class_token_index"] == -1:
+        text_config.vocab_size = len(tokenizer)
+    return config, tokenizer, text_config
 
 
 def read_config(folder: str) -> dict[str, Any]:
@@ -170,7 +185,7 @@ def add_marks(tokenizer: Any, config: dict[str, Any]) -> None:
     tokenizer.add_tokens([config["ent_token"], config["sep_token"]], special_tokens=True)
 
 
-def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
+def new_encoder(base: str, config: dict[str, Any]) -> LoadedEncoder:
     """Return an encoder to train: the text encoder of a base, with new layers around it.
 
     base: local folder or hub name. config: fields of gliner_config.json; those about the vocabulary are set.
@@ -183,7 +198,7 @@ def new_encoder(base: str, config: dict[str, Any]) -> Encoder:
     config |= vocabulary_fields(tokenizer, config)
     model = EncoderModel(text_encoder, shape_of(config))
     begin_unlikely(model)
-    return Encoder(model=model, tokenizer=tokenizer, config=config)
+    return LoadedEncoder(model=model, tokenizer=tokenizer, config=config)
 
 
 def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +207,7 @@ def vocabulary_fields(tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
     return {"class_token_index": mark, "vocab_size": len(tokenizer)}
 
 
-def save_encoder(folder: Path, encoder: Encoder, weights: dict[str, torch.Tensor]) -> None:
+def save_encoder(folder: Path, encoder: LoadedEncoder, weights: dict[str, torch.Tensor]) -> None:
     """Write an encoder's folder, which also the library reads. weights: the model's state."""
     from safetensors.torch import save_file
 

@@ -113,7 +113,7 @@ class TokenHead(nn.Module):  # type: ignore[misc]  # mypy: torch is not followed
         hidden = both + (word @ of_word.T)[:, :, None] + (kind @ of_type.T + first.bias)[:, None]
         for layer in rest:
             hidden = layer(hidden)
-        return hidden
+        return hidden.clone()  # FSDP warns of views, which the linear layer returns
 
 
 class EncoderModel(nn.Module):  # type: ignore[misc]  # mypy: torch is not followed

@@ -1,14 +1,10 @@
-"""Read the entities off the encoder's scores, vectorised, and choose among those that overlap."""
+"""Read the entities off the encoder's scores, vectorised."""
 
-from bisect import bisect
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-Overlaps = Literal["keep", "flat", "longest", "nested"]
 
 
 class FoundSpans(NamedTuple):
@@ -52,6 +48,21 @@ def found_spans(
     return FoundSpans(*(array.cpu().numpy() for array in (row, first, first + width, kind, found)))
 
 
+def best_scores(logits: torch.Tensor, word_counts: torch.Tensor, *, token_head: bool) -> torch.Tensor:
+    """Return how likely a row has a mention of each type: (b, c), the score of its best span.
+
+    With the token head: of its best first word, as start and as inside, which is at least that.
+    """
+    words = torch.arange(logits.shape[1], device=logits.device)
+    if token_head:
+        logits = torch.minimum(logits[..., 0], logits[..., 2])
+        beyond = words >= word_counts[:, None]
+        return logits.masked_fill(beyond[..., None], -torch.inf).amax(1).float().sigmoid()
+    ends = words[:, None] + torch.arange(logits.shape[2], device=logits.device)
+    beyond = ends >= word_counts[:, None, None]
+    return logits.masked_fill(beyond[..., None], -torch.inf).amax((1, 2)).float().sigmoid()
+
+
 def _from_words(scores: torch.Tensor, limits: torch.Tensor) -> FoundSpans:
     """Pair each start with each end of its type, where every word between is inside a mention.
 
@@ -93,52 +104,3 @@ class TypedSpan(NamedTuple):
     end: int
     type: int
     score: float
-
-
-def choose(spans: Sequence[TypedSpan], overlaps: Overlaps) -> list[TypedSpan]:
-    """Choose among spans that overlap; of equal ones the first given stays. Returned in text order.
-
-    keep: all. flat: no two overlap; the surest stays. longest: no two overlap; the longest stays, then the
-    surest. nested: one may lie inside another, but none crosses another or has two types; the surest stays.
-    """
-    if overlaps == "keep":
-        chosen = list(spans)
-    elif overlaps == "nested":
-        chosen = _without_crossing(sorted(spans, key=lambda span: -span.score))
-    elif overlaps == "longest":
-        chosen = _without_overlap(sorted(spans, key=lambda span: (span.start - span.end, -span.score)))
-    else:
-        chosen = _without_overlap(sorted(spans, key=lambda span: -span.score))
-    return sorted(chosen, key=lambda span: (span.start, span.end, span.type))
-
-
-def _without_overlap(ordered: Sequence[TypedSpan]) -> list[TypedSpan]:
-    starts: list[int] = []
-    ends: list[int] = []
-    chosen = []
-    for span in ordered:
-        place = bisect(starts, span.start)
-        free_before = not place or ends[place - 1] <= span.start
-        if free_before and (place == len(starts) or span.end <= starts[place]):
-            starts.insert(place, span.start)
-            ends.insert(place, span.end)
-            chosen.append(span)
-    return chosen
-
-
-def _without_crossing(ordered: Sequence[TypedSpan]) -> list[TypedSpan]:
-    chosen: list[TypedSpan] = []
-    for span in ordered:
-        if not any(_cross(span, other) for other in chosen):
-            chosen.append(span)
-    return chosen
-
-
-def _cross(one: TypedSpan, other: TypedSpan) -> bool:
-    if (one.start, one.end) == (other.start, other.end):
-        return True
-    if one.end <= other.start or other.end <= one.start:
-        return False
-    inside = one.start <= other.start and other.end <= one.end
-    around = other.start <= one.start and one.end <= other.end
-    return not (inside or around)

@@ -12,6 +12,7 @@ from uniner.evaluate import plots
 from uniner.evaluate.leaderboard import LeaderboardCell, LeaderboardRow, LeaderboardTable, ScoresBySystem
 from uniner.evaluate.published import published_sources
 from uniner.evaluate.scoring import DatasetScores
+from uniner.evaluate.speeds import SPEED_NOTE, SPEED_TITLE, SpeedRow, speed_texts
 
 WIDE = 9
 """Tables with more columns are transposed: a row for each data set."""
@@ -44,7 +45,12 @@ def strict_rows(table: LeaderboardTable) -> list[LeaderboardRow]:
     return [row for row in table.rows if row.compares_with == "strict" and row.protocol != "released"]
 
 
-def render(tables: Sequence[LeaderboardTable], scores: ScoresBySystem, statements: Mapping[str, str]) -> str:
+def render(
+    tables: Sequence[LeaderboardTable],
+    scores: ScoresBySystem,
+    statements: Mapping[str, str],
+    timed: Sequence[SpeedRow],
+) -> str:
     """Return the page's HTML. statements: by protocol."""
     text = resources.files("uniner.evaluate").joinpath("leaderboard.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
@@ -56,6 +62,9 @@ def render(tables: Sequence[LeaderboardTable], scores: ScoresBySystem, statement
         wide=WIDE,
         strict_rows=strict_rows,
         background=_background,
+        timed=[(row, *speed_texts(row.speed)) for row in timed],
+        speed_title=SPEED_TITLE,
+        speed_note=SPEED_NOTE,
         statements=statements,
         sources=published_sources(),
         by_dataset=[Markup(plot) for plot in by_dataset if plot],

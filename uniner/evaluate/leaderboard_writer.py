@@ -27,6 +27,16 @@ from uniner.evaluate.leaderboard import (
 from uniner.evaluate.leaderboard_page import WIDE, render, strict_rows
 from uniner.evaluate.published import published_sources
 from uniner.evaluate.scoring import DatasetScores
+from uniner.evaluate.speeds import (
+    SPEED_HEAD,
+    SPEED_NOTE,
+    SPEED_TITLE,
+    SpeedRow,
+    SystemSpeed,
+    rows_as_json,
+    speed_rows,
+    speed_texts,
+)
 from uniner.gold.catalogue import catalogue
 from uniner.metrics.counts import F1Score
 from uniner.metrics.protocols import PROTOCOLS
@@ -56,19 +66,27 @@ FIGURES = pa.schema(
 """by: `data set`, `type` (its name in value) or `length` (words of a passage, from-to); null: unknown."""
 
 
-def write_leaderboard(folder: Folder, scores: ScoresBySystem, console: Console | None = None) -> None:
-    """Write leaderboard.{json,parquet,md,html} and scores.{parquet,csv}, and print the strict tables."""
+def write_leaderboard(
+    folder: Folder, scores: ScoresBySystem, speeds: Mapping[str, SystemSpeed], console: Console | None = None
+) -> None:
+    """Write leaderboard.{json,parquet,md,html} and scores.{parquet,csv}, and print the strict tables.
+
+    speeds: by system, as far as they are known.
+    """
     tables, statements = leaderboard_tables(scores), protocol_statements(PROTOCOLS)
-    folder.write_json("leaderboard.json", _as_json(tables, statements))
+    timed = speed_rows(scores, speeds)
+    folder.write_json("leaderboard.json", {**_as_json(tables, statements), "speeds": rows_as_json(timed)})
     folder.write("leaderboard.parquet", parquet(cells_table(tables)))
-    folder.write("leaderboard.md", markdown(tables, statements).encode())
+    folder.write("leaderboard.md", markdown(tables, statements, timed).encode())
     figures = scores_table(scores)
     folder.write("scores.parquet", parquet(figures))
     folder.write("scores.csv", spreadsheet(figures))
-    folder.write(PAGE, render(tables, scores, statements).encode())
+    folder.write(PAGE, render(tables, scores, statements, timed).encode())
     # A job's log has no width, and the tables need more than rich's default of 80 columns.
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     _print_tables(tables, console)
+    if timed:
+        console.print(_terminal_speeds(timed))
     console.print(
         f"leaderboard: {printable(folder.path(PAGE))}", highlight=False, markup=False, soft_wrap=True
     )
@@ -172,7 +190,9 @@ def _in_per_cent(score: F1Score) -> dict[str, Any]:
     }
 
 
-def markdown(tables: Iterable[LeaderboardTable], statements: Mapping[str, str]) -> str:
+def markdown(
+    tables: Iterable[LeaderboardTable], statements: Mapping[str, str], timed: Sequence[SpeedRow] = ()
+) -> str:
     """Return the tables in Markdown, with the statement of each protocol."""
     lines = [
         "# Leaderboard",
@@ -185,6 +205,11 @@ def markdown(tables: Iterable[LeaderboardTable], statements: Mapping[str, str]) 
         lines += ["", f"## {markdown_text(table.title)}", "", *_markdown_rows(table)]
         if table.notes:
             lines += ["", *(f"- {markdown_text(note)}" for note in table.notes)]
+    if timed:
+        heads = ["---", *["---:"] * (len(SPEED_HEAD) - 1)]
+        body = [(markdown_text(row.system), _cell_text(row.f1), *speed_texts(row.speed)) for row in timed]
+        rows = [f"| {' | '.join(cells)} |" for cells in (SPEED_HEAD, heads, *body)]
+        lines += ["", f"## {SPEED_TITLE}", "", *rows, "", SPEED_NOTE]
     lines += ["", "## Protocols", "", *(f"- **{name}**: {text}" for name, text in statements.items())]
     sources = published_sources().items()
     lines += ["", "## Sources", "", *(f"- **{table}**: {source}" for table, source in sources)]
@@ -245,6 +270,15 @@ def _print_tables(tables: Iterable[LeaderboardTable], console: Console) -> None:
         for note in table.notes:
             if ": " in note and not any(note.startswith(row.source) for row in table.rows):
                 console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _terminal_speeds(rows: Sequence[SpeedRow]) -> Table:
+    grid = Table(title=f"{SPEED_TITLE} (F1, strict)", title_justify="left", padding=(0, 1))
+    for number, name in enumerate(SPEED_HEAD):
+        grid.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        grid.add_row(row.system, _cell_text(row.f1), *speed_texts(row.speed))
+    return grid
 
 
 def _terminal_table(table: LeaderboardTable, rows: Sequence[LeaderboardRow], ours: set[str]) -> Table:

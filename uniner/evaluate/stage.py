@@ -17,14 +17,17 @@ import pyarrow as pa
 from rich.console import Console
 
 from uniner.config.systems import BertSystem
+from uniner.errors import UserError
+from uniner.evaluate.cascade import CascadeFigures, measure_cascade
 from uniner.evaluate.dataset_listing import list_datasets as print_datasets
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.leaderboard_writer import write_leaderboard
 from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
 from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
+from uniner.evaluate.speeds import SystemSpeed, measured_speed
 from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
-from uniner.evaluate.systems_registry import SystemSpec, choose_systems
+from uniner.evaluate.systems_registry import OWN_STAGES, SystemSpec, choose_systems
 from uniner.gold.catalogue import is_listed, label_renamer, require_types, resolve_group, tag_column
 from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
@@ -37,10 +40,10 @@ from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, merge
 from uniner.storage.model_card import with_scores
-from uniner.storage.model_folders import CARD, write_calibrations
+from uniner.storage.model_folders import CARD, model_digest, write_calibrations
 from uniner.storage.stage_folder import MANIFEST, StageFolder
 
-SECTIONS = ("run", "student", "build", "engine", "evaluate")
+SECTIONS = ("run", "student", "build", "encoder", "engine", "evaluate")
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +56,15 @@ class EvaluateResults:
     """What the manifest says of the table.
 
     cells: data set -> digest of its questions. answers: system -> data set -> digest of the cell's answers.
+    speeds: system -> the fields of its `SystemSpeed`.
     """
 
     protocol: str = PROTOCOL
     cells: dict[str, str] = field(default_factory=dict)
     scores: ScoresBySystem = field(default_factory=dict)
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    speeds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cascade: dict[str, Any] = field(default_factory=dict)
 
 
 def check(context: StageContext) -> None:
@@ -75,6 +81,11 @@ def check(context: StageContext) -> None:
         if not system.awaits_training:
             system.check(gold.keys())
             (context.folder / system.name).check_identity(replace(system.identity(), parents={}))
+        elif system.own_stage == OWN_STAGES["encoder"] and context.sections.encoder.base is None:
+            raise UserError(
+                f"evaluate.systems: {system.name} is this run's encoder, but encoder.base is not set; set "
+                'it, such as encoder.base="answerdotai/ModernBERT-base", or name a GLiNER model'
+            )
 
 
 def list_datasets(context: StageContext) -> None:
@@ -88,7 +99,7 @@ def run(context: StageContext) -> Manifest | None:
     if not gold:
         log.info("evaluate: skipped, evaluate.gold names no data set")
         return None
-    folder, student = context.folder, context.run_folder / "train" / "student"
+    folder = context.folder
     questions = {dataset: _cut_gold(context, dataset, gold[dataset]) for dataset in sorted(gold)}
     systems = _systems(context)
     _say_unknown_types(systems, questions)
@@ -102,7 +113,11 @@ def run(context: StageContext) -> Manifest | None:
     }
     digests = {dataset: gold_folder.url.rsplit("-", 1)[-1] for dataset, gold_folder in questions.items()}
     answers = {name: _answer_digests(folder / name, by_dataset) for name, by_dataset in cells.items()}
-    manifest = _update_manifest(folder, digests, brief, answers)
+    models = {name: model_digest(systems[name].model) for name in OWN_STAGES if name in systems}
+    cascade = measure_cascade(folder, cells, models)
+    for line in cascade.lines() if cascade else ():
+        log.info(f"evaluate: {line}")
+    manifest = _update_manifest(folder, digests, brief, answers, _speeds(folder, systems), cascade)
     table: ScoresBySystem = manifest.results["scores"]
     # Other runs' scores too; only this run has examples of mistakes.
     write_leaderboard(
@@ -112,14 +127,23 @@ def run(context: StageContext) -> Manifest | None:
             | scores.get(name, {})
             for name, by_dataset in table.items()
         },
+        {name: SystemSpeed(**speed) for name, speed in manifest.results["speeds"].items()},
     )
     log.info(f"evaluate: scores of {', '.join(table)} and the leaderboard written; output in {folder.url}")
-    if "student" in scores:
-        _write_card_scores(student, table["student"])
-        calibrations = {name: score["calibration"] for name, score in brief["student"].items()}
-        measured = {name: calibration for name, calibration in calibrations.items() if calibration}
-        write_calibrations(student, measured)
+    for name in (name for name in OWN_STAGES if name in scores):
+        model = Folder(systems[name].model)
+        _write_card_scores(model, table[name])
+        calibrations = {dataset: score["calibration"] for dataset, score in brief[name].items()}
+        write_calibrations(model, {dataset: found for dataset, found in calibrations.items() if found})
     return manifest
+
+
+def _speeds(folder: StageFolder, systems: Mapping[str, SystemSpec]) -> dict[str, dict[str, Any]]:
+    measured = {
+        name: measured_speed(system, (folder / name).require_manifest().figures)
+        for name, system in systems.items()
+    }
+    return {name: asdict(speed) for name, speed in measured.items() if speed}
 
 
 def _gold(context: StageContext, warn: bool = False) -> dict[str, str]:
@@ -172,8 +196,8 @@ def _ask(context: StageContext, system: SystemSpec, questions: Mapping[str, Stag
 
     questions: the folder of each data set. Returns the system's cells.
     """
-    if system.is_own_student:
-        (context.run_folder / "train").require_manifest()
+    if system.own_stage:
+        (context.run_folder / system.own_stage).require_manifest()
     folder, identity = context.folder / system.name, system.identity()
     models = _train_models(context, folder, system, questions)
     cells = [
@@ -303,11 +327,16 @@ def _answer_digests(folder: StageFolder, cells: Sequence[ResultCell]) -> dict[st
 
 
 def _update_manifest(
-    folder: StageFolder, cells: dict[str, str], scores: ScoresBySystem, answers: dict[str, dict[str, str]]
+    folder: StageFolder,
+    cells: dict[str, str],
+    scores: ScoresBySystem,
+    answers: dict[str, dict[str, str]],
+    speeds: dict[str, dict[str, Any]],
+    cascade: CascadeFigures | None,
 ) -> Manifest:
     """Write the table's scores into the stage's manifest. Returns it.
 
-    Scores of earlier runs stay, unless their data set's questions changed. cells, answers: as in
+    Scores of earlier runs stay, unless their data set's questions changed. cells, answers, speeds: as in
     `EvaluateResults`.
     """
     identity = Identity(stage="evaluate", settings={})
@@ -327,7 +356,13 @@ def _update_manifest(
         }
         for system, by_dataset in table.items()
     }
-    results = EvaluateResults(cells={**earlier.cells, **cells}, scores=table, answers=answered)
+    results = EvaluateResults(
+        cells={**earlier.cells, **cells},
+        scores=table,
+        answers=answered,
+        speeds={name: speed for name, speed in {**earlier.speeds, **speeds}.items() if name in table},
+        cascade=cascade.to_json() if cascade else earlier.cascade,
+    )
     # A system that was stopped while it answered more cells, or removed, has no manifest.
     manifests = [manifest for system in table if (manifest := (folder / system).manifest())]
     all_scores = [score for by_dataset in table.values() for score in by_dataset.values()]

@@ -10,11 +10,13 @@ from typing import Any
 from uniner.config.systems import (
     BertSystem,
     ChatSystem,
+    EncoderSystem,
     GlinerSystem,
     InstructedSystem,
     InstructUIESystem,
     TemplateSystem,
 )
+from uniner.evaluate.speeds import PASSAGES, SECONDS, BusyClock
 from uniner.evaluate.systems import NerSystem, instructed
 from uniner.evaluate.systems.bert import BertTagger
 from uniner.evaluate.systems.chat import PROMPT, ChatModel
@@ -43,7 +45,7 @@ class Predictor:
 
     def __init__(self, system_of: Callable[[str], NerSystem]):
         """`system_of` returns the system for a data set. A chunk has questions of one data set."""
-        self._system_of = system_of
+        self._system_of, self._clock = system_of, BusyClock()
 
     @classmethod
     def of(cls, system: NerSystem) -> "Predictor":
@@ -56,12 +58,18 @@ class Predictor:
         passages = [list(group) for _, group in groupby(rows, key=lambda question: question.passage_id)]
         if not passages:
             return Chunk(chunk.key, to_table([], PREDICTION))
-        answers = await self._system_of(rows[0].dataset).ask_all(
-            [(passage[0].text, [question.type for question in passage]) for passage in passages]
-        )
+        system = self._system_of(rows[0].dataset)
+        self._clock.begin()
+        try:
+            answers = await system.ask_all(
+                [(passage[0].text, [question.type for question in passage]) for passage in passages]
+            )
+        finally:
+            seconds = self._clock.end()
         replies = [reply for answer in answers for reply in answer.answers]
         predictions = [_prediction(question, reply) for question, reply in zip(rows, replies, strict=True)]
-        figures = merge([answer.figures for answer in answers])
+        timed = {PASSAGES: len(passages), SECONDS: round(seconds, 6)}
+        figures = merge([*(answer.figures for answer in answers), timed])
         return Chunk(chunk.key, to_table(predictions, PREDICTION), figures=figures)
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
@@ -119,6 +127,18 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str], chunk_que
     elif isinstance(settings, InstructUIESystem):
         sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
         make = partial(_start_windowed, InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
+    elif isinstance(settings, EncoderSystem):
+        make = partial(
+            _start_encoder,
+            model,
+            threshold=system.threshold(),
+            types_per_pass=settings.types_per_pass,
+            overlaps=settings.overlaps,
+            batch_tokens=engine.max_num_batched_tokens,
+            on_gpu=on_gpu,
+            dtype=engine.dtype,
+            threads=max(1, int(engine.cpus)),
+        )
     elif isinstance(settings, GlinerSystem):
         threshold, batch = settings.threshold, settings.batch_passages
         make = partial(_start_predictor, GlinerTagger, model, threshold, batch, on_gpu)
@@ -164,6 +184,12 @@ def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
 
 def _start_predictor(start: Callable[..., NerSystem], *arguments: Any) -> Predictor:
     return Predictor.of(start(*arguments))
+
+
+def _start_encoder(model: str, **settings: Any) -> Predictor:
+    from uniner.inference.encoder import EncoderSettings, start_encoder
+
+    return Predictor.of(start_encoder(model, EncoderSettings(**settings)))
 
 
 def _start_windowed(start: Callable[..., PromptedSystem], *arguments: Any) -> Predictor:

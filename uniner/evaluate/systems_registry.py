@@ -6,7 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from uniner.config.schema import EngineSection, Evaluate, Student
-from uniner.config.systems import AnySystem, BertSystem, ChatSystem, GlinerSystem, TemplateSystem
+from uniner.config.systems import (
+    AnySystem,
+    BertSystem,
+    ChatSystem,
+    EncoderSystem,
+    GlinerSystem,
+    TemplateSystem,
+)
 from uniner.errors import UserError
 from uniner.gold.catalogue import tag_column
 from uniner.gold.reader import verify_gold
@@ -14,9 +21,11 @@ from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity
 from uniner.storage.model_folders import (
+    ENCODER_CONFIG,
     FACTS,
     StudentFacts,
     find_student_facts,
+    is_encoder,
     model_address,
     model_digest,
     released_template,
@@ -26,8 +35,11 @@ from uniner.teacher.settings import check_budget, check_teacher, teacher_identit
 from uniner.templates import Template, make_template
 
 _LONGEST_NAME = 120
-OWN_MODELS = ("base", "student")
+OWN_MODELS = ("base", "student", "encoder")
 """The models of the run itself, as evaluate.systems names them."""
+OWN_STAGES = {"student": "train", "encoder": "train-encoder"}
+"""The stage that trains each of the run's models; the model's folder in the stage's has the model's name."""
+_THRESHOLD = 0.5  # GLiNER's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +58,27 @@ class SystemSpec:
     seed: int
 
     @property
-    def is_own_student(self) -> bool:
-        """Whether it is the student of this run."""
-        return _is_own(self.settings, "student")
+    def own_stage(self) -> str:
+        """The stage of this run that trains it; "" for a model that is not trained in this run."""
+        return next((stage for name, stage in OWN_STAGES.items() if _is_own(self.settings, name)), "")
 
     @property
     def awaits_training(self) -> bool:
-        """Whether it is this run's student, not trained yet."""
-        return self.is_own_student and not Folder(self.model).exists(FACTS)
+        """Whether it is a model that this run trains, not trained yet."""
+        return bool(self.own_stage) and not Folder(self.model).exists(FACTS)
 
     def facts(self) -> StudentFacts | None:
         """Return what it was trained on; None if it is not a student of ours."""
-        return find_student_facts(self.model) if isinstance(self.settings, TemplateSystem) else None
+        trained = isinstance(self.settings, TemplateSystem | EncoderSystem)
+        return find_student_facts(self.model) if trained else None
+
+    def threshold(self) -> float:
+        """Return the lowest score of an encoder's mentions: by the config, its folder, or as in GLiNER."""
+        assert isinstance(self.settings, EncoderSystem)
+        facts = self.facts()
+        known = facts.threshold if facts else None
+        stated = known if self.settings.threshold is None else self.settings.threshold
+        return _THRESHOLD if stated is None else stated
 
     def template(self) -> Template:
         """Return the template by which a model is asked."""
@@ -85,9 +106,13 @@ class SystemSpec:
             raise UserError(f"{section}: pip and python exclude each other; remove one of them")
         if isinstance(settings, BertSystem):
             self._check_training(settings, gold)
-        require_model(
-            self.model, "gliner_config.json" if isinstance(settings, GlinerSystem) else "config.json"
-        )
+        if isinstance(settings, TemplateSystem) and is_encoder(self.model):
+            raise UserError(
+                f"{section}: {self.model} is an encoder in GLiNER's format, which no template asks; set "
+                'kind = "encoder"'
+            )
+        of_gliner = isinstance(settings, EncoderSystem | GlinerSystem)
+        require_model(self.model, ENCODER_CONFIG if of_gliner else "config.json")
 
     def _check_training(self, settings: BertSystem, gold: Collection[str]) -> None:
         if not settings.train:
@@ -118,8 +143,11 @@ class SystemSpec:
             system["max_tokens"] = self.student.max_tokens
         if isinstance(self.settings, BertSystem):
             system["seed"] = self.seed
-        if isinstance(self.settings, (BertSystem, GlinerSystem)):
+        if isinstance(self.settings, BertSystem | GlinerSystem):
             engine = {}
+        if isinstance(self.settings, EncoderSystem):
+            system["threshold"] = self.threshold()
+            engine = {"dtype": self.engine.dtype}
         return Identity(
             stage="evaluate",
             settings={"system": system, "engine": engine},
@@ -147,11 +175,12 @@ def choose_systems(
     reserved = sorted({*OWN_MODELS} & evaluate.system.keys())
     if reserved:
         raise UserError(
-            f"evaluate.system.{reserved[0]}: base and student name the run's own models; choose another name"
+            f"evaluate.system.{reserved[0]}: {', '.join(OWN_MODELS)} name the run's own models; choose "
+            "another name"
         )
     systems: dict[str, SystemSpec] = {}
     for name, reference in zip(names, evaluate.systems, strict=True):
-        settings = evaluate.system.get(reference) or TemplateSystem(kind="template", model=reference)
+        settings = evaluate.system.get(reference) or _settings_of(reference)
         system = SystemSpec(
             name=name,
             settings=settings,
@@ -175,16 +204,25 @@ def _folder_name(system: str) -> str:
     return f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(system.encode()).hexdigest()[:16]}"
 
 
+def _settings_of(model: str) -> AnySystem:
+    """Return the settings of a model that evaluate.systems names by itself: its folder says what it is."""
+    if model == "encoder" or (model not in OWN_MODELS and is_encoder(model)):
+        return EncoderSystem(kind="encoder", model=model)
+    return TemplateSystem(kind="template", model=model)
+
+
 def _model_of(settings: AnySystem, student: Student, run: Folder) -> str:
     if isinstance(settings, ChatSystem):
         return settings.teacher.model
-    if _is_own(settings, "student"):
-        return (run / "train" / "student").url
+    for name, stage in OWN_STAGES.items():
+        if _is_own(settings, name):
+            return (run / stage / name).url
     return model_address(student.base if _is_own(settings, "base") else settings.model)
 
 
 def _is_own(settings: AnySystem, name: str) -> bool:
-    return isinstance(settings, TemplateSystem) and settings.model == name
+    kind = EncoderSystem if name == "encoder" else TemplateSystem
+    return isinstance(settings, kind) and settings.model == name
 
 
 def _may_tag(system: SystemSpec) -> bool:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from uniner.encoder.batches import EncoderBatch, Piece
-from uniner.encoder.folder import Encoder, load_encoder
-from uniner.encoder.spans import FoundSpans, Overlaps, TypedSpan, choose, found_spans
+from uniner.encoder.folder import LoadedEncoder, load_encoder
+from uniner.encoder.spans import FoundSpans, TypedSpan, best_scores, found_spans
 from uniner.encoder.words import TokenizedWords
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
+from uniner.overlaps import Overlaps, settle
+from uniner.runtime.work_count import expect_work, work_done
 from uniner.storage.model_folders import local_model
 
 THRESHOLD = 0.5
@@ -42,7 +44,7 @@ class EncoderSettings:
 class EncoderTagger:
     """Tags passages, those of a call in batches of about the same length."""
 
-    def __init__(self, encoder: Encoder, settings: EncoderSettings):
+    def __init__(self, encoder: LoadedEncoder, settings: EncoderSettings):
         self._settings = settings
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
         if settings.threads:
@@ -61,16 +63,26 @@ class EncoderTagger:
     def answer(self, questions: Questions) -> list[PassageAnswers]:
         """Answer each (passage, types), in order.
 
-        Figures of a passage: questions (one a type), windows and passes beyond the first, prompt_tokens
+        The text of an answer is the score of the type's best span, also of one below the threshold. Figures
+        of a passage: questions (one a type), windows and passes beyond the first, prompt_tokens
         computed, cut_tokens of single words that are longer than a window.
         """
         texts = self._collator.tokenizer.texts([passage for passage, _ in questions])
         pieces, figures = self._pieces(texts, questions)
+        expect_work(len(pieces))
         found: defaultdict[int, dict[tuple[int, int, int], float]] = defaultdict(dict)
-        for batch, spans in self._scored(pieces, [types for _, types in questions]):
+        best = [np.zeros(len(types), np.float32) for _, types in questions]
+        for batch, spans, scores in self._scored(pieces, [types for _, types in questions]):
             _collect(batch, spans, found)
+            for piece, row in zip(batch.pieces, scores, strict=True):
+                numbers = piece.prompt.numbers
+                own = best[piece.text]
+                own[numbers] = np.maximum(own[numbers], row[: len(numbers)])
+            work_done(len(batch.pieces))
         return [
-            self._passage_answers(passage, types, texts[number], found.get(number, {}), figures[number])
+            self._passage_answers(
+                passage, types, texts[number], found.get(number, {}), best[number].tolist(), figures[number]
+            )
             for number, (passage, types) in enumerate(questions)
         ]
 
@@ -97,12 +109,13 @@ class EncoderTagger:
 
     def _scored(
         self, pieces: Sequence[Piece], types: Sequence[Sequence[str]]
-    ) -> Iterator[tuple[EncoderBatch, FoundSpans]]:
+    ) -> Iterator[tuple[EncoderBatch, FoundSpans, np.ndarray]]:
         for group in self._collator.batches(pieces, self._settings.batch_tokens):
             batch = self._collator.batch(group)
-            yield batch, self._spans(batch, self._thresholds(batch, types))
+            yield batch, *self._spans(batch, self._thresholds(batch, types))
 
-    def _spans(self, batch: EncoderBatch, thresholds: np.ndarray) -> FoundSpans:
+    def _spans(self, batch: EncoderBatch, thresholds: np.ndarray) -> tuple[FoundSpans, np.ndarray]:
+        """Return a batch's spans above the thresholds, and the best score of each type: (b, c)."""
         ids, mask, types, words, word_counts, type_counts, limits = (
             torch.from_numpy(array).to(self._device)
             for array in (
@@ -112,7 +125,9 @@ class EncoderTagger:
         )  # fmt: skip
         with torch.inference_mode():
             logits = self._model(ids, mask, types, words, word_counts)
-            return found_spans(logits, word_counts, type_counts, limits, token_head=self._token_head)
+            best = best_scores(logits, word_counts, token_head=self._token_head)
+            spans = found_spans(logits, word_counts, type_counts, limits, token_head=self._token_head)
+            return spans, best.cpu().numpy()
 
     def _thresholds(self, batch: EncoderBatch, types: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the thresholds (b, c) of a batch's types."""
@@ -131,6 +146,7 @@ class EncoderTagger:
         types: Sequence[str],
         words: TokenizedWords,
         found: Mapping[tuple[int, int, int], float],
+        best: Sequence[float],
         figures: dict[str, float],
     ) -> PassageAnswers:
         # In the order of GLiNER's decoders, which decides among equal scores.
@@ -140,9 +156,12 @@ class EncoderTagger:
             for first, last, kind in ordered
         ]
         of_type: list[list[TypedSpan]] = [[] for _ in types]
-        for span in choose(spans, self._settings.overlaps):
+        for span in sorted(settle(spans, self._settings.overlaps)):
             of_type[span.type].append(span)
-        answers = (_type_answer(passage, name, own) for name, own in zip(types, of_type, strict=True))
+        answers = (
+            _type_answer(passage, name, own, score)
+            for name, own, score in zip(types, of_type, best, strict=True)
+        )
         return PassageAnswers(tuple(answers), figures)
 
 
@@ -159,7 +178,12 @@ def _collect(
             found[piece.text][key] = score
 
 
-def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan]) -> TypeAnswer:
+def best_score(answer: TypeAnswer) -> float:
+    """Return the score of a type's best span, from an encoder's answer."""
+    return float(answer.text)
+
+
+def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan], best: float) -> TypeAnswer:
     scores: dict[str, float] = {}
     for span in spans:
         mention = passage[span.start : span.end]
@@ -168,6 +192,7 @@ def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan]) -> TypeAns
         name,
         "ok",
         scores,
+        f"{best:.4f}",
         spans=tuple((span.start, span.end) for span in spans),
         span_scores=tuple(span.score for span in spans),
     )

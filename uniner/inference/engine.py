@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from uniner.errors import UserError
@@ -26,6 +26,7 @@ from uniner.inference.engine_process import (
 )
 from uniner.inference.mention_scores import AnswerPiece, split_answer
 from uniner.inference.vllm_arguments import vllm_arguments
+from uniner.runtime.gpu import cpu_in_place_of_gpu
 from uniner.runtime.work_count import EngineRoom, report_room
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Engine:
     def __init__(
         self, model: str, settings: EngineSettings, *, with_schemas: bool = False, lazy: bool = False
     ):
+        if settings.gpus and cpu_in_place_of_gpu():
+            settings = replace(settings, gpus=0)
         set_environment(settings.cpus, on_cpu=settings.gpus == 0)
         if settings.kv_cache_dtype == "fp8" and settings.gpus:
             require_fp8_cache()
@@ -128,6 +131,7 @@ class Engine:
         self._free_slots = asyncio.Semaphore(self._slots)
         self._admission = asyncio.Lock()
         self._requests = self._completed = 0
+        self._room = EngineRoom(settings.max_num_seqs)
         self._llm: Any = None
         self._starting: asyncio.Task[None] | None = None
         if not lazy:
@@ -152,7 +156,7 @@ class Engine:
             raise UserError(f"{model}: vLLM rejects the model with these settings: {message}") from None
         except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
             raise startup_exception(model, error, errors) from error
-        self._room = EngineRoom(self._settings.max_num_seqs)
+        self._room.waiting_share()  # the time of the start does not count
         report_room(self._room)
 
     async def _ensure_started(self) -> None:

@@ -13,7 +13,7 @@ from uniner.errors import UserError
 from uniner.preflight.results import CheckResult, error, ok, size
 from uniner.storage.filesystem import explained, is_remote
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import loading, model_address, require_model
+from uniner.storage.model_folders import ENCODER_CONFIG, loading, model_address, require_model
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".npz")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -106,6 +106,23 @@ def check_use(use: ModelUse) -> Iterator[CheckResult]:
         )
     else:
         yield ok(use.setting, f"{use.name}: {kind}, its config and tokenizer load{sizes}")
+
+
+def check_encoder(setting: str, name: str) -> Iterator[CheckResult]:
+    """Check that an encoder in GLiNER's format can be loaded, by its configs and tokenizer."""
+    from uniner.encoder.folder import read_parts
+
+    require_model(name, ENCODER_CONFIG)
+    with explained(name):
+        files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
+    if not files:
+        yield ok(setting, f"{name}: a hub name; its files are fetched when it is loaded")
+        return
+    _require_weights(setting, name, files)
+    with _without_weights(name, files) as place:
+        config, _, text_config = read_parts(place)
+    head = f"{text_config.model_type} with a {config['span_mode']} head"
+    yield ok(setting, f"{name}: {head}, its configs and tokenizer load, {size(sum(files.values()))}")
 
 
 def check_base(base: str, max_tokens: int) -> Iterator[CheckResult]:

@@ -6,26 +6,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from uniner.config.systems import ChatSystem, GlinerSystem, InstructedSystem, TemplateSystem
+from uniner.config.systems import ChatSystem, EncoderSystem, GlinerSystem, InstructedSystem, TemplateSystem
 from uniner.config.teachers import AnyTeacher, RecordingTeacher, VllmTeacher
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import resolve_group
 from uniner.preflight import data, gpus, nodes, storage, teacher
-from uniner.preflight.models import ModelUse, check_base, check_use, read_model
+from uniner.preflight.models import ModelUse, check_base, check_encoder, check_use, read_model
 from uniner.preflight.nodes import Machine
-from uniner.preflight.results import Check, CheckResult, ok, results_of, warning
+from uniner.preflight.results import Check, CheckResult, error, ok, results_of, warning
 from uniner.preflight.teacher import TeacherBudget
 from uniner.runtime.placement import NodeType, Request, node_types, require_room
 from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
-from uniner.storage.model_folders import FACTS, model_address
+from uniner.storage.model_folders import FACTS, is_encoder, model_address
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
 SECTIONS = (
-    "run", "student", "teacher", "generate", "ingest", "annotate", "build", "train", "engine", "evaluate",
-    "tag",
+    "run", "student", "teacher", "generate", "ingest", "annotate", "build", "train", "encoder", "engine",
+    "evaluate", "tag",
 )  # fmt: skip
 _BASE = "student.base"
 
@@ -112,11 +112,37 @@ class RunPlan:
         if "train" in self.stages:
             student = self.context.sections.student
             yield from results_of(Check(_BASE, lambda: check_base(student.base, student.max_tokens)))
+        yield from self._check_encoders()
         seen = {(_BASE, self.context.sections.student.base)} if "train" in self.stages else set()
         for use in self._uses():
             if (use.setting, use.name) not in seen:
                 seen.add((use.setting, use.name))
                 yield from results_of(Check(use.setting, functools.partial(check_use, use)))
+
+    def _check_encoders(self) -> Iterator[CheckResult]:
+        """Check the encoder's base, and the encoders that tag and evaluate load; the run's own if trained."""
+        sections, own = self.context.sections, self.context.run_folder / "train-encoder" / "encoder"
+        base = sections.encoder.base
+        if "train-encoder" in self.stages and base:
+            yield from results_of(Check("encoder.base", lambda: check_use(ModelUse("encoder.base", base))))
+        tag = sections.tag
+        named = {"tag.student": tag.student, "tag.prefilter": tag.prefilter} if "tag" in self.stages else {}
+        found = {
+            setting: own.url if name == "encoder" else name
+            for setting, name in named.items()
+            if name == "encoder" or (name and name != "student" and is_encoder(model_address(name)))
+        }
+        for system in self._systems():
+            if isinstance(system.settings, EncoderSystem):
+                found[f"evaluate.system.{system.name}"] = system.model
+        for setting, address in found.items():
+            if address != own.url or own.exists(FACTS):
+                yield from results_of(Check(setting, functools.partial(check_encoder, setting, address)))
+            elif not base:
+                example = "encoder.base=answerdotai/ModernBERT-base"
+                yield error(
+                    setting, f"this run's encoder is not trained; set encoder.base, such as {example}"
+                )
 
     def _uses(self) -> Iterator[ModelUse]:
         """Yield the models that the stages load. A student that is not trained yet is like its base."""
@@ -133,19 +159,22 @@ class RunPlan:
             student = ModelUse("the run's student", own.url, engine, window)
         if "tag" in stages:
             named = sections.tag.student
-            yield ModelUse("tag.student", named, engine, window) if named else student
+            if named == "student":
+                yield student
+            elif named != "encoder" and not is_encoder(model_address(named)):
+                yield ModelUse("tag.student", named, engine, window)
         for system in self._systems():
             settings, setting = system.settings, f"evaluate.system.{system.name}"
             if isinstance(settings, ChatSystem):
                 if isinstance(settings.teacher, VllmTeacher):
                     yield _teacher_use(f"{setting}.teacher", settings.teacher, settings.max_reply_tokens)
-            elif system.is_own_student:
+            elif system.own_stage == "train":
                 yield student
             elif system.model == model_address(base):
                 yield ModelUse(_BASE, base, system.engine, window)
             elif isinstance(settings, TemplateSystem | InstructedSystem):
                 yield ModelUse(setting, system.model, system.engine, window)
-            elif not isinstance(settings, GlinerSystem):  # by a library of its own, with other files
+            elif not isinstance(settings, EncoderSystem | GlinerSystem):  # their files are others
                 yield ModelUse(setting, system.model)
 
     def _check_gpus(self) -> Iterator[CheckResult]:

@@ -37,13 +37,18 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetScore:
-    """A system's strict micro-F1 on a gold data set."""
+    """A system's strict micro-F1 on a gold data set.
+
+    passages_per_s: of one of its engines, over all data sets. usd_per_million: US dollars a million passages.
+    """
 
     system: str
     dataset: str
     f1: float
     questions: int
     broken: int
+    passages_per_s: float | None = None
+    usd_per_million: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,8 @@ def collect(run: StageFolder, name: str) -> RunReport:
 
 
 def scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
-    """Return the scores in evaluate's manifest, in the order of systems."""
+    """Return the scores in evaluate's manifest, in the order of systems, with the systems' speeds."""
+    speeds = manifest.results.get("speeds", {})
     return tuple(
         DatasetScore(
             system=system,
@@ -112,6 +118,7 @@ def scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
             f1=figures["f1"],
             questions=figures["questions"],
             broken=figures["broken"],
+            **{name: speeds.get(system, {}).get(name) for name in ("passages_per_s", "usd_per_million")},
         )
         for system, datasets in manifest.results["scores"].items()
         for dataset, figures in datasets.items()

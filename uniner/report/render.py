@@ -77,6 +77,8 @@ def print_report(report: RunReport, console: Console) -> None:
     for score in report.scores:
         line = (
             f"{score.dataset}: F1 {score.f1:.3f} {score.system} "
-            f"(strict, {score.questions:,} questions, {score.broken:,} broken answers)"
+            f"(strict, {score.questions:,} questions, {score.broken:,} broken answers"
+            + (f", {score.passages_per_s:,.1f} passages/s" if score.passages_per_s else "")
+            + ")"
         )
         console.print(visible(line), highlight=False, markup=False)

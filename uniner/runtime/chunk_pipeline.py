@@ -138,7 +138,7 @@ def _make_missing(
         # The largest first, so that the end, when actors run out of work one by one, is short.
         keys = sources.without(totals.chunks()).largest_first().keys.to_pylist()
         if pool and board:
-            made = work_on_chunks(folder, keys, read, pool, board.tell)
+            made = work_on_chunks(folder, keys, read, pool, board.tell, name)
         else:
             made = make_chunks(folder, keys, _single(read))
         for summary in made:
@@ -257,11 +257,17 @@ def make_chunks(
 
 
 def work_on_chunks(
-    folder: StageFolder, keys: Sequence[str], read: ReadChunk, pool: Pool, tell: Tell | None = None
+    folder: StageFolder,
+    keys: Sequence[str],
+    read: ReadChunk,
+    pool: Pool,
+    tell: Tell | None = None,
+    name: str | None = None,
 ) -> Iterator[Summary]:
     """Read, work on and write the chunks of keys in an actor pool; yield each chunk's summary.
 
-    tell: hears from the actors how far the chunks in work are.
+    tell: hears from the actors how far the chunks in work are. name: of the work, for the log; by default the
+    folder's.
 
     Raises:
         UserError, Stopped: the first that an actor raised.
@@ -290,7 +296,7 @@ def work_on_chunks(
         num_gpus=pool.gpus,
         **({"runtime_env": pool.runtime_env} if pool.runtime_env else {}),
     )
-    for row in _rows(folder.name, request, items, dataset):
+    for row in _rows(name or folder.name, request, items, dataset):
         yield Summary(**json.loads(row["summary"]))
 
 

@@ -73,6 +73,11 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
+def own_address() -> str:
+    """Return the address at which the cluster's machines reach this one; in a local Ray 127.0.0.1."""
+    return str(ray.util.get_node_ip_address()) if os.environ.get("RAY_ADDRESS") else "127.0.0.1"
+
+
 @contextlib.contextmanager
 def _own_signal_handlers() -> Iterator[None]:
     """Keep this process's signal handlers: Ray's would end a driver that is stopped with other exit codes.

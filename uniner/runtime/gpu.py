@@ -1,8 +1,21 @@
 """Check that a process that Ray gave a GPU can use it. Does not import Ray."""
 
+import logging
+import os
 import socket
 
 from uniner.errors import UserError
+
+STAND_IN = "UNINER_CPU_IN_PLACE_OF_GPU"
+"""Environment variable of a machine that declares a GPU to Ray and has none, to rehearse a cluster
+(infra/rehearsal): its engines compute on its CPUs. No other machine may have it."""
+
+log = logging.getLogger(__name__)
+
+
+def cpu_in_place_of_gpu() -> bool:
+    """Tell whether this machine's GPUs are only declared to Ray, to rehearse, and engines compute on CPUs."""
+    return os.environ.get(STAND_IN) == "1"
 
 
 def require_gpu() -> None:
@@ -16,6 +29,9 @@ def require_gpu() -> None:
     import torch
 
     if torch.cuda.is_available():
+        return
+    if cpu_in_place_of_gpu():
+        log.warning(f"{socket.gethostname()}: CPUs take the place of the GPU, because {STAND_IN}=1 is set")
         return
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
     raise UserError(

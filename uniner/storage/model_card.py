@@ -1,5 +1,6 @@
-"""The student's model card, for people and the Hugging Face hub."""
+"""The model cards of student and encoder, for people and the Hugging Face hub."""
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -12,6 +13,7 @@ from uniner.templates import READ, SYSTEM, make_template
 
 _SCORES = "## Scores\n"
 _SHOWN_TYPES = 30
+_TAGS = ["named-entity-recognition", "distillation", "universal-ner"]
 
 
 def student_card(
@@ -24,26 +26,51 @@ def student_card(
     """
     example = {name: [] if place else ["a mention"] for place, name in enumerate(types[:2] or ["TYPE"])}
     question, answer = make_template(settings["template"], settings["group_types"]).render(example)[0]
-    text = resources.files("uniner.storage").joinpath("student_card.md").read_text(encoding="utf-8")
     prompt = f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:"
+    about = ModelCardData(base_model=settings["base"], pipeline_tag="text-generation", tags=_TAGS)
+    values = {"eos": eos, "prompt": prompt, "fence": code_fence(prompt), "answer": answer}
+    return _filled("student_card.md", about, run, settings, figures, types, **values, code=markdown_code)
+
+
+def encoder_card(
+    run: str, settings: Mapping[str, Any], figures: Mapping[str, float], types: Sequence[str]
+) -> str:
+    """Return the card of an encoder.
+
+    settings: by their names in the config's section encoder, and the seed. figures: train-encoder's
+    manifest's. types: the most frequent types.
+    """
+    about = ModelCardData(
+        base_model=settings["base"],
+        library_name="gliner",
+        pipeline_tag="token-classification",
+        tags=[*_TAGS, "gliner"],
+    )
+    # As JSON in a block of code, a type cannot end the block: it has no line breaks.
+    example = json.dumps(list(types[:3] or ["person"]), ensure_ascii=False)
+    values = {"example": example, "threshold": f"{figures.get('threshold', 0.5):.2f}"}
+    return _filled("encoder_card.md", about, run, settings, figures, types, **values)
+
+
+def _filled(
+    template: str,
+    about: ModelCardData,
+    run: str,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, float],
+    types: Sequence[str],
+    **values: Any,
+) -> str:
     card = ModelCard.from_template(
-        ModelCardData(
-            base_model=settings["base"],
-            pipeline_tag="text-generation",
-            tags=["named-entity-recognition", "distillation", "universal-ner"],
-        ),
-        template_str=text,
+        about,
+        template_str=resources.files("uniner.storage").joinpath(template).read_text(encoding="utf-8"),
         run=run,
         version=__version__,
         settings=settings,
         figures=figures,
         types=[markdown_text(name) for name in types[:_SHOWN_TYPES]],
-        eos=eos,
-        prompt=prompt,
-        fence=code_fence(prompt),
-        answer=answer,
         text=markdown_text,
-        code=markdown_code,
+        **values,
     )
     return f"{card}\n"
 

@@ -86,9 +86,12 @@ def require_model(name: str, config_file: str = "config.json") -> None:
     with explained(name):
         exists = Folder(name).exists(config_file)
     if not exists:
+        kind, example = "Hugging Face", "Qwen/Qwen3-0.6B"
+        if config_file == ENCODER_CONFIG:
+            kind, example = "GLiNER", "urchade/gliner_medium-v2.1"
         raise UserError(
-            f"{name} is not a model folder (no {config_file}); name a Hugging Face folder or a hub name, "
-            "such as Qwen/Qwen3-0.6B"
+            f"{name} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
+            f"{example}"
         )
 
 

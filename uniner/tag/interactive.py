@@ -1,11 +1,12 @@
 """Texts tagged in this process, shown in the terminal or on a Gradio page. No run, no Ray."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,11 +15,11 @@ from uniner.display import TaggedText, displayed_entities, terminal_text, type_c
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
-from uniner.passages import cut_passages
+from uniner.passages import PassageSpan, cut_passages
 from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
-from uniner.tag.tagger import EntityRules, Tagger
+from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
 from uniner.tag.types import TypeSelection
 from uniner.templates import Template
 
@@ -61,6 +62,30 @@ class TextTagger:
             await self._engine.close()
 
 
+class EncoderTextTagger:
+    """Tags texts with an encoder in this process, which `start` loads with the first text."""
+
+    def __init__(self, start: Callable[[], PassageTagger], rules: EntityRules):
+        _silence_warnings()
+        self._start, self._rules = start, rules
+        self._encoder: PassageTagger | None = None
+
+    async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+        """Tag a text as one passage: the encoder reads it in windows. A blank text has no passages."""
+        if not text.strip():
+            return []
+        if self._encoder is None:
+            self._encoder = await asyncio.to_thread(self._start)
+        passage = PassageSpan(0, len(text), 0, 0).passage(text, "0")
+        tagger = EncoderWorker(self._encoder, types, self._rules)
+        chunk = await tagger(Chunk("text", to_table([passage], PASSAGE)))
+        return list(from_table(chunk.table, TaggedPassage))
+
+    async def tag_once(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+        """Tag a text."""
+        return await self.tag(text, types)
+
+
 def _silence_warnings() -> None:
     """Keep warnings of torch and vLLM, here and in the engine's process, out of the output."""
     warnings.simplefilter("ignore")
@@ -96,7 +121,7 @@ def print_text(text: str, passages: Sequence[TaggedPassage], console: Console) -
         console.print(visible(line), style="dim", markup=False, highlight=False)
 
 
-def serve_page(tagger: TextTagger, types: Sequence[str], port: int) -> None:
+def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], port: int) -> None:
     """Serve the page on this machine's loopback address until the job is stopped.
 
     types: the first few are suggested.

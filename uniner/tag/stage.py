@@ -13,11 +13,9 @@ from rich.console import Console
 from uniner.config.schema import Tag
 from uniner.errors import UserError
 from uniner.gold.catalogue import resolve_group
-from uniner.inference.engine import EngineSettings
 from uniner.inference.engine_pool import engine_pool
-from uniner.inference.fp8_gate import fp8_suffix, require_f1, require_f1_of_training
+from uniner.inference.fp8_gate import fp8_suffix
 from uniner.inference.gpu_sharing import read_sizes
-from uniner.inference.questions import start_asker
 from uniner.labels import unknown_types_line
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_pipeline import Pool
@@ -31,23 +29,38 @@ from uniner.storage.joined_chunks import join_chunks, read_joined
 from uniner.storage.lease import hold_lease
 from uniner.storage.manifest import Identity, Manifest, StageTotals
 from uniner.storage.model_folders import (
-    FACTS,
+    ENCODER,
+    ENCODER_CONFIG,
     StudentFacts,
     calibration_of,
-    facts_or,
-    model_address,
     model_digest,
     read_calibrations,
     require_model,
-    student_facts,
 )
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import TagTrial, describe, describe_sharing, measure, sample_chunks
+from uniner.tag.student import (
+    asking_identity,
+    check_encoder_settings,
+    encoder_starter,
+    engine_settings,
+    entity_rules,
+    evaluate_comes_first,
+    is_own,
+    read_facts,
+    require_f1_of_8_bits,
+    require_trained,
+    rules_identity,
+    selected_types,
+    student_address,
+    student_exists,
+    tags_by_encoder,
+    worker_of,
+)
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
-from uniner.tag.tagger import EntityRules, Tagger
-from uniner.tag.types import TypeSelection, read_types, require_sources, select_types
-from uniner.templates import Template, make_template
+from uniner.tag.types import TypeSelection, read_types, require_sources
+from uniner.templates import make_template
 
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _CHUNKS, _MOST_CHUNK_PASSAGES = 1_000, 2_048
@@ -86,20 +99,21 @@ def check(context: StageContext) -> None:
         raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
     if tag.types_file:
         read_types(absolute(tag.types_file))
-    student, gold = _student_address(context), evaluate.gold
+    student, gold = student_address(context), evaluate.gold
     if tag.calibration or fp8_suffix(engine) or tag.float8_reference:
         gold = resolve_group(evaluate.group, evaluate.data, evaluate.gold)
-    evaluate_measures_it = not tag.student and tag.calibration in gold and "student" in evaluate.systems
+    check_encoder_settings(context)
+    evaluate_measures_it = is_own(context) and tag.calibration in gold and tag.student in evaluate.systems
     if tag.calibration and not evaluate_measures_it:
         calibration_of(student, tag.calibration)
-    if tag.student:
-        require_model(student)
-    student_exists = tag.student or (context.run_folder / "train" / "student").exists(FACTS)
-    if student_exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
-        facts = _facts(context)
-        context.folder.check_identity(_identity(context, facts, _select_types(tag, facts), parents={}))
-    if (fp8_suffix(engine) or student_exists) and not gold:  # with gold, evaluate may still come before tag
-        _require_f1(context, student)
+    if not is_own(context):
+        require_model(student, ENCODER_CONFIG if tags_by_encoder(context) else "config.json")
+    exists = student_exists(context) and not evaluate_comes_first(context)
+    if exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
+        facts = read_facts(context)
+        context.folder.check_identity(_identity(context, facts, selected_types(tag, facts), parents={}))
+    if (fp8_suffix(engine) or exists) and not gold:  # with gold, evaluate may still come before tag
+        require_f1_of_8_bits(context, student)
 
 
 def run(context: StageContext) -> Manifest:
@@ -158,7 +172,8 @@ def _sharing(context: StageContext, trial: TagTrial) -> str:
     """Say how many engines should share a GPU; "" where GPUs or the student's sizes are not known."""
     engine, nodes = context.sections.engine, gpu_nodes()
     kinds = {name for node in nodes for name in known_gpus(node.accelerator())}
-    sizes = read_sizes(_student_address(context)) if kinds and 0 < engine.gpus <= 1 else None
+    shares = bool(kinds) and 0 < engine.gpus <= 1 and not tags_by_encoder(context)
+    sizes = read_sizes(student_address(context)) if shares else None
     if sizes is None:
         return ""
     return describe_sharing(
@@ -193,7 +208,7 @@ def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
     text = sys.stdin.read() if text == "-" else text
     tagger, types = _text_tagger(context)
-    log.info(f"tag: loading the student {_student_address(context)} into vLLM, about half a minute")
+    log.info(f"tag: loading {student_address(context)}, for a generative student about half a minute")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
 
 
@@ -203,27 +218,30 @@ def serve_page(context: StageContext, port: int) -> None:
     interactive.serve_page(tagger, types.everywhere, port)
 
 
-def _text_tagger(context: StageContext) -> tuple[interactive.TextTagger, TypeSelection]:
-    student = _student_address(context)
-    facts = _facts(context)
+def _text_tagger(
+    context: StageContext,
+) -> tuple[interactive.TextTagger | interactive.EncoderTextTagger, TypeSelection]:
+    facts = read_facts(context)
+    rules, types = entity_rules(context, facts), selected_types(context.sections.tag, facts)
+    if facts.template == ENCODER:
+        return interactive.EncoderTextTagger(encoder_starter(context, rules), rules), types
     tagger = interactive.TextTagger(
-        student,
+        student_address(context),
         make_template(facts.template, facts.group_types),
         context.sections.ingest.max_tokens,
-        _rules(context.sections.tag, student),
-        _engine_settings(context),
+        rules,
+        engine_settings(context),
     )
-    return tagger, _select_types(context.sections.tag, facts)
+    return tagger, types
 
 
 def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     """Return the stage's identity, and the pool of its engines."""
-    tag, student, passages = context.sections.tag, _student_address(context), context.run_folder / "ingest"
-    if not tag.student:
-        (context.run_folder / "train").require_manifest()
-    facts = _facts(context)
-    types = _select_types(tag, facts)
-    if facts.base == student:
+    tag, student, passages = context.sections.tag, student_address(context), context.run_folder / "ingest"
+    require_trained(context)
+    facts = read_facts(context)
+    types = selected_types(tag, facts)
+    if facts.base == student and facts.template != ENCODER:
         log.info(f"tag: {student} does not say how it is asked; asking by the template {facts.template!r}")
     if not (tag.types or tag.types_file):
         asked = types.everywhere
@@ -234,79 +252,28 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
     require_sources(types.of_source, sources)
     digest = model_digest(student)
-    _require_f1(context, student)
-    template = make_template(facts.template, facts.group_types)
-    worker = partial(make_tagger, student, template, types, _rules(tag, student), _engine_settings(context))
+    require_f1_of_8_bits(context, student)
+    worker, questions = worker_of(context, facts, types, entity_rules(context, facts))
     manifest = passages.require_manifest()
     parents: dict[str, str | None] = {"ingest": manifest.digest, "student": digest}
     identity = _identity(context, facts, types, parents)
-    questions = len(template.groups(types.everywhere)) * chunks.total_rows / max(1, len(chunks))
-    pool = engine_pool(context.sections.engine, worker, questions)
+    pool = engine_pool(context.sections.engine, worker, questions * chunks.total_rows / max(1, len(chunks)))
     return identity.with_earlier_parent("ingest", manifest.grown_from), pool
-
-
-def make_tagger(
-    model: str, template: Template, types: TypeSelection, rules: EntityRules, settings: EngineSettings
-) -> Tagger:
-    """Start an engine in this process and return the worker that asks it."""
-    return Tagger(start_asker(model, template, settings), types, rules)
-
-
-def _engine_settings(context: StageContext) -> EngineSettings:
-    max_prompt_tokens = context.sections.student.max_tokens
-    return EngineSettings.of(context.sections.engine, max_prompt_tokens=max_prompt_tokens)
-
-
-def _student_address(context: StageContext) -> str:
-    named = context.sections.tag.student
-    return model_address(named) if named else (context.run_folder / "train" / "student").url
-
-
-def _require_f1(context: StageContext, student: str) -> None:
-    """Check what 8 bits cost in F1, of the engine and of the student's training."""
-    evaluate, engine = context.run_folder / "evaluate", context.sections.engine
-    require_f1(evaluate, model_digest(student), engine)
-    require_f1_of_training(evaluate, student, context.sections.tag.float8_reference, engine)
-
-
-def _facts(context: StageContext) -> StudentFacts:
-    """Return how the student is asked. One that others trained has no facts: the config says it."""
-    address, section = _student_address(context), context.sections.student
-    if not context.sections.tag.student:
-        return student_facts(address)
-    return facts_or(address, section.template, section.group_types, section.max_tokens)
-
-
-def _select_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
-    file = read_types(absolute(tag.types_file)) if tag.types_file else []
-    return select_types(tag.types, file, tag.top_types, tag.types_of_source, facts.types)
-
-
-def _rules(tag: Tag, student: str) -> EntityRules:
-    return EntityRules(
-        occurrences=tag.occurrences,
-        min_score=tag.min_score,
-        keep_ungrounded=tag.ungrounded == "keep",
-        flat=tag.overlaps == "flat",
-        calibration=calibration_of(student, tag.calibration) if tag.calibration else None,
-    )
 
 
 def _identity(
     context: StageContext, facts: StudentFacts, types: TypeSelection, parents: dict[str, str | None]
 ) -> Identity:
-    tag = context.sections.tag
     ingest = (context.run_folder / "ingest").manifest()
     chunk_passages = _chunk_passages(context, ingest.rows if ingest else 0)
     return Identity(
         stage="tag",
         settings={
-            "student": {"template": facts.template, "max_tokens": context.sections.student.max_tokens},
-            "engine": context.sections.engine.identity(),
+            **asking_identity(context, facts),
             "tag": {
                 "types": list(types.everywhere),
                 "types_of_source": types.of_source,
-                **asdict(_rules(tag, _student_address(context))),
+                **rules_identity(entity_rules(context, facts)),
                 **({"chunk_passages": chunk_passages} if chunk_passages > 1 else {}),
             },
         },

@@ -1,15 +1,15 @@
 """The tag stage's worker: passages in, entities with offsets into the document out."""
 
 import asyncio
-from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 from uniner.grounding import locate, nested_spans, without_nested
-from uniner.inference.questions import QuestionAsker, TypeAnswer, work_concurrently
+from uniner.inference.questions import PassageAnswers, QuestionAsker, Questions, TypeAnswer, work_concurrently
 from uniner.metrics.calibration import calibrate
+from uniner.overlaps import Overlaps, settle
 from uniner.passages import own_span, owns
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage.manifest import Counts, merge
@@ -27,16 +27,26 @@ NOT_ASKED = FAILURES[:2]
 class EntityRules:
     """Which mentions become entities, and which entities are kept.
 
-    occurrences: all occurrences of a mention in a passage, or the best (most likely) one. min_score: entities
-    with a lower score are dropped. flat: no two entities of a document overlap. calibration: slope and
-    intercept (from `metrics.calibration.fit`), applied to the scores before everything else.
+    occurrences: all occurrences of a mention in a passage, or the best (most likely) one. min_score, and
+    min_score_of_type in its place: entities with a lower score are dropped. overlaps: of a document's
+    entities. calibration: slope and intercept (from `metrics.calibration.fit`), applied to the scores before
+    everything else.
     """
 
     occurrences: Occurrences = "all"
     min_score: float = 0.0
     keep_ungrounded: bool = True
-    flat: bool = False
+    overlaps: Overlaps = "keep"
+    min_score_of_type: Mapping[str, float] = field(default_factory=dict)
     calibration: tuple[float, float] | None = None
+
+
+class PassageTagger(Protocol):
+    """What tags passages together (`inference.encoder.EncoderTagger`)."""
+
+    async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
+        """Answer each (passage, types), in order."""
+        ...
 
 
 class Tagger:
@@ -44,6 +54,10 @@ class Tagger:
 
     def __init__(self, asker: QuestionAsker, types: TypeSelection, rules: EntityRules):
         self._asker, self._types, self._rules = asker, types, rules
+
+    def behind(self, encoder: PassageTagger, threshold: float) -> "CascadeWorker":
+        """Return a tagger that asks only what an encoder finds likely."""
+        return CascadeWorker(encoder, self._asker, self._types, self._rules, threshold)
 
     async def __call__(self, chunk: Chunk) -> Chunk:
         """Tag a chunk's passages, in their order."""
@@ -76,6 +90,65 @@ class Tagger:
         return Chunk(chunk.key, to_table(rows, TAGGED_PASSAGE), figures=figures, rejects=rejects)
 
 
+class EncoderWorker(Tagger):
+    """Tags with an encoder, which works on all passages of a chunk together."""
+
+    def __init__(self, encoder: PassageTagger, types: TypeSelection, rules: EntityRules):
+        self._encoder, self._types, self._rules = encoder, types, rules
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Tag a chunk's passages, in their order."""
+        passages = from_table(chunk.table.select(PASSAGE.names), Passage)
+        replies = await self._encoder.ask_all(
+            [(passage.text, self._types.of(passage.source)) for passage in passages]
+        )
+        tagged = [
+            (tag_passage(passage, reply.answers, self._rules.occurrences), reply.figures)
+            for passage, reply in zip(passages, replies, strict=True)
+        ]
+        return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
+
+
+class CascadeWorker(Tagger):
+    """Asks a student only for the types that an encoder finds likely in a passage.
+
+    threshold: of the encoder's best score. The figures count asked and saved questions.
+    """
+
+    def __init__(
+        self,
+        encoder: PassageTagger,
+        asker: QuestionAsker,
+        types: TypeSelection,
+        rules: EntityRules,
+        threshold: float,
+    ):
+        super().__init__(asker, types, rules)
+        self._encoder, self._threshold = encoder, threshold
+
+    async def __call__(self, chunk: Chunk) -> Chunk:
+        """Tag a chunk's passages, in their order."""
+        passages = from_table(chunk.table.select(PASSAGE.names), Passage)
+        likely = await self._encoder.ask_all(
+            [(passage.text, self._types.of(passage.source)) for passage in passages]
+        )
+        tagged = await work_concurrently(
+            lambda pair: self._tag_likely(*pair), list(zip(passages, likely, strict=True))
+        )
+        return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
+
+    async def _tag_likely(self, passage: Passage, likely: PassageAnswers) -> tuple[TaggedPassage, Counts]:
+        asked = [answer.type for answer in likely.answers if float(answer.text) > self._threshold]
+        reply = await self._asker.ask(passage.text, asked)
+        figures = {
+            **reply.figures,
+            "prefilter_tokens": likely.figures.get("prompt_tokens", 0),
+            "types_asked": len(asked),
+            "types_saved": len(likely.answers) - len(asked),
+        }
+        return tag_passage(passage, reply.answers, self._rules.occurrences), figures
+
+
 def tag_passage(
     passage: Passage, answers: Sequence[TypeAnswer], occurrences: Occurrences = "all"
 ) -> TaggedPassage:
@@ -88,11 +161,18 @@ def tag_passage(
     the passage owns.
     """
     offset = passage.char_start
-    located = {mention: locate(passage.text, mention) for answer in answers for mention in answer.scores}
+    located = {
+        mention: locate(passage.text, mention)
+        for answer in answers
+        if not answer.span_scores
+        for mention in answer.scores
+    }
     nested = nested_spans(span for spans, _ in located.values() for span in spans)
     entities: dict[tuple[int, int, str, str], TaggedEntity] = {}
     for answer in answers:
-        for mention, score in answer.scores.items():
+        for entity in _scored_spans(passage, answer, occurrences) if answer.span_scores else ():
+            entities[entity.start, entity.end, entity.type, ""] = entity
+        for mention, score in answer.scores.items() if not answer.span_scores else ():
             spans, grounding = located[mention]
             # The best occurrence is one that the passage owns.
             meant = spans if occurrences == "best" else without_nested(spans, nested)
@@ -116,6 +196,30 @@ def tag_passage(
         outcome=next((failure for failure in FAILURES if failure in outcomes), "ok"),
         failed_types=tuple(answer.type for answer in answers if answer.outcome != "ok"),
     )
+
+
+def _scored_spans(passage: Passage, answer: TypeAnswer, occurrences: Occurrences) -> list[TaggedEntity]:
+    """Return the entities of an answer whose spans have scores of their own, as an encoder's have."""
+    offset = passage.char_start
+    entities = [
+        TaggedEntity(
+            text=passage.text[start:end],
+            type=answer.type,
+            start=offset + start,
+            end=offset + end,
+            score=score,
+            grounding="exact",
+        )
+        for (start, end), score in zip(answer.spans, answer.span_scores, strict=True)
+        if owns(passage, offset + start, offset + end)
+    ]
+    if occurrences == "all":
+        return entities
+    best: dict[str, TaggedEntity] = {}
+    for entity in entities:
+        if entity.text not in best or best[entity.text].score < entity.score:
+            best[entity.text] = entity
+    return list(best.values())
 
 
 def _text_order(entity: TaggedEntity) -> tuple[bool, int, int]:
@@ -143,10 +247,12 @@ def apply_rules(
     """
     counts: Counter[str] = Counter()
     kept = [_filtered(_calibrate(row.entities, rules), rules, counts) for row in rows]
-    if rules.flat:
+    if rules.overlaps != "keep":
         for run in _overlapping_runs(passages):
             entities = without_overlaps(
-                [passages[number] for number in run], [entity for number in run for entity in kept[number]]
+                [passages[number] for number in run],
+                [entity for number in run for entity in kept[number]],
+                rules.overlaps,
             )
             chosen = set(map(id, entities))
             for number in run:
@@ -162,31 +268,20 @@ def apply_rules(
     return rows, dict(counts)
 
 
-def without_overlaps(run: Sequence[Passage], entities: Sequence[TaggedEntity]) -> list[TaggedEntity]:
-    """Choose entities of which no two overlap, from consecutive passages of a document.
+def without_overlaps(
+    run: Sequence[Passage], entities: Sequence[TaggedEntity], rule: Overlaps
+) -> list[TaggedEntity]:
+    """Choose entities by a rule on overlaps, from consecutive passages of a document.
 
-    Of two that overlap, or share a span with different types, the higher score wins, then the longer entity,
-    then the earlier one, then the type that was asked first. Ungrounded entities overlap nothing. An entity
-    that reaches into text owned by a passage outside the run is dropped, as that passage's entities are not
-    known here.
+    Of two that are as good, the longer stays, then the earlier, then the type that was asked first.
+    Ungrounded entities overlap nothing. An entity that reaches into text owned by a passage outside the run
+    is dropped, as that passage's entities are not known here.
     """
     run_start, run_end = own_span(run[0])[0], own_span(run[-1])[1]
-    starts: list[int] = []
-    ends: list[int] = []
-    chosen = []
-    for entity in sorted(
-        entities, key=lambda entity: (-entity.score, entity.start - entity.end, entity.start)
-    ):
-        if entity.start >= 0:
-            position = bisect(starts, entity.start)
-            previous_end = ends[position - 1] if position else run_start
-            next_start = starts[position] if position < len(starts) else run_end
-            if entity.start < previous_end or entity.end > next_start:
-                continue
-            starts.insert(position, entity.start)
-            ends.insert(position, entity.end)
-        chosen.append(entity)
-    return chosen
+    grounded = [entity for entity in entities if entity.start >= 0]
+    inside = [entity for entity in grounded if run_start <= entity.start and entity.end <= run_end]
+    ordered = sorted(inside, key=lambda entity: (entity.start - entity.end, entity.start))
+    return [*settle(ordered, rule), *(entity for entity in entities if entity.start < 0)]
 
 
 def _calibrate(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence[TaggedEntity]:
@@ -198,7 +293,8 @@ def _calibrate(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence
 def _filtered(
     entities: Sequence[TaggedEntity], rules: EntityRules, counts: Counter[str]
 ) -> list[TaggedEntity]:
-    confident = [entity for entity in entities if entity.score >= rules.min_score]
+    lowest = rules.min_score_of_type
+    confident = [entity for entity in entities if entity.score >= lowest.get(entity.type, rules.min_score)]
     kept = [entity for entity in confident if rules.keep_ungrounded or entity.start >= 0]
     counts.update(
         dropped_low_score=len(entities) - len(confident), dropped_ungrounded=len(confident) - len(kept)

@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible HTTP server on loopback that answers from recorded replies.
+"""A real OpenAI-compatible HTTP server that answers from recorded replies, by default on loopback.
 
 python -m uniner.teacher.replay_server RECORDING [PORT] serves by itself and prints its address. The annotate
 stage starts one for teacher.kind = recording. GET /stats returns the number of completion requests.
@@ -42,9 +42,9 @@ def load_recording(url: str) -> dict[str, str]:
 class ReplayServer:
     """The server, in a thread of its own. Use it as a context manager."""
 
-    def __init__(self, replies: dict[str, str], port: int = 0):
-        """Port 0 takes any free one; `base_url` names it once the server runs."""
-        self._replies, self._port = replies, port
+    def __init__(self, replies: dict[str, str], port: int = 0, host: str = "127.0.0.1"):
+        """host: the address to serve on. Port 0 takes any free one; `base_url` names it once it runs."""
+        self._replies, self._port, self._host = replies, port, host
         self.asked = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -74,10 +74,10 @@ class ReplayServer:
     async def _run(self) -> None:
         runner = web.AppRunner(self._app(), access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024)
+        site = web.TCPSite(runner, self._host, self._port, backlog=1024)
         await site.start()
         _, port = runner.addresses[0][:2]
-        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self.base_url = f"http://{self._host}:{port}/v1"
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

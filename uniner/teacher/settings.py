@@ -21,6 +21,7 @@ from uniner.config.teachers import (
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.inference.engine_pool import chunks_in_flight
+from uniner.runtime.connection import own_address
 from uniner.runtime.rate_limits import RateLimits
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import model_address, model_digest, require_model
@@ -130,11 +131,14 @@ def api_key(section: ServerTeacher) -> str | None:
 
 @contextlib.contextmanager
 def replay(section: AnyTeacher) -> Iterator[str | None]:
-    """Serve a recording on 127.0.0.1 meanwhile. Yields its address; None for another kind of teacher."""
+    """Serve a recording meanwhile, where the cluster's actors reach it: the driver's machine may run none.
+
+    Yields its address; None for another kind of teacher.
+    """
     if not isinstance(section, RecordingTeacher):
         yield None
         return
-    with ReplayServer(load_recording(section.path)) as server:
+    with ReplayServer(load_recording(section.path), host=own_address()) as server:
         yield server.base_url
 
 

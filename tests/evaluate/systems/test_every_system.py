@@ -14,6 +14,7 @@ from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.prepare import lay_out
 from uniner.records import Prediction, from_table
+from uniner.storage.model_folders import read_calibrations
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.replay_server import ReplayServer
 
@@ -66,7 +67,11 @@ def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_
     assert all(row.text[span.start : span.end] in row.predicted for row in rows for span in row.spans)
 
 
-def test_all_other_systems_answer_all_questions(evaluated, base, tiny_t5, write_gold, tmp_path):
+def test_all_other_systems_answer_all_questions(
+    evaluated, base, tiny_t5, trained_encoder, complete_stage, write_gold, tmp_path
+):
+    encoder = trained_encoder(tmp_path / "r")
+    complete_stage(StageFolder(f"{tmp_path}/r/train-encoder"))
     mentions = {"Ann Lee": "person", "Velmora": "city"}
     gold = write_gold(tmp_path / "gold.jsonl", [(text, mentions) for text in TEXTS])
     replies = {INSTRUCTIONS["published"].text(text, TYPES): "city: None | person: Ann Lee" for text in TEXTS}
@@ -78,11 +83,19 @@ def test_all_other_systems_answer_all_questions(evaluated, base, tiny_t5, write_
             f'[evaluate.system.alpaca]\nkind = "alpaca"\nmodel = "{base}"\nmax_prompt_tokens = 400\n'
             f'[evaluate.system.uie]\nkind = "instructuie"\nmodel = "{tiny_t5}"\n'
         )
-        folder, scores = evaluated(gold, ["base", "chatty", "vicuna", "alpaca", "uie"], systems)
+        folder, scores = evaluated(gold, ["base", "chatty", "vicuna", "alpaca", "uie", "encoder"], systems)
     assert {name: system["questions"] for name, system in scores.items()} == dict.fromkeys(scores, 6)
     assert [scores["chatty"][name] for name in ("tp", "fp", "fn")] == [3, 0, 3]
     for name in scores:
         rows = from_table((folder / name).read_rows(), Prediction)
         assert [(row.text, row.type) for row in rows] == [(text, kind) for text in TEXTS for kind in TYPES]
         assert {row.outcome for row in rows} <= {"ok", "unparseable", "too_long"}
-        assert any(row.reply for row in rows), name
+        assert any(row.reply or row.spans for row in rows), name
+    # What the run's own encoder gets: its scores in its card, and their calibration for tag.
+    card = (encoder / "README.md").read_text()
+    assert f"| ones | 6 | {scores['encoder']['f1']:.3f} |" in card and "None yet" not in card
+    measured, scored = scores["encoder"]["calibration"], read_calibrations(str(encoder))["ones"]
+    assert measured["mentions"] > 0 and scored["slope"] == measured["slope"]
+    speeds = folder.require_manifest().results["speeds"]
+    assert speeds.keys() == scores.keys() and speeds["encoder"]["passages_per_s"] > 0
+    assert speeds["chatty"]["passages_per_s"] is None and speeds["base"]["runs_on"] == "CPU"

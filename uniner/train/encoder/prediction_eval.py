@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from uniner.encoder.spans import TypedSpan, choose, found_spans
+from uniner.encoder.spans import TypedSpan, found_spans
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import normalised, strict
+from uniner.overlaps import settle
 from uniner.train.collective import all_gather
 from uniner.train.encoder.samples import AskedPassage, EncoderSamples, EncoderTask, encoder_logits
 from uniner.train.loop import local_batches
@@ -85,7 +86,7 @@ def prediction_eval(
     totals = dict.fromkeys(THRESHOLDS, Counts())
     for number, passage in enumerate(validation.passages):
         # The surest of those that overlap: a higher threshold only leaves spans out.
-        for threshold, counts in _counts(passage, choose(by_passage[number], "flat")).items():
+        for threshold, counts in _counts(passage, settle(by_passage[number], "flat")).items():
             totals[threshold] += counts
     best = max(totals, key=lambda threshold: totals[threshold].f1)
     questions = sum(len(passage.asked) for passage in validation.passages)

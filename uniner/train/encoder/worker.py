@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from uniner.config.schema import Encoder as EncoderSection
-from uniner.config.schema import Student
-from uniner.encoder.folder import Encoder, add_marks, new_encoder, save_encoder, shape_of, with_defaults
+from uniner.config.schema import Encoder, Student
+from uniner.encoder.folder import LoadedEncoder, add_marks, new_encoder, save_encoder, shape_of, with_defaults
 from uniner.encoder.model import TOKEN_LEVEL, EncoderModel
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.filesystem import explained
-from uniner.storage.model_folders import ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
+from uniner.storage.model_card import encoder_card
+from uniner.storage.model_folders import CARD, ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
 from uniner.storage.sealed_json import sealed_json
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
@@ -48,7 +48,7 @@ class EncoderJob:
     """A run and its settings, for the workers. base_address: of the untrained text encoder."""
 
     student: Student
-    encoder: EncoderSection
+    encoder: Encoder
     seed: int
     run: StageFolder
     base_address: str
@@ -196,7 +196,7 @@ def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
     return figures
 
 
-def _read_encoder(job: EncoderJob, *, whole: bool) -> Encoder:
+def _read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
     """Return the encoder to train: with its weights on worker 0 alone, elsewhere its names and shapes."""
     with loading(job.base_address, "encoder.base"):
         base = local_model(job.base_address)
@@ -209,10 +209,10 @@ def _read_encoder(job: EncoderJob, *, whole: bool) -> Encoder:
         text_config.vocab_size = len(tokenizer)
         with torch.device("meta"):
             model = EncoderModel(AutoModel.from_config(text_config), shape_of(fields))
-        return Encoder(model=model, tokenizer=tokenizer, config=fields)
+        return LoadedEncoder(model=model, tokenizer=tokenizer, config=fields)
 
 
-def prepare(job: EncoderJob, encoder: Encoder) -> EncoderData:
+def prepare(job: EncoderJob, encoder: LoadedEncoder) -> EncoderData:
     """Read the conversations and fix the schedule of the whole run.
 
     Raises:
@@ -270,7 +270,7 @@ def summary(job: EncoderJob, data: EncoderData) -> str:
     )
 
 
-def _load_sharded(job: EncoderJob, encoder: Encoder, device: torch.device) -> Any:
+def _load_sharded(job: EncoderJob, encoder: LoadedEncoder, device: torch.device) -> Any:
     source = encoder.model if dist.get_rank() == 0 else None
     if source is None:
         model = encoder.model
@@ -352,13 +352,13 @@ def _figures(data: EncoderData, state: TrainState, best: BestBy | None) -> Encod
 
 def _publish(
     job: EncoderJob,
-    encoder: Encoder,
+    encoder: LoadedEncoder,
     weights: dict[str, torch.Tensor],
     types: list[str],
     state: TrainState,
     figures: EncoderFigures,
 ) -> None:
-    """Upload the encoder and the run's history. Only worker 0 does."""
+    """Upload the encoder, its card and the run's history. Only worker 0 does."""
     if dist.get_rank() != 0:
         return
     facts = StudentFacts(
@@ -373,6 +373,9 @@ def _publish(
         save_encoder(folder, encoder, weights)
         facts = replace(facts, files=digests_of(folder))
         (folder / FACTS).write_bytes(sealed_json(facts.as_dict()))
+        settings = {**job.encoder.model_dump(), "seed": job.seed}
+        card = encoder_card(job.run.name, settings, as_figures(figures), types)
+        (folder / CARD).write_text(card, encoding="utf-8")
         (job.folder / "encoder").upload(folder, last=FACTS)
         history = {
             "steps": [as_figures(step) for step in state.history],

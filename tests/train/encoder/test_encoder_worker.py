@@ -1,0 +1,83 @@
+"""A training process without Ray: it learns, stops early, keeps the best step, resumes; its folder tags."""
+
+import json
+
+import pytest
+
+from uniner.inference.encoder import EncoderSettings, start_encoder
+from uniner.storage.model_folders import student_facts
+from uniner.train.encoder import worker
+from uniner.train.encoder.worker import EncoderResult
+
+pytestmark = pytest.mark.usefixtures("group")
+
+
+def history(job):
+    return job.folder.read_json("history.json")
+
+
+@pytest.mark.parametrize(("kind", "head"), [("modernbert", "span"), ("bert", "token"), ("deberta", "span")])
+def test_it_learns_and_its_folder_tags(make_job, local_session, kind, head, tmp_path):
+    job = make_job(kind=kind, head=head, epochs=8, export="last")
+    session = local_session()
+    figures = worker.train(job, session).figures
+    assert figures.last_loss < 0.7 * figures.first_loss
+    assert figures.steps == 8 * 4 and figures.passages == 21
+    assert "36 mentions" not in session.lines[0] and "mentions in 21 passages" in session.lines[0]
+    folder = tmp_path / "run/train-encoder/encoder"
+    facts = student_facts(str(folder))
+    assert facts.template == "encoder" and 0 < facts.threshold < 1
+    assert set(facts.types) == {"type 1"}
+    config = json.loads((folder / "gliner_config.json").read_text())
+    assert config["span_mode"] == ("markerV0" if head == "span" else "token_level")
+    tagger = start_encoder(str(folder), EncoderSettings(threshold=0.001))
+    answer = tagger.answer([("Berlin and Nairobi.", ["type 1"])])[0]
+    assert answer.answers[0].spans
+
+
+def test_the_best_step_is_exported_and_training_stops_early(make_job, local_session):
+    job = make_job(epochs=6, eval_steps=2, patience=2)
+    figures = worker.train(job, local_session()).figures
+    measured = history(job)["validation"]
+    best = max(measured, key=lambda each: (each["f1"], -each["step"]))
+    assert figures.exported_step == best["step"] and figures.validation_f1 == best["f1"]
+    assert figures.threshold == best["threshold"]
+    after = [each for each in measured if each["step"] > best["step"]]
+    assert len(after) <= 2 and (len(after) == 2 or figures.steps == 24)
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(make_job, local_session, tmp_path):
+    job = make_job(epochs=3)
+    whole = worker.train(job, local_session())
+    expected = history(job)
+    for file in ("history.json",):
+        job.folder.remove([file])
+    (job.folder / "checkpoints").remove_all()
+
+    class Stopped(local_session):
+        def report(self, step, steps, note):
+            if step == 7:
+                raise Killed
+
+    with pytest.raises(Killed):
+        worker.train(job, Stopped())
+    session = local_session()
+    assert isinstance(worker.train(job, session), EncoderResult)
+    assert any("resuming after step" in line for line in session.lines)
+    again = history(job)
+    losses = [[step["loss"] for step in each["steps"]] for each in (again, expected)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert again["validation"] == [pytest.approx(each, abs=1e-5) for each in expected["validation"]]
+    assert whole.figures.steps == len(losses[0])
+
+
+def test_a_build_without_conversations_is_one_line(make_job, local_session, write_build, tmp_path):
+    job = make_job()
+    (job.run / "build").remove_all()
+    write_build(job.run / "build", [])
+    result = worker.train(job, local_session())
+    assert "no conversation to train on" in result.error

@@ -1,0 +1,279 @@
+"""What tags: this run's student, its encoder, or a model that others trained; how it is asked and run."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from uniner.config.schema import Tag
+from uniner.errors import UserError
+from uniner.inference.engine import EngineSettings
+from uniner.inference.fp8_gate import require_f1, require_f1_of_training
+from uniner.inference.questions import start_asker
+from uniner.metrics.cascade import CascadePoint, choose_threshold
+from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import absolute
+from uniner.storage.folder import Folder
+from uniner.storage.model_folders import (
+    ENCODER,
+    ENCODER_CONFIG,
+    FACTS,
+    StudentFacts,
+    calibration_of,
+    facts_or,
+    find_student_facts,
+    is_encoder,
+    model_address,
+    model_digest,
+    require_model,
+    student_facts,
+)
+from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
+from uniner.tag.types import TypeSelection, read_types, select_types
+from uniner.templates import Template, make_template
+
+if TYPE_CHECKING:
+    from uniner.inference.encoder import EncoderSettings
+
+_OWN = {"student": ("train", "student"), "encoder": ("train-encoder", "encoder")}
+"""This run's models by their names in tag.student: their stage and their folder in it."""
+_ENCODER_THRESHOLD = 0.5  # GLiNER's
+_CALIBRATED_FROM = 0.05  # raw scores below are not worth calibrating: the overlap rules come later
+
+
+def is_own(context: StageContext) -> bool:
+    """Tell whether a model of this run tags."""
+    return context.sections.tag.student in _OWN
+
+
+def student_address(context: StageContext) -> str:
+    """Return the address of what tags."""
+    named = context.sections.tag.student
+    if named not in _OWN:
+        return model_address(named)
+    stage, folder = _OWN[named]
+    return (context.run_folder / stage / folder).url
+
+
+def student_exists(context: StageContext) -> bool:
+    """Tell whether what tags is there; this run's may still be trained."""
+    return not is_own(context) or Folder(student_address(context)).exists(FACTS)
+
+
+def require_trained(context: StageContext) -> None:
+    """Check that this run's model is trained, where it is that which tags."""
+    if is_own(context):
+        (context.run_folder / _OWN[context.sections.tag.student][0]).require_manifest()
+
+
+def tags_by_encoder(context: StageContext) -> bool:
+    """Tell whether what tags is an encoder."""
+    named = context.sections.tag.student
+    return named == "encoder" or (named != "student" and is_encoder(student_address(context)))
+
+
+def read_facts(context: StageContext) -> StudentFacts:
+    """Return how what tags is asked. A model that others trained has no facts: the config says it."""
+    address, section = student_address(context), context.sections.student
+    if is_own(context):
+        return student_facts(address)
+    if tags_by_encoder(context):
+        return find_student_facts(address) or StudentFacts(
+            template=ENCODER, max_tokens=0, base=address, types=()
+        )
+    return facts_or(address, section.template, section.group_types, section.max_tokens)
+
+
+def selected_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
+    """Return the types to ask for."""
+    file = read_types(absolute(tag.types_file)) if tag.types_file else []
+    return select_types(tag.types, file, tag.top_types, tag.types_of_source, facts.types)
+
+
+def require_f1_of_8_bits(context: StageContext, student: str) -> None:
+    """Check what 8 bits cost in F1, of the engine and of the student's training."""
+    if tags_by_encoder(context):
+        return
+    evaluate, engine = context.run_folder / "evaluate", context.sections.engine
+    require_f1(evaluate, model_digest(student), engine)
+    require_f1_of_training(evaluate, student, context.sections.tag.float8_reference, engine)
+
+
+def entity_rules(context: StageContext, facts: StudentFacts) -> EntityRules:
+    """Return which entities are kept. What is not set depends on the kind of model."""
+    tag, by_encoder = context.sections.tag, facts.template == ENCODER
+    calibrated = calibration_of(student_address(context), tag.calibration) if tag.calibration else None
+    lowest = 0.0
+    if by_encoder:
+        known = None if calibrated else facts.threshold
+        lowest = _ENCODER_THRESHOLD if known is None else known
+    return EntityRules(
+        occurrences=tag.occurrences,
+        min_score=lowest if tag.min_score is None else tag.min_score,
+        keep_ungrounded=tag.ungrounded == "keep",
+        overlaps=tag.overlaps or ("flat" if by_encoder else "keep"),
+        min_score_of_type=tag.min_score_of_type,
+        calibration=calibrated,
+    )
+
+
+def rules_identity(rules: EntityRules) -> dict[str, Any]:
+    """Return what of the rules decides the entities, in the words of runs from before there were more."""
+    stated = asdict(rules)
+    overlaps, of_type = stated.pop("overlaps"), stated.pop("min_score_of_type")
+    stated["flat"] = overlaps == "flat"
+    if overlaps in ("longest", "nested"):
+        stated["overlaps"] = overlaps
+    return {**stated, **({"min_score_of_type": of_type} if of_type else {})}
+
+
+def asking_identity(context: StageContext, facts: StudentFacts) -> dict[str, Any]:
+    """Return what of the settings decides the answers, besides the model and the types."""
+    engine = context.sections.engine
+    if facts.template == ENCODER:
+        return {"encoder": {"dtype": engine.dtype, "types_per_pass": context.sections.tag.types_per_pass}}
+    asking: dict[str, Any] = {
+        "student": {"template": facts.template, "max_tokens": context.sections.student.max_tokens},
+        "engine": engine.identity(),
+    }
+    if context.sections.tag.prefilter:
+        asking["prefilter"] = {"threshold": prefilter_threshold(context)}
+    return asking
+
+
+def worker_of(
+    context: StageContext, facts: StudentFacts, types: TypeSelection, rules: EntityRules
+) -> tuple[Callable[[], Tagger], int]:
+    """Return what starts the model and its worker in an actor, and the number of questions a passage."""
+    student = student_address(context)
+    if facts.template == ENCODER:
+        return partial(make_encoder_worker, encoder_starter(context, rules), types, rules), 1
+    template = make_template(facts.template, facts.group_types)
+    make = partial(make_tagger, student, template, types, rules, engine_settings(context))
+    threshold = prefilter_threshold(context)
+    if threshold is not None:
+        settings = replace(encoder_settings(context), threshold=threshold)
+        start = partial(start_encoder_here, prefilter_address(context), settings)
+        make = partial(make_cascade, make, start, threshold)
+    return make, len(template.groups(types.everywhere))
+
+
+def make_tagger(
+    model: str, template: Template, types: TypeSelection, rules: EntityRules, settings: EngineSettings
+) -> Tagger:
+    """Start an engine in this process and return the worker that asks it."""
+    return Tagger(start_asker(model, template, settings), types, rules)
+
+
+def encoder_starter(context: StageContext, rules: EntityRules) -> Callable[[], PassageTagger]:
+    """Return what loads the encoder that tags in a process."""
+    settings = replace(
+        encoder_settings(context),
+        threshold=_CALIBRATED_FROM if rules.calibration else rules.min_score,
+        threshold_of_type={} if rules.calibration else dict(rules.min_score_of_type),
+    )
+    return partial(start_encoder_here, student_address(context), settings)
+
+
+def encoder_settings(context: StageContext) -> "EncoderSettings":
+    """Return how an encoder runs, by the section of the engine."""
+    from uniner.inference.encoder import EncoderSettings
+
+    engine = context.sections.engine
+    return EncoderSettings(
+        types_per_pass=context.sections.tag.types_per_pass,
+        batch_tokens=engine.max_num_batched_tokens,
+        on_gpu=engine.gpus > 0,
+        dtype=engine.dtype,
+        threads=max(1, int(engine.cpus)),
+    )
+
+
+def start_encoder_here(model: str, settings: "EncoderSettings") -> PassageTagger:
+    """Load an encoder in this process."""
+    from uniner.inference.encoder import start_encoder
+
+    return start_encoder(model, settings)
+
+
+def make_cascade(make: Callable[[], Tagger], start: Callable[[], PassageTagger], threshold: float) -> Tagger:
+    """Start a student and the encoder that chooses its questions, in this process."""
+    return make().behind(start(), threshold)
+
+
+def prefilter_address(context: StageContext) -> str:
+    """Return the address of the encoder that reads the passages before the student."""
+    named = context.sections.tag.prefilter
+    assert named, "there is one"
+    if named != "encoder":
+        return model_address(named)
+    stage, folder = _OWN[named]
+    return (context.run_folder / stage / folder).url
+
+
+def evaluate_comes_first(context: StageContext) -> bool:
+    """Tell whether evaluate has yet to measure what decides the prefilter's threshold."""
+    tag, evaluate = context.sections.tag, context.sections.evaluate
+    if not tag.prefilter or tag.prefilter_threshold is not None or not evaluate.gold:
+        return False
+    will_measure = {"student", "encoder"} <= set(evaluate.systems) and tag.prefilter == "encoder"
+    return will_measure and not (context.run_folder / "evaluate").manifest()
+
+
+def prefilter_threshold(context: StageContext) -> float | None:
+    """Return the score above which a type is asked for; None without a prefilter.
+
+    Raises:
+        UserError: it is not set, and evaluate has not measured what it would cost.
+    """
+    tag = context.sections.tag
+    if tag.prefilter is None:
+        return None
+    if tag.prefilter_threshold is not None:
+        return tag.prefilter_threshold
+    manifest = (context.run_folder / "evaluate").manifest()
+    measured = manifest.results.get("cascade") if manifest else None
+    models = {"student": student_address(context), "encoder": prefilter_address(context)}
+    if not measured or any(measured[name] != model_digest(address) for name, address in models.items()):
+        raise UserError(
+            "tag.prefilter: evaluate has not measured what this encoder costs this student; put both in "
+            'evaluate.systems, such as ["student", "encoder"], with gold data, or set '
+            "tag.prefilter_threshold, such as 0.01"
+        )
+    points = [CascadePoint(**point) for point in measured["points"]]
+    return choose_threshold(points, tag.prefilter_max_recall_loss)
+
+
+def make_encoder_worker(
+    start: Callable[[], PassageTagger], types: TypeSelection, rules: EntityRules
+) -> Tagger:
+    """Load an encoder in this process and return the worker that tags with it."""
+    return EncoderWorker(start(), types, rules)
+
+
+def engine_settings(context: StageContext) -> EngineSettings:
+    """Return the settings of the engine that a generative student runs in."""
+    max_prompt_tokens = context.sections.student.max_tokens
+    return EngineSettings.of(context.sections.engine, max_prompt_tokens=max_prompt_tokens)
+
+
+def check_encoder_settings(context: StageContext) -> None:
+    """Refuse settings of engines that an encoder does not have."""
+    engine = context.sections.engine
+    tag = context.sections.tag
+    if tag.prefilter and tag.prefilter != "encoder":
+        require_model(model_address(tag.prefilter), ENCODER_CONFIG)
+    if not tags_by_encoder(context):
+        return
+    if tag.prefilter:
+        raise UserError(
+            "tag.prefilter chooses the questions of a generative student, and tag.student is an encoder; "
+            "remove tag.prefilter, or set tag.student=student"
+        )
+    if engine.quantization or engine.kv_cache_dtype:
+        raise UserError(
+            "engine.quantization and engine.kv_cache_dtype are vLLM's; an encoder has neither: remove them, "
+            "and set engine.dtype=float16 for half of float32's memory"
+        )
+    if engine.gpus > 1:
+        raise UserError(f"engine.gpus = {engine.gpus:g}: an encoder runs on one GPU; set engine.gpus=1")
