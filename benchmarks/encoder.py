@@ -6,9 +6,11 @@ The passages are the quickstart's corpus cut into 150 to 250 words, or FILE's li
 random weights: one of MiniLM's size (6 layers of width 384) and a small one (3 layers of width 128). Their
 tokenizer is a WordPiece trained on the passages. About ten spans of a passage pass the threshold.
 
-    ours       EncoderTagger.answer on all passages, all types in one pass
-    gliner     GLiNER.inference, which asks all types in one pass too, in its batches of 8
-    25 a pass  ours with the number of types a pass that models are trained with
+    ours                    EncoderTagger.answer on all passages, all types in one pass, float32
+    gliner                  GLiNER.inference: all types in one pass too, float32, in its batches of 8
+    the text encoder alone  the Hugging Face model on the same batches: what both must compute, so the limit
+    ours in bfloat16        the same with half the precision, for processors that compute with it
+    25 types a pass         ours with the number of types a pass that models are trained with
 
 They take turns in one process; the rates are the median of the turns, a second of CPU time, so that other
 work on the machine counts little. The last rows are the CPU side alone: batches from token ids, and the
@@ -20,6 +22,7 @@ tokenizing before. gliner is optional, installed apart, since it pins another tr
 
 import argparse
 import logging
+import os
 import random
 import statistics
 import tempfile
@@ -32,10 +35,10 @@ import numpy as np
 import torch
 
 from benchmarks.table import Measured, say, show
-from uniner.encoder.batches import Piece
-from uniner.encoder.folder import Encoder, load_encoder, new_encoder, save_encoder
-from uniner.encoder.words import WordTokenizer
-from uniner.inference.encoder import EncoderSettings, EncoderTagger
+from uniner.encoder.batches import Collator, Piece
+from uniner.encoder.folder import LoadedEncoder, load_encoder, new_encoder, save_encoder
+from uniner.encoder.words import TokenizedWords, WordTokenizer
+from uniner.inference.encoder import CPU_BATCH_TOKENS, EncoderSettings, EncoderTagger
 from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
 
@@ -122,7 +125,7 @@ def make_encoder(folder: Path, sizes: Mapping[str, int], passages: Sequence[str]
     return str(folder / "encoder")
 
 
-def fitting_threshold(encoder: Encoder, passages: Sequence[str], types: Sequence[str]) -> float:
+def fitting_threshold(encoder: LoadedEncoder, passages: Sequence[str], types: Sequence[str]) -> float:
     """Return the threshold that SPANS spans of a passage pass."""
     sample = list(passages[:16])
     tagger = EncoderTagger(encoder, EncoderSettings(threshold=0.0, types_per_pass=len(types)))
@@ -160,42 +163,72 @@ def shared(ours: Sequence[set[Any]], theirs: Sequence[set[Any]]) -> float:
     return both / max(1, sum(len(one | other) for one, other in zip(ours, theirs, strict=True)))
 
 
+def pieces_of(collator: Collator, texts: Sequence[TokenizedWords], types: Sequence[str]) -> list[Piece]:
+    return [
+        Piece(number, window, prompt)
+        for prompt in collator.prompts(types)
+        for number, words in enumerate(texts)
+        for window in collator.windows(words, len(prompt.ids))
+    ]
+
+
+def text_encoder_alone(encoder: LoadedEncoder, passages: Sequence[str], types: Sequence[str]) -> None:
+    """Compute the text encoder on ready batches, and nothing else."""
+    collator = encoder.collator(len(types))
+    pieces = pieces_of(collator, collator.tokenizer.texts(passages), types)
+    with torch.inference_mode():
+        for group in collator.batches(pieces, CPU_BATCH_TOKENS):
+            batch = collator.batch(group)
+            encoder.model.text_encoder(
+                input_ids=torch.from_numpy(batch.input_ids),
+                attention_mask=torch.from_numpy(batch.attention_mask),
+            )
+
+
 def tagging(
     size: str, folder: str, gliner: Any, passages: Sequence[str], types: Sequence[str], turns: int
 ) -> list[Measured]:
-    """Measure tagging with all types in one pass, beside the library and beside fewer types a pass."""
-    encoder = load_encoder(folder)
+    """Measure tagging with all types in one pass, beside the other ways."""
+    encoder, lower = load_encoder(folder), load_encoder(folder)  # a tagger changes its model's precision
     threshold = fitting_threshold(encoder, passages, types)
     questions = [(passage, types) for passage in passages]
 
-    def tagger(types_per_pass: int) -> EncoderTagger:
-        settings = EncoderSettings(threshold=threshold, types_per_pass=types_per_pass, overlaps="flat")
+    def tagger(encoder: LoadedEncoder, types_per_pass: int, dtype: str = "float32") -> EncoderTagger:
+        settings = EncoderSettings(
+            threshold=threshold, types_per_pass=types_per_pass, overlaps="flat", dtype=dtype
+        )
         return EncoderTagger(encoder, settings)
 
-    one_pass, usual = tagger(len(types)), tagger(USUAL_TYPES)
-    ways: dict[str, Callable[[], Any]] = {"ours": lambda: one_pass.answer(questions)}
+    ours, usual = tagger(encoder, len(types)), tagger(encoder, USUAL_TYPES)
+    half = tagger(lower, len(types), "bfloat16")
+    ways: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.answer(questions),
+        "the text encoder alone": lambda: text_encoder_alone(encoder, passages, types),
+        "ours in bfloat16": lambda: half.answer(questions),
+    }
     if len(types) > USUAL_TYPES:
-        ways["usual"] = lambda: usual.answer(questions)
+        ways[f"ours, {USUAL_TYPES} types a pass"] = lambda: usual.answer(questions)
     if gliner:
         theirs = gliner.from_pretrained(folder, local_files_only=True)
         ways["gliner"] = lambda: theirs.inference(
             list(passages), list(types), threshold=threshold, batch_size=GLINER_BATCH
         )
-    rates = in_turns(ways, turns, len(passages))
-    ours = statistics.median(rates["ours"])
-    ratio = None
-    if gliner:
-        ratio = statistics.median(rates["gliner"])
-        same = shared(spans_of_ours(ways["ours"]()), spans_of_gliner(ways["gliner"]()))
-        say(f"{size}, {len(types)} types: {same:.1%} of the spans that either found, both found")
+    measured = in_turns(ways, turns, len(passages))
+    rates: dict[str, float | None] = {name: statistics.median(own) for name, own in measured.items()}
+    found = spans_of_ours(ours.answer(questions))
     what = f"{size}, {len(types)} types"
-    peer = "gliner" if gliner else "gliner is not installed"
-    rows = [Measured(what, ours, "passages/s", peer, ratio, GOALS[len(types)])]
-    if "usual" in rates:
-        usual_rate = statistics.median(rates["usual"])
-        peer = f"{USUAL_TYPES} types a pass"
-        rows.append(Measured(f"{what}, one pass", ours, "passages/s", peer, usual_rate, ""))
-    return rows
+    if gliner:
+        same = shared(found, spans_of_gliner(ways["gliner"]()))
+        say(f"{what}: gliner and ours both found {same:.1%} of the spans that either found")
+    same = shared(found, spans_of_ours(half.answer(questions)))
+    say(f"{what}: bfloat16 and float32 both found {same:.1%} of the spans that either found")
+    goals = {"gliner": GOALS[len(types)], "the text encoder alone": "the limit: 1"}
+    rate = statistics.median(measured["ours"])
+    names = ["gliner" if gliner else "gliner, not installed", *list(ways)[1:]]
+    return [
+        Measured(what, rate, "passages/s", name, rates.get(name), goals.get(name, ""))
+        for name in dict.fromkeys(names)
+    ]
 
 
 def cpu_side(folder: str, passages: Sequence[str], types: Sequence[str], turns: int) -> list[Measured]:
@@ -203,17 +236,12 @@ def cpu_side(folder: str, passages: Sequence[str], types: Sequence[str], turns: 
     encoder = load_encoder(folder)
     collator = encoder.collator(len(types))
     texts = collator.tokenizer.texts(passages)
-    prompt = collator.prompts(types)[0]
 
     def tokenize() -> None:
         WordTokenizer(encoder.tokenizer).texts(passages)
 
     def collate() -> None:
-        pieces = [
-            Piece(number, window, prompt)
-            for number, words in enumerate(texts)
-            for window in collator.windows(words, len(prompt.ids))
-        ]
+        pieces = pieces_of(collator, texts, types)
         for group in collator.batches(pieces, 8_192):
             collator.batch(group)
 
@@ -242,24 +270,22 @@ def library() -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--texts", type=Path, help="a file with a passage a line")
-    parser.add_argument("--passages", type=int, default=64)
+    parser.add_argument("--passages", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.getLogger("gliner").setLevel(logging.ERROR)
-    if options.texts:
-        lines = options.texts.read_text(encoding="utf-8").splitlines()
-        passages = [line for line in lines if line.strip()][: options.passages]
-    else:
-        passages = made_up_passages(options.passages)
+    text = options.texts.read_text(encoding="utf-8") if options.texts else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    passages = lines[: options.passages] or made_up_passages(options.passages)
     gliner, rows = library(), []
     with tempfile.TemporaryDirectory() as folder:
         for number, (size, sizes) in enumerate(SIZES.items()):
             model = make_encoder(Path(folder) / str(number), sizes, passages)
             for count in GOALS:
                 rows += tagging(size, model, gliner, passages, type_names(count), options.turns)
-        many = passages * (1_000 // len(passages) + 1)
-        rows += cpu_side(model, many, type_names(10), options.turns)
+        rows += cpu_side(model, lines or made_up_passages(1_000), type_names(10), options.turns)
     words = statistics.mean(len(passage.split()) for passage in passages)
     say(
         f"{len(passages)} passages of {words:.0f} words on average; median of {options.turns} turns, CPU time"
