@@ -5,6 +5,7 @@
 # make rehearsal       a cluster of several machines on one, through a job and faults; as root
 # make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
 # make bench-tag       speed of tag's engine beside plain vLLM and ray.data.llm, and its scheduling
+# make bench-encoder   the encoder on one core beside its text encoder alone, and beside gliner (installed apart)
 # make bench-evaluate  speed and memory of scoring predictions on one core
 # make bench-train     training speed beside the released code's way
 # Each sets up .venv first where it is missing.
@@ -12,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-encoder bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -39,6 +40,9 @@ bench-data: setup
 bench-tag: setup
 	$(BIN)/python -m benchmarks.tag
 	$(BIN)/python -m benchmarks.scheduling
+
+bench-encoder: setup
+	$(BIN)/python -m benchmarks.encoder
 
 bench-evaluate: setup
 	$(BIN)/python -m benchmarks.scoring

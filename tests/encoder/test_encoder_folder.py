@@ -79,6 +79,16 @@ def test_gliner_reads_our_folder_and_finds_the_same(make_encoder, tmp_path, kind
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_a_type_s_first_token_stands_for_it_there_too(make_encoder, tmp_path, head):
+    gliner = pytest.importorskip("gliner")
+    encoder = make_encoder(head=head, embed_ent_token=False)
+    theirs = gliner.GLiNER.from_pretrained(save(encoder, tmp_path / "encoder"), local_files_only=True)
+    found = gliner_tag(theirs, threshold(encoder))
+    assert any(found) and tag(make_encoder(head=head)) != tag(encoder)
+    assert tag(encoder) == [pytest.approx(expected, abs=1e-4) for expected in found]
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", ["bert", "deberta", "modernbert"])
 def test_a_folder_of_gliner_s_loads_here_and_finds_the_same(make_base, tmp_path, kind, head):
     """In the form of the published models: old weights, no text encoder's config beside them."""

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from uniner.inference.encoder import EncoderSettings, EncoderTagger
+from uniner.inference.encoder import CPU_BATCH_TOKENS, EncoderSettings, EncoderTagger
 
 
 class MarksCapitals(torch.nn.Module):
@@ -43,6 +43,20 @@ def test_a_long_text_with_many_types_has_every_mention_once(reads_names):
     assert answer.figures["windows"] > 20
     assert answer.figures["passes"] == 2
     assert "cut_tokens" not in answer.figures
+
+
+def test_batches_on_cpu_are_small_and_of_like_rows(reads_names):
+    sizes = []
+
+    class Measures(MarksCapitals):
+        def forward(self, ids, *rest):
+            sizes.append(ids.shape)
+            return super().forward(ids, *rest)
+
+    reads_names._model = Measures(reads_names._model.shape, None, None)
+    reads_names.answer([(f"ann {'city ' * count}", ["city"]) for count in range(5, 35) for _ in range(9)])
+    assert all(rows * tokens <= CPU_BATCH_TOKENS for rows, tokens in sizes)
+    assert len(sizes) < 20
 
 
 def test_thresholds_go_by_type(make_encoder):

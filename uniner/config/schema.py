@@ -330,6 +330,9 @@ class Encoder(Section):
     """Types asked at once; more are asked in several passes."""
     hidden_size: Count | None = None
     """Width of word and type vectors. Unset: the base's."""
+    embed_ent_token: bool = True
+    """The mark before a type stands for it, as in GLiNER's models. false: the type's first token does, which
+    a base of random weights learns sooner; types that begin alike are then harder to tell apart."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Dropout of the layers above the base, in training (GLiNER: 0.3)."""
     epochs: Count = 3

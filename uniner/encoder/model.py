@@ -59,19 +59,19 @@ class SpanHead(nn.Module):  # type: ignore[misc]  # mypy: torch is not followed
         """
         first, _, dropout, second = self.out_project
         half = words.shape[-1]
-        starts = self.project_start(words).relu() @ first.weight[:, :half].T + first.bias
-        ends = self.project_end(words).relu() @ first.weight[:, half:].T
+        # In place and fused where the backward pass allows it: on CPU the head's time is half memory traffic.
+        starts = self.project_start(words).relu_() @ first.weight[:, :half].T + first.bias
+        ends = self.project_end(words).relu_() @ first.weight[:, half:].T
         by_type = (types @ second.weight).transpose(1, 2)  # (b, 4h, c)
         constant = (types @ second.bias)[:, None]
         count = words.shape[1]
         widths = []
         for width in range(self.max_width):
-            spans = dropout((starts[:, : count - width] + ends[:, width:]).relu()) if width < count else None
-            found = (
-                words.new_zeros(len(words), 0, types.shape[1])
-                if spans is None
-                else spans @ by_type + constant
-            )
+            if width < count:
+                spans = dropout((starts[:, : count - width] + ends[:, width:]).relu_())
+                found = torch.baddbmm(constant, spans, by_type)
+            else:
+                found = words.new_zeros(len(words), 0, types.shape[1])
             missing = count - found.shape[1]
             widths.append(nn.functional.pad(found, (0, 0, 0, missing), value=-torch.inf))
         return torch.stack(widths, 2)

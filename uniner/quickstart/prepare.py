@@ -1,4 +1,4 @@
-"""Write the quickstart's corpus shards, a recorded teacher, and gold documents with unseen names."""
+"""Write the quickstart's corpus, recorded teacher, encoder base, and gold documents with unseen names."""
 
 import gzip
 import hashlib
@@ -17,6 +17,7 @@ from uniner.config.teachers import RecordingTeacher
 from uniner.passages import cut_passages
 from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
+from uniner.quickstart.encoder_base import write_encoder_base
 from uniner.quickstart.replies import reply
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
@@ -31,13 +32,16 @@ _MADE_WITH = "made_with.json"
 
 
 def prepare(config: Config) -> Config:
-    """Write the corpus under the run's root. Returns the config with the addresses of its files."""
+    """Write the corpus and the encoder's base under run.root. Returns the config with their addresses."""
     folder = Folder(config.run.root) / "quickstart-corpus"
+    encoder_base = Folder(config.run.root) / "quickstart-encoder-base"
     with explained(folder.url):
         write(folder, DOCUMENTS, HELD_OUT, config.ingest.max_tokens)
+        write_encoder_base(encoder_base, BASE)
     return config.model_copy(
         update={
             "student": config.student.model_copy(update={"base": BASE}),
+            "encoder": config.encoder.model_copy(update={"base": encoder_base.url}),
             "ingest": config.ingest.model_copy(update={"shards": [folder.path("shard-*.jsonl.zst")]}),
             "teacher": RecordingTeacher(path=folder.path("teacher.jsonl.gz")),
             "evaluate": config.evaluate.model_copy(

@@ -46,6 +46,12 @@ def test_the_best_step_is_exported_and_training_stops_early(make_job, local_sess
     assert len(after) <= 2 and (len(after) == 2 or figures.steps == 24)
 
 
+def test_the_setting_for_what_stands_for_a_type_reaches_the_model(make_job, local_session, tmp_path):
+    worker.train(make_job(embed_ent_token=False, max_steps=1), local_session())
+    folder = tmp_path / "run/train-encoder/encoder"
+    assert json.loads((folder / "gliner_config.json").read_text())["embed_ent_token"] is False
+
+
 class Killed(BaseException):
     """The end of a process."""
 

@@ -69,6 +69,7 @@ class EncoderJob:
                 "max_len": section.max_words,
                 "max_types": section.max_types,
                 "hidden_size": section.hidden_size or hidden,
+                "embed_ent_token": section.embed_ent_token,
                 "dropout": section.dropout,
                 "num_rnn_layers": 0,
             }
