@@ -32,7 +32,7 @@ def look(folder):
     seen["home"] = [machine.run("ls", str(HOME)).stdout for machine in (one, two)]
     seen["packages"] = [python(machine, "import ray") for machine in (one, two)]
     seen["project"] = [python(one, "import uniner"), python(two, "import uniner", folder="uniner")]
-    seen["project's folder"] = one.run("ls", str(Path.cwd()), check=False).returncode == 0
+    seen["project's folder"] = one.run("ls", str(Path.cwd() / "uniner"), check=False).returncode == 0
     seen["links"] = one.run("ls", "/sys/class/net").stdout.split()
     server = one.start("python", "-c", SERVER.format(rest=ANSWER), output=subprocess.PIPE)
     server.stdout.readline()

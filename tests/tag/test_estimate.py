@@ -12,7 +12,7 @@ from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from
 from uniner.runtime.placement import NodeType
 from uniner.storage.manifest import Summary
 from uniner.storage.stage_folder import Chunk, StageFolder
-from uniner.tag import estimate, stage
+from uniner.tag import estimate, stage, student
 
 
 def test_an_estimate_measures_chunks_spread_over_the_corpus():
@@ -134,7 +134,7 @@ def empty_tagger(monkeypatch):
 
         return EmptyTagger()
 
-    monkeypatch.setattr(stage, "make_tagger", make)
+    monkeypatch.setattr(student, "make_tagger", make)
 
 
 def passages_chunk(key):

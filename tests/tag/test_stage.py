@@ -25,6 +25,7 @@ from uniner.storage.manifest import StageTotals, Summary, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
+from uniner.tag.student import entity_rules, read_facts, selected_types
 from uniner.tag.tagger import EntityRules, Tagger
 from uniner.tag.types import TypeSelection
 from uniner.templates import SINGLE_TYPE, SYSTEM, MultiTypeTemplate, Renderer
@@ -395,9 +396,10 @@ def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_en
     stage.check(stage_context(stage, with_gold))
     write_calibrations(student, {"news": {"slope": 0.5, "intercept": -1.0}})
     stage.check(context)
-    assert stage._rules(context.sections.tag, student.url).calibration == (0.5, -1.0)
+    assert entity_rules(context, read_facts(context)).calibration == (0.5, -1.0)
     assert student_facts(student.url) == facts
-    identity = stage._identity(context, facts, stage._select_types(context.sections.tag, facts), parents={})
+    types = selected_types(context.sections.tag, facts)
+    identity = stage._identity(context, facts, types, parents={})
     assert identity.settings["tag"]["calibration"] == (0.5, -1.0)
     context.folder.begin(identity)
     context.folder.write_chunk(Chunk("a", to_table([], TAGGED_PASSAGE)))

@@ -14,6 +14,7 @@ from uniner.inference.questions import QuestionAsker
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.stage_folder import Chunk
 from uniner.tag import stage
+from uniner.tag import student as tagging_student
 from uniner.tag.tagger import EntityRules, Tagger, count_characters
 from uniner.tag.types import TypeSelection
 from uniner.templates import SINGLE_TYPE
@@ -146,7 +147,7 @@ def test_a_run_completes_with_odd_passages_and_reports_each_outcome(
 
         return Tagger(QuestionAsker(Engine(), template), types, rules)
 
-    monkeypatch.setattr(stage, "make_tagger", make)
+    monkeypatch.setattr(tagging_student, "make_tagger", make)
     student = tmp_path / "student"
     shutil.copytree(base, student)
     facts = {"template": "type", "group_types": 5, "max_tokens": 512, "base": "", "types": ["person"]}
