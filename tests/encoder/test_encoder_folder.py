@@ -125,6 +125,12 @@ def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(make_enc
         ({"hidden_size": 16}, "the weights do not fit the config"),
         ({"num_rnn_layers": 1}, "lacks rnn.lstm"),
         ({"encoder_config": {"model_type": "no-such"}}, "cannot be loaded as an encoder"),
+        ({"encoder_config": "x"}, "cannot be loaded as an encoder"),
+        ({"max_len": 0}, "max_len = 0 is not a right value"),
+        ({"max_width": float("nan")}, "max_width = nan is not a right value"),
+        ({"max_types": "a"}, "max_types = 'a' is not a right value"),
+        ({"embed_ent_token": "false"}, "embed_ent_token = 'false' is not a right value"),
+        ({"ent_token": 5}, "ent_token = 5 is not a right value"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(make_encoder, tmp_path, change, said):
@@ -146,3 +152,31 @@ def test_a_folder_without_its_files_is_one_line(make_encoder, tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(UserError, match=f"has no {CONFIG}"):
         load_encoder(str(folder))
+
+
+@pytest.mark.parametrize("damage", ["cut", "renamed", "not finite", "a list"])
+def test_damaged_weights_are_one_line(make_encoder, tmp_path, damage):
+    encoder = make_encoder()
+    folder = Path(save(encoder, tmp_path / "encoder"))
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "renamed":
+        weights.rename(folder / "pytorch_model.bin")
+    elif damage == "a list":
+        weights.unlink()
+        torch.save([1], folder / "pytorch_model.bin")
+    else:
+        state = encoder.model.state_dict()
+        name = "prompt_rep_layer.0.weight"
+        save_encoder(folder, encoder, {**state, name: torch.full_like(state[name], torch.nan)})
+    with pytest.raises(UserError, match=r"cannot be loaded as an encoder|not finite"):
+        load_encoder(str(folder))
+
+
+def test_a_config_that_is_no_object_is_one_line(make_encoder, tmp_path):
+    folder = Path(save(make_encoder(), tmp_path / "encoder"))
+    for text in ("[]", "null", "[" * 100_000):
+        (folder / CONFIG).write_text(text)
+        with pytest.raises(UserError, match=CONFIG):
+            load_encoder(str(folder))

@@ -1,11 +1,15 @@
 """Read and write an encoder's folder, in GLiNER's format: `gliner_config.json`, weights and tokenizer."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -40,12 +44,35 @@ _SUPPORTED = {
     "words_splitter_type": ("whitespace",),
     "subtoken_pooling": ("first", "last"),
 }
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 24
+
+
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "max_width": _whole(1),
+    "hidden_size": _whole(1),
+    "max_types": _whole(1),
+    "max_len": _whole(1),
+    "num_rnn_layers": _whole(-1),
+    "class_token_index": _whole(-1),
+    "vocab_size": lambda value: _whole(-1)(value) and value != 0,
+    "dropout": lambda value: isinstance(value, int | float) and 0 <= value < 1,
+    "embed_ent_token": lambda value: isinstance(value, bool),
+    "ent_token": lambda value: isinstance(value, str) and bool(value.strip()),
+    "sep_token": lambda value: isinstance(value, str) and bool(value.strip()),
+}
+"""What each field must be."""
 # Fields of other architectures, with the values that mean they are absent.
 _ABSENT = (
     "labels_encoder", "labels_decoder", "decoder_config", "relations_layer", "post_fusion_schema",
     "fuse_layers", "represent_spans", "precomputed_prompts_mode", "span_encoder_config",
 )  # fmt: skip
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, UnpicklingError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
 """What transformers, torch and safetensors raise for files that are not what they should be."""
 _UNLIMITED = 1 << 20  # a tokenizer that states no limit says a larger number
 _RELATIVE = 1024  # tokens where nothing limits them: beyond, attention costs more than windows
@@ -158,9 +185,14 @@ def read_config(folder: str) -> dict[str, Any]:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is not an encoder: it has no {CONFIG}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {_line(error)}") from None
+    if not isinstance(stated, dict):
+        raise UserError(f"{path}: must be an object of settings, as GLiNER writes it")
     config = with_defaults(stated)
+    for name, right in _RIGHT.items():
+        if not right(config[name]):
+            raise UserError(f"{path}: {name} = {config[name]!r} is not a right value; copy the folder again")
     for name, known in _SUPPORTED.items():
         if config[name] not in known:
             raise UserError(
@@ -240,7 +272,10 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     if (folder / WEIGHTS).exists():
         return load_file(folder / WEIGHTS)
-    return torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
+    weights = torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
+    if not isinstance(weights, dict):
+        raise ValueError(f"{OLD_WEIGHTS} has no weights by name")
+    return weights
 
 
 def _fill(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> None:
@@ -248,6 +283,9 @@ def _fill(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> No
         found = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise UserError(f"{folder}: the weights do not fit the config: {_line(error)}") from None
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(f"{folder}: {name} has numbers that are not finite; copy the folder again")
     # Position ids are no weights; old folders list them.
     unexpected = [name for name in found.unexpected_keys if not name.endswith("position_ids")]
     if found.missing_keys or unexpected:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from uniner.config.schema import Encoder, Student
 from uniner.encoder.folder import LoadedEncoder, add_marks, new_encoder, save_encoder, shape_of, with_defaults
@@ -202,6 +202,12 @@ def _read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
     with loading(job.base_address, "encoder.base"):
         base = local_model(job.base_address)
         text_config = AutoConfig.from_pretrained(base)
+        if type(text_config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise UserError(
+                f"encoder.base {job.base_address}: {text_config.model_type} is no text encoder, whose "
+                "words see those after them too; name a BERT, DeBERTa, ModernBERT or XLM-R, such as "
+                "encoder.base=answerdotai/ModernBERT-base"
+            )
         fields = job.fields(text_config.hidden_size)
         if whole:
             return new_encoder(base, fields)
@@ -367,7 +373,7 @@ def _publish(
         max_tokens=encoder.limits().tokens,
         base=job.encoder.base or "",
         types=tuple(types),
-        threshold=figures.threshold,
+        threshold=figures.threshold if figures.validation_f1 else None,
     )
     with tempfile.TemporaryDirectory(prefix="uniner-encoder-") as local, explained(job.folder.url):
         folder = Path(local) / "encoder"
