@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from uniner.encoder.batches import Piece
+from uniner.encoder.words import WordTokenizer
 from uniner.errors import UserError
 
 
@@ -36,6 +37,19 @@ def test_ids_are_those_of_the_tokenizer(collator, make_encoder):
     split = [text[start:end] for start, end in zip(words.starts, words.ends, strict=True)]
     whole = tokenizer(split, is_split_into_words=True)["input_ids"]
     assert [*collator.tokenizer.prefix, *words.ids, *collator.tokenizer.suffix] == whole
+
+
+def test_padding_of_the_tokenizer_s_file_and_tokenizers_in_python_change_no_ids(make_encoder):
+    """Some published tokenizers pad to 128 by their file."""
+    text = random_text(2, 30)
+    expected = WordTokenizer(make_encoder().tokenizer).texts([text])[0]
+    padding = make_encoder().tokenizer
+    words = WordTokenizer(padding)
+    padding.backend_tokenizer.enable_padding(length=8)
+    padding.backend_tokenizer.enable_truncation(2)
+    assert words.texts([text])[0].ids.tolist() == expected.ids.tolist()
+    plain = WordTokenizer(lambda words, **settings: padding(words, **settings))
+    assert plain.texts([text])[0].ids.tolist() == expected.ids.tolist()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -74,6 +74,16 @@ class WordTokenizer:
             for first, last, begin, end in zip(bounds, bounds[1:], tokens, tokens[1:], strict=False)
         ]
 
+    def _new_ids(self, words: Sequence[str]) -> list[list[int]]:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:  # a tokenizer in Python
+            found: list[list[int]] = self._tokenizer(words, add_special_tokens=False)["input_ids"]
+            return found
+        # What transformers makes of a word besides its ids costs as much as the ids.
+        backend.no_padding()
+        backend.no_truncation()
+        return [encoding.ids for encoding in backend.encode_batch_fast(words, add_special_tokens=False)]
+
     def _numbers_of(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
         if len(self._numbers) > _MOST_KEPT:
             self._numbers = {}
@@ -81,7 +91,7 @@ class WordTokenizer:
         known = self._numbers
         new = [word for word in dict.fromkeys(words) if word not in known]
         if new:
-            found = self._tokenizer(new, add_special_tokens=False)["input_ids"]
+            found = self._new_ids(new)
             known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
             ends = self._bounds[-1] + np.cumsum([len(ids) for ids in found])
             self._bounds = np.concatenate([self._bounds, ends])
