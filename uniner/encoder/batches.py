@@ -138,6 +138,11 @@ class Collator:
         places = np.cumsum([0, *map(len, asked)])[:-1] + self._type_place
         return TypePrompt(np.array(ids, np.int32), places.astype(np.int64), np.array(numbers, np.int64))
 
+    def divide(self, words: TokenizedWords, types: Sequence[str]) -> tuple[list[Window], list[TypePrompt]]:
+        """Return the windows of a text and the passes over types; each window is read in each pass."""
+        prompts = self.prompts(types)
+        return self.windows(words, max((len(prompt.ids) for prompt in prompts), default=0)), prompts
+
     def windows(self, words: TokenizedWords, prompt_tokens: int) -> list[Window]:
         """Cut a text's words into windows that fit beside a prompt. A word longer than a window is cut.
 
@@ -197,14 +202,25 @@ class Collator:
 
     def batches(self, pieces: Sequence[Piece], tokens: int) -> list[list[Piece]]:
         """Group pieces of about the same length into batches of at most `tokens`, filled up; one at least."""
-        groups: list[list[Piece]] = []
-        longest = 0
-        for piece in sorted(pieces, key=self.tokens, reverse=True):
-            if not groups or (len(groups[-1]) + 1) * longest > tokens:
-                groups.append([])
-                longest = self.tokens(piece)
-            groups[-1].append(piece)
-        return groups
+        groups = bucket(range(len(pieces)), [self.tokens(piece) for piece in pieces], tokens)
+        return [[pieces[number] for number in group] for group in groups]
+
+
+def bucket(
+    chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, _workers: int = 1
+) -> list[list[int]]:
+    """Divide what is chosen into rows of about the same length, of at most row_tokens with their padding.
+
+    The rows do not depend on the number of workers: in training some may wait at the end of a step.
+    """
+    rows: list[list[int]] = []
+    longest = 0
+    for number in sorted(chosen, key=lambda number: -lengths[number]):
+        if not rows or (len(rows[-1]) + 1) * longest > row_tokens:
+            rows.append([])
+            longest = lengths[number]
+        rows[-1].append(number)
+    return rows
 
 
 def _at_most(words: TokenizedWords, tokens: int) -> TokenizedWords:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from uniner.encoder.batches import EncoderBatch
+
 TOKEN_LEVEL = "token_level"
 _PRIOR, _SMALL = -4.0, 0.3
 
@@ -160,7 +162,7 @@ class EncoderModel(nn.Module):  # type: ignore[misc]  # mypy: torch is not follo
 
         input_ids, attention_mask: (b, n). type_places: (b, c), the token that stands for each type.
         word_places: (b, w), the token that stands for each word; -1 for a word without tokens, whose vector
-        is zero, and beyond the last word. word_counts: (b,), on the CPU.
+        is zero, and beyond the last word. word_counts: (b,).
         """
         tokens = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if hasattr(self.token_rep_layer, "projection"):
@@ -180,6 +182,12 @@ class EncoderModel(nn.Module):  # type: ignore[misc]  # mypy: torch is not follo
         return nn.utils.rnn.pad_packed_sequence(
             self.rnn.lstm(packed)[0], batch_first=True, total_length=words.shape[1]
         )[0]
+
+
+def encoder_logits(model: Any, batch: EncoderBatch, device: torch.device) -> torch.Tensor:
+    """Return the model's logits of a batch."""
+    arrays = (batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places, batch.word_counts)
+    return model(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def _pick(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

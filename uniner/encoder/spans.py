@@ -1,10 +1,13 @@
 """Read the entities off the encoder's scores, vectorised."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from uniner.encoder.batches import Piece
 
 
 class FoundSpans(NamedTuple):
@@ -36,12 +39,9 @@ def found_spans(
     scores = logits.float().sigmoid()
     known = torch.arange(thresholds.shape[1], device=scores.device) < type_counts[:, None]
     limits = torch.where(known, thresholds, torch.inf)
-    words = torch.arange(scores.shape[1], device=scores.device)
+    inside = in_text(logits, word_counts, token_head=token_head)
     if token_head:
-        scores = scores * (words < word_counts[:, None])[..., None, None]
-        return _from_words(scores, limits)
-    ends = words[:, None] + torch.arange(scores.shape[2], device=scores.device)
-    inside = ends < word_counts[:, None, None]
+        return _from_words(scores * inside[..., None, None], limits)
     above = (scores > limits[:, None, None]) & inside[..., None]
     row, first, width, kind = above.nonzero(as_tuple=True)
     found = scores[row, first, width, kind]
@@ -53,14 +53,29 @@ def best_scores(logits: torch.Tensor, word_counts: torch.Tensor, *, token_head: 
 
     With the token head: of its best first word, as start and as inside, which is at least that.
     """
-    words = torch.arange(logits.shape[1], device=logits.device)
+    beyond = ~in_text(logits, word_counts, token_head=token_head)
     if token_head:
         logits = torch.minimum(logits[..., 0], logits[..., 2])
-        beyond = words >= word_counts[:, None]
-        return logits.masked_fill(beyond[..., None], -torch.inf).amax(1).float().sigmoid()
+    words_or_spans = tuple(range(1, beyond.dim()))
+    return logits.masked_fill(beyond[..., None], -torch.inf).amax(words_or_spans).float().sigmoid()
+
+
+def in_text(logits: torch.Tensor, word_counts: torch.Tensor, *, token_head: bool) -> torch.Tensor:
+    """Tell which of a row's words (b, w), or with the span head spans (b, w, max_width), its text has."""
+    words = torch.arange(logits.shape[1], device=logits.device)
+    if token_head:
+        return words < word_counts[:, None]
     ends = words[:, None] + torch.arange(logits.shape[2], device=logits.device)
-    beyond = ends >= word_counts[:, None, None]
-    return logits.masked_fill(beyond[..., None], -torch.inf).amax((1, 2)).float().sigmoid()
+    return ends < word_counts[:, None, None]
+
+
+def owned_spans(pieces: Sequence[Piece], spans: FoundSpans) -> Iterator[tuple[Piece, int, int, int, float]]:
+    """Yield the spans whose first word their window owns: the piece, the window's first and last word, the
+    type's number and the score."""
+    for row, first, last, place, score in zip(*(array.tolist() for array in spans), strict=True):
+        piece = pieces[row]
+        if piece.window.own_first <= piece.window.first + first < piece.window.own_last:
+            yield piece, first, last, int(piece.prompt.numbers[place]), score
 
 
 def _from_words(scores: torch.Tensor, limits: torch.Tensor) -> FoundSpans:

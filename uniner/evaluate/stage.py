@@ -27,7 +27,7 @@ from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
 from uniner.evaluate.speeds import SystemSpeed, measured_speed
 from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
-from uniner.evaluate.systems_registry import OWN_STAGES, SystemSpec, choose_systems
+from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import is_listed, label_renamer, require_types, resolve_group, tag_column
 from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
@@ -40,7 +40,7 @@ from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, merge
 from uniner.storage.model_card import with_scores
-from uniner.storage.model_folders import CARD, model_digest, write_calibrations
+from uniner.storage.model_folders import CARD, OWN_STAGES, model_digest, write_calibrations
 from uniner.storage.stage_folder import MANIFEST, StageFolder
 
 SECTIONS = ("run", "student", "build", "encoder", "engine", "evaluate")

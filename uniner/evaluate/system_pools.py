@@ -25,6 +25,7 @@ from uniner.evaluate.systems.instructions import INSTRUCTIONS
 from uniner.evaluate.systems.instructuie import InstructUIEModel
 from uniner.evaluate.systems.windows import PromptedSystem, WindowedSystem
 from uniner.evaluate.systems_registry import SystemSpec
+from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.inference.engine import EngineSettings
 from uniner.inference.engine_pool import engine_pool
 from uniner.inference.questions import TypeAnswer, start_asker
@@ -128,17 +129,9 @@ def _model_pool(system: SystemSpec, trained_models: Mapping[str, str], chunk_que
         sizes = (settings.max_prompt_tokens, engine.max_answer_tokens, settings.batch_passages)
         make = partial(_start_windowed, InstructUIEModel, model, *sizes, on_gpu, engine.dtype)
     elif isinstance(settings, EncoderSystem):
-        make = partial(
-            _start_encoder,
-            model,
-            threshold=system.threshold(),
-            types_per_pass=settings.types_per_pass,
-            overlaps=settings.overlaps,
-            batch_tokens=engine.max_num_batched_tokens,
-            on_gpu=on_gpu,
-            dtype=engine.dtype,
-            threads=max(1, int(engine.cpus)),
-        )
+        counts = {name: getattr(settings, name) for name in ("types_per_pass", "overlaps")}
+        encoder = EncoderSettings.of(engine, threshold=system.threshold(), **counts)
+        make = partial(_start_predictor, start_encoder, model, encoder)
     elif isinstance(settings, GlinerSystem):
         threshold, batch = settings.threshold, settings.batch_passages
         make = partial(_start_predictor, GlinerTagger, model, threshold, batch, on_gpu)
@@ -184,12 +177,6 @@ def _runtime_env(settings: GlinerSystem) -> dict[str, Any] | None:
 
 def _start_predictor(start: Callable[..., NerSystem], *arguments: Any) -> Predictor:
     return Predictor.of(start(*arguments))
-
-
-def _start_encoder(model: str, **settings: Any) -> Predictor:
-    from uniner.inference.encoder import EncoderSettings, start_encoder
-
-    return Predictor.of(start_encoder(model, EncoderSettings(**settings)))
 
 
 def _start_windowed(start: Callable[..., PromptedSystem], *arguments: Any) -> Predictor:

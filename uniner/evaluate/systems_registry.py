@@ -22,12 +22,15 @@ from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity
 from uniner.storage.model_folders import (
     ENCODER_CONFIG,
+    ENCODER_THRESHOLD,
     FACTS,
+    OWN_STAGES,
     StudentFacts,
     find_student_facts,
     is_encoder,
     model_address,
     model_digest,
+    own_model,
     released_template,
     require_model,
 )
@@ -37,9 +40,6 @@ from uniner.templates import Template, make_template
 _LONGEST_NAME = 120
 OWN_MODELS = ("base", "student", "encoder")
 """The models of the run itself, as evaluate.systems names them."""
-OWN_STAGES = {"student": "train", "encoder": "train-encoder"}
-"""The stage that trains each of the run's models; the model's folder in the stage's has the model's name."""
-_THRESHOLD = 0.5  # GLiNER's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class SystemSpec:
         facts = self.facts()
         known = facts.threshold if facts else None
         stated = known if self.settings.threshold is None else self.settings.threshold
-        return _THRESHOLD if stated is None else stated
+        return ENCODER_THRESHOLD if stated is None else stated
 
     def template(self) -> Template:
         """Return the template by which a model is asked."""
@@ -214,9 +214,9 @@ def _settings_of(model: str) -> AnySystem:
 def _model_of(settings: AnySystem, student: Student, run: Folder) -> str:
     if isinstance(settings, ChatSystem):
         return settings.teacher.model
-    for name, stage in OWN_STAGES.items():
+    for name in OWN_STAGES:
         if _is_own(settings, name):
-            return (run / stage / name).url
+            return own_model(run, name).url
     return model_address(student.base if _is_own(settings, "base") else settings.model)
 
 

@@ -3,45 +3,23 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from uniner.encoder.batches import EncoderBatch, Piece
-from uniner.encoder.folder import LoadedEncoder, load_encoder
-from uniner.encoder.spans import FoundSpans, TypedSpan, best_scores, found_spans
+from uniner.encoder.folder import LoadedEncoder
+from uniner.encoder.model import encoder_logits
+from uniner.encoder.spans import FoundSpans, TypedSpan, best_scores, found_spans, owned_spans
 from uniner.encoder.words import TokenizedWords
+from uniner.inference.encoder_settings import EncoderSettings
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
-from uniner.overlaps import Overlaps, settle
+from uniner.overlaps import settle
 from uniner.runtime.work_count import expect_work, work_done
-from uniner.storage.model_folders import local_model
 
-THRESHOLD = 0.5
-"""Lowest score of a mention, as in GLiNER."""
 CPU_BATCH_TOKENS = 1024
 """A core computes larger batches no faster: their activations fall out of its cache (4,096 tokens: 5 to 15 %
 slower at MiniLM's size)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """How an encoder is run and what of its scores counts.
-
-    threshold, threshold_of_type: lowest score of a mention. types_per_pass: None is the number of its
-    training. batch_tokens: of a batch, filled up; on CPU at most 1,024. on_gpu: runs in bfloat16 unless
-    dtype says otherwise. threads: of torch on CPU.
-    """
-
-    threshold: float = THRESHOLD
-    threshold_of_type: Mapping[str, float] = field(default_factory=dict)
-    types_per_pass: int | None = None
-    overlaps: Overlaps = "keep"
-    batch_tokens: int = 4096
-    on_gpu: bool = False
-    dtype: str = "auto"
-    threads: int | None = None
 
 
 class EncoderTagger:
@@ -98,9 +76,7 @@ class EncoderTagger:
         pieces: list[Piece] = []
         figures: list[dict[str, float]] = []
         for number, (words, (_, types)) in enumerate(zip(texts, questions, strict=True)):
-            prompts = self._collator.prompts(types)
-            longest = max((len(prompt.ids) for prompt in prompts), default=0)
-            windows = self._collator.windows(words, longest)
+            windows, prompts = self._collator.divide(words, types)
             own = [Piece(number, window, prompt) for window in windows for prompt in prompts]
             counts: Counter[str] = Counter(
                 questions=len(types),
@@ -122,17 +98,14 @@ class EncoderTagger:
 
     def _spans(self, batch: EncoderBatch, thresholds: np.ndarray) -> tuple[FoundSpans, np.ndarray]:
         """Return a batch's spans above the thresholds, and the best score of each type: (b, c)."""
-        ids, mask, types, words, word_counts, type_counts, limits = (
+        words, types, limits = (
             torch.from_numpy(array).to(self._device)
-            for array in (
-                batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places,
-                batch.word_counts, batch.type_counts, thresholds,
-            )
-        )  # fmt: skip
+            for array in (batch.word_counts, batch.type_counts, thresholds)
+        )
         with torch.inference_mode():
-            logits = self._model(ids, mask, types, words, word_counts)
-            best = best_scores(logits, word_counts, token_head=self._token_head)
-            spans = found_spans(logits, word_counts, type_counts, limits, token_head=self._token_head)
+            logits = encoder_logits(self._model, batch, self._device)
+            best = best_scores(logits, words, token_head=self._token_head)
+            spans = found_spans(logits, words, types, limits, token_head=self._token_head)
             return spans, best.cpu().numpy()
 
     def _thresholds(self, batch: EncoderBatch, types: Sequence[Sequence[str]]) -> np.ndarray:
@@ -175,18 +148,8 @@ def _collect(
     batch: EncoderBatch, spans: FoundSpans, found: Mapping[int, dict[tuple[int, int, int], float]]
 ) -> None:
     """Add a batch's spans to those of their texts: each by the window that owns its first word."""
-    for row, first, last, place, score in zip(*(array.tolist() for array in spans), strict=True):
-        piece = batch.pieces[row]
-        window = piece.window
-        begin = window.first + first
-        if window.own_first <= begin < window.own_last:
-            key = (begin, window.first + last, int(piece.prompt.numbers[place]))
-            found[piece.text][key] = score
-
-
-def best_score(answer: TypeAnswer) -> float:
-    """Return the score of a type's best span, from an encoder's answer."""
-    return float(answer.text)
+    for piece, first, last, kind, score in owned_spans(batch.pieces, spans):
+        found[piece.text][piece.window.first + first, piece.window.first + last, kind] = score
 
 
 def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan], best: float) -> TypeAnswer:
@@ -202,13 +165,3 @@ def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan], best: floa
         spans=tuple((span.start, span.end) for span in spans),
         span_scores=tuple(span.score for span in spans),
     )
-
-
-def start_encoder(model: str, settings: EncoderSettings) -> EncoderTagger:
-    """Load an encoder (folder, s3:// address or hub name) in this process."""
-    folder = local_model(model)
-    if not Path(folder).is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(folder)
-    return EncoderTagger(load_encoder(folder), settings)

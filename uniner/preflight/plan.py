@@ -18,7 +18,7 @@ from uniner.preflight.teacher import TeacherBudget
 from uniner.runtime.placement import NodeType, Request, node_types, require_room
 from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
-from uniner.storage.model_folders import FACTS, is_encoder, model_address
+from uniner.storage.model_folders import FACTS, is_encoder, model_address, own_model
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
@@ -121,7 +121,7 @@ class RunPlan:
 
     def _check_encoders(self) -> Iterator[CheckResult]:
         """Check the encoder's base, and the encoders that tag and evaluate load; the run's own if trained."""
-        sections, own = self.context.sections, self.context.run_folder / "train-encoder" / "encoder"
+        sections, own = self.context.sections, own_model(self.context.run_folder, "encoder")
         base = sections.encoder.base
         if "train-encoder" in self.stages and base:
             yield from results_of(Check("encoder.base", lambda: check_use(ModelUse("encoder.base", base))))
@@ -153,7 +153,7 @@ class RunPlan:
         if self._asks_teacher and isinstance(sections.teacher, VllmTeacher):
             yield _teacher_use("teacher", sections.teacher, sections.annotate.max_reply_tokens)
         window = sections.student.max_tokens + max(engine.max_answer_tokens, engine.retry_answer_tokens)
-        own = self.context.run_folder / "train" / "student"
+        own = own_model(self.context.run_folder, "student")
         student = ModelUse(_BASE, base, engine, window)
         if own.exists(FACTS):
             student = ModelUse("the run's student", own.url, engine, window)

@@ -22,6 +22,10 @@ ENCODER_CONFIG = "gliner_config.json"
 """The file that makes a folder an encoder's, in GLiNER's format."""
 ENCODER = "encoder"
 """The template of an encoder's facts: it is asked for types alone, by no question."""
+ENCODER_THRESHOLD = 0.5
+"""Lowest score of an encoder's mentions where no better one is known, as in GLiNER."""
+OWN_STAGES = {"student": "train", "encoder": "train-encoder"}
+"""The stage that trains each of a run's models; the model's folder in the stage's has the model's name."""
 _NOT_LISTED = frozenset({FACTS, CARD, CALIBRATION})
 """Files of a student without a digest in its facts: the facts themselves, and what evaluate writes."""
 _END_BYTES = 1 << 20
@@ -59,6 +63,11 @@ class StudentFacts:
         where they say nothing, as in students from before them."""
         absent = {name for name in ("float8", "threshold") if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in absent}
+
+
+def own_model(run: Folder, name: str) -> Folder:
+    """Return the folder of a model that a run trains, by its name in `OWN_STAGES`."""
+    return run / OWN_STAGES[name] / name
 
 
 def is_encoder(address: str) -> bool:

@@ -1,12 +1,13 @@
 """What tags: this run's student, its encoder, or a model that others trained; how it is asked and run."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uniner.config.schema import Tag
 from uniner.errors import UserError
+from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.inference.engine import EngineSettings
 from uniner.inference.fp8_gate import require_f1, require_f1_of_training
 from uniner.inference.questions import start_asker
@@ -17,7 +18,9 @@ from uniner.storage.folder import Folder
 from uniner.storage.model_folders import (
     ENCODER,
     ENCODER_CONFIG,
+    ENCODER_THRESHOLD,
     FACTS,
+    OWN_STAGES,
     StudentFacts,
     calibration_of,
     facts_or,
@@ -25,6 +28,7 @@ from uniner.storage.model_folders import (
     is_encoder,
     model_address,
     model_digest,
+    own_model,
     require_model,
     student_facts,
 )
@@ -32,27 +36,21 @@ from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
 from uniner.tag.types import TypeSelection, read_types, select_types
 from uniner.templates import Template, make_template
 
-if TYPE_CHECKING:
-    from uniner.inference.encoder import EncoderSettings
-
-_OWN = {"student": ("train", "student"), "encoder": ("train-encoder", "encoder")}
-"""This run's models by their names in tag.student: their stage and their folder in it."""
-_ENCODER_THRESHOLD = 0.5  # GLiNER's
 _CALIBRATED_FROM = 0.05  # raw scores below are not worth calibrating: the overlap rules come later
 
 
 def is_own(context: StageContext) -> bool:
     """Tell whether a model of this run tags."""
-    return context.sections.tag.student in _OWN
+    return context.sections.tag.student in OWN_STAGES
 
 
 def student_address(context: StageContext) -> str:
     """Return the address of what tags."""
-    named = context.sections.tag.student
-    if named not in _OWN:
-        return model_address(named)
-    stage, folder = _OWN[named]
-    return (context.run_folder / stage / folder).url
+    return _address(context, context.sections.tag.student)
+
+
+def _address(context: StageContext, name: str) -> str:
+    return own_model(context.run_folder, name).url if name in OWN_STAGES else model_address(name)
 
 
 def student_exists(context: StageContext) -> bool:
@@ -63,7 +61,7 @@ def student_exists(context: StageContext) -> bool:
 def require_trained(context: StageContext) -> None:
     """Check that this run's model is trained, where it is that which tags."""
     if is_own(context):
-        (context.run_folder / _OWN[context.sections.tag.student][0]).require_manifest()
+        (context.run_folder / OWN_STAGES[context.sections.tag.student]).require_manifest()
 
 
 def tags_by_encoder(context: StageContext) -> bool:
@@ -106,7 +104,7 @@ def entity_rules(context: StageContext, facts: StudentFacts) -> EntityRules:
     lowest = 0.0
     if by_encoder:
         known = None if calibrated else facts.threshold
-        lowest = _ENCODER_THRESHOLD if known is None else known
+        lowest = ENCODER_THRESHOLD if known is None else known
     return EntityRules(
         occurrences=tag.occurrences,
         min_score=lowest if tag.min_score is None else tag.min_score,
@@ -152,8 +150,9 @@ def worker_of(
     make = partial(make_tagger, student, template, types, rules, engine_settings(context))
     threshold = prefilter_threshold(context)
     if threshold is not None:
-        settings = replace(encoder_settings(context), threshold=threshold)
-        start = partial(start_encoder_here, prefilter_address(context), settings)
+        passes = context.sections.tag.types_per_pass
+        settings = EncoderSettings.of(context.sections.engine, threshold=threshold, types_per_pass=passes)
+        start = partial(start_encoder, prefilter_address(context), settings)
         make = partial(make_cascade, make, start, threshold)
     return make, len(template.groups(types.everywhere))
 
@@ -167,33 +166,13 @@ def make_tagger(
 
 def encoder_starter(context: StageContext, rules: EntityRules) -> Callable[[], PassageTagger]:
     """Return what loads the encoder that tags in a process."""
-    settings = replace(
-        encoder_settings(context),
+    settings = EncoderSettings.of(
+        context.sections.engine,
         threshold=_CALIBRATED_FROM if rules.calibration else rules.min_score,
         threshold_of_type={} if rules.calibration else dict(rules.min_score_of_type),
-    )
-    return partial(start_encoder_here, student_address(context), settings)
-
-
-def encoder_settings(context: StageContext) -> "EncoderSettings":
-    """Return how an encoder runs, by the section of the engine."""
-    from uniner.inference.encoder import EncoderSettings
-
-    engine = context.sections.engine
-    return EncoderSettings(
         types_per_pass=context.sections.tag.types_per_pass,
-        batch_tokens=engine.max_num_batched_tokens,
-        on_gpu=engine.gpus > 0,
-        dtype=engine.dtype,
-        threads=max(1, int(engine.cpus)),
     )
-
-
-def start_encoder_here(model: str, settings: "EncoderSettings") -> PassageTagger:
-    """Load an encoder in this process."""
-    from uniner.inference.encoder import start_encoder
-
-    return start_encoder(model, settings)
+    return partial(start_encoder, student_address(context), settings)
 
 
 def make_cascade(make: Callable[[], Tagger], start: Callable[[], PassageTagger], threshold: float) -> Tagger:
@@ -205,10 +184,7 @@ def prefilter_address(context: StageContext) -> str:
     """Return the address of the encoder that reads the passages before the student."""
     named = context.sections.tag.prefilter
     assert named, "there is one"
-    if named != "encoder":
-        return model_address(named)
-    stage, folder = _OWN[named]
-    return (context.run_folder / stage / folder).url
+    return _address(context, named)
 
 
 def evaluate_comes_first(context: StageContext) -> bool:

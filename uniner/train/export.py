@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import GenerationConfig
 
 from uniner.storage.filesystem import explained
+from uniner.storage.folder import Folder
 from uniner.storage.model_card import student_card
 from uniner.storage.model_folders import CARD, FACTS, StudentFacts, digests_of
 from uniner.storage.sealed_json import sealed_json
@@ -57,29 +58,40 @@ class TrainFigures:
 
 def train_figures(data: TrainingData, state: TrainState, best: BestBy | None) -> TrainFigures:
     """Return the manifest's figures. best: the student is the best step's by this measure, not the last's."""
-    history, workers = state.history, dist.get_world_size()
     lengths = [len(sample) for sample in data.training.samples]
-    exported = (best and state.best(best)) or len(history)
-    seconds = sum(step.seconds for step in history)
-    tokens = sum(step.tokens for step in history)
-    # The figures of the exported step or, if it was not measured, of the last measured one.
-    at_exported = [figures for figures in state.validation if figures.step == exported]
-    measured = as_figures((at_exported or state.validation)[-1]) if state.validation else {}
+    exported, measured = exported_step(state, best)
     return TrainFigures(
-        steps=len(history),
         **asdict(data.training.counts),
         validation_conversations=data.validation.counts.conversations,
-        tokens=tokens,
-        answer_tokens=sum(step.answer_tokens for step in history),
-        useful_share=round(useful_share(data.schedule.steps, lengths, workers), 4),
-        first_loss=history[0].loss,
-        last_loss=history[-1].loss,
-        step_seconds=round(seconds, 3),
-        tokens_per_s=round(tokens / seconds, 1),
-        resumed=len(state.resumed),
+        answer_tokens=sum(step.answer_tokens for step in state.history),
+        useful_share=round(useful_share(data.schedule.steps, lengths, dist.get_world_size()), 4),
         exported_step=exported,
-        **{f"validation_{name}": value for name, value in measured.items() if name != "step"},  # type: ignore[arg-type]
+        **history_figures(state),
+        **{f"validation_{name}": value for name, value in measured.items() if name != "step"},
     )
+
+
+def exported_step(state: TrainState, best: BestBy | None) -> tuple[int, dict[str, Any]]:
+    """Return the step whose weights are exported, and what was measured there: if nothing was, the last
+    measurement."""
+    exported = (best and state.best(best)) or state.steps
+    measured = [figures for figures in state.validation if figures.step == exported] or state.validation
+    return exported, as_figures(measured[-1]) if measured else {}
+
+
+def history_figures(state: TrainState) -> dict[str, Any]:
+    """Return the figures of a run's steps."""
+    history = state.history
+    seconds, tokens = sum(step.seconds for step in history), sum(step.tokens for step in history)
+    return {
+        "steps": len(history),
+        "tokens": tokens,
+        "first_loss": history[0].loss,
+        "last_loss": history[-1].loss,
+        "step_seconds": round(seconds, 3),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "resumed": len(state.resumed),
+    }
 
 
 def gather_weights(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -136,9 +148,14 @@ def publish(
         card = student_card(job.run.name, settings, as_figures(figures), types, tokenizer.eos_token)
         (student / CARD).write_text(card, encoding="utf-8")
         (folder / "student").upload(student, last=FACTS)
-        history = {
-            "steps": [as_figures(step) for step in state.history],
-            "validation": [as_figures(measured) for measured in state.validation],
-            "resumed": state.resumed,
-        }
-        folder.write_json(HISTORY, history)
+        write_history(folder, state)
+
+
+def write_history(folder: Folder, state: TrainState) -> None:
+    """Write the figures of all steps and measurements into the stage's folder."""
+    history = {
+        "steps": [as_figures(step) for step in state.history],
+        "validation": [as_figures(measured) for measured in state.validation],
+        "resumed": state.resumed,
+    }
+    folder.write_json(HISTORY, history)

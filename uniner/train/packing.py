@@ -194,24 +194,6 @@ def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers
         count += workers
 
 
-def bucket(
-    chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1
-) -> list[PackedRow]:
-    """Divide samples into rows of about the same length, of at most row_tokens filled up to the longest.
-
-    The rows do not depend on the number of workers: some may wait at the end of a step.
-    """
-    del workers
-    rows: list[PackedRow] = []
-    longest = 0
-    for sample in sorted(chosen, key=lambda sample: -lengths[sample]):
-        if not rows or (len(rows[-1]) + 1) * longest > row_tokens:
-            rows.append([])
-            longest = lengths[sample]
-        rows[-1].append(sample)
-    return rows
-
-
 def useful_share(steps: Iterable[list[PackedRow]], lengths: Sequence[int], workers: int) -> float:
     """Return the share of the workers' time that goes into tokens; the rest is waiting for the longest row.
 

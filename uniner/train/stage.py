@@ -6,10 +6,11 @@
 import importlib.util
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from uniner.config.schema import Train
+from uniner.config.schema import Encoder, Train
 from uniner.errors import UserError
 from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline, trainer
@@ -44,7 +45,7 @@ def run(context: StageContext) -> Manifest:
     train, folder, build = context.sections.train, context.folder, context.run_folder / "build"
     identity = _identity(context, {"build": build.digest()})
     if manifest := folder.begin(identity):
-        _remove_checkpoints(folder)  # a run may end between writing the manifest and removing them
+        remove_checkpoints(folder)  # a run may end between writing the manifest and removing them
         return chunk_pipeline.log_complete("train", manifest, "conversations", folder)
     figures = _train(context, identity)
     results = {"check": asdict(_check_export(context, build))} if train.check_export else {}
@@ -62,7 +63,7 @@ def run(context: StageContext) -> Manifest:
         figures=as_figures(figures),
     )
     folder.write_manifest(manifest)
-    _remove_checkpoints(folder)
+    remove_checkpoints(folder)
     _log_done(figures, manifest.seconds, folder)
     return manifest
 
@@ -119,7 +120,8 @@ def _require_library(name: str, setting: str) -> None:
         raise UserError(f"{setting} needs the library {name}: pip install {name}, on every node")
 
 
-def _remove_checkpoints(folder: StageFolder) -> None:
+def remove_checkpoints(folder: StageFolder) -> None:
+    """Remove what a run needs only until its model is written."""
     with explained(folder.url):
         folder.remove([SAMPLES])
         for name in (CHECKPOINTS, trainer.RAY_FOLDER):
@@ -164,17 +166,28 @@ def train_job(context: StageContext, identity: Identity | None = None) -> "Train
 def _train(context: StageContext, identity: Identity) -> "TrainFigures":
     from uniner.train import worker
 
-    train = context.sections.train
-    with explained(context.folder.url):
-        context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
+    job = train_job(context, identity)
+    return run_workers("train", worker.train, job, context.folder, context.sections.train)
+
+
+def run_workers(
+    name: str, train: Callable[..., Any], job: Any, folder: StageFolder, section: Train | Encoder
+) -> Any:
+    """Run a training function on a section's workers. Returns the figures of its result.
+
+    Raises:
+        UserError: the error of the result.
+    """
+    with explained(folder.url):
+        folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
     result = trainer.run_training(
-        worker.train,
-        train_job(context, identity),
-        folder=context.folder,
-        workers=train.workers,
-        use_gpu=train.use_gpu,
-        max_failures=train.max_failures,
-        progress="train",
+        train,
+        job,
+        folder=folder,
+        workers=section.workers,
+        use_gpu=section.use_gpu,
+        max_failures=section.max_failures,
+        progress=name,
     )
     if result.error:
         raise UserError(result.error)

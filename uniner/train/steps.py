@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from uniner.train import loop
+from uniner.errors import UserError
+from uniner.storage.folder import Folder
+from uniner.train import OUT_OF_MEMORY, loop
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.collective import run_on_all
 from uniner.train.loop import ANSWERS, LoopSettings, Task, ValidationFigures, as_figures
 from uniner.train.metrics_writer import MetricsWriter
 from uniner.train.packing import Schedule
 
+Result = TypeVar("Result")
 _PREEMPTION_CHECK_SECONDS = 10.0  # of steps, between two checks
 
 
@@ -41,6 +44,37 @@ class TrainSession(Protocol):
     def checkpointed(self, seconds: float) -> None:
         """Record how long a checkpoint took to write. A thread calls it, once the checkpoint is complete."""
         ...
+
+
+def device_of(use_gpu: bool) -> torch.device:
+    """Return the device of a training process."""
+    # On CPU a worker has one thread (Ray sets OMP_NUM_THREADS to the CPUs it reserves): to use more cores,
+    # take more workers. Two threads on a busy machine were measured 20 times slower than one.
+    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
+
+
+def guarded(
+    folder: Folder, name: str, cure: str, train: Callable[[], Result]
+) -> tuple[Result | None, str | None]:
+    """Train, and return the result, or the line of the UserError that ended it on all workers.
+
+    name: of the stage. cure: of too little memory.
+
+    Raises:
+        UserError: this worker's GPU is out of memory. The others wait for this worker, so it cannot return.
+            It leaves a note, by which the workers that are started again end at once: it would happen again.
+    """
+    try:
+        noted = run_on_all(lambda: folder.read_json(OUT_OF_MEMORY))
+        if noted:
+            raise UserError(noted["error"])
+        return train(), None
+    except UserError as error:
+        return None, str(error)
+    except torch.OutOfMemoryError as error:
+        line = f"{name}: out of GPU memory ({' '.join(str(error).split())[:120]}); {cure}"
+        folder.write_json(OUT_OF_MEMORY, {"error": line})
+        raise UserError(line) from error
 
 
 @dataclass(frozen=True, kw_only=True)

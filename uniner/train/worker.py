@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from uniner.errors import UserError
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import loading, local_model
-from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop
+from uniner.train import CHECKPOINTS, export, loop
 from uniner.train.checkpoint import BestBy, Checkpoints
 from uniner.train.collective import run_on_all, run_on_first
 from uniner.train.export import TrainFigures
@@ -35,7 +34,7 @@ from uniner.train.prepare import (
     read_conversations,
     tokenize,
 )
-from uniner.train.steps import RunSettings, TrainRun, TrainSession
+from uniner.train.steps import RunSettings, TrainRun, TrainSession, device_of, guarded
 from uniner.train.tokenized import tokenized_once
 
 PACKING = "packing.json.gz"
@@ -53,29 +52,16 @@ def train(job: TrainJob, session: TrainSession) -> TrainResult:
     """Train the student and export it. Returns the same on every worker.
 
     Raises:
-        UserError: this worker's GPU is out of memory. The others wait for this worker, so it cannot return.
-            It leaves a note, by which the workers that are started again end at once: it would happen again.
+        UserError: this worker's GPU is out of memory (`steps.guarded`).
     """
-    folder = job.run / "train"
-    try:
-        noted = run_on_all(lambda: folder.read_json(OUT_OF_MEMORY))
-        if noted:
-            raise UserError(noted["error"])
-        return TrainResult(figures=_train(job, session))
-    except UserError as error:
-        return TrainResult(error=str(error))
-    except torch.OutOfMemoryError as error:
-        line = (
-            f"train: out of GPU memory ({' '.join(str(error).split())[:120]}); lower train.pack_tokens, "
-            "set train.activation_checkpointing=true or take more workers"
-        )
-        folder.write_json(OUT_OF_MEMORY, {"error": line})
-        raise UserError(line) from error
+    cure = "lower train.pack_tokens, set train.activation_checkpointing=true or take more workers"
+    figures, error = guarded(job.run / "train", "train", cure, lambda: _train(job, session))
+    return TrainResult(figures=figures, error=error)
 
 
 def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     train, folder = job.train, job.run / "train"
-    device = _device(train.use_gpu)
+    device = device_of(train.use_gpu)
     if train.float8:
         run_on_all(lambda: require_float8(device))
     torch.manual_seed(job.seed)
@@ -143,12 +129,6 @@ def _start_tracker(job: TrainJob, session: TrainSession) -> Tracker | None:
         return None
     settings = {"base": job.student.base, "seed": job.seed, **job.train.identity()}
     return start_tracker(job.train.tracker, job.run.name, (job.run / "train").url, settings, session.say)
-
-
-def _device(use_gpu: bool) -> torch.device:
-    # On CPU a worker has one thread (Ray sets OMP_NUM_THREADS to the CPUs it reserves): to use more cores,
-    # take more workers. Two threads on a busy machine were measured 20 times slower than one.
-    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
 def _load_model(job: TrainJob, config: Any, device: torch.device) -> Any:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from uniner.encoder.model import encoder_logits
 from uniner.records import Conversation
 from uniner.templates import make_template, render_conversation
-from uniner.train.encoder.samples import EncoderTask, asked_passages, encoder_logits, make_samples
+from uniner.train.encoder.samples import EncoderTask, asked_passages, make_samples
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from uniner.inference.encoder import EncoderSettings, start_encoder
+from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.storage.model_folders import student_facts
 from uniner.train.encoder import worker
 from uniner.train.encoder.worker import EncoderResult

@@ -11,35 +11,17 @@ from typing import Any
 
 import torch
 
-from uniner.encoder.spans import TypedSpan, found_spans
+from uniner.encoder.model import encoder_logits
+from uniner.encoder.spans import TypedSpan, found_spans, owned_spans
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import normalised, strict
 from uniner.overlaps import settle
 from uniner.train.collective import all_gather
-from uniner.train.encoder.samples import AskedPassage, EncoderSamples, EncoderTask, encoder_logits
+from uniner.train.encoder.samples import AskedPassage, EncoderSamples, EncoderTask
 from uniner.train.loop import local_batches
 from uniner.train.packing import PackedRow
 
-THRESHOLDS = (
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.25,
-    0.3,
-    0.35,
-    0.4,
-    0.45,
-    0.5,
-    0.55,
-    0.6,
-    0.65,
-    0.7,
-    0.75,
-    0.8,
-    0.85,
-    0.9,
-)
+THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 19))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +48,14 @@ def prediction_eval(
         for turn, batch in enumerate(local_batches(rows, validation.samples, task)):
             inputs = batch.inputs
             logits = encoder_logits(model, inputs, device)
-            words, types = (
+            counts, types = (
                 torch.from_numpy(array).to(device) for array in (inputs.word_counts, inputs.type_counts)
             )
             limits = torch.full(inputs.type_places.shape, THRESHOLDS[0], device=device)
-            spans = found_spans(logits, words, types, limits, token_head=model.shape.token_head)
-            for row, first, last, place, score in zip(*(array.tolist() for array in spans), strict=True):
-                piece = inputs.pieces[row]
-                window = piece.window
-                if window.own_first <= window.first + first < window.own_last:
-                    start, end = int(window.words.starts[first]), int(window.words.ends[last])
-                    found.append((piece.text, (start, end, int(piece.prompt.numbers[place]), score)))
+            spans = found_spans(logits, counts, types, limits, token_head=model.shape.token_head)
+            for piece, first, last, kind, score in owned_spans(inputs.pieces, spans):
+                words = piece.window.words
+                found.append((piece.text, (int(words.starts[first]), int(words.ends[last]), kind, score)))
             progress(turn + 1)
     model.train()
     model.reshard()

@@ -15,6 +15,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from uniner.encoder.batches import Collator, EncoderBatch, Piece
+from uniner.encoder.model import encoder_logits
+from uniner.encoder.spans import in_text
 from uniner.encoder.words import TokenizedWords
 from uniner.grounding import locate, nested_spans, without_nested
 from uniner.records import Conversation
@@ -101,9 +103,7 @@ def make_samples(
 
 
 def _pieces(number: int, words: TokenizedWords, types: Sequence[str], collator: Collator) -> list[Piece]:
-    prompts = collator.prompts(types)
-    longest = max(len(prompt.ids) for prompt in prompts)
-    windows = collator.windows(words, longest)
+    windows, prompts = collator.divide(words, types)
     return [Piece(number, window, prompt) for window in windows for prompt in prompts]
 
 
@@ -197,20 +197,13 @@ class EncoderTask:
         return (losses * weights).sum()
 
 
-def encoder_logits(model: Any, batch: EncoderBatch, device: torch.device) -> torch.Tensor:
-    """Return the model's logits of a batch."""
-    arrays = (batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places, batch.word_counts)
-    return model(*(torch.from_numpy(array).to(device) for array in arrays))
-
-
 def _known(batch: EncoderBatch, logits: torch.Tensor, token_head: bool) -> torch.Tensor:
     """Tell which logits are of a type asked and of words that exist, in the logits' shape."""
-    device = logits.device
-    counts = torch.from_numpy(batch.word_counts).to(device)
-    types = torch.arange(batch.type_places.shape[1], device=device)
-    asked = types < torch.from_numpy(batch.type_counts).to(device)[:, None]
-    words = torch.arange(batch.word_places.shape[1], device=device)
+    words, types = (
+        torch.from_numpy(array).to(logits.device) for array in (batch.word_counts, batch.type_counts)
+    )
+    asked = torch.arange(batch.type_places.shape[1], device=logits.device) < types[:, None]
+    inside = in_text(logits, words, token_head=token_head)
     if token_head:
-        return ((words < counts[:, None])[:, :, None] & asked[:, None])[..., None].expand_as(logits)
-    ends = words[:, None] + torch.arange(logits.shape[2], device=device)
-    return ((ends < counts[:, None, None])[..., None] & asked[:, None, None]).expand_as(logits)
+        return (inside[..., None] & asked[:, None])[..., None].expand_as(logits)
+    return (inside[..., None] & asked[:, None, None]).expand_as(logits)

@@ -10,12 +10,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from uniner.errors import UserError
-from uniner.runtime import chunk_pipeline, trainer
+from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
-from uniner.train import CHECKPOINTS, OUT_OF_MEMORY
+from uniner.train.stage import remove_checkpoints, run_workers
 
 if TYPE_CHECKING:
     from uniner.train.encoder.worker import EncoderFigures, EncoderJob
@@ -48,7 +47,7 @@ def run(context: StageContext) -> Manifest | None:
     started = time.monotonic()
     identity = _identity(context, {"build": build.digest()})
     if manifest := folder.begin(identity):
-        _remove_checkpoints(context)
+        remove_checkpoints(folder)
         return chunk_pipeline.log_complete("train-encoder", manifest, "passages", folder)
     figures = _train(context)
     manifest = replace(
@@ -62,7 +61,7 @@ def run(context: StageContext) -> Manifest | None:
         figures={name: value for name, value in asdict(figures).items() if value is not None},
     )
     folder.write_manifest(manifest)
-    _remove_checkpoints(context)
+    remove_checkpoints(folder)
     measured = "" if figures.validation_f1 is None else f", validation F1 {figures.validation_f1:.3f}"
     log.info(
         f"train-encoder: {figures.steps:,} steps over {figures.passages:,} passages, loss "
@@ -75,21 +74,8 @@ def run(context: StageContext) -> Manifest | None:
 def _train(context: StageContext) -> "EncoderFigures":
     from uniner.train.encoder import worker
 
-    section = context.sections.encoder
-    with explained(context.folder.url):
-        context.folder.remove([OUT_OF_MEMORY])  # an earlier driver's: its settings may have been others
-    result = trainer.run_training(
-        worker.train,
-        encoder_job(context),
-        folder=context.folder,
-        workers=section.workers,
-        use_gpu=section.use_gpu,
-        max_failures=section.max_failures,
-        progress="train-encoder",
-    )
-    if result.error:
-        raise UserError(result.error)
-    return result.figures
+    job, section = encoder_job(context), context.sections.encoder
+    return run_workers("train-encoder", worker.train, job, context.folder, section)
 
 
 def encoder_job(context: StageContext) -> "EncoderJob":
@@ -105,13 +91,6 @@ def encoder_job(context: StageContext) -> "EncoderJob":
         run=context.run_folder,
         base_address=model_address(section.base),
     )
-
-
-def _remove_checkpoints(context: StageContext) -> None:
-    with explained(context.folder.url):
-        for name in (CHECKPOINTS, trainer.RAY_FOLDER):
-            if (context.folder / name).tree():
-                (context.folder / name).remove_all()
 
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:

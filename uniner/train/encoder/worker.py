@@ -5,7 +5,7 @@ As in `train.worker`, all processes run the same code in step, and a `UserError`
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,30 +17,37 @@ import torch.distributed as dist
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from uniner.config.schema import Encoder, Student
+from uniner.encoder.batches import bucket
 from uniner.encoder.folder import LoadedEncoder, add_marks, new_encoder, save_encoder, shape_of, with_defaults
 from uniner.encoder.model import TOKEN_LEVEL, EncoderModel
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
 from uniner.storage.filesystem import explained
 from uniner.storage.model_card import encoder_card
-from uniner.storage.model_folders import CARD, ENCODER, FACTS, StudentFacts, digests_of, loading, local_model
+from uniner.storage.model_folders import (
+    CARD,
+    ENCODER,
+    FACTS,
+    OWN_STAGES,
+    StudentFacts,
+    digests_of,
+    loading,
+    local_model,
+)
 from uniner.storage.sealed_json import sealed_json
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
-from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, export, loop, packing
+from uniner.train import CHECKPOINTS, export, loop, packing
 from uniner.train.checkpoint import BestBy, Checkpoints, TrainState
 from uniner.train.collective import run_on_all
 from uniner.train.encoder.prediction_eval import prediction_eval
 from uniner.train.encoder.samples import EncoderSamples, EncoderTask, asked_passages, make_samples
-from uniner.train.export import HISTORY
 from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
 from uniner.train.metrics_writer import MetricsWriter
 from uniner.train.model import broadcast_weights, shard
 from uniner.train.packing import Schedule
 from uniner.train.prepare import frequent_types
-from uniner.train.steps import RunSettings, TrainRun, TrainSession
-
-FOLDER = "train-encoder"
+from uniner.train.steps import RunSettings, TrainRun, TrainSession, device_of, guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ class EncoderJob:
     @property
     def folder(self) -> StageFolder:
         """The stage's folder."""
-        return self.run / FOLDER
+        return self.run / OWN_STAGES[ENCODER]
 
     def fields(self, hidden: int) -> dict[str, Any]:
         """Return the fields of the model's gliner_config.json. hidden: the base's width."""
@@ -136,27 +143,16 @@ def train(job: EncoderJob, session: TrainSession) -> EncoderResult:
     """Train the encoder and export it. Returns the same on every worker.
 
     Raises:
-        UserError: this worker's GPU is out of memory; it leaves a note, as in `train.worker.train`.
+        UserError: this worker's GPU is out of memory (`steps.guarded`).
     """
-    try:
-        noted = run_on_all(lambda: job.folder.read_json(OUT_OF_MEMORY))
-        if noted:
-            raise UserError(noted["error"])
-        return EncoderResult(figures=_train(job, session))
-    except UserError as error:
-        return EncoderResult(error=str(error))
-    except torch.OutOfMemoryError as error:
-        line = (
-            f"train-encoder: out of GPU memory ({' '.join(str(error).split())[:120]}); lower "
-            "encoder.row_tokens or take a smaller encoder.base"
-        )
-        job.folder.write_json(OUT_OF_MEMORY, {"error": line})
-        raise UserError(line) from error
+    cure = "lower encoder.row_tokens or take a smaller encoder.base"
+    figures, error = guarded(job.folder, "train-encoder", cure, lambda: _train(job, session))
+    return EncoderResult(figures=figures, error=error)
 
 
 def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
     section = job.encoder
-    device = torch.device("cuda", torch.cuda.current_device()) if section.use_gpu else torch.device("cpu")
+    device = device_of(section.use_gpu)
     torch.manual_seed(job.seed)
     session.report(0, 0, "loading the text encoder")
     encoder = run_on_all(lambda: _read_encoder(job, whole=dist.get_rank() == 0))
@@ -250,7 +246,7 @@ def prepare(job: EncoderJob, encoder: LoadedEncoder) -> EncoderData:
             batch=section.batch_passages,
             row_tokens=section.row_tokens,
             max_steps=max_steps,
-            rows=packing.bucket,
+            rows=bucket,
         )
 
     return EncoderData(
@@ -332,23 +328,12 @@ def _validate(
 
 
 def _figures(data: EncoderData, state: TrainState, best: BestBy | None) -> EncoderFigures:
-    history, counts = state.history, data.training.counts
-    exported = (best and state.best(best)) or len(history)
-    at_exported = [figures for figures in state.validation if figures.step == exported]
-    measured: Mapping[str, Any] = (
-        as_figures((at_exported or state.validation)[-1]) if state.validation else {}
-    )
-    seconds, tokens = sum(step.seconds for step in history), sum(step.tokens for step in history)
+    counts = data.training.counts
+    exported, measured = export.exported_step(state, best)
     return EncoderFigures(
-        steps=len(history),
         **{name: counts[name] for name in ("passages", "questions", "mentions")},
         **{name: counts.get(name, 0) for name in ("not_in_text", "off_boundary", "too_wide")},
-        tokens=tokens,
-        first_loss=history[0].loss,
-        last_loss=history[-1].loss,
-        step_seconds=round(seconds, 3),
-        tokens_per_s=round(tokens / seconds, 1),
-        resumed=len(state.resumed),
+        **export.history_figures(state),
         exported_step=exported,
         validation_loss=measured.get("loss"),
         validation_f1=measured.get("f1"),
@@ -384,9 +369,4 @@ def _publish(
         card = encoder_card(job.run.name, settings, as_figures(figures), types)
         (folder / CARD).write_text(card, encoding="utf-8")
         (job.folder / "encoder").upload(folder, last=FACTS)
-        history = {
-            "steps": [as_figures(step) for step in state.history],
-            "validation": [as_figures(measured) for measured in state.validation],
-            "resumed": state.resumed,
-        }
-        job.folder.write_json(HISTORY, history)
+        export.write_history(job.folder, state)
