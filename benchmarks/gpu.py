@@ -12,9 +12,9 @@ train on packed conversations of UniversalNER's lengths, by several kinds of att
     memory     the highest that was allocated, and the estimate's
 
 Then a checkpoint is written to disk, and encoders of random weights read passages of 190 words with 10 types,
-from token ids to spans. It ends after N seconds (360), leaving out what does not fit, and prints
-a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of the 3 B model take 48 GB,
-so that its activations are recomputed.
+from token ids to spans, and train on them. It ends after N seconds (360), leaving out what does not fit, and
+prints a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of the 3 B model take
+48 GB, so that its activations are recomputed. float8 is measured where torchao is installed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import AutoModel, BertConfig, LlamaConfig, LlamaForCausalLM, ModernBertConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+)
 
 from benchmarks.train import SETTINGS, make_samples
-from uniner.encoder.batches import Collator, Piece, ReadingLimits
-from uniner.encoder.model import EncoderModel, EncoderShape
+from uniner.encoder.batches import Collator, EncoderBatch, Piece, ReadingLimits
+from uniner.encoder.model import EncoderModel, EncoderShape, encoder_logits
 from uniner.encoder.spans import found_spans
 from uniner.encoder.words import TokenizedWords
 from uniner.runtime import gpu_models
@@ -46,7 +53,9 @@ from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
 from uniner.train.activations import checkpoint_layers, decoder_layers
 from uniner.train.checkpoint import Checkpoints, TrainState
+from uniner.train.encoder.task import EncoderSample, EncoderTask, pieces_of
 from uniner.train.estimate import Checkpointing, TrainingLoad
+from uniner.train.float8 import require_float8, use_float8
 
 LAYOUTS = {
     "0.6 B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "head_dim": 128},
@@ -55,8 +64,20 @@ LAYOUTS = {
 }
 """Llamas by their number of weights; 3 B is that of OpenLLaMA."""
 TOY = {"toy": {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "head_dim": 32}}
-ENCODERS = {"ModernBERT-base": ModernBertConfig, "BERT-base": BertConfig}
-"""Text encoders by their configs, whose defaults are these sizes."""
+ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ModernBERT-base": (ModernBertConfig, {}),
+    "BERT-base": (BertConfig, {}),
+    "DeBERTa-v3-base": (
+        DebertaV2Config,
+        {
+            "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+            "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+            "type_vocab_size": 0,
+        },
+    ),
+}  # fmt: skip
+"""Text encoders: config and what differs from its defaults. Most GLiNER models are DeBERTas."""
 VOCABULARY = 32_000
 _MEASURED_S = 6.0
 
@@ -70,6 +91,7 @@ class Case:
     attention: str
     compiled: bool = False
     checkpointing: Checkpointing = False
+    float8: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +124,12 @@ def make_cases(toy: bool, on_gpu: bool) -> list[Case]:
         Case(layout="3 B", row_tokens=4096, attention="sdpa", checkpointing=True),
     ]
     cases += [Case(layout="1.3 B", row_tokens=4096, attention=attention) for attention in flash]
+    if importlib.util.find_spec("torchao") and on_gpu:
+        cases += [
+            Case(layout=layout, row_tokens=8192, attention="varlen", compiled=True, float8=float8)
+            for layout in ("1.3 B", "0.6 B")
+            for float8 in (False, True)
+        ]
     return cases if on_gpu else cases[3:4]
 
 
@@ -123,6 +151,9 @@ def random_model(config: LlamaConfig, case: Case, dtype: torch.dtype, device: to
     """Return a sharded model as the train stage has it, with random weights made on the device."""
     net = model.empty_model(config)
     model.set_attention(net, case.attention)
+    if case.float8:
+        require_float8(device)
+        use_float8(net)
     checkpoint_layers(decoder_layers(net), case.checkpointing)
     if case.compiled:
         model.compile_layers(net)
@@ -252,11 +283,11 @@ class RandomWords:
         """Return two ids for a type."""
         return [10 + len(word), 11]
 
-    def texts(self, count: int) -> list[TokenizedWords]:
-        """Return passages of about 190 words and 250 tokens."""
+    def texts(self, texts: Sequence[str]) -> list[TokenizedWords]:
+        """Return a passage of about 190 words and 250 tokens for each text."""
         random = np.random.default_rng(0)
         passages = []
-        for words in random.integers(120, 260, count):
+        for words in random.integers(120, 260, len(texts)):
             sizes = random.choice([1, 2, 3], words, p=[0.75, 0.2, 0.05]).astype(np.int32)
             ends = np.arange(1, words + 1, dtype=np.int32) * 6
             ids = random.integers(20, 30_000, sizes.sum()).astype(np.int32)
@@ -267,46 +298,101 @@ class RandomWords:
 def measure_encoder(
     name: str, toy: bool, dtype: torch.dtype, device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """Return an encoder's passages a second: batches laid out here, scored and read off on the device."""
-    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
-    with device:
-        text_encoder = AutoModel.from_config(ENCODERS[name](**(small if toy else {})))
-        shape = EncoderShape(
-            hidden=text_encoder.config.hidden_size, max_width=12, dropout=0.0, token_head=False
-        )
-        net = EncoderModel(text_encoder, shape).to(dtype).eval()
-    words = RandomWords()
-    limits = ReadingLimits(tokens=512, words=384, types=25, overlap=24)
-    collator = Collator(words, limits, type_id=3, separator_id=4, pad_id=0)  # type: ignore[arg-type]
-    (prompt,) = collator.prompts([f"type{'x' * number}" for number in range(10)])
-    texts = words.texts(64 if toy else 2048)
-    pieces = [
-        Piece(number, window, prompt)
-        for number, text in enumerate(texts)
-        for window in collator.windows(text, len(prompt.ids))
+    """Return an encoder's passages a second, and those of training it, 8 passages a step.
+
+    Tagging: batches laid out here, scored and read off on the device.
+    """
+    collator, pieces, spans = _passages(64 if toy else 2048)
+    net = _random_encoder(name, toy, device)
+    task = EncoderTask(collator, token_head=False)
+    samples = [
+        EncoderSample(piece.text, str(piece.text), piece, collator.tokens(piece), spans) for piece in pieces
     ]
-    groups = collator.batches(pieces, 4096 if device.type == "cpu" else 65_536)
+    trained, memory = _training_rate(net, task, samples, dtype, device, seconds)
+    net = _random_encoder(name, toy, device).to(dtype).eval()
     read, started = 0, 0.0
+    groups = collator.batches(pieces, 4096 if device.type == "cpu" else 65_536)
     with torch.inference_mode():
         for turn, group in enumerate(itertools.cycle(groups)):
             if turn == len(groups):  # the first round warms up
                 read, started = 0, time.perf_counter()
-            batch = collator.batch(group)
-            ids, mask, types, places, counts, kinds = (
-                torch.from_numpy(array).to(device, non_blocking=True)
-                for array in (
-                    batch.input_ids, batch.attention_mask, batch.type_places, batch.word_places,
-                    batch.word_counts, batch.type_counts,
-                )
-            )  # fmt: skip
-            logits = net(ids, mask, types, places, counts)
-            found_spans(logits, counts, kinds, torch.full(types.shape, 0.99, device=device), token_head=False)
+            _read_spans(net, collator.batch(group), device)
             read += len(group)
             if started and time.perf_counter() - started > seconds:
                 break
     rate = read / (time.perf_counter() - started)
     tokens = sum(map(collator.tokens, pieces)) / len(pieces)
-    return {"passages_per_s": round(rate, 1), "tokens_per_s": round(rate * tokens)}
+    figures = {"passages_per_s": round(rate, 1), "tokens_per_s": round(rate * tokens)}
+    return {**figures, "trained_passages_per_s": round(trained, 1), "training_memory": memory}
+
+
+def _passages(count: int) -> tuple[Collator, list[Piece], np.ndarray]:
+    """Return passages with 10 types, what lays them out, and mentions that each may have."""
+    limits = ReadingLimits(tokens=512, words=384, types=25, overlap=24)
+    words = RandomWords()
+    collator = Collator(words, limits, type_id=3, separator_id=4, pad_id=0)  # type: ignore[arg-type]
+    types = [f"type{'x' * number}" for number in range(10)]
+    pieces = [
+        piece
+        for number, text in enumerate(words.texts([""] * count))
+        for piece in pieces_of(number, text, types, collator)
+    ]
+    return collator, pieces, np.array([[number, number + 1, number] for number in range(10)])
+
+
+def _random_encoder(name: str, toy: bool, device: torch.device) -> EncoderModel:
+    config, sizes = ENCODERS[name]
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    with device:
+        text_encoder = AutoModel.from_config(config(**{**sizes, **(small if toy else {})}))
+        shape = EncoderShape(
+            hidden=text_encoder.config.hidden_size, max_width=12, dropout=0.3, token_head=False
+        )
+        return EncoderModel(text_encoder, shape)
+
+
+def _read_spans(net: EncoderModel, batch: EncoderBatch, device: torch.device) -> None:
+    logits = encoder_logits(net, batch, device)
+    counts, kinds = (torch.from_numpy(array).to(device) for array in (batch.word_counts, batch.type_counts))
+    thresholds = torch.full(batch.type_places.shape, 0.99, device=device)
+    found_spans(logits, counts, kinds, thresholds, token_head=False)
+
+
+def _training_rate(
+    net: EncoderModel,
+    task: EncoderTask,
+    samples: list[EncoderSample],
+    dtype: torch.dtype,
+    device: torch.device,
+    seconds: float,
+) -> tuple[float, int]:
+    """Return the passages a second of training in steps of 8, and the highest memory in bytes."""
+    steps = [[list(range(first, first + 8))] for first in range(0, len(samples) - 8, 8)]
+    for weight_name, weight in net.named_parameters():
+        if ".pooler." in weight_name:  # BERT's, which no score depends on
+            weight.requires_grad_(False)
+    model.shard(net, dtype, device, 1, layers=net.layers())
+    net.train()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trained = loop.train(
+        net,
+        loop.make_optimizer(net, 0.0),
+        samples,
+        packing.Schedule(steps * 20, frozenset()),
+        SETTINGS,
+        device=device,
+        task=task,
+    )
+    done, started = 0, 0.0
+    for number, _ in enumerate(trained, 1):
+        if number == 5:  # the first steps warm up
+            done, started = 0, time.perf_counter()
+        done += 8
+        if started and time.perf_counter() - started > seconds:
+            break
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return (done - 8) / (time.perf_counter() - started), memory
 
 
 def run_tests() -> str:
@@ -328,7 +414,12 @@ def table(machine: str, results: list[tuple[Case, Figures]]) -> str:
     ]
     for case, figures in results:
         recomputed = {False: "", True: ", recomputed", "selective": ", selectively recomputed"}
-        how = case.attention + ", compiled" * case.compiled + recomputed[case.checkpointing]
+        how = (
+            case.attention
+            + ", compiled" * case.compiled
+            + ", float8" * case.float8
+            + recomputed[case.checkpointing]
+        )
         mfu = "" if figures.mfu is None else f"{figures.mfu:.1%}"
         memory = f"{figures.memory / 1e9:.1f} GB" if figures.memory else ""
         lines.append(
@@ -361,11 +452,10 @@ def main(toy: bool, seconds: float, output: Path | None) -> None:
         gc.collect()
         torch.cuda.empty_cache()
     checkpoint = measure_checkpoint("toy" if toy or not on_gpu else "1.3 B", dtype, device)
-    dist.destroy_process_group()
     encoders = {
-        name: measure_encoder(name, toy, dtype, device, min(_MEASURED_S, 1.0 if toy else 8.0))
-        for name in ENCODERS
+        name: measure_encoder(name, toy, dtype, device, 1.0 if toy else _MEASURED_S) for name in ENCODERS
     }
+    dist.destroy_process_group()
     print(
         f"\n{table(machine, results)}\n\ncheckpoint: {checkpoint}\nencoders: {encoders}\nleft out: {left_out}"
     )

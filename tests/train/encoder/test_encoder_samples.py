@@ -7,7 +7,8 @@ import torch
 from uniner.encoder.model import encoder_logits
 from uniner.records import Conversation
 from uniner.templates import make_template, render_conversation
-from uniner.train.encoder.samples import EncoderTask, asked_passages, make_samples
+from uniner.train.encoder.samples import asked_passages, make_samples
+from uniner.train.encoder.task import EncoderTask
 
 CPU = torch.device("cpu")
 

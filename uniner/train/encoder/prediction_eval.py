@@ -17,7 +17,8 @@ from uniner.metrics.counts import Counts
 from uniner.metrics.matching import normalised, strict
 from uniner.overlaps import settle
 from uniner.train.collective import all_gather
-from uniner.train.encoder.samples import AskedPassage, EncoderSamples, EncoderTask
+from uniner.train.encoder.samples import AskedPassage, EncoderSamples
+from uniner.train.encoder.task import EncoderTask
 from uniner.train.loop import local_batches
 from uniner.train.packing import PackedRow
 

@@ -7,23 +7,17 @@ nothing.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from uniner.encoder.batches import Collator, EncoderBatch, Piece
-from uniner.encoder.model import encoder_logits
-from uniner.encoder.spans import in_text
+from uniner.encoder.batches import Collator, Piece
 from uniner.encoder.words import TokenizedWords
 from uniner.grounding import locate, nested_spans, without_nested
 from uniner.records import Conversation
 from uniner.templates import Template
+from uniner.train.encoder.task import EncoderSample, pieces_of
 from uniner.train.generation_eval import passage_of
-
-_POSITIVE_SHARE = 0.75  # the weight of a span that is a mention; any other's is the rest (as GLiNER trains)
 
 
 @dataclass(frozen=True)
@@ -33,23 +27,6 @@ class AskedPassage:
     passage_id: str
     text: str
     asked: Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class EncoderSample:
-    """A piece of a passage.
-
-    passage: its number. spans: (n, 3), first word, last word and place of the type.
-    """
-
-    passage: int
-    passage_id: str
-    piece: Piece
-    tokens: int
-    spans: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return self.tokens
 
 
 @dataclass(frozen=True)
@@ -91,7 +68,7 @@ def make_samples(
     texts = collator.tokenizer.texts([passage.text for passage in passages])
     for number, (passage, words) in enumerate(zip(passages, texts, strict=True)):
         spans = _word_spans(passage, words, max_width, counts)
-        pieces = _pieces(number, words, list(passage.asked), collator)
+        pieces = pieces_of(number, words, list(passage.asked), collator)
         counts["windows"] += max(0, len({piece.window.first for piece in pieces}) - 1)
         samples += [
             EncoderSample(number, passage.passage_id, piece, collator.tokens(piece), _inside(spans, piece))
@@ -100,11 +77,6 @@ def make_samples(
         per_passage.append(len(pieces))
     counts.update(samples=len(samples), questions=sum(len(sample.piece.prompt.places) for sample in samples))
     return EncoderSamples(passages, samples, per_passage, dict(counts))
-
-
-def _pieces(number: int, words: TokenizedWords, types: Sequence[str], collator: Collator) -> list[Piece]:
-    windows, prompts = collator.divide(words, types)
-    return [Piece(number, window, prompt) for window in windows for prompt in prompts]
 
 
 def _word_spans(
@@ -142,68 +114,3 @@ def _inside(spans: npt.NDArray[np.int64], piece: Piece) -> npt.NDArray[np.int64]
     inside = (first >= window.first) & (last < window.first + len(window.words))
     inside &= (kind >= numbers[0]) & (kind <= numbers[-1])  # a prompt's types are neighbours
     return np.stack([first - window.first, last - window.first, kind - numbers[0]], 1)[inside]
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """A row's inputs, and the places of its spans: (n, 4), row, first word, last word, place of the type."""
-
-    inputs: EncoderBatch
-    spans: npt.NDArray[np.int64]
-
-
-class EncoderTask:
-    """Rows of samples, filled up to the longest, of which every question is learnt."""
-
-    def __init__(self, collator: Collator, token_head: bool):
-        self._collator, self._token_head = collator, token_head
-        self._nothing = _pieces(0, collator.tokenizer.texts(["a"])[0], ["a"], collator)
-
-    def units(self, sample: EncoderSample) -> int:
-        """Return a sample's questions."""
-        return len(sample.piece.prompt.places)
-
-    def batch(self, samples: Sequence[EncoderSample]) -> LabelledBatch:
-        """Lay samples out."""
-        spans = [
-            np.concatenate([np.full((len(sample.spans), 1), row), sample.spans], 1)
-            for row, sample in enumerate(samples)
-        ]
-        return LabelledBatch(
-            self._collator.batch([sample.piece for sample in samples]), np.concatenate(spans)
-        )
-
-    def empty(self) -> LabelledBatch:
-        """Return a text that counts for nothing: its row asks for no type."""
-        batch = self._collator.batch(self._nothing)
-        batch.type_counts[:] = 0
-        return LabelledBatch(batch, np.zeros((0, 4), np.int64))
-
-    def loss(self, model: Any, batch: LabelledBatch, device: torch.device) -> torch.Tensor:
-        """Return the sum of the losses of all spans (or words) and types asked."""
-        logits = encoder_logits(model, batch.inputs, device).float()
-        targets, known = torch.zeros_like(logits), _known(batch.inputs, logits, self._token_head)
-        row, first, last, kind = torch.from_numpy(batch.spans).to(device).T
-        if self._token_head:
-            targets[row, first, kind, 0] = 1
-            targets[row, last, kind, 1] = 1
-            for one, begin, end, place in batch.spans:
-                targets[one, begin : end + 1, place, 2] = 1
-        else:
-            targets[row, first, last - first, kind] = 1
-        logits = torch.where(known, logits, 0.0)
-        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        weights = torch.where(targets > 0, _POSITIVE_SHARE, 1 - _POSITIVE_SHARE) * known
-        return (losses * weights).sum()
-
-
-def _known(batch: EncoderBatch, logits: torch.Tensor, token_head: bool) -> torch.Tensor:
-    """Tell which logits are of a type asked and of words that exist, in the logits' shape."""
-    words, types = (
-        torch.from_numpy(array).to(logits.device) for array in (batch.word_counts, batch.type_counts)
-    )
-    asked = torch.arange(batch.type_places.shape[1], device=logits.device) < types[:, None]
-    inside = in_text(logits, words, token_head=token_head)
-    if token_head:
-        return (inside[..., None] & asked[:, None])[..., None].expand_as(logits)
-    return (inside[..., None] & asked[:, None, None]).expand_as(logits)

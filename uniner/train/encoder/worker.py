@@ -41,7 +41,8 @@ from uniner.train import CHECKPOINTS, export, loop, packing
 from uniner.train.checkpoint import BestBy, Checkpoints, TrainState
 from uniner.train.collective import run_on_all
 from uniner.train.encoder.prediction_eval import prediction_eval
-from uniner.train.encoder.samples import EncoderSamples, EncoderTask, asked_passages, make_samples
+from uniner.train.encoder.samples import EncoderSamples, asked_passages, make_samples
+from uniner.train.encoder.task import EncoderTask
 from uniner.train.loop import LoopSettings, ValidationFigures, as_figures
 from uniner.train.metrics_writer import MetricsWriter
 from uniner.train.model import broadcast_weights, shard
