@@ -1,6 +1,6 @@
 """Measure the encoder on one core, beside GLiNER's own library with the same weights and passages.
 
-python -m benchmarks.encoder [--texts FILE] [--passages N] [--turns N]
+python -m benchmarks.encoder [--texts FILE] [--passages N] [--turns N] [--gpu]
 
 The passages are the quickstart's corpus cut into 150 to 250 words, or FILE's lines. The models are BERTs of
 random weights: one of MiniLM's size (6 layers of width 384) and a small one (3 layers of width 128). Their
@@ -13,7 +13,8 @@ tokenizer is a WordPiece trained on the passages. About ten spans of a passage p
     25 types a pass         ours with the number of types a pass that models are trained with
 
 They take turns in one process; the rates are the median of the turns, a second of CPU time, so that other
-work on the machine counts little. The last rows are the CPU side alone: batches from token ids, and the
+work on the machine counts little. With --gpu the model is a BERT-base, on the GPU, and the rates are a second
+of wall time. The last rows are the CPU side alone: batches from token ids, and the
 tokenizing before. gliner is optional, installed apart, since it pins another transformers:
 
     pip install --no-deps --target FOLDER gliner==0.2.29
@@ -46,10 +47,12 @@ SIZES = {
     "MiniLM's size": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12},
     "small": {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4},
 }
+GPU_SIZES = {"BERT-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}}
 VOCABULARY, POSITIONS = 2_500, 1_024  # 100 types and a passage fit: the library cuts what does not
 GOALS = {10: "≥ 2", 100: "≥ 5"}
 SPANS, USUAL_TYPES = 10, 25  # spans of a passage above the threshold; types a pass in training
-GLINER_BATCH = 8
+GLINER_BATCH = {False: 8, True: 64}  # on a GPU the larger one is faster
+GPU_BATCH_TOKENS = 65_536
 LEAST_RATE = 5_000.0  # passages a second that keep a GPU busy
 
 
@@ -134,15 +137,20 @@ def fitting_threshold(encoder: LoadedEncoder, passages: Sequence[str], types: Se
     return float(np.sort(scores)[-SPANS * len(sample)])
 
 
-def in_turns(ways: Mapping[str, Callable[[], Any]], turns: int, passages: int) -> dict[str, list[float]]:
-    """Return each way's passages a second of CPU in each turn, after one turn to warm up."""
+def in_turns(
+    ways: Mapping[str, Callable[[], Any]],
+    turns: int,
+    passages: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Return each way's passages a second of the clock in each turn, after one turn to warm up."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, way in ways.items():
-            started = time.process_time()
+            started = clock()
             way()
             if turn:
-                rates[name].append(passages / (time.process_time() - started))
+                rates[name].append(passages / (clock() - started))
     return rates
 
 
@@ -172,48 +180,55 @@ def pieces_of(collator: Collator, texts: Sequence[TokenizedWords], types: Sequen
     ]
 
 
-def text_encoder_alone(encoder: LoadedEncoder, passages: Sequence[str], types: Sequence[str]) -> None:
+def text_encoder_alone(
+    encoder: LoadedEncoder, passages: Sequence[str], types: Sequence[str], device: torch.device
+) -> None:
     """Compute the text encoder on ready batches, and nothing else."""
     collator = encoder.collator(len(types))
     pieces = pieces_of(collator, collator.tokenizer.texts(passages), types)
+    tokens = GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
     with torch.inference_mode():
-        for group in collator.batches(pieces, CPU_BATCH_TOKENS):
+        for group in collator.batches(pieces, tokens):
             batch = collator.batch(group)
-            encoder.model.text_encoder(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
+            states = encoder.model.text_encoder(
+                input_ids=torch.from_numpy(batch.input_ids).to(device),
+                attention_mask=torch.from_numpy(batch.attention_mask).to(device),
             )
+        states.last_hidden_state.cpu()  # waits for the GPU
 
 
 def tagging(
-    size: str, folder: str, gliner: Any, passages: Sequence[str], types: Sequence[str], turns: int
+    size: str, folder: str, gliner: Any, passages: Sequence[str], types: Sequence[str], turns: int, gpu: bool
 ) -> list[Measured]:
     """Measure tagging with all types in one pass, beside the other ways."""
     encoder, lower = load_encoder(folder), load_encoder(folder)  # a tagger changes its model's precision
     threshold = fitting_threshold(encoder, passages, types)
+    device = torch.device("cuda" if gpu else "cpu")
     questions = [(passage, types) for passage in passages]
 
     def tagger(encoder: LoadedEncoder, types_per_pass: int, dtype: str = "float32") -> EncoderTagger:
         settings = EncoderSettings(
-            threshold=threshold, types_per_pass=types_per_pass, overlaps="flat", dtype=dtype
-        )
+            threshold=threshold, types_per_pass=types_per_pass, overlaps="flat", dtype=dtype, on_gpu=gpu,
+            batch_tokens=GPU_BATCH_TOKENS,
+        )  # fmt: skip
         return EncoderTagger(encoder, settings)
 
     ours, usual = tagger(encoder, len(types)), tagger(encoder, USUAL_TYPES)
     half = tagger(lower, len(types), "bfloat16")
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours.answer(questions),
-        "the text encoder alone": lambda: text_encoder_alone(encoder, passages, types),
+        "the text encoder alone": lambda: text_encoder_alone(encoder, passages, types, device),
         "ours in bfloat16": lambda: half.answer(questions),
     }
     if len(types) > USUAL_TYPES:
         ways[f"ours, {USUAL_TYPES} types a pass"] = lambda: usual.answer(questions)
     if gliner:
-        theirs = gliner.from_pretrained(folder, local_files_only=True)
+        theirs = gliner.from_pretrained(folder, local_files_only=True).to(device)
         ways["gliner"] = lambda: theirs.inference(
-            list(passages), list(types), threshold=threshold, batch_size=GLINER_BATCH
+            list(passages), list(types), threshold=threshold, batch_size=GLINER_BATCH[gpu]
         )
-    measured = in_turns(ways, turns, len(passages))
+    clock = time.perf_counter if gpu else time.process_time
+    measured = in_turns(ways, turns, len(passages), clock)
     rates: dict[str, float | None] = {name: statistics.median(own) for name, own in measured.items()}
     found = spans_of_ours(ours.answer(questions))
     what = f"{size}, {len(types)} types"
@@ -270,7 +285,8 @@ def library() -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--texts", type=Path, help="a file with a passage a line")
-    parser.add_argument("--passages", type=int, default=32)
+    parser.add_argument("--passages", type=int, help="unset: 32, on a GPU 512")
+    parser.add_argument("--gpu", action="store_true", help="a BERT-base on the GPU")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -278,17 +294,19 @@ def main() -> None:
     logging.getLogger("gliner").setLevel(logging.ERROR)
     text = options.texts.read_text(encoding="utf-8") if options.texts else ""
     lines = [line for line in text.splitlines() if line.strip()]
-    passages = lines[: options.passages] or made_up_passages(options.passages)
+    count = options.passages or (512 if options.gpu else 32)
+    passages = lines[:count] or made_up_passages(count)
     gliner, rows = library(), []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (size, sizes) in enumerate(SIZES.items()):
+        for number, (size, sizes) in enumerate((GPU_SIZES if options.gpu else SIZES).items()):
             model = make_encoder(Path(folder) / str(number), sizes, passages)
             for count in GOALS:
-                rows += tagging(size, model, gliner, passages, type_names(count), options.turns)
+                rows += tagging(size, model, gliner, passages, type_names(count), options.turns, options.gpu)
         rows += cpu_side(model, lines or made_up_passages(1_000), type_names(10), options.turns)
     words = statistics.mean(len(passage.split()) for passage in passages)
     say(
-        f"{len(passages)} passages of {words:.0f} words on average; median of {options.turns} turns, CPU time"
+        f"{len(passages)} passages of {words:.0f} words on average; median of {options.turns} turns, "
+        f"{'wall' if options.gpu else 'CPU'} time"
     )
     show(rows)
 

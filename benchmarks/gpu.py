@@ -84,11 +84,12 @@ _MEASURED_S = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is measured: a model's layout, tokens of a row, and how it is trained."""
+    """What is measured: a model's layout, tokens of a row, rows a step, and how it is trained."""
 
     layout: str
     row_tokens: int
     attention: str
+    rows: int = 4
     compiled: bool = False
     checkpointing: Checkpointing = False
     float8: bool = False
@@ -170,15 +171,17 @@ def random_model(config: LlamaConfig, case: Case, dtype: torch.dtype, device: to
 
 
 def schedule_of(case: Case) -> tuple[list[packing.Sample], packing.Schedule]:
-    """Return conversations and steps of one full row each."""
+    """Return conversations and steps of full rows."""
     samples = make_samples(case.row_tokens // 8)
-    steps: list[list[packing.PackedRow]] = []
+    rows: list[packing.PackedRow] = []
     row: packing.PackedRow = []
     for number, sample in enumerate(samples):
         if sum(len(samples[each]) for each in row) + len(sample) > case.row_tokens:
-            steps.append([row])
+            rows.append(row)
             row = []
         row.append(number)
+    turns = itertools.cycle(rows)
+    steps = [list(itertools.islice(turns, case.rows)) for _ in range(4 * len(rows))]
     return samples, packing.Schedule(steps, frozenset())
 
 
@@ -256,7 +259,7 @@ def matmul_rate(
 
 def measure_checkpoint(layout: str, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """Return a checkpoint's bytes, and the seconds that the steps wait for it and until it is on disk."""
-    case = Case(layout=layout, row_tokens=2048, attention="sdpa")
+    case = Case(layout=layout, row_tokens=2048, attention="sdpa", rows=1)
     samples, schedule = schedule_of(case)
     net = random_model(make_config(layout), case, dtype, device)
     optimizer = loop.make_optimizer(net, 0.0)
@@ -446,9 +449,10 @@ def main(toy: bool, seconds: float, output: Path | None) -> None:
             continue
         try:
             results.append((case, measure(case, dtype, device)))
-        except torch.OutOfMemoryError as error:
+            print(table(machine, results[-1:]).splitlines()[-1], flush=True)
+        except RuntimeError as error:  # out of memory, or what this GPU or torch cannot do
             left_out.append({**asdict(case), "error": str(error)[:160]})
-        print(table(machine, results[-1:]).splitlines()[-1], flush=True)
+            print(f"{case}: {str(error)[:160]}", flush=True)
         gc.collect()
         torch.cuda.empty_cache()
     checkpoint = measure_checkpoint("toy" if toy or not on_gpu else "1.3 B", dtype, device)

@@ -46,13 +46,16 @@ def test_packed_equals_unpacked_on_a_gpu_by_every_attention(attention):
         torch.testing.assert_close(packed, unpacked, atol=tolerance, rtol=tolerance)
 
 
-def test_varlen_has_the_gradients_of_sdpa():
+@pytest.mark.parametrize("hidden", [128, 400])
+def test_varlen_has_the_gradients_of_sdpa(hidden):
+    """Also with heads of 100, as OpenLLaMA 3B has them."""
     device, batch = torch.device("cuda"), packing.collate(make_samples())
+    config = LlamaConfig(**{**CONFIG.to_dict(), "hidden_size": hidden, "head_dim": hidden // 4})
     varlen.register()
     gradients = []
     for attention in ("sdpa", varlen.NAME):
         torch.manual_seed(0)
-        net = AutoModelForCausalLM.from_config(CONFIG, dtype=torch.bfloat16, attn_implementation=attention)
+        net = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
         net = net.to(device).train()
         loop.token_losses(net, batch, device).backward()
         gradients.append([weight.grad.float().clone() for weight in net.parameters()])

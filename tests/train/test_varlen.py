@@ -72,6 +72,18 @@ def test_every_template(template, base, tokenizer):
     require_equal(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), row)
 
 
+def test_heads_of_a_size_that_the_kernel_refuses_are_filled_up(monkeypatch):
+    def kernel(query, key, value, bounds, _bounds, longest, _longest, *, scale, window_size, enable_gqa):
+        assert query.shape[-1] % 8 == 0 and window_size == (-1, 0) and enable_gqa
+        return varlen._sample_by_sample(query, key, value, bounds, longest, scale, None)
+
+    monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
+    heads = [torch.randn(9, count, 5) for count in (4, 2, 2)]
+    bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
+    expected = varlen._sample_by_sample(*heads, bounds, 5, 0.4, None)
+    torch.testing.assert_close(varlen._varlen(*heads, bounds, 5, 0.4, None), expected)
+
+
 def test_it_is_chosen_for_models_and_gpus_that_it_suits(monkeypatch):
     gpu, capability = torch.device("cuda"), [(9, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])

@@ -10,11 +10,14 @@ import inspect
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "varlen"
 _LARGEST_HEAD = 256  # FlashAttention's limit
+_HEAD_MULTIPLE = (
+    8  # the kernel takes no other sizes, such as the 100 of OpenLLaMA 3B: they are filled with zeros
+)
 
 
 def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
@@ -95,7 +98,9 @@ def _varlen(
         key, value = (
             heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value)
         )
-    return kernel(query, key, value, bounds, bounds, longest, longest, **options)
+    size = query.shape[-1]
+    query, key, value = (pad(heads, (0, -size % _HEAD_MULTIPLE)) for heads in (query, key, value))
+    return kernel(query, key, value, bounds, bounds, longest, longest, **options)[..., :size]
 
 
 def _sample_by_sample(
