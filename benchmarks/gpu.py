@@ -205,7 +205,8 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Figures:
         if seconds > _MEASURED_S:
             break
     assert load, "no step was measured"
-    fullest = max((_load(rows, samples) for rows in schedule.steps), key=lambda each: each.row_tokens)
+    every = itertools.chain.from_iterable(schedule.steps)
+    fullest = max((_load([row], samples) for row in every), key=lambda each: each.row_tokens)
     peak = gpu_models.peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     rate = matmul_rate(shape.hidden, shape.intermediate, case.row_tokens, dtype, device)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0

@@ -1,5 +1,7 @@
 """What a CPU only emulates: sharded training, checkpoints, 8 and 4 bits. Needs torch and transformers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def group():
 @pytest.fixture(scope="module")
 def base():
     torch.manual_seed(0)
-    return LlamaForCausalLM(CONFIG)
+    return LlamaForCausalLM(copy.deepcopy(CONFIG))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,9 @@ def samples():
 
 
 def sharded(base, **settings):
-    return model.load_sharded(CONFIG, base, torch.bfloat16, DEVICE, attention="varlen", **settings)
+    return model.load_sharded(
+        copy.deepcopy(CONFIG), base, torch.bfloat16, DEVICE, attention="varlen", **settings
+    )
 
 
 def curve(net, samples, losses=(), optimizer=None):
@@ -107,7 +111,7 @@ def test_adapters_on_4_bits_have_the_gradients_of_a_cpu(base, samples):
     settings = LoraSettings(rank=8, alpha=16.0, dropout=0.0, modules="all-linear", base=None, bits=4)
     gradients = []
     for device in (torch.device("cpu"), DEVICE):
-        net = LlamaForCausalLM(CONFIG)
+        net = LlamaForCausalLM(copy.deepcopy(CONFIG))
         net.load_state_dict(base.state_dict())
         torch.manual_seed(0)
         net = lora.add_adapters(net, settings, device).to(device).train()

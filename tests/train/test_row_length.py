@@ -4,9 +4,10 @@ import dataclasses
 from functools import partial
 
 import pytest
+import torch
 from transformers import LlamaConfig
 
-from uniner.train import estimate, model
+from uniner.train import estimate, model, prepare, worker
 from uniner.train.estimate import GPUS, TrainingLoad
 from uniner.train.row_length import recommended_rows
 
@@ -68,5 +69,42 @@ def test_a_run_with_short_rows_says_that_longer_ones_fit(student):
     assert f"train.pack_tokens={rows['H100']}" in hint and "at most 1,024 tokens" in hint
     assert expected.row_hint("Tesla T4") is None
     assert f"; train.pack_tokens={rows['H200']} fits" in expected.text()
+    chosen = dataclasses.replace(expected, chosen_rows=True)
+    assert f"; rows of {rows['H200']:,} tokens" in chosen.text()
     full = dataclasses.replace(expected, load=dataclasses.replace(LOAD, row_tokens=rows["H100"] - 100))
     assert full.row_hint("NVIDIA H100 80GB HBM3") is None
+
+
+def test_starting_kernels_limits_short_rows_and_long_ones_less(student):
+    expected = estimate.TrainingEstimate(
+        base="b", shape=student, load=LOAD, memory=estimate.memory(student, LOAD, 8, 2, True), flops=1e12,
+        traffic=0.0, workers=8, fewest_workers=8, shards=8, copies_traffic=0.0, share_of_peak=0.4,
+        usd_per_gpu_hour=0.0, rows={"H100": 4096},
+    )  # fmt: skip
+    assert expected.hours("H100") * 3600 == pytest.approx(LOAD.turns * student.layers * 0.009)
+    assert "limited by starting kernels" in expected.text()
+    chosen = dataclasses.replace(expected, chosen_rows=True)
+    assert chosen.hours("H100") == pytest.approx(expected.hours("H100") / 4)
+    assert chosen.hours("L40S") == expected.hours("H100"), "no row is known for it"
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(("changes", "attention", "longer"), [
+    ({}, "varlen", True), ({"pack_tokens": 300}, "varlen", False), ({}, None, False), ({}, "sdpa", False),
+])  # fmt: skip
+def test_a_gpu_gets_long_rows_of_the_same_steps(make_job, monkeypatch, changes, attention, longer):
+    monkeypatch.setattr(worker, "choose_attention", lambda *_: attention)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    job = make_job(use_gpu=True, batch_conversations=40, **changes)
+    config, tokenizer = prepare.config_and_tokenizer(job.base_address)
+    read = prepare.read_conversations(job)
+    data = prepare.prepare(job, read, prepare.tokenize(job, read, tokenizer), tokenizer, config)
+    same, _ = worker._in_long_rows(job, data, config, torch.device("cpu"))
+    long, expected = worker._in_long_rows(job, data, config, torch.device("cuda"))
+    assert same is data and long.digest() == data.digest(), "a checkpoint resumes under either"
+    assert (len(long.schedule.steps[0]) < len(data.schedule.steps[0])) == longer
+    assert expected.load.row_tokens == max(
+        sum(len(long.training.samples[number]) for number in row)
+        for step in long.schedule.steps
+        for row in step
+    )

@@ -248,9 +248,10 @@ class Train(Section):
     """Multiply in 8 bits (torchao), on GPUs since L40S and H100: large models train faster with it and with
     compile, small ones hardly. tag then compares the student's F1 with that of tag.float8_reference."""
     pack_tokens: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Tokens per packed row, at least student.max_tokens (the default). They may be more than the model's
-    window, as each conversation has positions of its own. Longer rows are faster on GPUs, up to 16384 for
-    small students; `uniner train CONFIG --estimate` says what fits which GPU."""
+    """Tokens per packed row, at least student.max_tokens. They may be more than the model's window, as each
+    conversation has positions of its own. Unset: on a GPU as many as fit and a step has, at most 16384, since
+    a row of 16384 tokens takes a small student no longer than one of 4096; on CPU student.max_tokens. Results
+    do not depend on it. `uniner train CONFIG --estimate` says what fits which GPU."""
     activation_checkpointing: bool | Literal["selective"] = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compute activations again in the backward pass instead of keeping them: true, or "selective", which
     keeps the results of matrix products and attention. A 7B Llama then keeps about half of its activations

@@ -20,6 +20,9 @@ _SAVED = 12  # bytes a weight in a checkpoint: without the gradient
 _DISK = 500e6  # bytes a second: a volume of cluster.yaml's GPU machines, and about what a machine uploads
 ALLOCATOR, CUDA = 1.1, 1e9
 """What a GPU takes besides: the allocator some 10 %, and CUDA a GB."""
+_LAYER_SECONDS = 0.009
+"""Forward and backward pass of a row take at least this long a decoder layer on a GPU, since Python starts
+the kernels one by one: benchmarks/gpu.py on an H100 and an H200, 24 and 28 layers, by a CPU that was slow."""
 _CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
 _PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
@@ -189,7 +192,8 @@ class TrainingEstimate:
     """The estimate of a run: memory with the fewest workers, time with the most.
 
     on_cpu: its workers have no GPU. cpu: how fast they are, where it was measured. rows: by kind of GPU the
-    recommended train.pack_tokens (`row_length.recommended_rows`).
+    most useful length of a row (`row_length.recommended_rows`). chosen_rows: whether training takes it,
+    since train.pack_tokens is unset.
     """
 
     base: str
@@ -207,6 +211,7 @@ class TrainingEstimate:
     on_cpu: bool = False
     cpu: CpuSpeed | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
+    chosen_rows: bool = False
 
     @property
     def cpu_seconds(self) -> float:
@@ -216,8 +221,20 @@ class TrainingEstimate:
         return load.turns * self.cpu.row_seconds / load.useful_share + load.steps * self.cpu.step_seconds
 
     def hours(self, gpu: str) -> float:
-        """Return the hours on this kind of GPU; computing and sending overlap."""
-        return max(self._compute_seconds(gpu), self._traffic_seconds()) / 3600
+        """Return the hours on this kind of GPU; computing, sending and starting kernels overlap."""
+        seconds = (self._compute_seconds(gpu), self._traffic_seconds(), self._launch_seconds(gpu))
+        return max(seconds) / 3600
+
+    def longest_row(self, gpu: str) -> int | None:
+        """Return the most useful length of a row on a GPU, named by its driver; None if it is not known."""
+        kind = gpu_kind(gpu)
+        return self.rows.get(kind) if kind else None
+
+    def _launch_seconds(self, gpu: str) -> float:
+        load = self.load
+        longer = self.rows.get(gpu, 0) / load.row_tokens if self.chosen_rows else 1.0
+        turns = max(load.steps, load.turns / max(1.0, longer))
+        return turns * self.shape.layers * _LAYER_SECONDS
 
     def _compute_seconds(self, gpu: str) -> float:
         return compute_seconds(self.flops, self.load, self.workers, GPUS[gpu].flops, self.share_of_peak)
@@ -298,16 +315,19 @@ class TrainingEstimate:
         limit = f"at {self.share_of_peak:.0%} of the peak"
         if self._traffic_seconds() > self._compute_seconds(gpu):
             limit = f"limited by the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU; fewer GPUs would do"
+        elif self._launch_seconds(gpu) > self._compute_seconds(gpu):
+            limit = "limited by starting kernels: a step has few tokens a GPU, so fewer GPUs would do"
         return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{fits}{self._row_note(gpu)}"
 
     def _row_note(self, gpu: str) -> str:
         row = self.rows.get(gpu)
-        return f"; train.pack_tokens={row} fits" if row else ""
+        if not row:
+            return ""
+        return f"; rows of {row:,} tokens" if self.chosen_rows else f"; train.pack_tokens={row} fits"
 
     def row_hint(self, gpu: str) -> str | None:
         """Return a line that recommends longer rows for a GPU, named by its driver; None where none fit."""
-        kind = gpu_kind(gpu)
-        row = self.rows.get(kind) if kind else None
+        row = self.longest_row(gpu)
         if not row or row < 2 * self.load.row_tokens:
             return None
         return (

@@ -154,7 +154,7 @@ def prepare(
         training,
         validation,
         _schedule(training, job, job.train.epochs, job.train.max_steps),
-        [row for step in _schedule(validation, job, 1).steps for row in step],
+        _validation_rows(validation, job),
         questions,
         frequent_types(conversation.positive_types for conversation in conversations.training),
     )
@@ -166,6 +166,20 @@ def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: 
         for conversation in conversations
     )
     return packing.fit(rendered, max_tokens)
+
+
+def with_rows(job: TrainJob, data: TrainingData, row_tokens: int) -> TrainingData:
+    """Return the data in rows of this many tokens. A step has the samples that it had."""
+    longer = replace(job, train=job.train.model_copy(update={"pack_tokens": row_tokens}))
+    return replace(
+        data,
+        schedule=_schedule(data.training, longer, job.train.epochs, job.train.max_steps),
+        validation_rows=_validation_rows(data.validation, longer),
+    )
+
+
+def _validation_rows(fitted: FittedSamples, job: TrainJob) -> list[PackedRow]:
+    return [row for step in _schedule(fitted, job, 1).steps for row in step]
 
 
 def _schedule(fitted: FittedSamples, job: TrainJob, epochs: int, max_steps: int | None = None) -> Schedule:
@@ -246,6 +260,7 @@ def estimate(job: TrainJob, data: TrainingData, config: Any) -> TrainingEstimate
         usd_per_gpu_hour=train.usd_per_gpu_hour,
         on_cpu=not train.use_gpu,
         rows=_rows(job, needs, load),
+        chosen_rows=train.pack_tokens is None,
     )
 
 

@@ -20,6 +20,7 @@ from uniner.storage.model_folders import loading, local_model
 from uniner.train import CHECKPOINTS, export, loop
 from uniner.train.checkpoint import BestBy, Checkpoints
 from uniner.train.collective import run_on_all, run_on_first
+from uniner.train.estimate import TrainingEstimate
 from uniner.train.export import TrainFigures
 from uniner.train.float8 import require_float8
 from uniner.train.loop import LoopSettings, ValidationFigures
@@ -33,6 +34,7 @@ from uniner.train.prepare import (
     prepare,
     read_conversations,
     tokenize,
+    with_rows,
 )
 from uniner.train.steps import RunSettings, TrainRun, TrainSession, device_of, guarded
 from uniner.train.tokenized import tokenized_once
@@ -71,11 +73,11 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     splits = tokenized_once(folder, job.source, lambda: tokenize(job, conversations, tokenizer))
     data = run_on_all(lambda: prepare(job, conversations, splits, tokenizer, config))
     best: BestBy | None = "loss" if train.export == "best" else None
+    data, expected = _in_long_rows(job, data, config, device)
     run_on_all(lambda: _write_packing(folder, data))
-    expected = run_on_first(lambda: estimate(job, data, config))
     session.say(expected.summary())
     hint = expected.row_hint(torch.cuda.get_device_name(device)) if train.use_gpu else None
-    if hint:
+    if hint and train.pack_tokens:
         session.say(hint)
     session.report(0, len(data.schedule.steps), "loading the base model")
     model = _load_model(job, config, device)
@@ -108,6 +110,23 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     figures = export.train_figures(data, state, best)
     run_on_all(lambda: export.publish(job, config, weights, tokenizer, data.types, state, figures))
     return figures
+
+
+def _in_long_rows(
+    job: TrainJob, data: TrainingData, config: Any, device: torch.device
+) -> tuple[TrainingData, TrainingEstimate]:
+    """Return the data, on a GPU in rows as long as is useful unless train.pack_tokens is set, and its
+    estimate."""
+    expected = run_on_first(lambda: estimate(job, data, config))
+    if device.type != "cuda" or job.train.pack_tokens:
+        return data, expected
+    if choose_attention(job.train.attention, config, device, job.torch_dtype) in (None, "sdpa"):
+        return data, expected  # it computes all pairs of a row's tokens
+    row = run_on_first(lambda: expected.longest_row(torch.cuda.get_device_name(device)))
+    if row is None or row <= job.student.max_tokens:
+        return data, expected
+    data = run_on_all(lambda: with_rows(job, data, row))
+    return data, run_on_first(lambda: estimate(job, data, config))
 
 
 def _write_packing(folder: Folder, data: TrainingData) -> None:
