@@ -45,6 +45,25 @@ def test_a_long_text_with_many_types_has_every_mention_once(reads_names):
     assert "cut_tokens" not in answer.figures
 
 
+def test_a_book_with_300_types_has_every_mention_once(make_encoder):
+    encoder = make_encoder()
+    encoder.config.update(max_len=384, max_types=25)
+    encoder.model.text_encoder.config.max_position_embeddings = 2048
+    encoder.tokenizer.model_max_length = 2048
+    tagger = EncoderTagger(encoder, EncoderSettings())
+    tagger._model = MarksCapitals(encoder.model.shape, None, None)
+    names = ["person", "city", "river", "date", "organisation"]
+    types = [f"{name} {first}{second}" for name in names for first in "abcdef" for second in "ghijklmnop"]
+    text = " ".join(f"ann {names[number * 7 % 5]}" for number in range(10_000))
+    answer = tagger.answer([(text, types)])[0]
+    expected = {name: [match.span() for match in re.finditer(name, text)] for name in names}
+    assert len(answer.answers) == len(types) == 300
+    for reply in answer.answers:
+        assert list(reply.spans) == expected[reply.type.split()[0]]
+    assert answer.figures["windows"] > 50 and answer.figures["passes"] == 11
+    assert "cut_tokens" not in answer.figures
+
+
 def test_batches_on_cpu_are_small_and_of_like_rows(reads_names):
     sizes = []
 
