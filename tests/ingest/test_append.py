@@ -155,7 +155,9 @@ def test_a_bad_new_shard_can_be_corrected_or_left_out_and_the_finished_run_stays
     capsys.readouterr()
     assert cli.run(["ingest"], [config], append=True) == 1
     message = capsys.readouterr().err
-    assert "correct the new shards or leave them out, and run `uniner ingest CONFIG --append` again" in message
+    assert (
+        "correct the new shards or leave them out, and run `uniner ingest CONFIG --append` again" in message
+    )
     assert "delete" not in message and folder.require_manifest() == first
     assert folder.chunk_keys() > set(first.chunks.keys.to_pylist())
 

@@ -169,9 +169,7 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
 
 def _corpus(context: StageContext) -> Corpus:
     files, folder = expand(context.sections.ingest.shards), context.folder
-    arranged = functools.partial(
-        arrange, files, shard_digests(files), url=folder.url, append=context.append
-    )
+    arranged = functools.partial(arrange, files, shard_digests(files), url=folder.url, append=context.append)
     try:
         return arranged(folder.read_identity())
     except UserError:

@@ -84,8 +84,10 @@ def model_address(name: str) -> str:
     return name if is_remote(name) or not Path(name).expanduser().exists() else absolute(name)
 
 
-def require_model(name: str, config_file: str = "config.json") -> None:
+def require_model(name: str, config_file: str = "config.json", setting: str = "", example: str = "") -> None:
     """Check that a name is a model folder with that file, or has the form of a hub name.
+
+    setting, example: the setting that names it, and a hub name that would be right, for the message.
 
     Raises:
         UserError: where it is neither.
@@ -95,24 +97,48 @@ def require_model(name: str, config_file: str = "config.json") -> None:
     with explained(name):
         exists = Folder(name).exists(config_file)
     if not exists:
-        kind, example = "Hugging Face", "Qwen/Qwen3-0.6B"
+        kind, right = "Hugging Face", example or "Qwen/Qwen3-0.6B"
         if config_file == ENCODER_CONFIG:
-            kind, example = "GLiNER", "urchade/gliner_medium-v2.1"
+            kind, right = "GLiNER", example or "urchade/gliner_medium-v2.1"
         raise UserError(
-            f"{name} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
-            f"{example}"
+            f"{setting}{': ' if setting else ''}{name} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
+            f"{right}"
         )
 
 
 @contextmanager
-def loading(name: str, setting: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder or name that is not a model into one line."""
+def loading(name: str, setting: str = "") -> Iterator[None]:
+    """Turn what transformers raises for a folder or name that is not a model into one line.
+
+    setting: that names it, if one does.
+    """
     try:
         with explained(name):
             yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{setting} {name} cannot be loaded as a model: {reason}") from None
+    except (OSError, ValueError, TypeError, LookupError, ImportError) as error:
+        raise _cannot_load(name, setting, error) from None
+    except Exception as error:
+        if type(error) is not Exception:  # which tokenizers raises for a file that it cannot read
+            raise
+        raise _cannot_load(name, setting, error) from None
+
+
+def _cannot_load(name: str, setting: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{setting}{' ' if setting else ''}{name} cannot be loaded as a model: {reason}")
+
+
+def require_end_token(name: str, tokenizer: Any) -> None:
+    """Refuse a generative model whose answers could not end. name: of the model.
+
+    Raises:
+        UserError: its tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{name}: the tokenizer has no end-of-sequence token, so no answer would end; "
+            'set eos_token in its tokenizer_config.json, such as "</s>"'
+        )
 
 
 def model_digest(name: str) -> str:

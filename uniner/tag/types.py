@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from uniner.errors import UserError
+from uniner.labels import nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 
@@ -53,6 +55,20 @@ def select_types(
     return TypeSelection(
         tuple(dict.fromkeys(selected)),
         {source: tuple(dict.fromkeys(types)) for source, types in of_source.items()},
+    )
+
+
+def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
+    """Return a line on types of tag.min_score_of_type that no passage is asked for; empty if there are none."""
+    known = dict.fromkeys((*asked.everywhere, *chain.from_iterable(asked.of_source.values())))
+    unasked = [name for name in named if name not in known]
+    if not unasked:
+        return ""
+    near = nearest_type(unasked[0], known)
+    return (
+        f"tag.min_score_of_type: {', '.join(map(repr, unasked))} "
+        f"{'is' if len(unasked) == 1 else 'are'} not among the {len(known):,} types that are asked for"
+        f"{f' (nearest: {near!r})' if near else ''}; name a type as it is asked, or add it to tag.types"
     )
 
 

@@ -355,7 +355,7 @@ def _publish(
         return
     facts = StudentFacts(
         template=ENCODER,
-        max_tokens=encoder.limits().tokens,
+        max_tokens=encoder.collator().limits.tokens,
         base=job.encoder.base or "",
         types=tuple(types),
         threshold=figures.threshold if figures.validation_f1 else None,
