@@ -112,7 +112,7 @@ class SystemSpec:
                 'kind = "encoder"'
             )
         of_gliner = isinstance(settings, EncoderSystem | GlinerSystem)
-        require_model(self.model, ENCODER_CONFIG if of_gliner else "config.json")
+        require_model(self.model, ENCODER_CONFIG if of_gliner else "config.json", "evaluate.systems")
 
     def _check_training(self, settings: BertSystem, gold: Collection[str]) -> None:
         if not settings.train:

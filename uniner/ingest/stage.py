@@ -68,7 +68,7 @@ class FilterSettings:
 def check(context: StageContext) -> None:
     """Find the shards and the tokenizer, and compare with what the stage began with."""
     settings, base = context.sections.ingest, context.sections.student.base
-    require_model(base)
+    require_model(base, setting="student.base")
     if not is_remote(base):  # a remote model would be copied here whole
         load_tokenizer(base)
     if not settings.shards and not context.sections.generate.domains:

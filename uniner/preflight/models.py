@@ -58,7 +58,7 @@ def read_model(setting: str, name: str) -> KnownModel:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    require_model(name)
+    require_model(name, setting=setting)
     with explained(name):
         files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
     if files:
@@ -112,7 +112,7 @@ def check_encoder(setting: str, name: str) -> Iterator[CheckResult]:
     """Check that an encoder in GLiNER's format can be loaded, by its configs and tokenizer."""
     from uniner.encoder.folder import read_parts
 
-    require_model(name, ENCODER_CONFIG)
+    require_model(name, ENCODER_CONFIG, setting)
     with explained(name):
         files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
     if not files:

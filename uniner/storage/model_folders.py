@@ -37,6 +37,8 @@ RELEASED_TEMPLATES = {
     "UniNER-7B-all": "type",
 }
 """The templates of the models that the paper's authors released, by the last part of their names."""
+_BASES = {"encoder.base": "answerdotai/ModernBERT-base"}
+"""Settings of another kind of model than a generative one, each with an example."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -84,10 +86,10 @@ def model_address(name: str) -> str:
     return name if is_remote(name) or not Path(name).expanduser().exists() else absolute(name)
 
 
-def require_model(name: str, config_file: str = "config.json", setting: str = "", example: str = "") -> None:
+def require_model(name: str, config_file: str = "config.json", setting: str = "") -> None:
     """Check that a name is a model folder with that file, or has the form of a hub name.
 
-    setting, example: the setting that names it, and a hub name that would be right, for the message.
+    setting: that names it, for the message.
 
     Raises:
         UserError: where it is neither.
@@ -97,12 +99,12 @@ def require_model(name: str, config_file: str = "config.json", setting: str = ""
     with explained(name):
         exists = Folder(name).exists(config_file)
     if not exists:
-        kind, right = "Hugging Face", example or "Qwen/Qwen3-0.6B"
+        kind, right = "Hugging Face", _BASES.get(setting, "Qwen/Qwen3-0.6B")
         if config_file == ENCODER_CONFIG:
-            kind, right = "GLiNER", example or "urchade/gliner_medium-v2.1"
+            kind, right = "GLiNER", "urchade/gliner_medium-v2.1"
         raise UserError(
-            f"{setting}{': ' if setting else ''}{name} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
-            f"{right}"
+            f"{setting}{': ' if setting else ''}{name} is not a model folder (no {config_file}); name a {kind} "
+            f"folder or a hub name, such as {right}"
         )
 
 
@@ -239,12 +241,13 @@ def _require_intact(folder: Path, url: str) -> None:
     if not facts or not facts.files:
         return
     found = digests_of(folder)
+    stage = OWN_STAGES["encoder" if facts.template == ENCODER else "student"]
     for file, digest in facts.files.items():
         if found.get(file) != digest:
             state = "is damaged: it has other bytes than were written" if file in found else "is missing"
             raise UserError(
-                f"{url}/{file}: {state}; put the file back, or delete the folder that train wrote, such as "
-                "RUN/train, and run `uniner train CONFIG` again"
+                f"{url}/{file}: {state}; put the file back, or delete the folder that {stage} wrote, such as "
+                f"RUN/{stage}, and run `uniner {stage} CONFIG` again"
             )
 
 
@@ -307,8 +310,9 @@ def student_facts(url: str) -> StudentFacts:
     """
     facts = find_student_facts(url)
     if facts is None:
+        stage = OWN_STAGES.get(url.rsplit("/", 1)[-1], "train")
         raise UserError(
-            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name a model in "
+            f"{url} is not a student folder (no {FACTS}); train one with `uniner {stage}`, or name a model in "
             "tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
         )
     return facts

@@ -59,7 +59,7 @@ def select_types(
 
 
 def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
-    """Return a line on types of tag.min_score_of_type that no passage is asked for; empty if there are none."""
+    """Return a line on types of tag.min_score_of_type that are asked of no passage; empty without any."""
     known = dict.fromkeys((*asked.everywhere, *chain.from_iterable(asked.of_source.values())))
     unasked = [name for name in named if name not in known]
     if not unasked:

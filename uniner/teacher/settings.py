@@ -45,7 +45,7 @@ def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
         UserError: where it does not.
     """
     if isinstance(section, VllmTeacher):
-        require_model(section.model)
+        require_model(section.model, setting=f"{name}.model")
     elif isinstance(section, RecordingTeacher):
         load_recording(section.path)
     elif not api_key(section):

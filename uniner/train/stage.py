@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def check(context: StageContext) -> None:
     """Check the base model and the settings, and compare them with those the stage began with."""
     _check_settings(context.sections.train, context.sections.student.max_tokens)
-    require_model(context.sections.student.base)
+    require_model(context.sections.student.base, setting="student.base")
     context.folder.check_identity(_identity(context, parents={}))
 
 
@@ -187,6 +187,7 @@ def run_workers(
         workers=section.workers,
         use_gpu=section.use_gpu,
         max_failures=section.max_failures,
+        section="encoder" if isinstance(section, Encoder) else "train",
         progress=name,
     )
     if result.error:

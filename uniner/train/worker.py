@@ -74,6 +74,8 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     run_on_all(lambda: _write_packing(folder, data))
     expected = run_on_first(lambda: estimate(job, data, config))
     session.say(expected.summary())
+    if best and not data.validation_rows:
+        session.say("train: no conversation is left for validation, so the last step is exported")
     hint = expected.row_hint(torch.cuda.get_device_name(device)) if train.use_gpu else None
     if hint:
         session.say(hint)
