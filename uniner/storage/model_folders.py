@@ -99,12 +99,13 @@ def require_model(name: str, config_file: str = "config.json", setting: str = ""
     with explained(name):
         exists = Folder(name).exists(config_file)
     if not exists:
+        where = f"{setting}: {name}" if setting else name
         kind, right = "Hugging Face", _BASES.get(setting, "Qwen/Qwen3-0.6B")
         if config_file == ENCODER_CONFIG:
             kind, right = "GLiNER", "urchade/gliner_medium-v2.1"
         raise UserError(
-            f"{setting}{': ' if setting else ''}{name} is not a model folder (no {config_file}); name a {kind} "
-            f"folder or a hub name, such as {right}"
+            f"{where} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
+            f"{right}"
         )
 
 
@@ -312,8 +313,8 @@ def student_facts(url: str) -> StudentFacts:
     if facts is None:
         stage = OWN_STAGES.get(url.rsplit("/", 1)[-1], "train")
         raise UserError(
-            f"{url} is not a student folder (no {FACTS}); train one with `uniner {stage}`, or name a model in "
-            "tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
+            f"{url} is not a student folder (no {FACTS}); train one with `uniner {stage}`, or name a model "
+            "in tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
         )
     return facts
 

@@ -15,6 +15,7 @@ from uniner.display import TaggedText, displayed_entities, terminal_text, type_c
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
+from uniner.labels import is_visible
 from uniner.passages import PassageSpan, cut_passages
 from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
@@ -204,7 +205,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
 def parse_types(names: str) -> tuple[str, ...]:
     """Return the types in a text, separated by commas or line breaks, each once."""
     stripped = (name.strip() for name in re.split(r"[,\n]", names))
-    return tuple(dict.fromkeys(name for name in stripped if name))
+    return tuple(dict.fromkeys(filter(is_visible, stripped)))
 
 
 def highlighted(

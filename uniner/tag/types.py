@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from uniner.errors import UserError
-from uniner.labels import nearest_type
+from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 
@@ -85,6 +85,10 @@ def read_types(url: str) -> list[str]:
             if name in lines:
                 raise UserError(
                     f"{url}, line {number}: '{name}' is already in line {lines[name]}; remove one"
+                )
+            if name and not is_visible(name):
+                raise UserError(
+                    f"{url}, line {number}: has no visible character; write a type there, such as person"
                 )
             if name:
                 lines[name] = number

@@ -76,7 +76,8 @@ class Checkpoints:
 
     keep: how many of the newest to keep. best_by: keep the best step's checkpoint too, by this measure.
     written: called in the thread with the seconds that a checkpoint took, once it is complete. stage: whose
-    they are, for messages. Leaving the context waits for the checkpoint being written, unless a worker was lost.
+    they are, for messages. Leaving the context waits for the checkpoint being written, unless a worker was
+    lost.
     """
 
     def __init__(

@@ -30,11 +30,12 @@ _RECENT_STEPS = 20  # a spike is measured against their median loss; at least ha
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """stage, section: whose the steps are, for messages. peak_rate: learning rate after the warm-up, which takes warmup_share of the steps. faster_rate: that
+    """peak_rate: learning rate after the warm-up, which takes warmup_share of the steps. faster_rate: that
     of the optimizer's second group, where it has one.
 
     max_grad_norm: largest gradient norm. seed: for dropout, so that a resumed run draws the same.
     loss_spike_factor: stop at a loss of more than this many times the median of the last steps; None: never.
+    stage, section: whose steps and settings they are, for messages.
     """
 
     peak_rate: float

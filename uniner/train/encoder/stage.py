@@ -37,8 +37,8 @@ def check(context: StageContext) -> None:
     if not section.eval_passages and any(choosing.values()):
         named = " and ".join(setting for setting, chosen in choosing.items() if chosen)
         raise UserError(
-            f"encoder.eval_passages = 0 measures no F1, which {named} goes by; set encoder.eval_passages=500, or "
-            "encoder.export=last and no encoder.patience"
+            f"encoder.eval_passages = 0 measures no F1, which {named} goes by; set "
+            "encoder.eval_passages=500, or encoder.export=last and no encoder.patience"
         )
     require_model(section.base, setting="encoder.base")
     context.folder.check_identity(_identity(context, parents={}))
