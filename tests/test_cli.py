@@ -87,11 +87,17 @@ def test_status_tells_what_is_complete_begun_and_missing_and_what_was_spent(conf
     (run / "ingest").write_manifest(Manifest.of(ingest, summaries, 1))
     (run / "annotate").begin(Identity(stage="annotate", settings={}))
     (run / "annotate").write_chunk(Chunk("a", table, figures={"cost_usd": 0.25}))
+    for stage in ("train", "train-encoder"):
+        (run / stage).begin(Identity(stage=stage, settings={}))
+    for step, file in ((900, "state.json"), (1200, "state.json"), (1500, "shard")):
+        (run / f"train/checkpoints/step-{step:08d}-a").write(file, b"{}")
     result = invoke("status", config)
     assert result.exit_code == 0
     lines = [line.split(maxsplit=1) for line in result.output.splitlines()[1:]]
     assert ["ingest", "complete, 6 passages"] in lines
     assert ["annotate", "begun, 1 of 3 chunks, 2 rows, 0.25 USD"] in lines
+    assert ["train", "begun, 1,200 steps in its last checkpoint"] in lines
+    assert ["train-encoder", "begun, no checkpoint yet"] in lines
     assert ["tag", "not begun"] in lines
     assert ["spent", "0.25 USD"] in lines
     SpendingFile(run / "annotate").write(0.75, exact=False)

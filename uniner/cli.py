@@ -256,6 +256,8 @@ def run(
             if _works_in_its_folder(context):
                 require_free(context.folder)
             module.check(context)
+            for parent in set(module.parents(context)) - set(stages):
+                (context.run_folder / parent).require_manifest()
         return checked
 
     return _exit_code(lambda: _run_checked(check()))
@@ -276,7 +278,7 @@ def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
     except Stopped:
         raise
     except Exception as error:
-        if not isinstance(error, UserError):
+        if isinstance(error, connection.RayStartError) or not isinstance(error, UserError):
             _raise_missed_stop()
         if user_error := connection.user_error_in(error):
             raise _FailedError(str(user_error)) from None

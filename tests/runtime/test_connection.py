@@ -9,6 +9,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from uniner import cli
 from uniner.errors import UserError
 from uniner.runtime.connection import connected, death_in, user_error_in
 from uniner.runtime.trainer import _plain_failure
@@ -81,6 +82,29 @@ def test_a_death_is_one_line_that_says_where_and_what_to_do(error, line):
 def test_a_mistake_in_the_code_stays_what_it_is(error):
     assert death_in(error) is None
     assert _plain_failure(error, "train") is error
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        (None, r"^Ray did not start on this machine: The current node timed out .*; run the same comm"),
+        ("10.0.0.1:6379", r"^Ray at RAY_ADDRESS=10\.0\.0\.1:6379 cannot be used: The current node timed"),
+    ],
+)
+def test_a_ray_that_does_not_start_in_time_is_one_line(address, line, monkeypatch, capfd):
+    def time_out(**_):
+        raise Exception("The current node timed out during startup.\nThis could happen because some")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", time_out)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=line) as caught, connected():
+        pytest.fail("there is no Ray")
+    assert "\n" not in str(caught.value)
+    assert cli._exit_code(lambda: cli._run_checked([])) == 1
+    assert capfd.readouterr().err.startswith("error: Ray ")
 
 
 def test_a_users_error_comes_before_the_deaths_that_follow_it():

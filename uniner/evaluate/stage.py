@@ -93,6 +93,12 @@ def list_datasets(context: StageContext) -> None:
     print_datasets(context.sections.evaluate.data, Console())
 
 
+def parents(context: StageContext) -> list[str]:
+    """Return the stages that train systems of this run, where they have yet to."""
+    systems = _systems(context).values() if _gold(context) else ()
+    return sorted({system.own_stage for system in systems if system.awaits_training})
+
+
 def run(context: StageContext) -> Manifest | None:
     """Score the systems. Returns the manifest; None without a gold data set."""
     gold = _gold(context, warn=True)

@@ -94,6 +94,11 @@ def check(context: StageContext) -> None:
     context.folder.check_identity(_identity(context, corpus, parents={}))
 
 
+def parents(context: StageContext) -> list[str]:
+    """Return generate, where it writes passages."""
+    return ["generate"] if context.sections.generate.domains else []
+
+
 def run(context: StageContext) -> Manifest:
     """Cut the corpus into passages. Returns the manifest."""
     started = time.monotonic()

@@ -34,11 +34,18 @@ _DEATHS = (
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
+class RayStartError(UserError):
+    """Ray cannot be started, or the cluster cannot be used."""
+
+
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
     """Connect to RAY_ADDRESS (set in a submitted job), or start a local Ray.
 
     A Ray that this process is already connected to is used and left running.
+
+    Raises:
+        RayStartError: there is no Ray.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     level = logging.INFO if is_verbose() else logging.ERROR
@@ -66,11 +73,35 @@ def connected() -> Iterator[None]:
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             options["_temp_dir"] = temporary
         try:
-            with _own_signal_handlers():
-                ray.init(**options)
+            _start(options)
             yield
         finally:
             ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Connect to Ray or start it.
+
+    Raises:
+        RayStartError: it does not answer in time, or refuses, as where its version is another.
+    """
+    try:
+        with _own_signal_handlers():
+            ray.init(**options)
+    except Stopped:
+        raise
+    except Exception as error:  # Ray raises errors of many kinds, a bare Exception among them
+        log.debug("Ray did not start", exc_info=error)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise RayStartError(
+                f"Ray at RAY_ADDRESS={address} cannot be used: {reason}; check that its head node runs and "
+                "has the same versions of Ray and Python, or unset RAY_ADDRESS to start Ray here"
+            ) from error
+        raise RayStartError(
+            f"Ray did not start on this machine: {reason}; run the same command again, and if that does not "
+            f"help, look whether memory, processes or {tempfile.gettempdir()} are used up"
+        ) from error
 
 
 def own_address() -> str:

@@ -30,6 +30,7 @@ from uniner.storage.lease import hold_lease
 from uniner.storage.manifest import Identity, Manifest, StageTotals
 from uniner.storage.model_folders import (
     ENCODER,
+    OWN_STAGES,
     StudentFacts,
     calibration_of,
     model_digest,
@@ -108,6 +109,12 @@ def check(context: StageContext) -> None:
         context.folder.check_identity(_identity(context, facts, selected_types(tag, facts), parents={}))
     if (fp8_suffix(engine) or exists) and not gold:  # with gold, evaluate may still come before tag
         require_f1_of_8_bits(context, student)
+
+
+def parents(context: StageContext) -> list[str]:
+    """Return ingest, and the stages that train this run's models which tag."""
+    named = (context.sections.tag.student, context.sections.tag.prefilter)
+    return ["ingest", *(OWN_STAGES[name] for name in named if name in OWN_STAGES)]
 
 
 def run(context: StageContext) -> Manifest:

@@ -179,7 +179,7 @@ def _nothing_to_train_on(
         else f"the base model takes at most {window:,}, so lower ingest.max_tokens in another run"
     )
     return UserError(
-        f"student.max_tokens = {max_tokens}: all {len(conversations):,} conversations to train on are longer, "
+        f"student.max_tokens = {max_tokens}: all {len(conversations):,} conversations to train on are longer "
         f"even with one question (the shortest has {needed[0]:,} tokens); {cure}"
     )
 

@@ -49,6 +49,11 @@ def check(context: StageContext) -> None:
         raise MissingLibraryError(missing[0])
 
 
+def parents(_context: StageContext) -> list[str]:
+    """Return build, whose conversations are trained on."""
+    return ["build"]
+
+
 def run(context: StageContext) -> Manifest:
     """Train the student and export it to `<run>/train/student/`. Returns the manifest."""
     started = time.monotonic()

@@ -44,6 +44,11 @@ def check(context: StageContext) -> None:
     context.folder.check_identity(_identity(context, parents={}))
 
 
+def parents(context: StageContext) -> list[str]:
+    """Return build, whose conversations are trained on."""
+    return ["build"] if context.sections.encoder.base else []
+
+
 def run(context: StageContext) -> Manifest | None:
     """Train the encoder and export it to `<run>/train-encoder/encoder/`. Returns the manifest; None without
     encoder.base."""
