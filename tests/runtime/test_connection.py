@@ -112,6 +112,19 @@ def test_a_users_error_comes_before_the_deaths_that_follow_it():
     assert str(user_error_in(error)) == str(_plain_failure(error, "train")) == "train: loss 7"
 
 
+def test_what_ray_adds_to_a_users_error_is_left_out():
+    from ray.data._internal.util import iterate_with_retry
+
+    def work():
+        raise UserError("tag: the type 'x' is too long")
+        yield
+
+    with pytest.raises(UserError) as raised:
+        list(iterate_with_retry(work, "apply UDF transform", max_attempts=1))
+    assert "DataContext" in str(raised.value), "Ray adds its advice"
+    assert str(user_error_in(raised.value)) == "tag: the type 'x' is too long"
+
+
 def test_a_users_error_in_an_actors_init_is_found_in_the_text_that_ray_keeps_of_it():
     page = "ray::MapWorker.__init__() (pid=7)\n  File x\nValueError: x\n\nuniner.errors.UserError: no: GPU"
     error = exceptions.ActorDiedError(exceptions.RayTaskError("A.__init__", page, UserError("no: GPU")))

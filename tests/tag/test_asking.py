@@ -7,8 +7,11 @@ from typer.testing import CliRunner
 
 from tests.encoder.conftest import make_base, make_encoder, one_thread
 from uniner import cli
+from uniner.config.schema import EngineSection, Evaluate, Student
 from uniner.encoder.folder import load_encoder, save_encoder
 from uniner.errors import UserError
+from uniner.evaluate.systems_registry import choose_systems
+from uniner.storage.folder import Folder
 from uniner.tag import stage
 from uniner.tag.types import TypeSelection, unasked_types_line
 
@@ -54,6 +57,16 @@ def test_a_text_of_an_encoder_refuses_what_the_stage_refuses(context, encoder_fo
     assert result.exit_code == 2 and "an encoder has neither" in result.output
     with pytest.raises(UserError, match="the encoder reads types of at most"):
         stage.tag_text(context(types=[LONG]), "Ann")
+
+
+def test_evaluate_finds_a_type_of_the_gold_data_that_an_encoder_cannot_read(encoder_folder, tmp_path):
+    systems = choose_systems(
+        Evaluate(systems=[str(encoder_folder)]), EngineSection(), Student(base="b"), Folder(str(tmp_path)), 0
+    )
+    (system,) = systems.values()
+    system.check(["news"], [{"person"}])
+    with pytest.raises(UserError, match="the encoder reads types of at most"):
+        system.check(["news"], [{"person"}, {LONG}])
 
 
 def test_a_lowest_score_of_a_type_that_is_not_asked_is_refused(config, stage_context):

@@ -31,6 +31,8 @@ _DEATHS = (
     exceptions.LocalRayletDiedError,
     exceptions.OwnerDiedError,
 )
+_RETRY_ADVICE = re.compile(r"\nFailed to .{1,200} after \d+/\d+ attempts \(total backoff.*", re.DOTALL)
+"""What Ray Data adds to the message of an error that a task or actor raised."""
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
@@ -157,7 +159,7 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
     """Return the first exception of a kind among an error and all that it holds."""
     for current in _exceptions_in(error):
         if isinstance(current, kind):
-            return kind(str(current.args[0]) if current.args else str(current))
+            return kind(_RETRY_ADVICE.sub("", str(current.args[0]) if current.args else str(current)))
         if getattr(current, "actor_init_failed", False):
             # A later call meets a dead actor, of whose own error Ray keeps the text alone.
             name = re.escape(f"{kind.__module__}.{kind.__name__}")
