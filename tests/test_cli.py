@@ -1,5 +1,6 @@
 """The command line: commands, options, help, settings, and how each ends."""
 
+import os
 import re
 import subprocess
 import sys
@@ -122,6 +123,19 @@ def test_a_job_is_the_same_command(config):
     )
     assert job.returncode == 2
     assert "error: tag.plan moved: use the option --estimate" in job.stderr
+
+
+def test_a_terminal_that_is_not_utf_8_shows_what_it_can(config, tmp_path):
+    command = "from uniner import cli; cli.main('status')"
+    status = subprocess.run(
+        [sys.executable, "-c", command, config, f"run.root={tmp_path}/Ło"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status.returncode == 0, status.stderr
+    assert f"run {tmp_path}/\\u0141o/r" in status.stdout
 
 
 def test_a_submitted_job_with_a_relative_root_is_refused(config, monkeypatch):

@@ -6,6 +6,7 @@ input, before Ray starts; 3 stopped on purpose, and the same command goes on.
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -411,6 +412,8 @@ def _raise_missed_stop() -> None:
 
 def main(command: str | None = None) -> None:
     """Run the command line, or one command of it with the words that follow."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(args=[command, *sys.argv[1:]] if command else None, prog_name="uniner")
     except SystemExit as end:
