@@ -192,7 +192,7 @@ def test_a_cluster_that_is_not_there_is_an_error_and_the_rest_is_checked(write_c
     code, lines, output = preflight(write_config(), "--stage", "ingest")
     assert code == 1, output
     level, found = lines["the cluster at 127.0.0.1:9"]
-    assert level == "error" and "cannot be reached ([Errno 111] Connection refused)" in found
+    assert level == "error" and "cannot be used: [Errno 111] Connection refused; check that its head" in found
     assert lines["ingest"][0] == "ok"
 
 

@@ -88,7 +88,8 @@ def test_a_mistake_in_the_code_stays_what_it_is(error):
     ("address", "line"),
     [
         (None, r"^Ray did not start on this machine: The current node timed out .*; run the same comm"),
-        ("10.0.0.1:6379", r"^Ray at RAY_ADDRESS=10\.0\.0\.1:6379 cannot be used: The current node timed"),
+        ("auto", r"^Ray at RAY_ADDRESS=auto cannot be used: The current node timed out .*; check that its"),
+        ("127.0.0.1:9", r"^Ray at RAY_ADDRESS=127\.0\.0\.1:9 cannot be used: .*Connection refused; check"),
     ],
 )
 def test_a_ray_that_does_not_start_in_time_is_one_line(address, line, monkeypatch, capfd):

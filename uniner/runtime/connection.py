@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ _DEATHS = (
 )
 _RETRY_ADVICE = re.compile(r"\nFailed to .{1,200} after \d+/\d+ attempts \(total backoff.*", re.DOTALL)
 """What Ray Data adds to the message of an error that a task or actor raised."""
+_CONNECT_S = 10.0
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
 
 
@@ -87,7 +89,9 @@ def _start(options: dict[str, Any]) -> None:
     Raises:
         RayStartError: it does not answer in time, or refuses, as where its version is another.
     """
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
+        _reach(address)
         with _own_signal_handlers():
             ray.init(**options)
     except Stopped:
@@ -95,7 +99,7 @@ def _start(options: dict[str, Any]) -> None:
     except Exception as error:  # Ray raises errors of many kinds, a bare Exception among them
         log.debug("Ray did not start", exc_info=error)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if address := os.environ.get("RAY_ADDRESS"):
+        if address:
             raise RayStartError(
                 f"Ray at RAY_ADDRESS={address} cannot be used: {reason}; check that its head node runs and "
                 "has the same versions of Ray and Python, or unset RAY_ADDRESS to start Ray here"
@@ -104,6 +108,13 @@ def _start(options: dict[str, Any]) -> None:
             f"Ray did not start on this machine: {reason}; run the same command again, and if that does not "
             f"help, look whether memory, processes or {tempfile.gettempdir()} are used up"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Open and close a connection, as Ray would try for a quarter of an hour. `auto` and "" have no port."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
 
 
 def own_address() -> str:
