@@ -257,8 +257,9 @@ def run(
             if _works_in_its_folder(context):
                 require_free(context.folder)
             module.check(context)
-            for parent in set(module.parents(context)) - set(stages):
-                (context.run_folder / parent).require_manifest()
+            for parent in module.parents(context):
+                if parent not in stages:
+                    (context.run_folder / parent).require_manifest()
         return checked
 
     return _exit_code(lambda: _run_checked(check()))
