@@ -63,6 +63,7 @@ def error_line(capsys):
             ["teacher.kind=recording", "teacher.path={tmp}/broken_recording.jsonl"],
             "line 1: is not an object with passage",
         ),
+        ("tag", [], "runs/bad/ingest: the stage ingest is not complete (no manifest.json); run it first: "),
         ("tag", ["tag.student={tmp}"], "is not a model folder (no config.json)"),
         ("evaluate", ["evaluate.gold.x={tmp}/absent.jsonl"], "absent.jsonl: no such file"),
     ],
@@ -112,7 +113,7 @@ def test_a_line_that_is_no_json_and_a_shard_that_changed(config, tmp_path, ray_s
 @pytest.mark.ray
 def test_a_stage_without_its_parent_a_changed_setting_and_an_unreachable_teacher(config, ray_session, capsys):
     teacher = "teacher.base_url=http://127.0.0.1:9/v1"
-    assert cli.run(["annotate"], [config, teacher]) == 1
+    assert cli.run(["annotate"], [config, teacher]) == 2
     assert "ingest: the stage ingest is not complete" in error_line(capsys)
     assert cli.run(["ingest"], [config]) == 0
     capsys.readouterr()

@@ -1,5 +1,6 @@
 """The command line: commands, options, help, settings, and how each ends."""
 
+import os
 import re
 import subprocess
 import sys
@@ -87,11 +88,17 @@ def test_status_tells_what_is_complete_begun_and_missing_and_what_was_spent(conf
     (run / "ingest").write_manifest(Manifest.of(ingest, summaries, 1))
     (run / "annotate").begin(Identity(stage="annotate", settings={}))
     (run / "annotate").write_chunk(Chunk("a", table, figures={"cost_usd": 0.25}))
+    for stage in ("train", "train-encoder"):
+        (run / stage).begin(Identity(stage=stage, settings={}))
+    for step, file in ((900, "state.json"), (1200, "state.json"), (1500, "shard")):
+        (run / f"train/checkpoints/step-{step:08d}-a").write(file, b"{}")
     result = invoke("status", config)
     assert result.exit_code == 0
     lines = [line.split(maxsplit=1) for line in result.output.splitlines()[1:]]
     assert ["ingest", "complete, 6 passages"] in lines
     assert ["annotate", "begun, 1 of 3 chunks, 2 rows, 0.25 USD"] in lines
+    assert ["train", "begun, 1,200 steps in its last checkpoint"] in lines
+    assert ["train-encoder", "begun, no checkpoint yet"] in lines
     assert ["tag", "not begun"] in lines
     assert ["spent", "0.25 USD"] in lines
     SpendingFile(run / "annotate").write(0.75, exact=False)
@@ -116,6 +123,19 @@ def test_a_job_is_the_same_command(config):
     )
     assert job.returncode == 2
     assert "error: tag.plan moved: use the option --estimate" in job.stderr
+
+
+def test_a_terminal_that_is_not_utf_8_shows_what_it_can(config, tmp_path):
+    command = "from uniner import cli; cli.main('status')"
+    status = subprocess.run(
+        [sys.executable, "-c", command, config, f"run.root={tmp_path}/Ło"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status.returncode == 0, status.stderr
+    assert f"run {tmp_path}/\\u0141o/r" in status.stdout
 
 
 def test_a_submitted_job_with_a_relative_root_is_refused(config, monkeypatch):

@@ -35,6 +35,11 @@ def handlers():
         signal.signal(number, handler)
 
 
+def no_stage(context):
+    """A stage's check that finds nothing, and its parents where it has none."""
+    return ()
+
+
 @pytest.fixture
 def events(monkeypatch):
     """What stages and Ray do, in order. Both are stand-ins: `events.work` is what each stage does."""
@@ -48,7 +53,9 @@ def events(monkeypatch):
         def check(context):
             seen.list.append(("check", context.stage))
 
-        return SimpleNamespace(__name__=f"uniner.{stage}.stage", SECTIONS=(), check=check, run=run)
+        return SimpleNamespace(
+            __name__=f"uniner.{stage}.stage", SECTIONS=(), check=check, parents=no_stage, run=run
+        )
 
     @contextlib.contextmanager
     def connected():
@@ -194,7 +201,7 @@ def test_a_signal_while_ray_starts_stops_with_3(library, number, config, ray_sta
                 raise RuntimeError("Ray did not start") from None
 
     ray_start.do = start
-    module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=lambda context: None)
+    module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=no_stage, parents=no_stage)
     module.run = ran.append
     monkeypatch.setattr(cli, "_module", lambda stage: module)
     assert cli.run(["build"], [config]) == 3
@@ -244,7 +251,8 @@ def stopped(*words, **options):
 setattr(owner, name, stopped)
 from types import SimpleNamespace
 from uniner import cli
-module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=lambda context: None, run=None)
+none = lambda context: ()
+module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=none, parents=none, run=None)
 cli._module = lambda stage: module
 sys.exit(cli.run(["build"], [sys.argv[2]]))
 """
@@ -259,7 +267,8 @@ from uniner.runtime import connection
 atexit.register(os._exit, 139)  # Python's own end, where a thread waits in Ray's C++ code
 connection.connected = nullcontext
 stop = lambda context: os.kill(os.getpid(), signal.SIGTERM)
-module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=lambda context: None, run=stop)
+none = lambda context: ()
+module = SimpleNamespace(__name__="uniner.build.stage", SECTIONS=(), check=none, parents=none, run=stop)
 cli._module = lambda stage: module
 sys.argv[0] = "uniner"
 cli.main("build")

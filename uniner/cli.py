@@ -6,6 +6,7 @@ input, before Ray starts; 3 stopped on purpose, and the same command goes on.
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -256,6 +257,9 @@ def run(
             if _works_in_its_folder(context):
                 require_free(context.folder)
             module.check(context)
+            for parent in module.parents(context):
+                if parent not in stages:
+                    (context.run_folder / parent).require_manifest()
         return checked
 
     return _exit_code(lambda: _run_checked(check()))
@@ -276,7 +280,7 @@ def _run_checked(stages: Sequence[tuple[Stage, StageContext]]) -> None:
     except Stopped:
         raise
     except Exception as error:
-        if not isinstance(error, UserError):
+        if isinstance(error, connection.RayStartError) or not isinstance(error, UserError):
             _raise_missed_stop()
         if user_error := connection.user_error_in(error):
             raise _FailedError(str(user_error)) from None
@@ -409,6 +413,8 @@ def _raise_missed_stop() -> None:
 
 def main(command: str | None = None) -> None:
     """Run the command line, or one command of it with the words that follow."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(args=[command, *sys.argv[1:]] if command else None, prog_name="uniner")
     except SystemExit as end:

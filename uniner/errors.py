@@ -31,5 +31,9 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
+class MissingLibraryError(UserError):
+    """A library that a setting needs is not installed here. The machines that do the work may have it."""
+
+
 class Stopped(Exception):
     """A stop on purpose (a signal, the budget). The same command resumes. Exit code 3."""

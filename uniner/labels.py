@@ -3,10 +3,14 @@
 import difflib
 import functools
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types without meaning; the published benchmark leaves them out (recipe: ELSE-like labels)."""
+
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and symbols without a shape: Hangul's fillers and Braille's blank."""
 
 LABEL_WORDS = 3
 """Number of the rules below; a new one makes new questions of data sets outside the catalogue."""
@@ -46,6 +50,11 @@ _TYPES_SHOWN = 10
 def normalize_type(type_name: str) -> str:
     """Lower-case a type, collapse white space, strip punctuation: 'Person ' and 'person' are one type."""
     return " ".join(type_name.lower().split()).strip(" .:;,\"'")
+
+
+def is_visible(name: str) -> bool:
+    """Tell whether a name has a character that is seen: not only blanks, controls, marks and fillers."""
+    return any(unicodedata.category(sign)[0] not in "ZCM" and sign not in _FILLERS for sign in name)
 
 
 @functools.lru_cache(maxsize=1 << 14)

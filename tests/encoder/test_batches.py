@@ -86,7 +86,7 @@ def test_many_types_make_several_passes(collator):
 
 
 def test_a_type_that_is_longer_than_the_window_is_named(collator):
-    with pytest.raises(UserError, match=r"has \d+ tokens; the encoder reads types of at most 62"):
+    with pytest.raises(UserError, match=r"has \d+ tokens, and the encoder reads types of at most 62; ask"):
         collator.prompts(["person", "ann lee " * 60])
 
 

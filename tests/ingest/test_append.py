@@ -139,3 +139,44 @@ def test_new_shards_are_added_and_a_killed_addition_goes_on(config, tmp_path, ca
         assert f"ingest: {setting.split('=')[0]} chooses passages among all shards" in capsys.readouterr().err
     assert cli.run(["ingest"], [config, "ingest.min_tokens=4"], append=True) == 2
     assert "other settings: ingest.min_tokens was 1, now 4; " in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_bad_new_shard_can_be_corrected_or_left_out_and_the_finished_run_stays(config, tmp_path, capsys):
+    folder = StageFolder(str(tmp_path / "runs/r/ingest"))
+    shards = tmp_path / "shards"
+    assert cli.run(["ingest"], [config]) == 0
+    first = folder.require_manifest()
+
+    write(shards / "c.jsonl", *range(20, 27))
+    with (shards / "c.jsonl").open("a") as lines:
+        lines.write("{not json\n")
+    capsys.readouterr()
+    assert cli.run(["ingest"], [config], append=True) == 1
+    message = capsys.readouterr().err
+    assert (
+        "correct the new shards or leave them out, and run `uniner ingest CONFIG --append` again" in message
+    )
+    assert "delete" not in message and folder.require_manifest() == first
+    assert folder.chunk_keys() > set(first.chunks.keys.to_pylist())
+
+    bad = (shards / "c.jsonl").read_text()
+    (shards / "c.jsonl").unlink()
+    for append in (False, True):  # the finished run is complete without what was to be added
+        assert cli.run(["ingest"], [config], append=append) == 0
+    assert folder.require_manifest() == first
+
+    (shards / "c.jsonl").write_text(bad.replace("{not json\n", ""))
+    capsys.readouterr()
+    assert cli.run(["ingest"], [config]) == 2
+    assert "(c.jsonl is new); to add what is new to that run" in capsys.readouterr().err
+    write(shards / "a.jsonl", 30)  # takes the number, and the chunks' keys, that the bad shard had
+    assert cli.run(["ingest"], [config], append=True) == 0
+    grown = folder.require_manifest()
+    assert [part["shard"] for part in grown.results["parts"]] == ["b.jsonl", "a.jsonl", "c.jsonl"]
+    texts = [row["text"] for row in folder.read_rows().to_pylist()]
+    assert [text.split()[3] for text in texts] == [str(number) for number in [*range(8), 30, *range(20, 27)]]
+    assert first.chunks.same_contents(grown.chunks) and grown.grown_from == (first.digest,)
+    assert folder.chunk_keys() == set(grown.chunks.keys.to_pylist())
+    assert not list(Path(folder.url).glob("rejects-*")), "those of the bad shard went with its chunks"

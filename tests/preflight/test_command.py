@@ -100,6 +100,15 @@ def test_a_check_that_fails_ends_with_1_and_the_others_are_made(write_config, tm
     assert lines["teacher"][0] == "ok"
 
 
+def test_a_library_that_only_the_workers_need_is_a_warning(write_config, monkeypatch):
+    from uniner.train import stage
+
+    monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None)
+    code, lines, output = preflight(write_config(train={"tracker": "wandb"}), "--stage", "train")
+    assert code == 0, output
+    assert lines["train"][0] == "warning" and "needs the library wandb" in lines["train"][1]
+
+
 def test_a_bad_config_ends_with_2(write_config):
     assert preflight(write_config(), "ingest.sampel=1")[0] == 2
     code, _, output = preflight(write_config(), "--stage", "tagg")
@@ -183,7 +192,7 @@ def test_a_cluster_that_is_not_there_is_an_error_and_the_rest_is_checked(write_c
     code, lines, output = preflight(write_config(), "--stage", "ingest")
     assert code == 1, output
     level, found = lines["the cluster at 127.0.0.1:9"]
-    assert level == "error" and "cannot be reached ([Errno 111] Connection refused)" in found
+    assert level == "error" and "cannot be used: [Errno 111] Connection refused; check that its head" in found
     assert lines["ingest"][0] == "ok"
 
 

@@ -82,6 +82,7 @@ def see(cluster, folder, gpu_pool, lines):
         cluster.add_node(num_cpus=1, num_gpus=2, labels=gpu_pool)  # in the main thread, for its signals
         seen["gpu"]["engine"] = tagged.result()
     training = {"folder": Folder(f"{folder}/train"), "workers": 1, "use_gpu": True, "max_failures": 2}
+    training["section"] = "train"
     seen["gpu"]["training"] = refused(trainer.run_training, print, None, **training)
     return {**seen, "waited": lines.lines}
 

@@ -9,6 +9,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from uniner import cli
 from uniner.errors import UserError
 from uniner.runtime.connection import connected, death_in, user_error_in
 from uniner.runtime.trainer import _plain_failure
@@ -83,9 +84,46 @@ def test_a_mistake_in_the_code_stays_what_it_is(error):
     assert _plain_failure(error, "train") is error
 
 
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        (None, r"^Ray did not start on this machine: The current node timed out .*; run the same comm"),
+        ("auto", r"^Ray at RAY_ADDRESS=auto cannot be used: The current node timed out .*; check that its"),
+        ("127.0.0.1:9", r"^Ray at RAY_ADDRESS=127\.0\.0\.1:9 cannot be used: .*Connection refused; check"),
+    ],
+)
+def test_a_ray_that_does_not_start_in_time_is_one_line(address, line, monkeypatch, capfd):
+    def time_out(**_):
+        raise Exception("The current node timed out during startup.\nThis could happen because some")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", time_out)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=line) as caught, connected():
+        pytest.fail("there is no Ray")
+    assert "\n" not in str(caught.value)
+    assert cli._exit_code(lambda: cli._run_checked([])) == 1
+    assert capfd.readouterr().err.startswith("error: Ray ")
+
+
 def test_a_users_error_comes_before_the_deaths_that_follow_it():
     error = WorkerGroupError("page", {0: died(), 1: UserError("train: loss 7")})
     assert str(user_error_in(error)) == str(_plain_failure(error, "train")) == "train: loss 7"
+
+
+def test_what_ray_adds_to_a_users_error_is_left_out():
+    from ray.data._internal.util import iterate_with_retry
+
+    def work():
+        raise UserError("tag: the type 'x' is too long")
+        yield
+
+    with pytest.raises(UserError) as raised:
+        list(iterate_with_retry(work, "apply UDF transform", max_attempts=1))
+    assert "DataContext" in str(raised.value), "Ray adds its advice"
+    assert str(user_error_in(raised.value)) == "tag: the type 'x' is too long"
 
 
 def test_a_users_error_in_an_actors_init_is_found_in_the_text_that_ray_keeps_of_it():

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -12,7 +13,9 @@ import urllib.request
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from uniner import cli
 from uniner.errors import UserError
 from uniner.inference.engine import EngineAnswer
 from uniner.inference.mention_scores import AnswerPiece
@@ -49,7 +52,7 @@ def test_a_text_is_printed_with_its_entities_and_no_run_is_touched(
 ):
     text = "Ann went home. " + "Then it rained for a long while. " * 20 + "So Ann stayed.\n"
     monkeypatch.setattr(interactive, "Engine", Engine)
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "latin-1"))
     stage.tag_text(stage_context(stage, config()), "-" if from_input else text)
     output = capsys.readouterr().out
     assert output.startswith("Ann [person] went home. Then it") and "So Ann [person] stayed.\n" in output
@@ -90,6 +93,77 @@ def test_a_student_without_types_is_an_error(config, tmp_path, stage_context, mo
     for refuse in (stage.check, lambda context: stage.tag_text(context, "Ann")):
         with pytest.raises(UserError, match=r"lists no types of its own; set tag\.types"):
             refuse(context)
+
+
+def wrong_students(folder):
+    """Model folders that are none, each with what is said of it."""
+    for name in ("empty", "half", "broken"):
+        (folder / name).mkdir()
+    (folder / "file").write_text("x")
+    (folder / "half/config.json").write_text('{"model_type": "llama"}')
+    (folder / "broken/config.json").write_text('{"model_type": "llama"}')
+    (folder / "broken/tokenizer.json").write_text("{}")
+    return {
+        "absent": "tag.student: absent is not a model folder (no config.json)",
+        "file": "file is not a model folder (no config.json)",
+        "empty": "empty is not a model folder (no config.json)",
+        "half": "half cannot be loaded as a model: ",
+        "broken": "broken cannot be loaded as a model: ",
+    }
+
+
+@pytest.fixture
+def refused_mode(tmp_path, base, capsys):
+    """Return a function that asks for a text to be tagged and for the page; both must be refused alike."""
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[run]\nroot = "{tmp_path}/runs"\nname = "r"\n[student]\nbase = "{base}"\n[engine]\ngpus = 0\n'
+        'dtype = "float32"\n[tag]\ntypes = ["person"]\n'
+    )
+
+    def refuse(*words, modes=(("--text", "Ann"), ("--serve", "7860"))):
+        lines = set()
+        for mode in modes:
+            result = CliRunner().invoke(cli.app, ["tag", str(config), *words, *mode])
+            assert result.exit_code == 2, result.output
+            lines.add(capsys.readouterr().err + result.output)
+        (line,) = lines
+        assert line.startswith("error: ") and line.count("\n") == 1
+        return line
+
+    return refuse
+
+
+def test_a_text_and_the_page_refuse_what_is_no_student(refused_mode, tmp_path):
+    for name, message in wrong_students(tmp_path).items():
+        student = name if name == "absent" else tmp_path / name
+        assert message in refused_mode(f"tag.student={student}", "engine.gpus=0")
+    assert "is not a student folder (no uniner.json)" in refused_mode()
+    assert "absent.txt: no such file" in refused_mode(f"tag.types_file={tmp_path}/absent.txt")
+
+
+def test_a_text_and_the_page_check_the_engine_and_the_types(config, refused_mode, tmp_path, monkeypatch):
+    config()  # makes the student
+    student = f"tag.student={tmp_path}/student"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "sees no GPU on this machine; set engine.gpus=0 to run on CPUs" in refused_mode(
+        student, "engine.gpus=1"
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert "engine.gpus = 2, but torch" in refused_mode(student, "engine.gpus=2")
+    line = refused_mode(student, "tag.min_score_of_type={persons=0.5, date=0.5}")
+    assert "tag.min_score_of_type: 'persons', 'date' are not among the 1 types" in line
+    assert "(nearest: 'person')" in line
+
+
+def test_a_text_that_is_not_utf_8_is_one_line(config, refused_mode, tmp_path, monkeypatch):
+    config()
+    student = f"tag.student={tmp_path}/student"
+    typed = refused_mode(student, modes=[("--text", os.fsdecode(b"caf\xe9"))])
+    assert "the text is not UTF-8 (character 4); convert it" in typed
+    with pytest.raises(UserError, match=r"the text is not UTF-8 \(character 2\)"):
+        interactive.read_input(io.BytesIO(b"a\xff"))
+    assert interactive.read_input(io.BytesIO("Łódź".encode())) == "Łódź"
 
 
 TEXT = "Zoe Ann of Bonn,\r\nOberbonn. \U0001f600 Zoe"

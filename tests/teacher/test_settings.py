@@ -34,6 +34,14 @@ def test_the_key_is_in_the_variable_that_the_section_names(monkeypatch):
     assert api_key(OpenAITeacher(base_url="http://127.0.0.1:9/v1", api_key_env="NONE")) == "none"
 
 
+@pytest.mark.parametrize("key", ["sk-\u201cabc\u201d", "sk-abc\n", "sk abc", "\u0430bc"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match=r"teacher: the key in .* OPENAI_API_KEY has a blank") as caught:
+        check_teacher(OpenAITeacher())
+    assert "abc" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_recording_is_asked_at_its_own_address_without_the_users_key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     server = make_server(RecordingTeacher(path="x.jsonl"), recording_url="http://127.0.0.1:9/v1")

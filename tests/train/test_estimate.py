@@ -1,7 +1,9 @@
 """The estimate against known figures of the model and the data; it starts nothing."""
 
 import dataclasses
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ from transformers import (
 from typer.testing import CliRunner
 
 from uniner import cli
+from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.runtime import gpu_models
 from uniner.storage.stage_folder import StageFolder
-from uniner.train import activations, estimate, loop, model, packing, worker
+from uniner.train import activations, estimate, loop, model, packing, stage, worker
 from uniner.train.prepare import config_and_tokenizer, require_window
 
 LLAMA_7B = LlamaConfig(
@@ -247,6 +250,69 @@ def test_the_estimate_is_printed_and_nothing_starts(base, conversations, write_b
     # memory is of the fewest workers, time and price of the most
     assert "a worker of 8" in text and "64 x H200" in text and " USD" in text
     assert not (tmp_path / "r" / "train").exists()
+
+
+@pytest.fixture
+def run_estimate(base, conversations, write_build, tmp_path):
+    """Return a function that asks for the estimate of a run by the command line."""
+    write_build(StageFolder(str(tmp_path)) / "r" / "build", conversations)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[run]\nroot = "{tmp_path}"\nname = "r"\n[student]\nbase = "{base}"\nmax_tokens = 256\n'
+        "[train]\nbatch_conversations = 6\n"
+    )
+    return lambda *words: CliRunner().invoke(cli.app, ["train", str(config), "--estimate", *words])
+
+
+def test_an_estimate_goes_on_without_libraries_that_only_the_workers_need(run_estimate, monkeypatch, caplog):
+    monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None)
+    result = run_estimate("train.float8=true", "train.attention=flash_attention_3", "train.tracker=wandb")
+    assert result.exit_code == 0 and "21 conversations" in result.output
+    for line in ("train.float8 = true needs the library torchao", "train.tracker = wandb needs the library"):
+        assert line in caplog.text
+    on_cpu = run_estimate("train.attention=flash_attention_2", "train.use_gpu=false")
+    assert on_cpu.exit_code == 2
+    assert "flash_attention_2 trains only on GPUs; set train.attention=auto on CPU" in on_cpu.output
+
+
+def test_rows_that_are_long_already_get_no_hint_of_shorter_ones(run_estimate):
+    words = ["train.batch_conversations=21", "train.workers=1"]
+    hint = "; train.pack_tokens="
+    assert hint in run_estimate(*words, "train.pack_tokens=1024").output
+    assert hint not in run_estimate(*words, "train.pack_tokens=1000000000").output
+    assert "; rows of 4,096 tokens" in run_estimate(*words).output, "unset, they are chosen"
+
+
+def test_a_max_tokens_that_no_conversation_fits_names_one_that_does(run_estimate):
+    result = run_estimate("student.max_tokens=20")
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert "student.max_tokens = 20: all 21 conversations to train on are longer" in result.output
+    enough = re.search(r"set student\.max_tokens=(\d+), which takes 21 of them", result.output)[1]
+    fitting = run_estimate(f"student.max_tokens={enough}")
+    assert fitting.exit_code == 0 and "21 conversations" in fitting.output
+    assert ", 0 questions set aside" in fitting.output
+
+
+def test_where_no_window_takes_a_conversation_the_passages_must_be_shorter(save_llama, run_estimate):
+    base = save_llama(max_position_embeddings=30)
+    result = run_estimate("student.max_tokens=20", f"student.base={base}")
+    assert result.exit_code == 2
+    assert "the base model takes at most 30, so lower ingest.max_tokens in another run" in result.output
+
+
+def test_a_base_whose_answers_could_not_end_is_one_line(base, run_estimate, stage_context, tmp_path):
+    folder = tmp_path / "endless"
+    shutil.copytree(base, folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in settings.items() if name != "eos_token"}))
+    line = f"student.base {folder}: the tokenizer has no end-of-sequence token"
+    result = run_estimate(f"student.base={folder}")
+    assert result.exit_code == 2 and result.output.startswith(f"error: {line}")
+    run, student = {"root": str(tmp_path), "name": "r"}, {"base": str(folder), "max_tokens": 256}
+    config = Config.model_validate({"run": run, "student": student})
+    with pytest.raises(UserError, match=line):
+        stage.check(stage_context(stage, config))
 
 
 @pytest.mark.parametrize(

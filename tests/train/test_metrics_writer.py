@@ -67,10 +67,14 @@ def test_an_outage_is_reported_once_and_training_goes_on():
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_library_is_named_before_ray_starts(name, tmp_path, monkeypatch, stage_context):
+def test_a_missing_library_is_named_before_ray_starts(name, base, tmp_path, monkeypatch, stage_context):
     monkeypatch.setattr(stage.importlib.util, "find_spec", lambda library: None)
     config = Config.model_validate(
-        {"run": {"root": str(tmp_path), "name": "r"}, "student": {"base": "b"}, "train": {"tracker": name}}
+        {
+            "run": {"root": str(tmp_path), "name": "r"},
+            "student": {"base": str(base)},
+            "train": {"tracker": name},
+        }
     )
     with pytest.raises(UserError, match=rf"train.tracker = {name} needs the library {name}: pip install"):
         stage.check(stage_context(stage, config))

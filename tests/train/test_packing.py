@@ -1,6 +1,7 @@
 """Fitting, the schedule, packing and collating, and which ids carry loss."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ PER_CONVERSATION = [1] * 40 + [2] * 7 + [3]
 def make_schedule(**changes):
     settings = {"seed": 3, "epochs": 3, "batch": 8, "row_tokens": 128, **changes}
     return schedule(LENGTHS, PER_CONVERSATION, **settings)
+
+
+def test_more_workers_than_samples_have_a_row_for_each_sample_and_cost_no_time():
+    started = time.process_time()
+    for _ in range(100):
+        rows = pack(range(57), LENGTHS, 128, workers=1_000_000)
+    assert sorted(rows) == [[number] for number in range(57)]
+    assert [LENGTHS[row[0]] for row in rows] == sorted(LENGTHS, reverse=True)
+    assert time.process_time() - started < 10, "it took seconds a step"
 
 
 def test_every_epoch_has_every_conversation_once():

@@ -80,6 +80,11 @@ def _require_batches_of(folder: StageFolder, identity: Identity, with_parents: b
         )
 
 
+def parents(_context: StageContext) -> list[str]:
+    """Return ingest, whose passages are annotated."""
+    return ["ingest"]
+
+
 def run(context: StageContext) -> Manifest:
     """Annotate the run's passages. Returns the manifest.
 

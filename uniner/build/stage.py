@@ -63,6 +63,11 @@ def check(context: StageContext) -> None:
     context.folder.check_identity(_identity(context, parents={}))
 
 
+def parents(context: StageContext) -> list[str]:
+    """Return annotate, unless gold data alone are trained on."""
+    return ["annotate"] if context.sections.build.teacher_weight else []
+
+
 def run(context: StageContext) -> Manifest:
     """Build the run's conversations. Returns the manifest."""
     settings, folder = context.sections.build, context.folder

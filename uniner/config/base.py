@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from uniner.labels import is_visible
+
 NOT_IDENTITY: JsonDict = {"identity": False}
 """Marks a field that may change when a run resumes: it says where or how fast, not what comes out."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -12,7 +14,15 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-TypeName = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
+
+
+def _type_name(name: str) -> str:
+    if name != name.strip() or len(name.splitlines()) > 1 or not is_visible(name):
+        raise ValueError('must be a line in visible characters, without blanks around it, such as "person"')
+    return name
+
+
+TypeName = Annotated[str, AfterValidator(_type_name)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Part of a file's or folder's name."""
 

@@ -5,10 +5,12 @@ file of the same folder.
 """
 
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -63,6 +65,11 @@ _EXPECTED = {
     "model": "must be a section, such as {name}.KEY=VALUE",
 }
 """The first word of pydantic's error type to what the value must be."""
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "must be letters, digits, '.', '_' and '-', such as my-run",
+    "^[a-z]{2,3}$": 'must be a language by its code of ISO 639, such as "en"',
+}
+"""Patterns of text to what they mean."""
 
 
 def load(words: Sequence[str]) -> Config:
@@ -77,12 +84,17 @@ def load(words: Sequence[str]) -> Config:
             "as ingest.sample=0.01"
         )
     tree = _read(Path(words[0]))
-    for word in words[1:]:
+    for number, word in enumerate(words[1:], 1):
+        if re.search("[\ud800-\udfff]", word):  # a byte of the command line that is not UTF-8
+            raise UserError(
+                f"setting {number} of the command line ({ascii(word)[1:-1][:60]}) is not UTF-8; type it in a "
+                "terminal whose locale is UTF-8, such as LANG=C.UTF-8"
+            )
         _set(tree, word)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_describe(problem) for problem in error.errors())) from None
+        raise UserError("; ".join(_lines(error.errors()))) from None
 
 
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -130,26 +142,38 @@ def _set(tree: dict[str, Any], word: str) -> None:
         tree[key] = value
 
 
-def _describe(problem: Any) -> str:
-    """Say in one line which setting is wrong, and what would be right."""
+def _lines(problems: Sequence[Any]) -> Iterator[str]:
+    """Yield a line for each setting that is wrong. One of several types has a problem for each of them."""
+    expected: dict[str, list[str]] = {}
+    for problem in problems:
+        subject, right = _describe(problem)
+        expected.setdefault(subject, []).append(right)
+    for subject, (first, *others) in expected.items():
+        yield subject + first + "".join(f", or {other.split('must be ', 1)[-1]}" for other in others)
+
+
+def _describe(problem: Any) -> tuple[str, str]:
+    """Say which setting is wrong, and what would be right."""
     section, keys = _resolve(problem["loc"])
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return _unknown(name, keys, section)
+        return _unknown(name, keys, section), ""
     if problem["type"] == "missing":
-        return _missing(name, keys)
+        return _missing(name, keys), ""
     if problem["type"].startswith("union_tag"):
         kinds: Mapping[str, Any] = TEACHERS if keys[-1] == "teacher" else SYSTEMS
-        return f"{name}.kind must be one of {', '.join(kinds)}"
-    if problem["type"] == "string_pattern_mismatch" and "A-Za-z0-9" in problem["ctx"]["pattern"]:
-        expected = "must be letters, digits, '.', '_' and '-', such as my-run"
+        return f"{name}.kind must be one of {', '.join(kinds)}", ""
+    if problem["type"] == "string_pattern_mismatch":
+        expected = _PATTERNS[problem["ctx"]["pattern"]]
     else:
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
         message = f"{message[0].lower()}{message[1:]}"
         kind, _, detail = problem["type"].partition("_")
         wrong_type = kind in _EXPECTED and detail in ("type", "parsing", "from_float", "attributes_type")
         expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
-    return f"{name} = {problem['input']!r}: {expected}"
+    if problem["loc"][-1] == "[key]":
+        return f"{'.'.join(keys[:-1])}: the name {problem['input']!r} ", expected
+    return f"{name} = {problem['input']!r}: ", expected
 
 
 def _missing(name: str, keys: Sequence[str]) -> str:
@@ -185,7 +209,8 @@ def _unknown(name: str, keys: Sequence[str], section: type[Section]) -> str:
 def _resolve(location: tuple[Any, ...]) -> tuple[type[Section], list[str]]:
     """Return the section that a pydantic error is in, and the setting's keys without pydantic's own marks.
 
-    pydantic adds the `kind` of a teacher or system, and a mark after a wrong key of a table.
+    pydantic adds the `kind` of a teacher or system, a mark after a wrong key of a table, and the type that it
+    tried of several.
     """
     section: type[Section] = Config
     keys: list[str] = []
@@ -200,4 +225,12 @@ def _resolve(location: tuple[Any, ...]) -> tuple[type[Section], list[str]]:
         elif step in section.model_fields and isinstance(section.model_fields[step].annotation, type):
             annotation: Any = section.model_fields[step].annotation
             section = annotation if issubclass(annotation, Section) else section
+        elif step in section.model_fields and _has_several_types(section.model_fields[step].annotation):
+            del steps[:1]
     return section, keys
+
+
+def _has_several_types(annotation: Any) -> bool:
+    """Tell whether values of several types are right, besides None."""
+    kinds = set(get_args(annotation)) - {type(None)}
+    return get_origin(annotation) in (Union, UnionType) and len(kinds) > 1

@@ -357,7 +357,8 @@ class Encoder(Section):
     eval_steps: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Steps between measurements of loss and F1 on validation passages. Unset: each epoch's end."""
     eval_passages: Annotated[int, Field(ge=0)] = Field(500, json_schema_extra=NOT_IDENTITY)
-    """Most validation passages tagged for that F1, whose best threshold is kept for tagging."""
+    """Most validation passages tagged for that F1, whose best threshold is kept for tagging; 0: none, which
+    needs export = "last"."""
     patience: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Stop after this many measurements without a better F1. Unset: all steps."""
     export: Literal["last", "best"] = "best"
@@ -502,7 +503,7 @@ class Tag(Section):
     where tag.calibration is set. Unset: 0; for an encoder what was best on its validation passages, 0.5 where
     that is not known or scores are calibrated."""
     min_score_of_type: dict[TypeName, Share] = {}
-    """Other lowest scores for these types, such as {date = 0.8}."""
+    """Other lowest scores for these types, such as {date = 0.8}; each must be one that is asked for."""
     calibration: Name | None = None
     """Calibrate scores with what evaluate measured on this gold data set, so that of scores of 0.8 about 80 %
     are right. Unset: the student's own."""

@@ -120,8 +120,8 @@ class Collator:
         if len(longest) > most:
             name = types[asked.index(longest)]
             raise UserError(
-                f"the type '{name[:60]}...' has {len(longest)} tokens; the encoder reads types of at most "
-                f"{most}"
+                f"the type {name[:60]!r}{'...' if len(name) > 60 else ''} has {len(longest):,} tokens, and "
+                f"the encoder reads types of at most {most:,}; ask for it by a shorter name, such as person"
             )
         passes: list[list[int]] = []
         tokens = most + 1

@@ -88,28 +88,29 @@ class LoadedEncoder:
 
     def collator(self, types_per_pass: int | None = None) -> Collator:
         """Return what makes its batches. types_per_pass: None is the number of its training."""
-        config, limits = self.config, self.limits(types_per_pass)
-        ids = [self.tokenizer.convert_tokens_to_ids(config[name]) for name in ("ent_token", "sep_token")]
-        pad = self.tokenizer.pad_token_id
-        return Collator(
-            WordTokenizer(self.tokenizer),
-            limits,
-            type_id=ids[0],
-            separator_id=ids[1],
-            pad_id=0 if pad is None else pad,
-            type_place=0 if config["embed_ent_token"] else 1,
-            last_subtoken=config["subtoken_pooling"] == "last",
-        )
+        return collator_of(self.config, self.tokenizer, self.model.text_encoder.config, types_per_pass)
 
-    def limits(self, types_per_pass: int | None = None) -> ReadingLimits:
-        """Return what it reads at once."""
-        config = self.config
-        return ReadingLimits(
-            tokens=most_tokens(self.model.text_encoder.config, self.tokenizer),
+
+def collator_of(
+    config: dict[str, Any], tokenizer: Any, text_config: Any, types_per_pass: int | None = None
+) -> Collator:
+    """Return what makes the batches of an encoder, from its parts (`read_parts`)."""
+    ids = [tokenizer.convert_tokens_to_ids(config[name]) for name in ("ent_token", "sep_token")]
+    pad = tokenizer.pad_token_id
+    return Collator(
+        WordTokenizer(tokenizer),
+        ReadingLimits(
+            tokens=most_tokens(text_config, tokenizer),
             words=config["max_len"],
             types=types_per_pass or config["max_types"],
             overlap=2 * config["max_width"],
-        )
+        ),
+        type_id=ids[0],
+        separator_id=ids[1],
+        pad_id=0 if pad is None else pad,
+        type_place=0 if config["embed_ent_token"] else 1,
+        last_subtoken=config["subtoken_pooling"] == "last",
+    )
 
 
 def most_tokens(text_config: Any, tokenizer: Any) -> int:
@@ -152,6 +153,7 @@ def load_encoder(folder: str) -> LoadedEncoder:
     if vectors is not None and len(vectors) != text_config.vocab_size:
         text_config.vocab_size = len(vectors)
         model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
+    _require_rows(tokenizer, text_config.vocab_size, folder)
     _fill(model, weights, folder)
     return LoadedEncoder(model=model.eval(), tokenizer=tokenizer, config=config)
 
@@ -276,6 +278,16 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict):
         raise ValueError(f"{OLD_WEIGHTS} has no weights by name")
     return weights
+
+
+def _require_rows(tokenizer: Any, rows: int, folder: str) -> None:
+    """Refuse a tokenizer of another model: an id without an embedding would end the work in its middle."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise UserError(
+            f"{folder}: its tokenizer has ids up to {largest:,}, and its weights have {rows:,} embeddings; "
+            "copy the folder again, with the tokenizer that belongs to the weights"
+        )
 
 
 def _fill(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> None:

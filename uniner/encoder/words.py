@@ -58,7 +58,7 @@ class WordTokenizer:
 
     def ids(self, word: str) -> list[int]:
         """Return the ids of a word, or of a type's name, which counts as one word."""
-        return list(self._tokenizer(word, add_special_tokens=False)["input_ids"])
+        return self._new_ids([word])[0]
 
     def texts(self, texts: Sequence[str]) -> list[TokenizedWords]:
         """Return the words of texts."""
@@ -77,9 +77,12 @@ class WordTokenizer:
     def _new_ids(self, words: Sequence[str]) -> list[list[int]]:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:  # a tokenizer in Python
-            found: list[list[int]] = self._tokenizer(words, add_special_tokens=False)["input_ids"]
+            # verbose=False: no warning of words longer than the model's window, which `Collator` looks after.
+            found: list[list[int]] = self._tokenizer(words, add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
             return found
-        # What transformers makes of a word besides its ids costs as much as the ids.
+        # What transformers makes of a word besides its ids costs as much as the ids, and warns of long ones.
         backend.no_padding()
         backend.no_truncation()
         return [encoding.ids for encoding in backend.encode_batch_fast(words, add_special_tokens=False)]

@@ -8,7 +8,7 @@ that it does not name stay. Under an 8-bit engine, students are evaluated both w
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -71,15 +71,17 @@ def check(context: StageContext) -> None:
     """Read the gold data and find the systems, and compare with what the stage began with."""
     gold = _gold(context)
     evaluate, labels = context.sections.evaluate, _labels(context)
+    asked: list[Collection[str]] = []
     for dataset, url in gold.items():
         trusted = dataset in evaluate.trust_gold
         rename, column = label_renamer(dataset, labels), tag_column(dataset)
         types = verify_gold(url, evaluate.else_types, rename, column, numbers=trusted).types
         if not trusted:
             require_types(dataset, url, types)
+        asked.append(types)
     for system in _systems(context).values() if gold else ():
         if not system.awaits_training:
-            system.check(gold.keys())
+            system.check(gold.keys(), asked)
             (context.folder / system.name).check_identity(replace(system.identity(), parents={}))
         elif system.own_stage == OWN_STAGES["encoder"] and context.sections.encoder.base is None:
             raise UserError(
@@ -91,6 +93,12 @@ def check(context: StageContext) -> None:
 def list_datasets(context: StageContext) -> None:
     """Print the benchmark's data sets, which of them are under evaluate.data, and where to get the others."""
     print_datasets(context.sections.evaluate.data, Console())
+
+
+def parents(context: StageContext) -> list[str]:
+    """Return the stages that train systems of this run, where they have yet to."""
+    systems = _systems(context).values() if _gold(context) else ()
+    return sorted({system.own_stage for system in systems if system.awaits_training})
 
 
 def run(context: StageContext) -> Manifest | None:

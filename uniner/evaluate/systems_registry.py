@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from uniner.config.schema import EngineSection, Evaluate, Student
@@ -17,6 +17,7 @@ from uniner.config.systems import (
 from uniner.errors import UserError
 from uniner.gold.catalogue import tag_column
 from uniner.gold.reader import verify_gold
+from uniner.inference.encoder_settings import require_room_for_types
 from uniner.inference.fp8_gate import answer_identity, fp8_suffix, without_fp8
 from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity
@@ -91,8 +92,10 @@ class SystemSpec:
         group_types = facts.group_types if facts else self.student.group_types
         return self.settings.template or name, self.settings.group_types or group_types
 
-    def check(self, gold: Collection[str]) -> None:
-        """Find the model, or the key of its server, before Ray starts. gold: the names in evaluate.gold.
+    def check(self, gold: Collection[str], asked: Iterable[Collection[str]] = ()) -> None:
+        """Find the model, or the key of its server, before Ray starts.
+
+        gold: the names in evaluate.gold. asked: the types of each of these data sets.
 
         Raises:
             UserError: where either is missing, or settings contradict each other.
@@ -112,7 +115,9 @@ class SystemSpec:
                 'kind = "encoder"'
             )
         of_gliner = isinstance(settings, EncoderSystem | GlinerSystem)
-        require_model(self.model, ENCODER_CONFIG if of_gliner else "config.json")
+        require_model(self.model, ENCODER_CONFIG if of_gliner else "config.json", "evaluate.systems")
+        if isinstance(settings, EncoderSystem):
+            require_room_for_types(self.model, map(sorted, asked), settings.types_per_pass)
 
     def _check_training(self, settings: BertSystem, gold: Collection[str]) -> None:
         if not settings.train:

@@ -55,6 +55,11 @@ def check(context: StageContext) -> None:
     context.folder.check_identity(_identity(context))
 
 
+def parents(_context: StageContext) -> list[str]:
+    """Return no stage: this is the first."""
+    return []
+
+
 def run(context: StageContext) -> Manifest | None:
     """Have the passages written. Returns the manifest; None without a domain.
 

@@ -1,12 +1,13 @@
 """How an encoder is run in an actor. torch is imported only where it is started."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from uniner.config.schema import EngineSection
 from uniner.overlaps import Overlaps
+from uniner.storage.filesystem import is_remote
 from uniner.storage.model_folders import ENCODER_THRESHOLD, local_model
 
 if TYPE_CHECKING:
@@ -41,6 +42,23 @@ class EncoderSettings:
             threads=max(1, int(engine.cpus)),
             **counts,
         )
+
+
+def require_room_for_types(
+    model: str, selections: Iterable[Sequence[str]], types_per_pass: int | None
+) -> None:
+    """Check that an encoder reads types as long as these. Only a local folder is looked at, without weights.
+
+    Raises:
+        UserError: naming a type that is too long, or the folder is not an encoder's.
+    """
+    if is_remote(model) or not Path(model).is_dir():
+        return
+    from uniner.encoder.folder import collator_of, read_parts
+
+    collator = collator_of(*read_parts(model), types_per_pass)
+    for types in selections:
+        collator.prompts(types)
 
 
 def start_encoder(model: str, settings: EncoderSettings) -> "EncoderTagger":

@@ -28,6 +28,7 @@ from uniner.inference.mention_scores import AnswerPiece, split_answer
 from uniner.inference.vllm_arguments import vllm_arguments
 from uniner.runtime.gpu import cpu_in_place_of_gpu
 from uniner.runtime.work_count import EngineRoom, report_room
+from uniner.storage.model_folders import loading, require_end_token
 
 if TYPE_CHECKING:
     from uniner.config import base
@@ -110,13 +111,11 @@ class Engine:
             require_fp8_cache()
         from transformers import AutoConfig, AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        if self.tokenizer.eos_token_id is None:
-            raise UserError(
-                f"{model}: the tokenizer has no end-of-sequence token, so no answer would end; "
-                'set eos_token in its tokenizer_config.json, such as "</s>"'
-            )
-        limit = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
+        with loading(model):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model).get_text_config()
+        require_end_token(model, self.tokenizer)
+        limit = getattr(config, "max_position_embeddings", None)
         longest_answer = max(settings.max_answer_tokens, settings.retry_answer_tokens)
         self.window = min(settings.max_prompt_tokens + longest_answer, limit or sys.maxsize)
         self.max_prompt_tokens = min(settings.max_prompt_tokens, self.window - settings.max_answer_tokens)

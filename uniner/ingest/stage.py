@@ -68,7 +68,7 @@ class FilterSettings:
 def check(context: StageContext) -> None:
     """Find the shards and the tokenizer, and compare with what the stage began with."""
     settings, base = context.sections.ingest, context.sections.student.base
-    require_model(base)
+    require_model(base, setting="student.base")
     if not is_remote(base):  # a remote model would be copied here whole
         load_tokenizer(base)
     if not settings.shards and not context.sections.generate.domains:
@@ -92,6 +92,11 @@ def check(context: StageContext) -> None:
     _require_no_selection(settings, corpus)
     _split(settings, corpus, generated={})
     context.folder.check_identity(_identity(context, corpus, parents={}))
+
+
+def parents(context: StageContext) -> list[str]:
+    """Return generate, where it writes passages."""
+    return ["generate"] if context.sections.generate.domains else []
 
 
 def run(context: StageContext) -> Manifest:
@@ -169,7 +174,15 @@ def _chunk_settings(context: StageContext, digests: bool) -> IngestSettings:
 
 def _corpus(context: StageContext) -> Corpus:
     files, folder = expand(context.sections.ingest.shards), context.folder
-    return arrange(files, shard_digests(files), folder.read_identity(), folder.url, context.append)
+    arranged = functools.partial(arrange, files, shard_digests(files), url=folder.url, append=context.append)
+    try:
+        return arranged(folder.read_identity())
+    except UserError:
+        manifest = folder.manifest()
+        if manifest is None:
+            raise
+    # Shards of an addition that did not complete may be corrected or left out.
+    return arranged(manifest.identity)
 
 
 def _require_no_selection(settings: Ingest, corpus: Corpus) -> None:
@@ -364,8 +377,11 @@ def _require_few_rejects(folder: StageFolder, totals: StageTotals, limit: float)
         chunks = folder.summaries(totals.chunks())
         first = min(summary.key for summary in chunks if names & summary.figures.keys())
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
+        cure = f"correct the shards and delete {folder.url}"
+        if folder.manifest():  # the shards before these are complete
+            cure = "correct the new shards or leave them out, and run `uniner ingest CONFIG --append` again"
         raise UserError(
             f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "
-            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then correct the shards and "
-            f"delete {folder.url}, or raise ingest.max_reject_share"
+            f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then {cure}, or raise "
+            "ingest.max_reject_share"
         )

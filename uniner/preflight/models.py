@@ -13,7 +13,13 @@ from uniner.errors import UserError
 from uniner.preflight.results import CheckResult, error, ok, size
 from uniner.storage.filesystem import explained, is_remote
 from uniner.storage.folder import Folder
-from uniner.storage.model_folders import ENCODER_CONFIG, loading, model_address, require_model
+from uniner.storage.model_folders import (
+    ENCODER_CONFIG,
+    loading,
+    model_address,
+    require_end_token,
+    require_model,
+)
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".npz")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -58,7 +64,7 @@ def read_model(setting: str, name: str) -> KnownModel:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    require_model(name)
+    require_model(name, setting=setting)
     with explained(name):
         files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
     if files:
@@ -112,7 +118,7 @@ def check_encoder(setting: str, name: str) -> Iterator[CheckResult]:
     """Check that an encoder in GLiNER's format can be loaded, by its configs and tokenizer."""
     from uniner.encoder.folder import read_parts
 
-    require_model(name, ENCODER_CONFIG)
+    require_model(name, ENCODER_CONFIG, setting)
     with explained(name):
         files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
     if not files:
@@ -129,7 +135,9 @@ def check_base(base: str, max_tokens: int) -> Iterator[CheckResult]:
     """Check that a base model can be trained on conversations of so many tokens."""
     from uniner.train.prepare import require_attention, require_window
 
-    config = read_model("student.base", base).config
+    model = read_model("student.base", base)
+    config = model.config
     require_attention(base, config)
+    require_end_token(f"student.base {base}", model.tokenizer)
     require_window(max_tokens, config)
     yield from check_use(ModelUse("student.base", base))

@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from uniner.preflight.results import CheckResult, error, ok, short, size
+from uniner.preflight.results import CheckResult, error, ok, size
 from uniner.preflight.storage import BucketRights, clock_result, seconds_off
 from uniner.storage.manifest import package_versions
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 _ASK_GPUS = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _MIB = 1 << 20
-_CONNECT_S = 10.0
 
 
 class Gpu(NamedTuple):
@@ -94,12 +92,11 @@ def ask_machines(function: Callable[[], Value]) -> "list[NodeAnswer[Value]]":
     """Call a function on every machine of the cluster at RAY_ADDRESS. Starts nothing.
 
     Raises:
-        OSError: the cluster cannot be reached.
+        RayStartError: the cluster cannot be used.
     """
     from uniner.runtime.connection import connected
     from uniner.runtime.every_node import on_every_node
 
-    _connect(os.environ["RAY_ADDRESS"])
     with connected():
         return on_every_node(function)
 
@@ -108,12 +105,12 @@ def machines() -> tuple[Machine, ...]:
     """Return the machines of the cluster at RAY_ADDRESS, else this one alone. Starts nothing."""
     if "RAY_ADDRESS" not in os.environ:
         return (Machine(name="this machine", facts=read_facts()),)
-    address = os.environ["RAY_ADDRESS"]
+    from uniner.runtime.connection import RayStartError
+
     try:
         answers = ask_machines(read_facts)
-    except OSError as failure:
-        reason = f"cannot be reached ({short(failure)}); check RAY_ADDRESS, and that Ray runs there"
-        return (Machine(name=f"the cluster at {address}", error=reason),)
+    except RayStartError as failure:
+        return (Machine(name=f"the cluster at {os.environ['RAY_ADDRESS']}", error=str(failure)),)
     cure = "give all machines one image (infra/Dockerfile)"
     return tuple(
         Machine(
@@ -124,13 +121,6 @@ def machines() -> tuple[Machine, ...]:
         )
         for answer in answers
     )
-
-
-def _connect(address: str) -> None:
-    """Open and close a connection, as Ray would try for minutes. An address such as auto has no port."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
 
 
 def check_machines(found: Sequence[Machine]) -> Iterator[CheckResult]:

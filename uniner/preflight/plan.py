@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from uniner.config.systems import ChatSystem, EncoderSystem, GlinerSystem, InstructedSystem, TemplateSystem
 from uniner.config.teachers import AnyTeacher, RecordingTeacher, VllmTeacher
+from uniner.errors import MissingLibraryError
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import resolve_group
 from uniner.preflight import data, gpus, nodes, storage, teacher
@@ -295,8 +296,12 @@ def _teacher_use(name: str, section: VllmTeacher, longest_reply: int) -> ModelUs
 
 
 def _check_stage(module: Stage, context: StageContext) -> Iterator[CheckResult]:
-    module.check(context)
-    yield ok(context.stage, "its settings and input are right")
+    try:
+        module.check(context)
+    except MissingLibraryError as missing:  # the last of a stage's checks
+        yield warning(context.stage, f"its settings and input are right, but {missing}; it is not here")
+    else:
+        yield ok(context.stage, "its settings and input are right")
 
 
 def _check_room_for(name: str, request: Request, count: int, advice: str) -> Iterator[CheckResult]:

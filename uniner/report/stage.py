@@ -15,6 +15,11 @@ def check(context: StageContext) -> None:
     """Check nothing: a report shows whatever exists."""
 
 
+def parents(_context: StageContext) -> list[str]:
+    """Return no stage: a report shows whatever exists."""
+    return []
+
+
 def run(context: StageContext) -> None:
     """Print the report and write the page."""
     folder = context.run_folder

@@ -1,7 +1,11 @@
 """What of a run is done, running or missing, and what it has cost so far."""
 
+import re
+
 from uniner.errors import printable
+from uniner.storage.folder import Folder
 from uniner.storage.manifest import StageTotals, differences
+from uniner.storage.model_folders import OWN_STAGES
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.spent import spent_usd
 
@@ -11,6 +15,8 @@ _UNITS = {
     "train-encoder": "passages",
     "evaluate": "questions",
 }
+_CHECKPOINT = re.compile(r"checkpoints/step-(\d+)-[^/]+/state\.json")
+"""The last file of a training's checkpoint."""
 
 
 def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
@@ -27,6 +33,8 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
             if begun and differences(manifest.identity, begun):
                 state += ", and what was added since is begun"
             parent_chunks = len(manifest.chunks) or parent_chunks
+        elif stage in OWN_STAGES.values() and folder.read_identity():
+            state, figures = _training(folder), {}
         elif folder.read_identity():
             totals = StageTotals(folder.summaries())
             figures, made = totals.figures, len(totals.chunks())
@@ -40,3 +48,9 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
         total += usd
         lines.append(f"  {stage:<13} {state}{f', {usd:,.2f} USD' if usd else ''}")
     return "\n".join([*lines, f"  spent         {total:,.2f} USD"])
+
+
+def _training(folder: Folder) -> str:
+    """Say how far a training is, by its newest checkpoint: it has no chunks."""
+    steps = [int(match[1]) for match in map(_CHECKPOINT.fullmatch, folder.tree()) if match]
+    return f"begun, {max(steps):,} steps in its last checkpoint" if steps else "begun, no checkpoint yet"

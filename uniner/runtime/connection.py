@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,14 @@ _DEATHS = (
     exceptions.LocalRayletDiedError,
     exceptions.OwnerDiedError,
 )
+_RETRY_ADVICE = re.compile(r"\nFailed to .{1,200} after \d+/\d+ attempts \(total backoff.*", re.DOTALL)
+"""What Ray Data adds to the message of an error that a task or actor raised."""
+_CONNECT_S = 10.0
 _LOGICAL_CPUS = 8  # a pipeline of several operators hangs where Ray sees only one or two CPUs
+
+
+class RayStartError(UserError):
+    """Ray cannot be started, or the cluster cannot be used."""
 
 
 @contextlib.contextmanager
@@ -39,6 +47,9 @@ def connected() -> Iterator[None]:
     """Connect to RAY_ADDRESS (set in a submitted job), or start a local Ray.
 
     A Ray that this process is already connected to is used and left running.
+
+    Raises:
+        RayStartError: there is no Ray.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     level = logging.INFO if is_verbose() else logging.ERROR
@@ -66,11 +77,44 @@ def connected() -> Iterator[None]:
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             options["_temp_dir"] = temporary
         try:
-            with _own_signal_handlers():
-                ray.init(**options)
+            _start(options)
             yield
         finally:
             ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Connect to Ray or start it.
+
+    Raises:
+        RayStartError: it does not answer in time, or refuses, as where its version is another.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        _reach(address)
+        with _own_signal_handlers():
+            ray.init(**options)
+    except Stopped:
+        raise
+    except Exception as error:  # Ray raises errors of many kinds, a bare Exception among them
+        log.debug("Ray did not start", exc_info=error)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if address:
+            raise RayStartError(
+                f"Ray at RAY_ADDRESS={address} cannot be used: {reason}; check that its head node runs and "
+                "has the same versions of Ray and Python, or unset RAY_ADDRESS to start Ray here"
+            ) from error
+        raise RayStartError(
+            f"Ray did not start on this machine: {reason}; run the same command again, and if that does not "
+            f"help, look whether memory, processes or {tempfile.gettempdir()} are used up"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Open and close a connection, as Ray would try for a quarter of an hour. `auto` and "" have no port."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
 
 
 def own_address() -> str:
@@ -126,7 +170,7 @@ def exception_in(error: BaseException, kind: type[Ending]) -> Ending | None:
     """Return the first exception of a kind among an error and all that it holds."""
     for current in _exceptions_in(error):
         if isinstance(current, kind):
-            return kind(str(current.args[0]) if current.args else str(current))
+            return kind(_RETRY_ADVICE.sub("", str(current.args[0]) if current.args else str(current)))
         if getattr(current, "actor_init_failed", False):
             # A later call meets a dead actor, of whose own error Ray keeps the text alone.
             name = re.escape(f"{kind.__module__}.{kind.__name__}")

@@ -1,4 +1,4 @@
-"""What every stage is given, and the two functions that every stage has. Does not import Ray."""
+"""What every stage is given, and the functions that every stage has. Does not import Ray."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -76,6 +76,10 @@ class Stage(Protocol):
         Raises:
             UserError: naming what is wrong, where, and what to do.
         """
+        ...
+
+    def parents(self, context: StageContext) -> Iterable[str]:
+        """Return the stages of this run that must be complete before this one runs."""
         ...
 
     def run(self, context: StageContext) -> Manifest | None:

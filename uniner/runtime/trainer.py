@@ -106,13 +106,15 @@ def run_training(
     workers: int | tuple[int, int],
     use_gpu: bool,
     max_failures: int,
+    section: str,
     progress: str | None = None,
 ) -> Any:
     """Run `train_function(job, session)` on every worker. Returns worker 0's result.
 
     folder: Ray Train keeps its state in a subfolder. workers: a number, or (fewest, most): Ray Train starts
     as many as the cluster has room for, and restarts them all when there is room for more. max_failures:
-    worker failures after which Ray Train starts the workers again. progress: the name of the progress line;
+    worker failures after which Ray Train starts the workers again. section: of these settings, for messages.
+    progress: the name of the progress line;
     None shows none.
 
     Raises:
@@ -132,8 +134,7 @@ def run_training(
             result.set_exception(_plain_failure(error, name))
 
     fewest = workers if isinstance(workers, int) else workers[0]
-    section = f"{progress}." if progress else ""
-    advice = f"lower {section}workers" + (f", or set {section}use_gpu=false" if use_gpu else "")
+    advice = f"lower {section}.workers" + (f", or set {section}.use_gpu=false" if use_gpu else "")
     with placed(name, _worker_request(use_gpu), fewest, advice=advice) as waiting:
         # In a thread: Ray Train would replace the main thread's signal handlers.
         thread = threading.Thread(target=fit, daemon=True)

@@ -37,6 +37,8 @@ RELEASED_TEMPLATES = {
     "UniNER-7B-all": "type",
 }
 """The templates of the models that the paper's authors released, by the last part of their names."""
+_BASES = {"encoder.base": "answerdotai/ModernBERT-base"}
+"""Settings of another kind of model than a generative one, each with an example."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -84,8 +86,10 @@ def model_address(name: str) -> str:
     return name if is_remote(name) or not Path(name).expanduser().exists() else absolute(name)
 
 
-def require_model(name: str, config_file: str = "config.json") -> None:
+def require_model(name: str, config_file: str = "config.json", setting: str = "") -> None:
     """Check that a name is a model folder with that file, or has the form of a hub name.
+
+    setting: that names it, for the message.
 
     Raises:
         UserError: where it is neither.
@@ -95,24 +99,49 @@ def require_model(name: str, config_file: str = "config.json") -> None:
     with explained(name):
         exists = Folder(name).exists(config_file)
     if not exists:
-        kind, example = "Hugging Face", "Qwen/Qwen3-0.6B"
+        where = f"{setting}: {name}" if setting else name
+        kind, right = "Hugging Face", _BASES.get(setting, "Qwen/Qwen3-0.6B")
         if config_file == ENCODER_CONFIG:
-            kind, example = "GLiNER", "urchade/gliner_medium-v2.1"
+            kind, right = "GLiNER", "urchade/gliner_medium-v2.1"
         raise UserError(
-            f"{name} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
-            f"{example}"
+            f"{where} is not a model folder (no {config_file}); name a {kind} folder or a hub name, such as "
+            f"{right}"
         )
 
 
 @contextmanager
-def loading(name: str, setting: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder or name that is not a model into one line."""
+def loading(name: str, setting: str = "") -> Iterator[None]:
+    """Turn what transformers raises for a folder or name that is not a model into one line.
+
+    setting: that names it, if one does.
+    """
     try:
         with explained(name):
             yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{setting} {name} cannot be loaded as a model: {reason}") from None
+    except (OSError, ValueError, TypeError, LookupError, ImportError) as error:
+        raise _cannot_load(name, setting, error) from None
+    except Exception as error:
+        if type(error) is not Exception:  # which tokenizers raises for a file that it cannot read
+            raise
+        raise _cannot_load(name, setting, error) from None
+
+
+def _cannot_load(name: str, setting: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{setting}{' ' if setting else ''}{name} cannot be loaded as a model: {reason}")
+
+
+def require_end_token(name: str, tokenizer: Any) -> None:
+    """Refuse a generative model whose answers could not end. name: of the model.
+
+    Raises:
+        UserError: its tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{name}: the tokenizer has no end-of-sequence token, so no answer would end; "
+            'set eos_token in its tokenizer_config.json, such as "</s>"'
+        )
 
 
 def model_digest(name: str) -> str:
@@ -213,12 +242,13 @@ def _require_intact(folder: Path, url: str) -> None:
     if not facts or not facts.files:
         return
     found = digests_of(folder)
+    stage = OWN_STAGES["encoder" if facts.template == ENCODER else "student"]
     for file, digest in facts.files.items():
         if found.get(file) != digest:
             state = "is damaged: it has other bytes than were written" if file in found else "is missing"
             raise UserError(
-                f"{url}/{file}: {state}; put the file back, or delete the folder that train wrote, such as "
-                "RUN/train, and run `uniner train CONFIG` again"
+                f"{url}/{file}: {state}; put the file back, or delete the folder that {stage} wrote, such as "
+                f"RUN/{stage}, and run `uniner {stage} CONFIG` again"
             )
 
 
@@ -281,9 +311,10 @@ def student_facts(url: str) -> StudentFacts:
     """
     facts = find_student_facts(url)
     if facts is None:
+        stage = OWN_STAGES.get(url.rsplit("/", 1)[-1], "train")
         raise UserError(
-            f"{url} is not a student folder (no {FACTS}); train one with `uniner train`, or name a model in "
-            "tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
+            f"{url} is not a student folder (no {FACTS}); train one with `uniner {stage}`, or name a model "
+            "in tag.student, such as RUN/train/student or Universal-NER/UniNER-7B-type"
         )
     return facts
 

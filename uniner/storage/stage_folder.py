@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,8 @@ _OUTPUT = re.compile(r"(.*/)?(chunk-.+\.parquet|manifest\.json|step-[^/]+/state\
 """Files by which a stage has made something: a chunk, a finished checkpoint, a result below the folder."""
 _READERS = 16
 _STAGES = ("generate", "ingest", "annotate", "build", "train", "train-encoder", "evaluate", "tag")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ class StageFolder(Folder):
         stage is complete.
 
         A stage whose input has grown (`Identity.earlier`) goes on: its manifest is that of the earlier input
-        until the new one is written.
+        until the new one is written. Until then other additions may take the place of those it began with.
 
         Raises:
             UserError: naming the settings that differ.
@@ -307,8 +310,25 @@ class StageFolder(Folder):
         if self._compare(identity):
             manifest = self.manifest()
             return manifest if manifest and not differences(manifest.identity, identity) else None
+        self._remove_replaced_additions(identity)
         self.write_sealed_json(IDENTITY, identity.content())
         return None
+
+    def _remove_replaced_additions(self, identity: Identity) -> None:
+        """Remove the chunks of additions that the stage began with and this identity does not have."""
+        begun = self.read_identity()
+        manifest = self.manifest() if begun else None
+        if begun is None or manifest is None or _is_among(begun, identity.earlier):
+            return
+        replaced = self.chunk_keys() - set(manifest.chunks.keys.to_pylist())
+        if replaced:
+            log.info(
+                f"{self.name}: {len(replaced):,} chunks of an addition that did not complete are removed; "
+                "what is added now is read from the start"
+            )
+        with explained(self.url):
+            self.remove([rejects_name(key) for key in replaced])
+            self.remove([_chunk_name(key) for key in replaced])
 
     def check_identity(self, identity: Identity) -> None:
         """Compare a stage's identity with the one it began with, if it began; parents may not exist yet.
@@ -337,7 +357,8 @@ class StageFolder(Folder):
         """Tell whether the stage began with this identity; raise where it began with another.
 
         False also where it began with an earlier one, under which all that it made is right. An identity
-        binds only once the stage has made a chunk, a checkpoint or a result.
+        binds only once the stage has made a chunk, a checkpoint or a result. Of a stage that was complete
+        before its input grew, the identity of the manifest counts too: the addition may never complete.
         """
         begun = self.read_identity()
         if begun is None:
@@ -351,6 +372,11 @@ class StageFolder(Folder):
                 return False
         if not any(map(_OUTPUT.fullmatch, self.tree())):
             return False
+        if manifest := self.manifest():
+            if _is_among(manifest.identity, (identity,), with_parents):
+                return True
+            if _is_among(manifest.identity, identity.earlier, with_parents):
+                return False
         listed = ", ".join(differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
@@ -378,6 +404,10 @@ class StageFolder(Folder):
             f"{self.url}: another version of uniner made this folder, in a layout that this version "
             f"({__version__}) does not read; take another run.name, such as run.name=my-run-2"
         )
+
+
+def _is_among(identity: Identity, others: Iterable[Identity], with_parents: bool = True) -> bool:
+    return any(not differences(identity, other, with_parents) for other in others)
 
 
 def run_folder(root: str, name: str) -> StageFolder:

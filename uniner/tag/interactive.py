@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from uniner.display import TaggedText, displayed_entities, terminal_text, type_c
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
+from uniner.labels import is_visible
 from uniner.passages import PassageSpan, cut_passages
 from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
@@ -86,6 +87,31 @@ class EncoderTextTagger:
         return await self.tag(text, types)
 
 
+def read_input(stream: BinaryIO) -> str:
+    """Read a text to tag from standard input.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    return require_text(stream.read().decode("utf-8", "surrogateescape"))
+
+
+def require_text(text: str) -> str:
+    """Return a text of the command line or of standard input, whose bytes that are not UTF-8 are surrogates.
+
+    Raises:
+        UserError: it has such bytes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text is not UTF-8 (character {error.start + 1:,}); convert it, for instance with "
+            "`iconv -f LATIN1 -t UTF-8`"
+        ) from None
+    return text
+
+
 def _silence_warnings() -> None:
     """Keep warnings of torch and vLLM, here and in the engine's process, out of the output."""
     warnings.simplefilter("ignore")
@@ -139,7 +165,10 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
         names = parse_types(type_names)
         if not names:
             raise gradio.Error("Name a type to look for, such as person.")
-        passages = await tagger.tag(text, TypeSelection(names))
+        try:
+            passages = await tagger.tag(require_text(text), TypeSelection(names))
+        except UserError as error:
+            raise gradio.Error(str(error)) from None
         pieces, colours = highlighted(text, passages)
         marked = gradio.HighlightedText(value=pieces, color_map=colours)
         return marked, entity_rows(passages), "\n".join(remarks(passages))
@@ -176,7 +205,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
 def parse_types(names: str) -> tuple[str, ...]:
     """Return the types in a text, separated by commas or line breaks, each once."""
     stripped = (name.strip() for name in re.split(r"[,\n]", names))
-    return tuple(dict.fromkeys(name for name in stripped if name))
+    return tuple(dict.fromkeys(filter(is_visible, stripped)))
 
 
 def highlighted(

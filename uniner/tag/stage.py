@@ -20,29 +20,28 @@ from uniner.labels import unknown_types_line
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_pipeline import Pool
 from uniner.runtime.connection import connected
+from uniner.runtime.gpu import require_gpus_here
 from uniner.runtime.gpu_models import GPUS, known_gpus
 from uniner.runtime.placement import gpu_nodes
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.chunk_list import ChunkList
-from uniner.storage.filesystem import absolute
 from uniner.storage.joined_chunks import join_chunks, read_joined
 from uniner.storage.lease import hold_lease
 from uniner.storage.manifest import Identity, Manifest, StageTotals
 from uniner.storage.model_folders import (
     ENCODER,
-    ENCODER_CONFIG,
+    OWN_STAGES,
     StudentFacts,
     calibration_of,
     model_digest,
     read_calibrations,
-    require_model,
 )
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import TagTrial, describe, describe_sharing, measure, sample_chunks
 from uniner.tag.student import (
     asking_identity,
-    check_encoder_settings,
+    check_asking,
     encoder_starter,
     engine_settings,
     entity_rules,
@@ -59,7 +58,7 @@ from uniner.tag.student import (
     worker_of,
 )
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
-from uniner.tag.types import TypeSelection, read_types, require_sources
+from uniner.tag.types import TypeSelection, require_sources, unasked_types_line
 from uniner.templates import make_template
 
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
@@ -97,23 +96,25 @@ def check(context: StageContext) -> None:
     tag, evaluate, engine = context.sections.tag, context.sections.evaluate, context.sections.engine
     if tag.partition_by_source and not tag.entity_table:
         raise UserError("tag.partition_by_source lays out the entity table; set tag.entity_table=true too")
-    if tag.types_file:
-        read_types(absolute(tag.types_file))
+    check_asking(context)
     student, gold = student_address(context), evaluate.gold
     if tag.calibration or fp8_suffix(engine) or tag.float8_reference:
         gold = resolve_group(evaluate.group, evaluate.data, evaluate.gold)
-    check_encoder_settings(context)
     evaluate_measures_it = is_own(context) and tag.calibration in gold and tag.student in evaluate.systems
     if tag.calibration and not evaluate_measures_it:
         calibration_of(student, tag.calibration)
-    if not is_own(context):
-        require_model(student, ENCODER_CONFIG if tags_by_encoder(context) else "config.json")
     exists = student_exists(context) and not evaluate_comes_first(context)
     if exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
         facts = read_facts(context)
         context.folder.check_identity(_identity(context, facts, selected_types(tag, facts), parents={}))
     if (fp8_suffix(engine) or exists) and not gold:  # with gold, evaluate may still come before tag
         require_f1_of_8_bits(context, student)
+
+
+def parents(context: StageContext) -> list[str]:
+    """Return ingest, and the stages that train this run's models which tag."""
+    named = (context.sections.tag.student, context.sections.tag.prefilter)
+    return ["ingest", *(OWN_STAGES[name] for name in named if name in OWN_STAGES)]
 
 
 def run(context: StageContext) -> Manifest:
@@ -139,6 +140,7 @@ def run(context: StageContext) -> Manifest:
 
 def estimate(context: StageContext) -> str:
     """Tag a few hundred passages with one engine; they count as done. Returns what the others would take."""
+    check(context)
     folder, passages = context.folder, context.run_folder / "ingest"
     chunk_list, engine = _chunks(context), context.sections.engine
     chunks = chunk_list.rows_of_chunk
@@ -206,7 +208,7 @@ def _chunk_passages(context: StageContext, passages: int) -> int:
 
 def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
-    text = sys.stdin.read() if text == "-" else text
+    text = interactive.read_input(sys.stdin.buffer) if text == "-" else interactive.require_text(text)
     tagger, types = _text_tagger(context)
     log.info(f"tag: loading {student_address(context)}, for a generative student about half a minute")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
@@ -221,8 +223,11 @@ def serve_page(context: StageContext, port: int) -> None:
 def _text_tagger(
     context: StageContext,
 ) -> tuple[interactive.TextTagger | interactive.EncoderTextTagger, TypeSelection]:
+    check_asking(context)
+    require_gpus_here(context.sections.engine.gpus)
     facts = read_facts(context)
     rules, types = entity_rules(context, facts), selected_types(context.sections.tag, facts)
+    _warn_of_scores_without_type(context, types)
     if facts.template == ENCODER:
         return interactive.EncoderTextTagger(encoder_starter(context, rules), rules), types
     tagger = interactive.TextTagger(
@@ -248,6 +253,7 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
     elif line := unknown_types_line(types.everywhere, facts.types):
         log.warning(f"tag: {line}")
+    _warn_of_scores_without_type(context, types)
     keys = [chunk.key for chunk in passages.require_manifest().chunks]
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
     require_sources(types.of_source, sources)
@@ -259,6 +265,12 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     identity = _identity(context, facts, types, parents)
     pool = engine_pool(context.sections.engine, worker, questions * chunks.total_rows / max(1, len(chunks)))
     return identity.with_earlier_parent("ingest", manifest.grown_from), pool
+
+
+def _warn_of_scores_without_type(context: StageContext, types: TypeSelection) -> None:
+    """Say which types of tag.min_score_of_type the student's own types, known only now, do not have."""
+    if line := unasked_types_line(context.sections.tag.min_score_of_type, types):
+        log.warning(line)
 
 
 def _identity(

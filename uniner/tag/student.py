@@ -1,13 +1,13 @@
 """What tags: this run's student, its encoder, or a model that others trained; how it is asked and run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from uniner.config.schema import Tag
 from uniner.errors import UserError
-from uniner.inference.encoder_settings import EncoderSettings, start_encoder
+from uniner.inference.encoder_settings import EncoderSettings, require_room_for_types, start_encoder
 from uniner.inference.engine import EngineSettings
 from uniner.inference.fp8_gate import require_f1, require_f1_of_training
 from uniner.inference.questions import start_asker
@@ -33,7 +33,7 @@ from uniner.storage.model_folders import (
     student_facts,
 )
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
-from uniner.tag.types import TypeSelection, read_types, select_types
+from uniner.tag.types import TypeSelection, read_types, select_types, unasked_types_line
 from uniner.templates import Template, make_template
 
 _CALIBRATED_FROM = 0.05  # raw scores below are not worth calibrating: the overlap rules come later
@@ -84,8 +84,12 @@ def read_facts(context: StageContext) -> StudentFacts:
 
 def selected_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
     """Return the types to ask for."""
+    return _selected_types(tag, facts.types)
+
+
+def _selected_types(tag: Tag, learnt: Sequence[str]) -> TypeSelection:
     file = read_types(absolute(tag.types_file)) if tag.types_file else []
-    return select_types(tag.types, file, tag.top_types, tag.types_of_source, facts.types)
+    return select_types(tag.types, file, tag.top_types, tag.types_of_source, learnt)
 
 
 def require_f1_of_8_bits(context: StageContext, student: str) -> None:
@@ -233,12 +237,50 @@ def engine_settings(context: StageContext) -> EngineSettings:
     return EngineSettings.of(context.sections.engine, max_prompt_tokens=max_prompt_tokens)
 
 
-def check_encoder_settings(context: StageContext) -> None:
+def check_asking(context: StageContext) -> None:
+    """Check what tags and what it is asked for, as far as both are there: for a run, a text and the page.
+
+    Raises:
+        UserError: naming the setting that is wrong.
+    """
+    tag, address = context.sections.tag, student_address(context)
+    _check_encoder_settings(context)
+    if not is_own(context):
+        by_encoder = tags_by_encoder(context)
+        require_model(address, ENCODER_CONFIG if by_encoder else "config.json", "tag.student")
+    types = _known_types(context)
+    if types is None:
+        return
+    line = unasked_types_line(tag.min_score_of_type, types)
+    if line and not _asks_learnt_types(tag):
+        raise UserError(line)
+    encoders = [address] if tags_by_encoder(context) else []
+    if tag.prefilter:
+        encoders.append(prefilter_address(context))
+    for encoder in encoders:
+        require_room_for_types(encoder, [types.everywhere, *types.of_source.values()], tag.types_per_pass)
+
+
+def _known_types(context: StageContext) -> TypeSelection | None:
+    """Return the types to ask for; None where they are the student's own and it is not trained."""
+    tag = context.sections.tag
+    if not _asks_learnt_types(tag):
+        return _selected_types(tag, ())
+    if tag.types_file:
+        read_types(absolute(tag.types_file))
+    return selected_types(tag, read_facts(context)) if student_exists(context) else None
+
+
+def _asks_learnt_types(tag: Tag) -> bool:
+    return tag.top_types is not None or not (tag.types or tag.types_file)
+
+
+def _check_encoder_settings(context: StageContext) -> None:
     """Refuse settings of engines that an encoder does not have."""
     engine = context.sections.engine
     tag = context.sections.tag
     if tag.prefilter and tag.prefilter != "encoder":
-        require_model(model_address(tag.prefilter), ENCODER_CONFIG)
+        require_model(model_address(tag.prefilter), ENCODER_CONFIG, "tag.prefilter")
     if not tags_by_encoder(context):
         return
     if tag.prefilter:

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from uniner.errors import UserError
+from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 
@@ -56,6 +58,20 @@ def select_types(
     )
 
 
+def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
+    """Return a line on types of tag.min_score_of_type that are asked of no passage; empty without any."""
+    known = dict.fromkeys((*asked.everywhere, *chain.from_iterable(asked.of_source.values())))
+    unasked = [name for name in named if name not in known]
+    if not unasked:
+        return ""
+    near = nearest_type(unasked[0], known)
+    return (
+        f"tag.min_score_of_type: {', '.join(map(repr, unasked))} "
+        f"{'is' if len(unasked) == 1 else 'are'} not among the {len(known):,} types that are asked for"
+        f"{f' (nearest: {near!r})' if near else ''}; name a type as it is asked, or add it to tag.types"
+    )
+
+
 def read_types(url: str) -> list[str]:
     """Read a text file of types, one in each line. A # at a line's start or after a blank starts a comment.
 
@@ -69,6 +85,10 @@ def read_types(url: str) -> list[str]:
             if name in lines:
                 raise UserError(
                     f"{url}, line {number}: '{name}' is already in line {lines[name]}; remove one"
+                )
+            if name and not is_visible(name):
+                raise UserError(
+                    f"{url}, line {number}: has no visible character; write a type there, such as person"
                 )
             if name:
                 lines[name] = number

@@ -45,10 +45,17 @@ def check_teacher(section: AnyTeacher, name: str = "teacher") -> None:
         UserError: where it does not.
     """
     if isinstance(section, VllmTeacher):
-        require_model(section.model)
+        require_model(section.model, setting=f"{name}.model")
     elif isinstance(section, RecordingTeacher):
         load_recording(section.path)
-    elif not api_key(section):
+    elif key := api_key(section):
+        if strange := [place for place, sign in enumerate(key, 1) if not "!" <= sign <= "~"]:
+            raise UserError(
+                f"{name}: the key in the environment variable {section.api_key_env} has a blank, a control "
+                f"character or another one that no key has (character {strange[0]:,} of {len(key):,}); copy "
+                "the server's key again"
+            )
+    else:
         raise UserError(
             f"{name}: the environment variable {section.api_key_env} is not set; export the server's key in "
             f"it, or name the variable that has it, such as {name}.api_key_env=MY_KEY"

@@ -75,8 +75,9 @@ class Checkpoints:
     """The checkpoints of a run. Every worker must make the same calls.
 
     keep: how many of the newest to keep. best_by: keep the best step's checkpoint too, by this measure.
-    written: called in the thread with the seconds that a checkpoint took, once it is complete. Leaving the
-    context waits for the checkpoint being written, unless a worker was lost.
+    written: called in the thread with the seconds that a checkpoint took, once it is complete. stage: whose
+    they are, for messages. Leaving the context waits for the checkpoint being written, unless a worker was
+    lost.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Checkpoints:
         best_by: BestBy | None,
         device: torch.device,
         written: Callable[[float], None] = lambda _: None,
+        stage: str = "train",
     ):
+        self._stage = stage
         self._folder, self._keep, self._best_by, self._device = folder, keep, best_by, device
         # An upload of a killed attempt may still arrive, so each attempt writes under names of its own.
         self._attempt = all_gather(uuid.uuid4().hex[:8])[0]
@@ -121,19 +124,19 @@ class Checkpoints:
         checkpoints = run_on_first(self._list)
         for name in sorted(checkpoints, reverse=True):
             if not checkpoints[name]:
-                say(f"train: checkpoint {name} was never finished; it is skipped")
+                say(f"{self._stage}: checkpoint {name} was never finished; it is skipped")
                 continue
             with fetched(self._folder / name) as checkpoint:
                 if not checkpoint.damage:
                     state = load(checkpoint, model, optimizer, digest)
                     state.resumed.append(state.steps)
                     return state
-            say(f"train: checkpoint {name} is broken ({checkpoint.damage}); taking the one before")
+            say(f"{self._stage}: checkpoint {name} is broken ({checkpoint.damage}); taking the one before")
             self._damaged.add(name)
         if self._damaged:
             raise UserError(
-                f"train: all checkpoints in {self._folder.url} are broken; delete the stage's folder to "
-                "train from the start"
+                f"{self._stage}: all checkpoints in {self._folder.url} are broken; delete the stage's folder "
+                "to train from the start"
             )
         return TrainState(digest)
 
@@ -184,7 +187,7 @@ class Checkpoints:
                     return
             damage = checkpoint.damage
         raise UserError(
-            f"train: the checkpoint of the best step {best} is broken ({damage}); delete the "
+            f"{self._stage}: the checkpoint of the best step {best} is broken ({damage}); delete the "
             "stage's folder to train from the start"
         )
 

@@ -134,7 +134,7 @@ def _read_contents(shards: FetchedShards) -> Metadata:
 def _foreign(shards: FetchedShards, reason: object) -> str:
     return (
         f"{shards.url}: holds something else than a checkpoint ({' '.join(str(reason).split())[:120]}); find "
-        "out who wrote it, then delete that folder and run `uniner train CONFIG` again"
+        "out who wrote it, then delete that folder and run the same command again"
     )
 
 

@@ -307,9 +307,8 @@ class TrainingEstimate:
 
     def _gpu_line(self, gpu: str) -> str:
         hours = self.hours(gpu)
-        fits = (
-            "" if self.memory.total * ALLOCATOR + CUDA < GPUS[gpu].memory else ", but its memory is too small"
-        )
+        fits = self.memory.total * ALLOCATOR + CUDA < GPUS[gpu].memory
+        small = "" if fits else ", but its memory is too small"
         usd = hours * self.workers * self.usd_per_gpu_hour
         price = f", {usd:,.2f} USD" if usd else ""
         limit = f"at {self.share_of_peak:.0%} of the peak"
@@ -317,18 +316,24 @@ class TrainingEstimate:
             limit = f"limited by the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU; fewer GPUs would do"
         elif self._launch_seconds(gpu) > self._compute_seconds(gpu):
             limit = "limited by starting kernels: a step has few tokens a GPU, so fewer GPUs would do"
-        return f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{fits}{self._row_note(gpu)}"
+        return (
+            f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{small}{self._row_note(gpu, fits)}"
+        )
 
-    def _row_note(self, gpu: str) -> str:
+    def _row_note(self, gpu: str, fits: bool) -> str:
+        """Recommend other rows: much longer ones, or any that fit where these do not."""
         row = self.rows.get(gpu)
-        if not row:
-            return ""
-        return f"; rows of {row:,} tokens" if self.chosen_rows else f"; train.pack_tokens={row} fits"
+        if row and self.chosen_rows:
+            return f"; rows of {row:,} tokens"
+        return f"; train.pack_tokens={row} fits" if row and (not fits or self._is_longer(row)) else ""
+
+    def _is_longer(self, row: int) -> bool:
+        return row >= 2 * self.load.row_tokens
 
     def row_hint(self, gpu: str) -> str | None:
         """Return a line that recommends longer rows for a GPU, named by its driver; None where none fit."""
         row = self.longest_row(gpu)
-        if not row or row < 2 * self.load.row_tokens:
+        if not row or not self._is_longer(row):
             return None
         return (
             f"train: rows have at most {self.load.row_tokens:,} tokens; {gpu} has memory for {row:,}, which "

@@ -35,6 +35,7 @@ class LoopSettings:
 
     max_grad_norm: largest gradient norm. seed: for dropout, so that a resumed run draws the same.
     loss_spike_factor: stop at a loss of more than this many times the median of the last steps; None: never.
+    stage, section: whose steps and settings they are, for messages.
     """
 
     peak_rate: float
@@ -43,6 +44,8 @@ class LoopSettings:
     seed: int = 0
     loss_spike_factor: float | None = None
     faster_rate: float | None = None
+    stage: str = "train"
+    section: str = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +181,7 @@ def train(
         row_losses = _backward(model, rows, samples, task, answer_tokens, device, f"{settings.seed} {number}")
         loss, norm = _sum(torch.stack(row_losses).sum()), _clip(model, settings.max_grad_norm)
         worst = partial(_worst_passages, row_losses, rows, samples)
-        _require_sound(number, loss, norm, recent, settings.loss_spike_factor, worst)
+        _require_sound(number, loss, norm, recent, settings, worst)
         recent.append(loss)
         rate = learning_rate(number, steps, settings.peak_rate, settings.warmup_share)
         _update(optimizer, rate, (settings.faster_rate or settings.peak_rate) / settings.peak_rate)
@@ -340,21 +343,22 @@ def _require_sound(
     loss: float,
     norm: float,
     recent: Sequence[float],
-    factor: float | None,
+    settings: LoopSettings,
     worst_passages: Callable[[], str],
 ) -> None:
     """Raise the error of a step whose loss or gradient is not finite, or whose loss is a spike."""
+    factor, section = settings.loss_spike_factor, settings.section
     usual = statistics.median(recent) if len(recent) >= _RECENT_STEPS // 2 else math.inf
     if not math.isfinite(loss) or not math.isfinite(norm):
-        spike, remedy = "", "lower train.learning_rate"
+        spike, remedy = "", f"lower {section}.learning_rate"
     elif factor is not None and loss > factor * usual:
         spike = f", {loss / usual:.1f} times the loss of the steps before"
-        remedy = "raise train.loss_spike_factor to go on"
+        remedy = f"raise {section}.loss_spike_factor to go on"
     else:
         return
     raise UserError(
-        f"train: step {number} has loss {loss:.4g} and gradient norm {norm:.4g}{spike}; check its passages, "
-        f"first {worst_passages()}, or {remedy}"
+        f"{settings.stage}: step {number} has loss {loss:.4g} and gradient norm {norm:.4g}{spike}; check its "
+        f"passages, first {worst_passages()}, or {remedy}"
     )
 
 

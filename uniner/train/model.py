@@ -145,17 +145,18 @@ def shard(
     device: torch.device,
     shard_workers: int | None = None,
     layers: Sequence[Any] | None = None,
+    section: str = "train",
 ) -> None:
     """Shard each layer and the rest over all workers; gradients are reduced in float32.
 
-    layers: unset, the decoder layers of a model of transformers.
+    layers: unset, the decoder layers of a model of transformers. section: of the settings, for messages.
 
     shard_workers: neighbouring workers that share one copy of the model; each exchanges gradients with the
     same shard's workers in the other copies (HSDP). None: all workers share one copy.
     """
     world = dist.get_world_size()
     if world % (shard_workers or world):
-        raise UserError(f"train.shard_workers = {shard_workers} does not divide {world} workers")
+        raise UserError(f"{section}.shard_workers = {shard_workers} does not divide {world} workers")
     copies = world // (shard_workers or world)
     sizes = (world,) if copies == 1 else (copies, world // copies)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])

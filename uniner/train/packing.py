@@ -177,7 +177,7 @@ def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers
         return []
     total = sum(lengths[sample] for sample in chosen)
     count = -(-total // min(row_tokens, total))
-    count += -count % workers
+    count = min(count + -count % workers, len(chosen))  # more rows than samples would be empty
     order = sorted(chosen, key=lambda sample: -lengths[sample])
     while True:
         filled = [(0, number) for number in range(count)]
@@ -191,7 +191,7 @@ def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers
             return [
                 rows[number] for number in sorted(totals, key=lambda number: -totals[number]) if rows[number]
             ]
-        count += workers
+        count = min(count + workers, len(chosen))
 
 
 def useful_share(steps: Iterable[list[PackedRow]], lengths: Sequence[int], workers: int) -> float:

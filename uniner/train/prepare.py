@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from uniner.config.schema import Student, Train
 from uniner.errors import UserError
 from uniner.records import Conversation, from_table
-from uniner.storage.model_folders import load_tokenizer, loading, local_model
+from uniner.storage.model_folders import load_tokenizer, loading, local_model, require_end_token
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer, make_template
 from uniner.train import estimate as formulas
@@ -91,7 +91,9 @@ def config_and_tokenizer(base: str) -> tuple[Any, Any]:
     with loading(base, "student.base"):
         config = AutoConfig.from_pretrained(local_model(base))
     require_attention(base, config)
-    return config, load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
+    require_end_token(f"student.base {base}", tokenizer)
+    return config, tokenizer
 
 
 def require_attention(base: str, config: Any) -> None:
@@ -135,7 +137,7 @@ def prepare(
     training, validation = splits
     require_window(student.max_tokens, config)
     if not training.samples:
-        raise UserError(f"{build.url}: no conversation to train on (split train)")
+        raise _nothing_to_train_on(build, conversations.training, student.max_tokens, tokenizer, config)
     largest = max(int(sample.ids.max()) for sample in training.samples)
     if largest >= config.get_text_config().vocab_size:
         raise UserError(
@@ -158,6 +160,32 @@ def prepare(
         questions,
         frequent_types(conversation.positive_types for conversation in conversations.training),
     )
+
+
+def _nothing_to_train_on(
+    build: StageFolder, conversations: Sequence[Conversation], max_tokens: int, tokenizer: Any, config: Any
+) -> UserError:
+    """Say whether there is no conversation, or which student.max_tokens would take those that there are."""
+    if not conversations:
+        return UserError(f"{build.url}: no conversation to train on (split train)")
+    renderer = Renderer(tokenizer)
+    rendered = (renderer.blocks(conversation.conversations) for conversation in conversations)
+    needed = sorted(len(head) + max(map(len, blocks)) for head, blocks in rendered)
+    window = _window(config) or needed[-1]
+    fitting = [tokens for tokens in needed if tokens <= window]
+    cure = (
+        f"set student.max_tokens={fitting[-1]}, which takes {len(fitting):,} of them"
+        if fitting
+        else f"the base model takes at most {window:,}, so lower ingest.max_tokens in another run"
+    )
+    return UserError(
+        f"student.max_tokens = {max_tokens}: all {len(conversations):,} conversations to train on are longer "
+        f"even with one question (the shortest has {needed[0]:,} tokens); {cure}"
+    )
+
+
+def _window(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _fit(conversations: Sequence[Conversation], renderer: Renderer, max_tokens: int) -> FittedSamples:
@@ -203,8 +231,8 @@ def frequent_types(positive_types: Iterable[Sequence[str]], most: int = _FREQUEN
 
 def require_window(max_tokens: int, config: Any) -> None:
     """Refuse conversations longer than the base model's window."""
-    window = getattr(config.get_text_config(), "max_position_embeddings", max_tokens)
-    if window < max_tokens:
+    window = _window(config)
+    if window is not None and window < max_tokens:
         raise UserError(f"student.max_tokens = {max_tokens}: the base model takes at most {window}")
 
 

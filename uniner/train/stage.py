@@ -6,18 +6,25 @@
 import importlib.util
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from uniner.config.schema import Encoder, Train
-from uniner.errors import UserError
+from uniner.errors import MissingLibraryError, UserError
 from uniner.inference.engine import EngineSettings
 from uniner.runtime import chunk_pipeline, trainer
 from uniner.runtime.stage_context import StageContext
-from uniner.storage.filesystem import explained
+from uniner.storage.filesystem import explained, is_remote
 from uniner.storage.manifest import Identity, Manifest
-from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
+from uniner.storage.model_folders import (
+    load_tokenizer,
+    model_address,
+    model_digest,
+    require_end_token,
+    require_model,
+    student_facts,
+)
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import make_template
 from uniner.train import CHECKPOINTS, OUT_OF_MEMORY, SAMPLES
@@ -28,15 +35,23 @@ if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
 SECTIONS = ("student", "train", "engine")
+_ON_GPUS = ("flex_attention", "flash_attention_2", "flash_attention_3")
+"""Kinds of attention that no CPU computes in training."""
 
 log = logging.getLogger(__name__)
 
 
 def check(context: StageContext) -> None:
     """Check the base model and the settings, and compare them with those the stage began with."""
-    _check_settings(context.sections.train, context.sections.student.max_tokens)
-    require_model(context.sections.student.base)
+    _check_job(context)
     context.folder.check_identity(_identity(context, parents={}))
+    if missing := [*_missing_libraries(context.sections.train)]:
+        raise MissingLibraryError(missing[0])
+
+
+def parents(_context: StageContext) -> list[str]:
+    """Return build, whose conversations are trained on."""
+    return ["build"]
 
 
 def run(context: StageContext) -> Manifest:
@@ -72,9 +87,20 @@ def estimate(context: StageContext) -> str:
     """Return what training would take: tokens, steps, memory, time and price, from the conversations."""
     from uniner.train.prepare import estimate_job
 
-    _check_settings(context.sections.train, context.sections.student.max_tokens)
+    _check_job(context)
     (context.run_folder / "build").require_manifest()
+    for line in _missing_libraries(context.sections.train):
+        log.warning(f"{line}; this machine, which only estimates, lacks it")
     return estimate_job(train_job(context)).text()
+
+
+def _check_job(context: StageContext) -> None:
+    """Check the settings and the base model, for a run and for an estimate."""
+    base = context.sections.student.base
+    _check_settings(context.sections.train, context.sections.student.max_tokens)
+    require_model(base, setting="student.base")
+    if not is_remote(base):  # a remote model would be copied here whole
+        require_end_token(f"student.base {base}", load_tokenizer(base))
 
 
 def _check_settings(train: Train, max_tokens: int) -> None:
@@ -86,18 +112,14 @@ def _check_settings(train: Train, max_tokens: int) -> None:
             f"train.shard_workers = {train.shard_workers} must divide train.workers = {train.workers}, "
             "a fixed number"
         )
-    if train.attention == "flex_attention" and not train.use_gpu:
+    if train.attention in _ON_GPUS and not train.use_gpu:
         raise UserError(
-            "train.attention = flex_attention trains only on GPUs; set train.attention=auto on CPU"
+            f"train.attention = {train.attention} trains only on GPUs; set train.attention=auto on CPU"
         )
     if train.lora_bits and not train.lora_rank:
         raise UserError("train.lora_bits needs adapters; set train.lora_rank too, such as train.lora_rank=16")
     if train.float8:
         _check_float8(train)
-    if train.lora_bits:
-        _require_library("bitsandbytes", f"train.lora_bits = {train.lora_bits}")
-    if train.tracker:
-        _require_library(train.tracker, f"train.tracker = {train.tracker}")
 
 
 def _check_float8(train: Train) -> None:
@@ -112,12 +134,18 @@ def _check_float8(train: Train) -> None:
             f"train.float8 is for training all weights, not adapters (train.lora_rank = {train.lora_rank}): "
             "their products are small, and the layers beside them are frozen; remove one of the two"
         )
-    _require_library("torchao", "train.float8 = true")
 
 
-def _require_library(name: str, setting: str) -> None:
-    if importlib.util.find_spec(name) is None:
-        raise UserError(f"{setting} needs the library {name}: pip install {name}, on every node")
+def _missing_libraries(train: Train) -> Iterator[str]:
+    """Yield a line for each library that the settings need and that is not installed here."""
+    needed = {
+        "torchao": train.float8 and "train.float8 = true",
+        "bitsandbytes": train.lora_bits and f"train.lora_bits = {train.lora_bits}",
+        train.tracker: train.tracker and f"train.tracker = {train.tracker}",
+    }
+    for name, setting in needed.items():
+        if name and setting and importlib.util.find_spec(name) is None:
+            yield f"{setting} needs the library {name}: pip install {name}, on every node"
 
 
 def remove_checkpoints(folder: StageFolder) -> None:
@@ -187,6 +215,7 @@ def run_workers(
         workers=section.workers,
         use_gpu=section.use_gpu,
         max_failures=section.max_failures,
+        section="encoder" if isinstance(section, Encoder) else "train",
         progress=name,
     )
     if result.error:

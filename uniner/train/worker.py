@@ -76,6 +76,8 @@ def _train(job: TrainJob, session: TrainSession) -> TrainFigures:
     data, expected = _in_long_rows(job, data, config, device)
     run_on_all(lambda: _write_packing(folder, data))
     session.say(expected.summary())
+    if best and not data.validation_rows:
+        session.say("train: no conversation is left for validation, so the last step is exported")
     hint = expected.row_hint(torch.cuda.get_device_name(device)) if train.use_gpu else None
     if hint and train.pack_tokens:
         session.say(hint)

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
+from uniner.config.schema import Config
+from uniner.errors import UserError
 from uniner.inference.encoder_settings import EncoderSettings, start_encoder
+from uniner.runtime import trainer
 from uniner.storage.model_folders import student_facts
-from uniner.train.encoder import worker
+from uniner.train import stage as train_stage
+from uniner.train.encoder import stage, worker
 from uniner.train.encoder.worker import EncoderResult
 
 pytestmark = pytest.mark.usefixtures("group")
@@ -58,6 +63,41 @@ def test_the_setting_for_what_stands_for_a_type_reaches_the_model(make_job, loca
 def test_a_decoder_is_no_text_encoder(make_job, local_session, base):
     job = dataclasses.replace(make_job(), base_address=str(base))
     assert "llama is no text encoder" in worker.train(job, local_session()).error
+
+
+def test_an_error_names_the_encoder_s_own_settings(make_job, local_session):
+    error = worker.train(make_job(learning_rate=1e30, head_learning_rate=1e30), local_session()).error
+    assert re.match(r"train-encoder: step \d+ has loss .*, or lower encoder\.learning_rate$", error)
+    shards = worker.train(make_job(shard_workers=2), local_session()).error
+    assert shards == "encoder.shard_workers = 2 does not divide 1 workers"
+
+
+def test_where_no_machine_has_room_the_encoder_s_settings_are_named(make_job, monkeypatch):
+    section = make_job(use_gpu=True).encoder
+
+    def refuse(name, request, count, *, advice):
+        raise UserError(f"{name}: {advice}")
+
+    monkeypatch.setattr(trainer, "placed", refuse)
+    monkeypatch.setattr(trainer, "_start_board", lambda: None)
+    advice = r"^train-encoder: lower encoder\.workers, or set encoder\.use_gpu=false$"
+    with pytest.raises(UserError, match=advice):
+        train_stage.run_workers("train-encoder", print, None, make_job().folder, section)
+
+
+def test_a_wrong_base_and_choices_without_a_measurement_are_found_before_ray(make_job, stage_context):
+    def check(**encoder):
+        section = make_job().encoder.model_dump() | encoder
+        run = {"root": "unused", "name": "r"}
+        config = Config.model_validate({"run": run, "student": {"base": "unused"}, "encoder": section})
+        stage.check(stage_context(stage, config))
+
+    with pytest.raises(UserError, match=r"^encoder\.base: absent is not a model folder .*ModernBERT-base$"):
+        check(base="absent")
+    for wrong in ({"export": "best"}, {"export": "last", "patience": 2}):
+        with pytest.raises(UserError, match=r"^encoder\.eval_passages = 0 measures no F1, which encoder\."):
+            check(eval_passages=0, **wrong)
+    check(eval_passages=0, export="last")
 
 
 class Killed(BaseException):

@@ -88,6 +88,7 @@ def train_model(job: BertTrainingJob) -> StageFolder:
         workers=job.settings.workers,
         use_gpu=job.settings.use_gpu,
         max_failures=_MAX_FAILURES,
+        section="evaluate.system.*",
     )
     if result.error:
         raise UserError(result.error)

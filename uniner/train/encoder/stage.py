@@ -33,8 +33,20 @@ def check(context: StageContext) -> None:
         raise UserError(
             f"encoder.shard_workers = {section.shard_workers} must divide encoder.workers = {section.workers}"
         )
-    require_model(section.base)
+    choosing = {"encoder.patience": section.patience, "encoder.export = best": section.export == "best"}
+    if not section.eval_passages and any(choosing.values()):
+        named = " and ".join(setting for setting, chosen in choosing.items() if chosen)
+        raise UserError(
+            f"encoder.eval_passages = 0 measures no F1, which {named} goes by; set "
+            "encoder.eval_passages=500, or encoder.export=last and no encoder.patience"
+        )
+    require_model(section.base, setting="encoder.base")
     context.folder.check_identity(_identity(context, parents={}))
+
+
+def parents(context: StageContext) -> list[str]:
+    """Return build, whose conversations are trained on."""
+    return ["build"] if context.sections.encoder.base else []
 
 
 def run(context: StageContext) -> Manifest | None:

@@ -160,12 +160,19 @@ def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
     session.report(0, 0, "reading the conversations")
     data = run_on_all(lambda: prepare(job, encoder))
     session.say(summary(job, data))
+    if not data.validation_rows and (section.export == "best" or section.patience):
+        session.say("train-encoder: no passage is left for validation, so the last step is exported")
     task = EncoderTask(encoder.collator(), encoder.model.shape.token_head)
     model = run_on_all(lambda: _load_sharded(job, encoder, device))
     optimizer = loop.make_optimizer(model, section.weight_decay, faster=_is_new)
     best: BestBy | None = "f1" if section.export == "best" else None
     with Checkpoints(
-        job.folder / CHECKPOINTS, section.keep_checkpoints, best, device, session.checkpointed
+        job.folder / CHECKPOINTS,
+        section.keep_checkpoints,
+        best,
+        device,
+        session.checkpointed,
+        stage=OWN_STAGES[ENCODER],
     ) as checkpoints:
         state = checkpoints.resume(model, optimizer, data.digest(), session.say)
         if state.steps:
@@ -285,7 +292,7 @@ def _load_sharded(job: EncoderJob, encoder: LoadedEncoder, device: torch.device)
         if ".pooler." in name:  # BERT's, which no score depends on: it stays as it is
             weight.requires_grad_(False)
     dtype = getattr(torch, job.encoder.dtype)
-    shard(model, dtype, device, job.encoder.shard_workers, layers=model.layers())
+    shard(model, dtype, device, job.encoder.shard_workers, layers=model.layers(), section="encoder")
     broadcast_weights(model, source, device)
     return model.train()
 
@@ -303,6 +310,8 @@ def _settings(job: EncoderJob) -> RunSettings:
             warmup_share=section.warmup_share,
             max_grad_norm=section.max_grad_norm,
             seed=job.seed,
+            stage=OWN_STAGES[ENCODER],
+            section="encoder",
         ),
         checkpoint_steps=section.checkpoint_steps,
         measure_steps=section.eval_steps,
@@ -356,7 +365,7 @@ def _publish(
         return
     facts = StudentFacts(
         template=ENCODER,
-        max_tokens=encoder.limits().tokens,
+        max_tokens=encoder.collator().limits.tokens,
         base=job.encoder.base or "",
         types=tuple(types),
         threshold=figures.threshold if figures.validation_f1 else None,
