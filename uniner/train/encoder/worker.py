@@ -292,7 +292,9 @@ def _load_sharded(job: EncoderJob, encoder: LoadedEncoder, device: torch.device)
         if ".pooler." in name:  # BERT's, which no score depends on: it stays as it is
             weight.requires_grad_(False)
     dtype = getattr(torch, job.encoder.dtype)
-    shard(model, dtype, device, job.encoder.shard_workers, layers=model.layers(), section="encoder")
+    # On CPU one message a step is faster than one a layer, each of which waits for the slowest worker.
+    layers = model.layers() if device.type == "cuda" else []
+    shard(model, dtype, device, job.encoder.shard_workers, layers=layers, section="encoder")
     broadcast_weights(model, source, device)
     return model.train()
 
