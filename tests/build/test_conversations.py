@@ -79,7 +79,9 @@ def test_conversations_have_the_published_layout_and_counts_add_up():
         annotation(2, outcome="unparseable"),
         annotation(3, [Entity(text="Bob", type="person", start=8, end=11)]),
     ]
-    sampler = NegativeSampler(count_types(annotations, FILTERS) + Counter(disease=50, film=20), "frequency")
+    sampler = NegativeSampler(
+        count_types(annotations, FILTERS)[0] + Counter(disease=50, film=20), "frequency"
+    )
     conversations, counts = annotation_conversations(annotations, sampler, SETTINGS, FILTERS)
     assert [c.passage_id for c in conversations] == ["p0", "p3"]
     first = conversations[0]

@@ -186,7 +186,7 @@ def test_missing_input_is_refused_before_ray_starts(tmp_path, base, stage_contex
 
 
 def test_types_to_drop_are_normalized_like_all_types():
-    filters, _ = stage._count_mentions(None, Build(drop_types=["MISC", " Else "]))
+    filters, *_ = stage._count_mentions(None, Build(drop_types=["MISC", " Else "]))
     assert filters.drop_types == {"misc", "else"}
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from uniner import __version__
 from uniner.build.conversations import TEACHER, frequency_bands
+from uniner.build.near_synonyms import NearSynonyms
 from uniner.display import markdown_code, markdown_text
 from uniner.records import Conversation, from_table
 from uniner.storage.manifest import StageTotals
@@ -39,6 +40,8 @@ class CardFacts:
     supervised: tuple[str, ...] = ()
     domains: Mapping[str, int] = field(default_factory=dict)
     teacher: TeacherFacts | None = None
+    near_synonyms: tuple[NearSynonyms, ...] = ()
+    near_synonyms_skipped: bool = False
 
 
 def write(folder: StageFolder, facts: CardFacts, totals: StageTotals, mentions: Counter[str]) -> Counter[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from uniner.build.filters import FilteredMentions, MentionFilters, filter_mentions
+from uniner.build.near_synonyms import Words, words_of
 from uniner.gold.reader import count_left_out
 from uniner.gold.records import GoldPassage, GoldQuestion
 from uniner.labels import normalize_type
@@ -41,17 +42,26 @@ class NegativeSampler:
 
     Negatives teach the student to answer "none" (paper §3.2). Sampling is uniform, or proportional to the
     types' mentions in the whole data set.
+
+    near: types that mean nearly the same as a type, which is present where they are (`near_synonyms`).
     """
 
-    def __init__(self, mentions: Mapping[str, int], sampling: NegativeSampling):
-        self._sampling = sampling
+    def __init__(
+        self,
+        mentions: Mapping[str, int],
+        sampling: NegativeSampling,
+        near: Mapping[str, Collection[str]] | None = None,
+    ):
+        self._sampling, self._near = sampling, near or {}
         self._types = sorted(mentions)
         self._index = {name: index for index, name in enumerate(self._types)}
         weights = [mentions[name] if sampling == "frequency" else 1 for name in self._types]
         self._log_weights = np.log(np.array(weights, dtype=float))
 
     def sample(self, present: Collection[str], count: float, random: np.random.Generator) -> list[str]:
-        """Return `count` distinct types that are not present; the fraction is the chance of one more.
+        """Return `count` distinct types that are not present, nor near-synonyms of one that is.
+
+        The fraction is the chance of one more.
 
         Returns fewer if there are not enough types. Sampling without replacement, in proportion to the
         weights, takes the largest sums of log weight and Gumbel noise.
@@ -60,7 +70,8 @@ class NegativeSampler:
             return []
         wanted = int(count + random.random())
         keys = self._log_weights + random.gumbel(size=len(self._types))
-        keys[[self._index[name] for name in present if name in self._index]] = -np.inf
+        taken = {*present, *(near for name in present for near in self._near.get(name, ()))}
+        keys[[self._index[name] for name in taken if name in self._index]] = -np.inf
         best = np.argsort(-keys, kind="stable")[: min(wanted, int(np.isfinite(keys).sum()))]
         return [self._types[index] for index in best]
 
@@ -81,13 +92,13 @@ def _filtered(
     ]
 
 
-def count_types(annotations: Iterable[Annotation], filters: MentionFilters) -> Counter[str]:
-    """Count the mentions of each type after filtering."""
+def count_types(annotations: Iterable[Annotation], filters: MentionFilters) -> tuple[Counter[str], Words]:
+    """Count the mentions of each type after filtering. Returns the counts, and each type's words."""
+    passages = [filtered.mentions for _, filtered in _filtered(annotations, filters)]
     counts: Counter[str] = Counter()
-    for _, filtered in _filtered(annotations, filters):
-        for type_name, mentions in filtered.mentions.items():
-            counts[type_name] += len(mentions)
-    return counts
+    for mentions in passages:
+        counts.update({name: len(texts) for name, texts in mentions.items()})
+    return counts, words_of(passages)
 
 
 def annotation_conversations(

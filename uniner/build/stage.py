@@ -6,6 +6,7 @@ Each gold data set to train on is one more chunk, `gold-<name>`.
 import functools
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from uniner.build.conversations import (
     sample_passages,
 )
 from uniner.build.filters import MentionFilters, plural_types
+from uniner.build.near_synonyms import NearSynonyms, Words, find_near_synonyms, merged, neighbours
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import is_listed, label_renamer, tag_column
@@ -36,6 +38,8 @@ from uniner.templates import make_template
 SECTIONS = ("student", "generate", "teacher", "annotate", "build")
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
+NEAR_SYNONYMS = "near-synonyms.json"
+"""File in the stage's folder: pairs of types that mean nearly the same, with the evidence."""
 _GOLD = "gold-"
 
 log = logging.getLogger(__name__)
@@ -79,17 +83,20 @@ def run(context: StageContext) -> Manifest:
         if settings.train_json and not folder.exists(card.TRAIN_JSON):
             card.write_train_json(folder, manifest.rows_of_chunk)
         return chunk_pipeline.log_complete("build", manifest, "conversations", folder)
-    filters, mentions = _count_mentions(annotations, settings)
+    filters, mentions, near_synonyms = _count_mentions(annotations, settings)
     folder.write_json(TYPES, dict(mentions.most_common()))
+    if annotations:
+        folder.write_json(NEAR_SYNONYMS, [pair.to_json() for pair in near_synonyms])
+    kept_apart = neighbours(near_synonyms) if settings.skip_near_synonyms else {}
     conversation_builder = _ConversationBuilder(
         annotations=annotations,
         settings=settings,
         gold={name: absolute_gold(address) for name, address in settings.supervised.items()},
-        sampler=NegativeSampler(mentions, settings.negatives),
+        sampler=NegativeSampler(mentions, settings.negatives, kept_apart),
         conversation=_conversation_settings(context),
         filters=filters,
     )
-    facts = _card_facts(context)
+    facts = _card_facts(context, near_synonyms)
 
     def results(totals: StageTotals) -> dict[str, Any]:
         negatives = card.write(folder, facts, totals, mentions)
@@ -141,7 +148,7 @@ def _conversation_settings(context: StageContext) -> ConversationSettings:
     )
 
 
-def _card_facts(context: StageContext) -> card.CardFacts:
+def _card_facts(context: StageContext, near_synonyms: Sequence[NearSynonyms]) -> card.CardFacts:
     annotate, build = context.sections.annotate, context.sections.build
     prompt = annotation_prompt(annotate.prompt, context.sections.student.template, annotate.reply_format)
     teacher = card.TeacherFacts(
@@ -156,6 +163,8 @@ def _card_facts(context: StageContext) -> card.CardFacts:
         supervised=tuple(build.supervised),
         domains=context.sections.generate.domains,
         teacher=teacher if build.teacher_weight else None,
+        near_synonyms=tuple(near_synonyms),
+        near_synonyms_skipped=build.skip_near_synonyms and build.negatives != "none",
     )
 
 
@@ -188,16 +197,20 @@ def _deciding(build: Build) -> dict[str, Any]:
             "require_in_passage",
             "require_latin",
             "max_mention_words",
+            "skip_near_synonyms",
         }
     if build.negatives == "none":
-        without |= {"negatives_per_positive", "negatives_per_passage"}
+        without |= {"negatives_per_positive", "negatives_per_passage", "skip_near_synonyms"}
     elif build.negatives_per_passage is not None:
         without.add("negatives_per_positive")
     return {name: value for name, value in build.identity().items() if name not in without}
 
 
-def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[MentionFilters, Counter[str]]:
-    """Count the mentions of each type over all annotations. Returns the filters used, and the counts."""
+def _count_mentions(
+    annotations: StageFolder | None, settings: Build
+) -> tuple[MentionFilters, Counter[str], list[NearSynonyms]]:
+    """Count the mentions of each type over all annotations. Returns the filters used, the counts, and the
+    near-synonyms."""
     filters = MentionFilters(
         frozenset(map(normalize_type, settings.drop_types)),
         settings.require_in_passage,
@@ -206,11 +219,13 @@ def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[M
     )
     mentions: Counter[str] = Counter()
     if not annotations:
-        return filters, mentions
+        return filters, mentions, []
     keys = annotations.require_manifest().chunks.keys.to_pylist()
     count = functools.partial(_count_types, annotations=annotations, filters=filters)
-    for counts in chunk_pipeline.gather(keys, count):
+    words: list[Words] = []
+    for counts, words_of_chunk in chunk_pipeline.gather(keys, count):
         mentions.update(counts)
+        words.append(words_of_chunk)
     if not mentions:
         raise UserError(
             f"build: the filters left no entity of {annotations.url}; look at the column outcome there, and "
@@ -220,11 +235,12 @@ def _count_mentions(annotations: StageFolder | None, settings: Build) -> tuple[M
         filters = replace(filters, renamed=plural_types(mentions))
         for plural, singular in filters.renamed.items():
             mentions[singular] += mentions.pop(plural)
-    return filters, mentions
+    return filters, mentions, find_near_synonyms(merged(words, filters.renamed))
 
 
-def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) -> dict[str, int]:
-    return dict(count_types(from_table(annotations.read_chunk(key).table, Annotation), filters))
+def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) -> tuple[dict[str, int], Words]:
+    counts, words = count_types(from_table(annotations.read_chunk(key).table, Annotation), filters)
+    return dict(counts), words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,6 +166,10 @@ class Build(Section):
 
     negatives: Literal["none", "uniform", "frequency"] = "frequency"
     """How absent types are drawn: not at all, evenly, or in proportion to their mentions (paper's best)."""
+    skip_near_synonyms: bool = True
+    """Never ask for a type as a negative beside one that means nearly the same, such as location where the
+    passage has a country: its answer would be wrong. Two types are close if the teacher gave them to the same
+    words in different passages; build/near-synonyms.json and the data card list them with the evidence."""
     negatives_per_positive: NotNegative = 1.0
     """Negative questions per positive one. The paper states no number; its data has about 0.5 or more."""
     negatives_per_passage: NotNegative | None = None
