@@ -172,3 +172,18 @@ def test_calibration_of_mention_scores():
     assert score([prediction("1", "city", [], ["Rome"])])["d"].calibration is None
     with pytest.raises(ValueError, match="passage 1 of d: 1 scores for 2 mentions of type city"):
         score([prediction("1", "city", ["Rome", "Oslo"], [], scores=(0.1,))])
+
+
+def test_thresholds_are_proposed_by_type_from_the_mentions_scores():
+    rows = [
+        prediction(f"{n}", kind, ["The Hague", "Rome"], ["hague"], scores=(0.9, low))
+        for n in range(40)
+        for kind, low in (("city", 0.5), ("place", 0.9))
+    ]
+    scored = score(rows)["d"]
+    (name,) = scored.thresholds
+    assert name == "city" and 0.5 < scored.thresholds[name].threshold <= 0.9
+    assert scored.thresholds[name].f1 == 1
+    assert DatasetScores.from_json(scored.to_json()) == scored
+    assert list(SystemScorer(rows, 0.9).scores()["d"].thresholds) == ["city"], "no threshold helps place"
+    assert SystemScorer(rows, 0.4).scores()["d"].thresholds == {}, "all are precise enough"

@@ -457,6 +457,9 @@ class Evaluate(Section):
     max_questions: Count = 200_000
     """Most questions, (passage, type) pairs, per data set (paper: 200,000). Of more, this many are drawn, the
     same ones in each run."""
+    threshold_precision: Share | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Precision that the proposed tag.min_score_of_type should reach, such as 0.9. Unset: those with the best
+    F1. Scores are as the model gives them: with tag.calibration the thresholds differ."""
     else_types: bool = False
     """Also ask for types without meaning (misc, miscellaneous, other, else, none) where gold has them. They
     count in protocol `strict_with_else` alone; the other protocols do not change."""

@@ -3,11 +3,12 @@
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from uniner.evaluate.error_analysis import ErrorAnalysis, MistakeCounter
@@ -17,6 +18,7 @@ from uniner.metrics.counts import Counts, F1Score
 from uniner.metrics.matching import normalise
 from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, ScoredAnswer
 from uniner.metrics.significance import bootstrap_interval
+from uniner.metrics.type_thresholds import TypeMentions, TypeThreshold, half_of, propose_thresholds
 from uniner.records import Prediction
 
 LENGTHS = (16, 32, 64, 128, 256)
@@ -55,6 +57,7 @@ class DatasetScores(ProtocolScore):
 
     types: strict score by type. by_length: only the lengths that occur. protocols: by name
     (`metrics.protocols.PROTOCOLS`). calibration: None where the system gives its mentions no scores.
+    thresholds: by type, where one helps (`metrics.type_thresholds`).
     """
 
     passages: int
@@ -64,6 +67,7 @@ class DatasetScores(ProtocolScore):
     by_length: tuple[LengthScore, ...]
     protocols: dict[str, ProtocolScore]
     errors: ErrorAnalysis
+    thresholds: dict[str, TypeThreshold] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Any) -> "DatasetScores":
@@ -116,9 +120,13 @@ class ProtocolTally:
 
 
 class DatasetScorer:
-    """Adds up one system's predictions on one data set. Keeps a few numbers a passage, and no prediction."""
+    """Adds up one system's predictions on one data set. Keeps a few numbers a passage, and no prediction.
 
-    def __init__(self) -> None:
+    precision: that the proposed thresholds should reach; None: they look for the best F1.
+    """
+
+    def __init__(self, precision: float | None = None) -> None:
+        self._precision = precision
         names = [*COUNTING, "strict_present", "strict_with_else"]
         self._protocols = {name: ProtocolTally() for name in names}
         self._types: defaultdict[str, Counts] = defaultdict(Counts)
@@ -130,6 +138,8 @@ class DatasetScorer:
         self._counts: dict[str, array[int]] = {name: array("q") for name in PASSAGE_COUNTS.names[2:]}
         # One entry each for every scored mention.
         self._scores, self._right, self._groups = array("d"), list[bool](), list[str]()
+        self._of_type: defaultdict[str, list[int]] = defaultdict(list)
+        self._gold: Counter[tuple[str, int]] = Counter()
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Add all answers of one passage. A broken answer predicts nothing."""
@@ -144,6 +154,7 @@ class DatasetScorer:
         total = sum(strict, _ZERO)
         for answer, counts in zip(answers, strict, strict=True):
             self._types[answer.prediction.type] += counts
+            self._gold[answer.prediction.type, half_of(answer.prediction.passage_id)] += len(answer.gold_set)
             self._add_mention_scores(answer)
         for name, count in COUNTING.items():
             counted = total if name == HEADLINE else sum(map(count, answers), _ZERO)
@@ -182,6 +193,8 @@ class DatasetScorer:
                 f"passage {prediction.passage_id} of {prediction.dataset}: {len(prediction.scores)} scores "
                 f"for {len(answer.predicted)} mentions of type {prediction.type}"
             )
+        first = len(self._scores)
+        self._of_type[prediction.type] += range(first, first + len(prediction.scores))
         self._scores.extend(prediction.scores)
         self._right.extend(normalise(mention) in answer.gold_set for mention in answer.predicted)
         self._groups.extend([prediction.passage_id] * len(answer.predicted))
@@ -205,6 +218,18 @@ class DatasetScorer:
             ),
             protocols=protocols,
             errors=self._mistakes.analysis(),
+            thresholds=propose_thresholds(
+                {name: self._mentions(name) for name in sorted(self._of_type)}, self._precision
+            ),
+        )
+
+    def _mentions(self, name: str) -> TypeMentions:
+        numbers = self._of_type[name]
+        return TypeMentions(
+            np.array([self._scores[number] for number in numbers]),
+            np.array([self._right[number] for number in numbers], bool),
+            np.array([half_of(self._groups[number]) for number in numbers]),
+            (self._gold[name, 0], self._gold[name, 1]),
         )
 
     def passages(self, dataset: str) -> pa.Table:
@@ -217,13 +242,13 @@ class DatasetScorer:
 class SystemScorer:
     """Scores a system on every data set of its predictions."""
 
-    def __init__(self, predictions: Iterable[Prediction]):
-        """Add up predictions. All answers of a passage must follow one another.
+    def __init__(self, predictions: Iterable[Prediction], precision: float | None = None):
+        """Add up predictions. All answers of a passage must follow one another. precision: see DatasetScorer.
 
         Raises:
             ValueError: where answers of another passage lie between them.
         """
-        self._scorers: defaultdict[str, DatasetScorer] = defaultdict(DatasetScorer)
+        self._scorers: defaultdict[str, DatasetScorer] = defaultdict(lambda: DatasetScorer(precision))
         seen: set[tuple[str, str]] = set()
         for key, group in groupby(
             predictions, key=lambda prediction: (prediction.dataset, prediction.passage_id)

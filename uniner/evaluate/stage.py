@@ -33,6 +33,7 @@ from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
+from uniner.metrics.type_thresholds import as_setting
 from uniner.records import FAILED
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
@@ -112,7 +113,7 @@ def run(context: StageContext) -> Manifest | None:
     systems = _systems(context)
     _say_unknown_types(systems, questions)
     cells = {name: _ask(context, system, questions) for name, system in systems.items()}
-    scores, comparisons = _score(folder, cells)
+    scores, comparisons = _score(folder, cells, context.sections.evaluate.threshold_precision)
     for line in (*_lines(scores), *comparison_lines(next(iter(cells), ""), comparisons)):
         log.info(f"evaluate: {line}")
     brief = {
@@ -139,6 +140,8 @@ def run(context: StageContext) -> Manifest | None:
     )
     log.info(f"evaluate: scores of {', '.join(table)} and the leaderboard written; output in {folder.url}")
     for name in (name for name in OWN_STAGES if name in scores):
+        for line in _threshold_lines(name, scores[name], context.sections.evaluate.threshold_precision):
+            log.info(f"evaluate: {line}")
         model = Folder(systems[name].model)
         _write_card_scores(model, table[name])
         calibrations = {dataset: score["calibration"] for dataset, score in brief[name].items()}
@@ -281,14 +284,17 @@ def _train_models(
 
 
 def _score(
-    folder: StageFolder, systems: Mapping[str, Sequence[ResultCell]]
+    folder: StageFolder, systems: Mapping[str, Sequence[ResultCell]], precision: float | None
 ) -> tuple[dict[str, dict[str, DatasetScores]], dict[str, dict[str, Comparison]]]:
-    """Score all cells in parallel tasks. Returns the scores, and each system's comparison with the first."""
+    """Score all cells in parallel tasks. Returns the scores, and each system's comparison with the first.
+
+    precision: that the proposed thresholds should reach; None: they look for the best F1.
+    """
     places = {(name, cell.dataset): cell for name, cells in systems.items() for cell in cells}
 
     def score_cell(place: list[str]) -> list[Any]:
         name, dataset = place
-        scorer = SystemScorer(places[name, dataset].predictions(folder / name))
+        scorer = SystemScorer(places[name, dataset].predictions(folder / name), precision)
         return [name, dataset, scorer.scores()[dataset].to_json(), scorer.passages().to_pydict()]
 
     scored = {
@@ -381,6 +387,16 @@ def _update_manifest(
         outcomes=merge(score["outcomes"] for score in all_scores),
     )
     return folder.write_manifest(manifest)
+
+
+def _threshold_lines(
+    system: str, scores: Mapping[str, DatasetScores], precision: float | None
+) -> Iterator[str]:
+    """Yield for each data set the lowest scores that would do, as tag takes them."""
+    goal = "a better F1" if precision is None else f"a precision of {precision:g}"
+    for dataset, score in scores.items():
+        if score.thresholds:
+            yield f"{system} on {dataset}: for {goal} set {as_setting(score.thresholds)}"
 
 
 def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:
