@@ -26,34 +26,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import (
-    AutoModel,
-    BertConfig,
-    DebertaV2Config,
-    LlamaConfig,
-    LlamaForCausalLM,
-    ModernBertConfig,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.gpu_encoders import ENCODERS, measure_encoder
 from benchmarks.train import SETTINGS, make_samples
-from uniner.encoder.batches import Collator, EncoderBatch, Piece, ReadingLimits
-from uniner.encoder.model import EncoderModel, EncoderShape, encoder_logits
-from uniner.encoder.spans import found_spans
-from uniner.encoder.words import TokenizedWords
 from uniner.runtime import gpu_models
 from uniner.storage.folder import Folder
 from uniner.train import estimate, loop, model, packing
 from uniner.train.activations import checkpoint_layers, decoder_layers
 from uniner.train.checkpoint import Checkpoints, TrainState
-from uniner.train.encoder.task import EncoderSample, EncoderTask, pieces_of
 from uniner.train.estimate import Checkpointing, TrainingLoad
 from uniner.train.float8 import require_float8, use_float8
 
@@ -64,20 +53,6 @@ LAYOUTS = {
 }
 """Llamas by their number of weights; 3 B is that of OpenLLaMA."""
 TOY = {"toy": {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "head_dim": 32}}
-ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ModernBERT-base": (ModernBertConfig, {}),
-    "BERT-base": (BertConfig, {}),
-    "DeBERTa-v3-base": (
-        DebertaV2Config,
-        {
-            "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-            "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
-            "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True,
-            "type_vocab_size": 0,
-        },
-    ),
-}  # fmt: skip
-"""Text encoders: config and what differs from its defaults. Most GLiNER models are DeBERTas."""
 VOCABULARY = 32_000
 _MEASURED_S = 6.0
 
@@ -278,127 +253,6 @@ def measure_checkpoint(layout: str, dtype: torch.dtype, device: torch.device) ->
     return {"bytes": size, "waited_s": round(waited, 2), "written_s": round(written, 2)}
 
 
-class RandomWords:
-    """In place of a tokenizer: passages of random token ids."""
-
-    prefix, suffix = [1], [2]
-
-    def ids(self, word: str) -> list[int]:
-        """Return two ids for a type."""
-        return [10 + len(word), 11]
-
-    def texts(self, texts: Sequence[str]) -> list[TokenizedWords]:
-        """Return a passage of about 190 words and 250 tokens for each text."""
-        random = np.random.default_rng(0)
-        passages = []
-        for words in random.integers(120, 260, len(texts)):
-            sizes = random.choice([1, 2, 3], words, p=[0.75, 0.2, 0.05]).astype(np.int32)
-            ends = np.arange(1, words + 1, dtype=np.int32) * 6
-            ids = random.integers(20, 30_000, sizes.sum()).astype(np.int32)
-            passages.append(TokenizedWords(ends - 5, ends, sizes, ids))
-        return passages
-
-
-def measure_encoder(
-    name: str, toy: bool, dtype: torch.dtype, device: torch.device, seconds: float
-) -> dict[str, float]:
-    """Return an encoder's passages a second, and those of training it, 8 passages a step.
-
-    Tagging: batches laid out here, scored and read off on the device.
-    """
-    collator, pieces, spans = _passages(64 if toy else 2048)
-    net = _random_encoder(name, toy, device)
-    task = EncoderTask(collator, token_head=False)
-    samples = [
-        EncoderSample(piece.text, str(piece.text), piece, collator.tokens(piece), spans) for piece in pieces
-    ]
-    trained, memory = _training_rate(net, task, samples, dtype, device, seconds)
-    net = _random_encoder(name, toy, device).to(dtype).eval()
-    read, started = 0, 0.0
-    groups = collator.batches(pieces, 4096 if device.type == "cpu" else 65_536)
-    with torch.inference_mode():
-        for turn, group in enumerate(itertools.cycle(groups)):
-            if turn == len(groups):  # the first round warms up
-                read, started = 0, time.perf_counter()
-            _read_spans(net, collator.batch(group), device)
-            read += len(group)
-            if started and time.perf_counter() - started > seconds:
-                break
-    rate = read / (time.perf_counter() - started)
-    tokens = sum(map(collator.tokens, pieces)) / len(pieces)
-    figures = {"passages_per_s": round(rate, 1), "tokens_per_s": round(rate * tokens)}
-    return {**figures, "trained_passages_per_s": round(trained, 1), "training_memory": memory}
-
-
-def _passages(count: int) -> tuple[Collator, list[Piece], np.ndarray]:
-    """Return passages with 10 types, what lays them out, and mentions that each may have."""
-    limits = ReadingLimits(tokens=512, words=384, types=25, overlap=24)
-    words = RandomWords()
-    collator = Collator(words, limits, type_id=3, separator_id=4, pad_id=0)  # type: ignore[arg-type]
-    types = [f"type{'x' * number}" for number in range(10)]
-    pieces = [
-        piece
-        for number, text in enumerate(words.texts([""] * count))
-        for piece in pieces_of(number, text, types, collator)
-    ]
-    return collator, pieces, np.array([[number, number + 1, number] for number in range(10)])
-
-
-def _random_encoder(name: str, toy: bool, device: torch.device) -> EncoderModel:
-    config, sizes = ENCODERS[name]
-    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
-    with device:
-        text_encoder = AutoModel.from_config(config(**{**sizes, **(small if toy else {})}))
-        shape = EncoderShape(
-            hidden=text_encoder.config.hidden_size, max_width=12, dropout=0.3, token_head=False
-        )
-        return EncoderModel(text_encoder, shape)
-
-
-def _read_spans(net: EncoderModel, batch: EncoderBatch, device: torch.device) -> None:
-    logits = encoder_logits(net, batch, device)
-    counts, kinds = (torch.from_numpy(array).to(device) for array in (batch.word_counts, batch.type_counts))
-    thresholds = torch.full(batch.type_places.shape, 0.99, device=device)
-    found_spans(logits, counts, kinds, thresholds, token_head=False)
-
-
-def _training_rate(
-    net: EncoderModel,
-    task: EncoderTask,
-    samples: list[EncoderSample],
-    dtype: torch.dtype,
-    device: torch.device,
-    seconds: float,
-) -> tuple[float, int]:
-    """Return the passages a second of training in steps of 8, and the highest memory in bytes."""
-    steps = [[list(range(first, first + 8))] for first in range(0, len(samples) - 8, 8)]
-    for weight_name, weight in net.named_parameters():
-        if ".pooler." in weight_name:  # BERT's, which no score depends on
-            weight.requires_grad_(False)
-    model.shard(net, dtype, device, 1, layers=net.layers())
-    net.train()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    trained = loop.train(
-        net,
-        loop.make_optimizer(net, 0.0),
-        samples,
-        packing.Schedule(steps * 20, frozenset()),
-        SETTINGS,
-        device=device,
-        task=task,
-    )
-    done, started = 0, 0.0
-    for number, _ in enumerate(trained, 1):
-        if number == 5:  # the first steps warm up
-            done, started = 0, time.perf_counter()
-        done += 8
-        if started and time.perf_counter() - started > seconds:
-            break
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return (done - 8) / (time.perf_counter() - started), memory
-
-
 def run_tests() -> str:
     """Run the gpu tests that need no vLLM. Returns pytest's last line, or why they were not run."""
     if importlib.util.find_spec("pytest") is None:
@@ -434,44 +288,44 @@ def table(machine: str, results: list[tuple[Case, Figures]]) -> str:
 
 
 def main(toy: bool, seconds: float, output: Path | None) -> None:
-    """Measure all cases for which there is time, and print them."""
+    """Measure what there is time for, and print it; the file has each figure as soon as it is known."""
     deadline = time.monotonic() + seconds
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
     dtype = torch.bfloat16 if on_gpu else torch.float32
     machine = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     dist.init_process_group("nccl" if on_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
-    tests = run_tests()
-    print(f"gpu tests: {tests}", flush=True)
-    results, left_out = [], []
-    for case in make_cases(toy, on_gpu):
-        if time.monotonic() > deadline - 40:
-            left_out.append(asdict(case))
-            continue
+    figures: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
+    results: list[tuple[Case, Figures]] = []
+
+    def keep(name: str, measure_it: Callable[[], Any], least_seconds: float) -> None:
+        """Measure, if there is time left; what a GPU or a version of torch cannot do is told."""
+        if time.monotonic() > deadline - least_seconds:
+            figures[name] = "left out: no time"
+            return
         try:
-            results.append((case, measure(case, dtype, device)))
-            print(table(machine, results[-1:]).splitlines()[-1], flush=True)
-        except RuntimeError as error:  # out of memory, or what this GPU or torch cannot do
-            left_out.append({**asdict(case), "error": str(error)[:160]})
-            print(f"{case}: {str(error)[:160]}", flush=True)
+            figures[name] = measure_it()
+        except RuntimeError as error:
+            figures[name] = f"left out: {str(error)[:160]}"
+        print(f"{name}: {figures[name]}", flush=True)
+        if output:
+            output.write_text(json.dumps(figures, indent=1))
         gc.collect()
         torch.cuda.empty_cache()
-    checkpoint = measure_checkpoint("toy" if toy or not on_gpu else "1.3 B", dtype, device)
-    encoders = {
-        name: measure_encoder(name, toy, dtype, device, 1.0 if toy else _MEASURED_S) for name in ENCODERS
-    }
+
+    def train(case: Case) -> dict[str, Any]:
+        results.append((case, measure(case, dtype, device)))
+        return {**asdict(case), **asdict(results[-1][1])}
+
+    for encoder in ENCODERS:
+        keep(encoder, partial(measure_encoder, encoder, toy, dtype, device, 1.0 if toy else _MEASURED_S), 30)
+    for number, case in enumerate(make_cases(toy, on_gpu), 1):
+        keep(f"case {number}", partial(train, case), 40)
+    layout = "toy" if toy or not on_gpu else "1.3 B"
+    keep("checkpoint", partial(measure_checkpoint, layout, dtype, device), 20)
     dist.destroy_process_group()
-    print(
-        f"\n{table(machine, results)}\n\ncheckpoint: {checkpoint}\nencoders: {encoders}\nleft out: {left_out}"
-    )
-    if output:
-        figures = [{**asdict(case), **asdict(measured)} for case, measured in results]
-        content = {"machine": machine, "torch": torch.__version__, "tests": tests, "training": figures}
-        output.write_text(
-            json.dumps(
-                {**content, "checkpoint": checkpoint, "encoders": encoders, "left_out": left_out}, indent=1
-            )
-        )
+    keep("gpu tests", run_tests, 30)
+    print(f"\n{table(machine, results)}")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks.gpu_encoders import ENCODERS, passages, random_encoder
 from uniner.encoder.model import encoder_logits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-@pytest.mark.parametrize("name", list(gpu.ENCODERS))
+@pytest.mark.parametrize("name", list(ENCODERS))
 def test_scores_are_those_of_a_cpu(name):
-    collator, pieces, _ = gpu._passages(8)
+    collator, pieces, _ = passages(8)
     torch.manual_seed(0)
-    net = gpu._random_encoder(name, True, torch.device("cpu")).eval()
+    net = random_encoder(name, True, torch.device("cpu")).eval()
     batch, device = collator.batch(pieces), torch.device("cuda")
     with torch.inference_mode():
         exact = encoder_logits(net, batch, torch.device("cpu")).sigmoid()
