@@ -2,9 +2,10 @@
 
 python -m benchmarks.gpu [--toy] [--seconds N] [--json FILE]
 
-It needs torch, transformers, numpy and this source tree, no Ray and no network. Encoders of random weights read
-passages of 190 words with 10 types, from token ids to spans, and train on them. Llamas with random weights train
-on packed conversations of UniversalNER's lengths, by several kinds of attention and with torch.compile:
+It needs torch, transformers, numpy and this source tree, no Ray and no network. Encoders of random weights
+read passages of 190 words with 10 types, from token ids to spans, and train on them. Llamas with random
+weights train on packed conversations of UniversalNER's lengths, by several kinds of attention and with
+torch.compile:
 
     tokens/s   trained tokens a second, after a warm-up step
     MFU        share of the GPU's peak that the estimate's operations reach
@@ -12,9 +13,9 @@ on packed conversations of UniversalNER's lengths, by several kinds of attention
                the same, of the rate of matrix products of the model's sizes here: on any machine
     memory     the highest that was allocated, and the estimate's
 
-Then a checkpoint is written to disk, and the gpu tests run. It ends after N seconds (360), leaving out what does
-not fit, and prints a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of the 3 B
-model take 48 GB, so that its activations are recomputed. float8 is measured where torchao is installed.
+Then a checkpoint is written to disk, and the gpu tests run. It ends after N seconds (360), leaving out what
+does not fit, and prints a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of
+the 3 B model take 48 GB, so that its activations are recomputed. float8 is measured where torchao is installed.
 """
 
 import argparse
