@@ -15,7 +15,8 @@ torch.compile:
 
 Then a checkpoint is written to disk, and the gpu tests run. It ends after N seconds (360), leaving out what
 does not fit, and prints a table in Markdown. --toy: tiny models, to try it on a CPU. Weights and moments of
-the 3 B model take 48 GB, so that its activations are recomputed. float8 is measured where torchao is installed.
+the 3 B model take 48 GB, so that its activations are recomputed. float8 is measured where torchao is
+installed.
 """
 
 import argparse
