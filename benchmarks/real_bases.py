@@ -193,11 +193,8 @@ def sections(
     """Return the config of the run."""
     machine = {"workers": 1 if options.gpu else 2, "use_gpu": options.gpu, "dtype": "bfloat16"}
     steps = {"max_steps": options.student_steps} if options.student_steps else {}
-    engine = (
-        {"dtype": "bfloat16", "gpus": 1}
-        if options.gpu
-        else {"dtype": "bfloat16", "gpus": 0, "block_size": 32}
-    )
+    # On a GPU the prefilter needs room beside vLLM.
+    of_machine = {"gpus": 1, "gpu_memory_utilization": 0.7} if options.gpu else {"gpus": 0, "block_size": 32}
     return {
         "run": {"root": str(root), "name": "real-bases"},
         "student": {"base": str(bases["student"]), "max_tokens": 1024},
@@ -212,7 +209,7 @@ def sections(
             "base": str(bases["encoder"]), "epochs": options.encoder_epochs, "batch_passages": 16,
             "learning_rate": 1e-4, "head_learning_rate": 5e-4, "row_tokens": 2048, "checkpoint_steps": 50,
         },
-        "engine": engine,
+        "engine": of_machine | {"dtype": "bfloat16"},
         "evaluate": {"systems": list(SYSTEMS), "max_passages": options.max_passages},
         "evaluate.gold": dict(gold),
     }  # fmt: skip
