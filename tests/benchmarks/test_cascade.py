@@ -1,14 +1,31 @@
 """The pure parts of the cascade's benchmark."""
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 
-from benchmarks.cascade import Row, after_prefilter, choose_points, mean_f1, table, toml
+from benchmarks.cascade import (
+    Row,
+    after_prefilter,
+    cascade_figures,
+    cascade_scores,
+    cells,
+    choose_points,
+    gold_passages,
+    mean_f1,
+    table,
+    toml,
+)
+from uniner.errors import UserError
+from uniner.evaluate.cascade import measure_cascade
 from uniner.evaluate.leaderboard import LeaderboardCell
+from uniner.evaluate.result_store import ResultCell
 from uniner.evaluate.scoring import score
 from uniner.metrics.cascade import THRESHOLDS, CascadePoint
-from uniner.records import Prediction, Span
+from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, to_table
+from uniner.storage.manifest import Identity, Manifest
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 def points(saved):
@@ -92,3 +109,59 @@ def test_the_config_of_the_tag_runs_is_toml():
     read = tomllib.loads(toml(sections))
     assert read["run"] == sections["run"]
     assert read["tag"] == {**sections["tag"], "types_of_source": {"mit movie": ["year"]}}
+
+
+def evaluated_run(folder):
+    """A run whose evaluate has scored a student and an encoder on five passages of one data set."""
+    run = StageFolder(str(folder / "run"))
+    evaluate, identity = run / "evaluate", Identity(stage="evaluate", settings={})
+    gold = evaluate / "gold" / "one-0a1b"
+    answers = [
+        prediction(f"{number}", ["Paris"], ["Paris"] if number else ["Oslo"], type_name=name)
+        for number in range(5)
+        for name in ("city", "river")
+    ]
+    of_encoder = [
+        replace(answer, reply=f"{score}", predicted=(), scores=(), spans=())
+        for answer, score in zip(
+            answers, (0.9, 0.4, 0.25, 0.15, 0.05, 0.02, 0.7, 0.0, 0.002, 0.3), strict=True
+        )
+    ]
+    questions = [
+        Question(
+            dataset="one", passage_id=each.passage_id, text=each.text, type=each.type, gold=each.gold,
+            gold_spans=(),
+        )
+        for each in answers
+    ]  # fmt: skip
+    summary = gold.write_chunk(Chunk("one-0", to_table(questions, QUESTION)))
+    gold.write_manifest(Manifest.of(identity, [summary], 1.0))
+    for system, rows in (("student", answers), ("encoder", of_encoder)):
+        (evaluate / system).write_chunk(Chunk("one-0a1b-0", to_table(rows, PREDICTION)))
+    cell = ResultCell(dataset="one", gold=gold, rows={"one-0": len(questions)})
+    digests = {"student": "a", "encoder": "b"}
+    measured = measure_cascade(evaluate, {"student": [cell], "encoder": [cell]}, digests)
+    results = {"cells": {"one": "0a1b"}, "cascade": measured.to_json()}
+    evaluate.write_manifest(Manifest.of(identity, [], 1.0, results=results))
+    return run
+
+
+def test_the_cascade_scores_as_evaluate_does_at_every_threshold(tmp_path):
+    run = evaluated_run(tmp_path)
+    figures = cascade_figures(run)
+    ours = [round(cascade_scores(run, point.threshold)["one"].f1, 6) for point in figures.points]
+    assert ours == [point.f1 for point in figures.points]
+    assert len(set(ours)) > 3 and cascade_scores(run, None)["one"].f1 == pytest.approx(0.8)
+
+
+def test_the_tagged_passages_are_the_first_ones_with_the_types_asked(tmp_path):
+    run = evaluated_run(tmp_path)
+    found = gold_passages(cells(run, ["one"]), 3)
+    assert found == {"one": (["Ann left Paris"] * 3, ["city", "river"])}
+
+
+def test_a_run_without_both_scores_says_what_to_run(tmp_path):
+    run = StageFolder(str(tmp_path))
+    (run / "evaluate").write_manifest(Manifest.of(Identity(stage="evaluate", settings={}), [], 1.0))
+    with pytest.raises(UserError, match="run `uniner evaluate CONFIG"):
+        cascade_figures(run)
