@@ -6,6 +6,8 @@
 # make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
 # make bench-tag       speed of tag's engine beside plain vLLM and ray.data.llm, and its scheduling
 # make bench-encoder   the encoder on one core beside its text encoder alone, and beside gliner (installed apart)
+# make bench-cascade   what the encoder saves, costs and gains as the student's prefilter (CONFIG=..., a finished run)
+# make real-bases      small pretrained bases from packages, distilled and scored (PASSAGES=... GOLD=...); hours
 # make bench-evaluate  speed and memory of scoring predictions on one core
 # make bench-train     training speed beside the released code's way
 # Each sets up .venv first where it is missing.
@@ -13,7 +15,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-encoder bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-encoder bench-cascade real-bases bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -43,6 +45,15 @@ bench-tag: setup
 
 bench-encoder: setup
 	$(BIN)/python -m benchmarks.encoder
+
+# By default the quickstart's run.
+CONFIG ?= jobs/configs/quickstart.toml
+bench-cascade: setup
+	$(BIN)/python -m benchmarks.cascade $(CONFIG)
+
+real-bases: setup
+	$(BIN)/pip install --quiet --no-deps -r requirements/real-bases.txt
+	$(BIN)/python -m benchmarks.real_bases --passages $(PASSAGES) --gold $(GOLD)
 
 bench-evaluate: setup
 	$(BIN)/python -m benchmarks.scoring
