@@ -154,7 +154,7 @@ def test_a_folder_without_its_files_is_one_line(make_encoder, tmp_path):
         load_encoder(str(folder))
 
 
-@pytest.mark.parametrize("damage", ["cut", "renamed", "not finite", "a list"])
+@pytest.mark.parametrize("damage", ["cut", "renamed", "not finite", "a list", "empty", "four bytes"])
 def test_damaged_weights_are_one_line(make_encoder, tmp_path, damage):
     encoder = make_encoder()
     folder = Path(save(encoder, tmp_path / "encoder"))
@@ -166,6 +166,9 @@ def test_damaged_weights_are_one_line(make_encoder, tmp_path, damage):
     elif damage == "a list":
         weights.unlink()
         torch.save([1], folder / "pytorch_model.bin")
+    elif damage in ("empty", "four bytes"):
+        weights.unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"" if damage == "empty" else b"\x80\x02}q")
     else:
         state = encoder.model.state_dict()
         name = "prompt_rep_layer.0.weight"
@@ -180,3 +183,11 @@ def test_a_config_that_is_no_object_is_one_line(make_encoder, tmp_path):
         (folder / CONFIG).write_text(text)
         with pytest.raises(UserError, match=CONFIG):
             load_encoder(str(folder))
+
+
+def test_a_tokenizer_whose_length_is_no_number_is_one_line(make_encoder, tmp_path):
+    folder = Path(save(make_encoder(), tmp_path / "encoder"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": "x"}))
+    with pytest.raises(UserError, match="model_max_length = 'x' is no number"):
+        load_encoder(str(folder))

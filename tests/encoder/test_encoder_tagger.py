@@ -5,6 +5,8 @@ import re
 import pytest
 import torch
 
+from tests.encoder.conftest import HEADS
+from uniner.errors import UserError
 from uniner.inference.encoder import CPU_BATCH_TOKENS, EncoderSettings, EncoderTagger
 
 
@@ -93,3 +95,16 @@ def test_texts_without_words_or_types_have_no_mentions(make_encoder):
     tagger = EncoderTagger(make_encoder(), EncoderSettings(threshold=0.1))
     answers = tagger.answer([("", ["city"]), (" \n", ["city"]), ("Ann", [])])
     assert [[reply.mentions for reply in answer.answers] for answer in answers] == [[()], [()], []]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_that_are_no_numbers_end_the_run(make_encoder, head):
+    """Finite weights may overflow, above all in half precision: no mentions would be taken for none."""
+    encoder = make_encoder(head=head)
+    tagger = EncoderTagger(encoder, EncoderSettings())
+    with torch.no_grad():
+        for name, weight in encoder.model.named_parameters():
+            if not name.startswith("token_rep_layer"):
+                weight.mul_(1e30)
+    with pytest.raises(UserError, match=r"no numbers in float32; set engine\.dtype=float32"):
+        tagger.answer([("Ann Lee of Velmora met Bo-Jon in Tarn", ["person", "city"])])

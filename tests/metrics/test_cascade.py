@@ -31,7 +31,7 @@ def test_the_highest_threshold_within_the_loss_is_chosen():
     assert choose_threshold(cascade_points([0.0001], [1], [0], [0]), 0.0) == 0.0  # everything is asked
 
 
-def test_without_questions_nothing_is_saved_or_lost():
-    assert {(point.saved, point.recall_lost, point.f1) for point in cascade_points([], [], [], [])} == {
-        (0.0, 0.0, 0.0)
-    }
+def test_where_nothing_is_right_nothing_says_that_little_is_lost():
+    for points in (cascade_points([], [], [], []), cascade_points([0.2, 0.9], [0, 0], [1, 1], [2, 2])):
+        assert {(point.recall_lost, point.f1) for point in points} == {(1.0, 0.0)}
+        assert choose_threshold(points, 0.01) == 0.0

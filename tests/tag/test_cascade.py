@@ -101,11 +101,31 @@ def test_the_threshold_is_what_evaluate_measured_for_these_models(tmp_path, stag
     assert student.prefilter_threshold(strict) == 0.03
     given = stage_context(stage, config_of(tmp_path, prefilter="encoder", prefilter_threshold=0.2))
     assert student.prefilter_threshold(given) == 0.2
+    nothing = {**measured, "points": [vars(point) for point in cascade_points([0.9], [0], [1], [1])]}
+    folder.write_manifest(Manifest.of(identity, [], 1.0, results={"cascade": nothing}))
+    with pytest.raises(UserError, match="no right answer on evaluate's gold data"):
+        student.prefilter_threshold(context)
     folder.write_manifest(
         Manifest.of(identity, [], 1.0, results={"cascade": {**measured, "encoder": "another"}})
     )
     with pytest.raises(UserError, match="evaluate has not measured"):
         student.prefilter_threshold(context)
+
+
+def test_a_threshold_of_0_asks_everything_and_one_without_a_prefilter_is_refused(tmp_path, stage_context):
+    asker = Asker()
+    tagger = Tagger(asker, TypeSelection(("person", "city")), EntityRules()).behind(Encoder(), 0.0)
+    passage = Passage(
+        passage_id="0", doc_id="0", passage_index=0, char_start=0, char_end=len(TEXTS[1]), text=TEXTS[1],
+        n_tokens=4, source="",
+    )  # fmt: skip
+    asyncio.run(tagger(Chunk("k", to_table([passage], PASSAGE))))
+    assert asker.asked == [(TEXTS[1], ["person", "city"])], "also the type with a score of 0.0000"
+    lone = stage_context(stage, config_of(tmp_path, prefilter_threshold=0.5))
+    with pytest.raises(UserError, match=r"set without a prefilter; set tag\.prefilter too"):
+        stage.check(lone)
+    with pytest.raises(ValueError, match="prefilter"):
+        config_of(tmp_path, prefilter="")
 
 
 def test_an_encoder_needs_no_prefilter(tmp_path, stage_context):

@@ -21,7 +21,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.passages import cut_passages
 from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
-from uniner.storage.manifest import StageTotals, Summary, merge
+from uniner.storage.manifest import StageTotals, Summary, differences, merge
 from uniner.storage.model_folders import StudentFacts, student_facts, write_calibrations
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.tag import stage
@@ -381,6 +381,22 @@ def test_a_student_is_asked_by_its_own_template_and_one_that_others_trained_by_t
     assert worker.args[:2] == ("Universal-NER/UniNER-7B-type", SINGLE_TYPE)
     # This run's student is not trained yet.
     stage.check(stage_context(stage, make_config(tmp_path, Path(base))))
+
+
+def test_another_prefilter_is_another_run(tmp_path, base, make_config, stage_context, complete_stage):
+    complete_stage(StageFolder(str(tmp_path)) / "r" / "ingest")
+    student = make_student(tmp_path / "student", Path(base), "type")
+    identities = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "gliner_config.json").write_text(json.dumps({"name": name}))
+        tag = {"student": str(student), "types": ["city"], "prefilter": str(tmp_path / name)}
+        for passes in (None, 3):
+            config = make_config(tmp_path, Path(base), **tag, prefilter_threshold=0.1, types_per_pass=passes)
+            identities.append(prepared(stage_context(stage, config))[0])
+    for number, identity in enumerate(identities[1:], 1):
+        assert all(differences(identity, earlier) for earlier in identities[:number])
+    assert "prefilter" in str(differences(identities[0], identities[2]))
 
 
 def test_scores_are_calibrated_by_the_name_of_a_data_set(tmp_path, base, make_engine_config, stage_context):

@@ -483,11 +483,11 @@ class Tag(Section):
     others trained. One in GLiNER's format, such as "urchade/gliner_medium-v2.1", runs as an encoder. Another,
     such as "Universal-NER/UniNER-7B-type", is asked as student.template and student.max_tokens say where its
     folder does not say how it was trained to be asked."""
-    prefilter: str | None = None
+    prefilter: Annotated[str, Field(min_length=1)] | None = None
     """An encoder that reads each passage first: `encoder` (this run's), or a folder or hub name. The student
     is then asked only for the types that it finds likely there."""
     prefilter_threshold: Share | None = None
-    """A type is asked for where the score of its best span is above it. Unset: the highest of those that
+    """A type is asked for where its best span has at least this score. Unset: the highest of those that
     evaluate has tried at which the student loses at most prefilter_max_recall_loss; that needs `student` and
     `encoder` in evaluate.systems."""
     prefilter_max_recall_loss: Share = Field(0.01, json_schema_extra=NOT_IDENTITY)

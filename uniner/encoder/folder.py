@@ -1,6 +1,7 @@
 """Read and write an encoder's folder, in GLiNER's format: `gliner_config.json`, weights and tokenizer."""
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ _ABSENT = (
 )  # fmt: skip
 _UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, UnpicklingError,
-    SafetensorError, StrictDataclassError,
+    SafetensorError, StrictDataclassError, EOFError, ArithmeticError, struct.error,
 )  # fmt: skip
 """What transformers, torch and safetensors raise for files that are not what they should be."""
 _UNLIMITED = 1 << 20  # a tokenizer that states no limit says a larger number
@@ -171,6 +172,8 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
         text_config = _text_config(config, base)
         add_marks(tokenizer, config)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"model_max_length = {tokenizer.model_max_length!r} is no number")
     except _UNREADABLE as error:
         raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
     if config["vocab_size"] != -1:

@@ -12,6 +12,7 @@ from uniner.encoder.folder import LoadedEncoder
 from uniner.encoder.model import encoder_logits
 from uniner.encoder.spans import FoundSpans, TypedSpan, best_scores, found_spans, owned_spans
 from uniner.encoder.words import TokenizedWords
+from uniner.errors import UserError
 from uniner.inference.encoder_settings import EncoderSettings
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
 from uniner.overlaps import settle
@@ -31,6 +32,7 @@ class EncoderTagger:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if settings.on_gpu else "float32")
+        self._dtype = name
         self._model = encoder.model.to(self._device, getattr(torch, name)).eval()
         self._collator = encoder.collator(settings.types_per_pass)
         self._token_head = encoder.model.shape.token_head
@@ -106,7 +108,13 @@ class EncoderTagger:
             logits = encoder_logits(self._model, batch, self._device)
             best = best_scores(logits, words, token_head=self._token_head)
             spans = found_spans(logits, words, types, limits, token_head=self._token_head)
-            return spans, best.cpu().numpy()
+            highest = best.float().cpu().numpy()
+        if not np.isfinite(highest).all():
+            raise UserError(
+                f"the encoder's scores are no numbers in {self._dtype}; set engine.dtype=float32. If they "
+                "are none then either, the model's weights are damaged"
+            )
+        return spans, highest
 
     def _thresholds(self, batch: EncoderBatch, types: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the thresholds (b, c) of a batch's types."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uniner.config.schema import EngineSection
 from uniner.overlaps import Overlaps
 from uniner.storage.filesystem import is_remote
-from uniner.storage.model_folders import ENCODER_THRESHOLD, local_model
+from uniner.storage.model_folders import ENCODER_THRESHOLD, loading, local_model
 
 if TYPE_CHECKING:
     from uniner.inference.encoder import EncoderTagger
@@ -70,5 +70,6 @@ def start_encoder(model: str, settings: EncoderSettings) -> "EncoderTagger":
     if not Path(folder).is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(folder)
+        with loading(model):
+            folder = snapshot_download(folder)
     return EncoderTagger(load_encoder(folder), settings)

@@ -38,7 +38,7 @@ def cascade_points(
     tp, fp, fn = (np.asarray(each, float) for each in (right, wrong, missed))
     points = []
     for threshold in THRESHOLDS:
-        asked = scores > threshold
+        asked = scores >= threshold
         kept, all_right = tp[asked].sum(), tp.sum()
         gold = all_right + fn.sum()
         denominator = kept + fp[asked].sum() + gold
@@ -46,7 +46,7 @@ def cascade_points(
             CascadePoint(
                 threshold=threshold,
                 saved=round(float(1 - asked.mean()), 6) if len(scores) else 0.0,
-                recall_lost=round(float(1 - kept / all_right), 6) if all_right else 0.0,
+                recall_lost=round(float(1 - kept / all_right), 6) if all_right else 1.0,
                 f1=round(float(2 * kept / denominator), 6) if denominator else 0.0,
             )
         )

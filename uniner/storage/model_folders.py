@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -264,6 +264,14 @@ def digests_of(folder: Path) -> dict[str, str]:
         return dict(zip((file.name for file in files), pool.map(digest, files), strict=True))
 
 
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "template": lambda value: isinstance(value, str),
+    "types": lambda value: isinstance(value, list) and all(isinstance(name, str) and name for name in value),
+    "threshold": lambda value: value is None or (isinstance(value, int | float) and 0 <= value <= 1),
+}
+"""What facts must be that someone may have written by hand."""
+
+
 def find_student_facts(url: str) -> StudentFacts | None:
     """Return a student's facts; None if the model has none, so is not one of ours.
 
@@ -276,11 +284,16 @@ def find_student_facts(url: str) -> StudentFacts | None:
         facts = folder.read_sealed_json(
             FACTS, 'put the file back; if you have changed it yourself, remove its line "sha256"'
         )
+    if not facts:
+        return None
     try:
-        return facts and StudentFacts(**{**facts, "types": tuple(facts["types"])})
-    except (TypeError, KeyError) as error:
+        if wrong := next((name for name, right in _RIGHT.items() if not right(facts.get(name))), None):
+            raise ValueError(f"{wrong} = {facts.get(wrong)!r}")
+        return StudentFacts(**{**facts, "types": tuple(facts["types"])})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{url}/{FACTS} is not a student's ({error}); it needs template, max_tokens, base and types"
+            f"{url}/{FACTS} is not a student's ({error}); it needs template (such as type), max_tokens, base "
+            'and types (a list, such as ["person"]), and threshold is 0 to 1'
         ) from None
 
 

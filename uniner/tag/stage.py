@@ -47,6 +47,7 @@ from uniner.tag.student import (
     entity_rules,
     evaluate_comes_first,
     is_own,
+    prefilter_address,
     read_facts,
     require_f1_of_8_bits,
     require_trained,
@@ -230,6 +231,8 @@ def _text_tagger(
     _warn_of_scores_without_type(context, types)
     if facts.template == ENCODER:
         return interactive.EncoderTextTagger(encoder_starter(context, rules), rules), types
+    if context.sections.tag.prefilter:
+        log.warning("tag: a text is asked all types; tag.prefilter chooses among them only in a run")
     tagger = interactive.TextTagger(
         student_address(context),
         make_template(facts.template, facts.group_types),
@@ -262,6 +265,8 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     worker, questions = worker_of(context, facts, types, entity_rules(context, facts))
     manifest = passages.require_manifest()
     parents: dict[str, str | None] = {"ingest": manifest.digest, "student": digest}
+    if tag.prefilter:
+        parents["prefilter"] = model_digest(prefilter_address(context))
     identity = _identity(context, facts, types, parents)
     pool = engine_pool(context.sections.engine, worker, questions * chunks.total_rows / max(1, len(chunks)))
     return identity.with_earlier_parent("ingest", manifest.grown_from), pool

@@ -139,7 +139,11 @@ def asking_identity(context: StageContext, facts: StudentFacts) -> dict[str, Any
         "engine": engine.identity(),
     }
     if context.sections.tag.prefilter:
-        asking["prefilter"] = {"threshold": prefilter_threshold(context)}
+        passes = context.sections.tag.types_per_pass
+        asking["prefilter"] = {
+            "threshold": prefilter_threshold(context),
+            **({"types_per_pass": passes} if passes else {}),
+        }
     return asking
 
 
@@ -221,6 +225,11 @@ def prefilter_threshold(context: StageContext) -> float | None:
             "tag.prefilter_threshold, such as 0.01"
         )
     points = [CascadePoint(**point) for point in measured["points"]]
+    if not any(point.f1 for point in points):
+        raise UserError(
+            "tag.prefilter: the student has no right answer on evaluate's gold data, so nothing says which "
+            "threshold loses little; set tag.prefilter_threshold, such as 0.01"
+        )
     return choose_threshold(points, tag.prefilter_max_recall_loss)
 
 
@@ -244,6 +253,10 @@ def check_asking(context: StageContext) -> None:
         UserError: naming the setting that is wrong.
     """
     tag, address = context.sections.tag, student_address(context)
+    if tag.prefilter_threshold is not None and tag.prefilter is None:
+        raise UserError(
+            "tag.prefilter_threshold is set without a prefilter; set tag.prefilter too, such as encoder"
+        )
     _check_encoder_settings(context)
     if not is_own(context):
         by_encoder = tags_by_encoder(context)

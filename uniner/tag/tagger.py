@@ -138,7 +138,7 @@ class CascadeWorker(Tagger):
         return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
 
     async def _tag_likely(self, passage: Passage, likely: PassageAnswers) -> tuple[TaggedPassage, Counts]:
-        asked = [answer.type for answer in likely.answers if float(answer.text) > self._threshold]
+        asked = [answer.type for answer in likely.answers if float(answer.text) >= self._threshold]
         reply = await self._asker.ask(passage.text, asked)
         figures = {
             **reply.figures,
