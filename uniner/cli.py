@@ -166,6 +166,8 @@ def tag(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
+    if estimate + (text is not None) + (serve is not None) > 1:
+        raise typer.BadParameter("take one of --estimate, --text and --serve")
     if text is not None:
         _exit(_mode("tag", _words(config, settings), lambda stage, context: stage.tag_text(context, text)))
     if serve is not None:

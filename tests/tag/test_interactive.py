@@ -271,3 +271,9 @@ def test_the_terminal_gets_no_control_characters_of_the_text():
     sink = io.StringIO()
     interactive.print_text("Ann\x1b[2J", [passage], Console(file=sink, width=100))
     assert sink.getvalue() == "Ann\ufffd[2J\nnot in the text: x\ufffd[2J [a\ufffdb]\n"
+
+
+@pytest.mark.parametrize("words", [["--text", "Ann", "--estimate"], ["--text", "Ann", "--serve", "7860"]])
+def test_one_thing_is_done_at_a_time(words, tmp_path):
+    result = CliRunner().invoke(cli.app, ["tag", str(tmp_path / "c.toml"), *words])
+    assert result.exit_code == 2 and "take one of --estimate, --text and --serve" in result.output

@@ -149,7 +149,7 @@ def load_encoder(folder: str) -> LoadedEncoder:
         model = EncoderModel(AutoModel.from_config(text_config), shape_of(config))
         weights = _read_weights(Path(folder))
     except _UNREADABLE as error:
-        raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
+        raise _not_loaded(folder, error) from None
     vectors = weights.get(_TEXT_ENCODER + "embeddings.word_embeddings.weight")
     if vectors is not None and len(vectors) != text_config.vocab_size:
         text_config.vocab_size = len(vectors)
@@ -175,7 +175,7 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
         if not isinstance(tokenizer.model_max_length, int | float):
             raise ValueError(f"model_max_length = {tokenizer.model_max_length!r} is no number")
     except _UNREADABLE as error:
-        raise UserError(f"{folder} cannot be loaded as an encoder: {_line(error)}") from None
+        raise _not_loaded(folder, error) from None
     if config["vocab_size"] != -1:
         text_config.vocab_size = config["vocab_size"]
     elif config["class_token_index"] == -1:
@@ -191,7 +191,7 @@ def read_config(folder: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder} is not an encoder: it has no {CONFIG}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: {_line(error)}") from None
+        raise UserError(f"{path} is no JSON ({_line(error)}); copy the folder again") from None
     if not isinstance(stated, dict):
         raise UserError(f"{path}: must be an object of settings, as GLiNER writes it")
     config = with_defaults(stated)
@@ -277,6 +277,8 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     if (folder / WEIGHTS).exists():
         return load_file(folder / WEIGHTS)
+    if not (folder / OLD_WEIGHTS).exists():
+        raise ValueError(f"it has neither {WEIGHTS} nor {OLD_WEIGHTS}")
     weights = torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
     if not isinstance(weights, dict):
         raise ValueError(f"{OLD_WEIGHTS} has no weights by name")
@@ -307,6 +309,13 @@ def _fill(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> No
         name = (found.missing_keys or unexpected)[0]
         state = "lacks" if found.missing_keys else "has the unknown"
         raise UserError(f"{folder}: the file of weights {state} {name}; it is not of this architecture")
+
+
+def _not_loaded(folder: str, error: Exception) -> UserError:
+    return UserError(
+        f"{folder} cannot be loaded as an encoder: {_line(error)}. Copy the folder again, or name another, "
+        "such as urchade/gliner_medium-v2.1"
+    )
 
 
 def _line(error: Exception) -> str:
