@@ -246,18 +246,22 @@ class RunPlan:
 
     @property
     def _encoder_requests(self) -> list[tuple[str, Request, int, str]]:
-        """The requests of the stages that train an encoder and tag by one, as `require_room` takes them."""
+        """The requests to train an encoder, to tag by one and to score one, as `require_room` takes them."""
         encoder, engine = self.context.sections.encoder, self.context.sections.engine
         wanted = []
         if self._trains_encoder:
             request = Request(1, 1 if encoder.use_gpu else 0)
             cure = "lower encoder.workers" + (" or set encoder.use_gpu=false" if encoder.use_gpu else "")
             wanted.append(("train-encoder", request, encoder.workers, cure))
-        if self._tags_by_encoder:
-            request = Request(engine.cpus, engine.gpus)
-            cure = "lower engine.cpus" + (" or set engine.gpus=0" if engine.gpus else "")
-            wanted.append(("tagging by the encoder", request, 1, cure))
-        return wanted
+        request = Request(engine.cpus, engine.gpus)
+        cure = "lower engine.cpus" + (" or set engine.gpus=0" if engine.gpus else "")
+        users = ["tagging by the encoder"] if self._tags_by_encoder else []
+        users += [
+            f"evaluate.system.{system.name}"
+            for system in self._systems()
+            if isinstance(system.settings, EncoderSystem)
+        ]
+        return [*wanted, *((user, request, 1, cure) for user in users)]
 
     def _check_room_here(self) -> Iterator[CheckResult]:
         """Check that this machine can hold the work of encoders; that of large models is for a cluster."""
