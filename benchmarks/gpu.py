@@ -212,8 +212,8 @@ def _load(rows: list[packing.PackedRow], samples: list[packing.Sample]) -> Train
     chosen = [samples[number] for row in rows for number in row]
     return TrainingLoad(
         conversations=len(chosen), split=0, set_aside=0, samples=len(chosen), validation=0, epochs=1,
-        batch=len(chosen), steps=1, warmup=0, tokens=tokens, answer_tokens=answers, turns=1,
-        squared_lengths=sum(len(sample) ** 2 for sample in chosen), useful_share=1.0,
+        batch=len(chosen), steps=1, warmup=0, tokens=tokens, answer_tokens=answers, rows=1,
+        turns=1, squared_lengths=sum(len(sample) ** 2 for sample in chosen), useful_share=1.0,
         row_tokens=tokens, row_answers=answers,
     )  # fmt: skip
 

@@ -7,10 +7,12 @@ import pytest
 
 from uniner import cli
 from uniner.errors import UserError
+from uniner.ingest import stage
 from uniner.ingest.corpus import arrange
 from uniner.ingest.shards import ShardDigest, generated_parts, split_shards
-from uniner.storage.manifest import Identity
-from uniner.storage.stage_folder import StageFolder
+from uniner.records import PASSAGE, to_table
+from uniner.storage.manifest import Identity, StageTotals
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 def digest(content):
@@ -82,6 +84,31 @@ def test_parts_of_what_is_added_come_after_generated_passages_and_text_files_kee
     assert new[: len(old)] == old and [part.number for part in new] == [0, 1, 2, 3]
     assert [part.kind for part in new] == ["text", "lines", "generated", "text"]
     assert [new[3].place(row)[0] for row in (0, 1)] == ["a/1.txt", "a/2.txt"], "below the folder of the first"
+
+
+def test_the_rejects_of_an_addition_are_compared_with_its_own_rows(tmp_path, complete_stage):
+    """Against all of the corpus, an unreadable shard would pass and be part of the run for ever."""
+    folder = StageFolder(str(tmp_path)) / "ingest"
+
+    def chunk(key, **figures):
+        return Chunk(key, to_table([], PASSAGE), figures=figures)
+
+    first = complete_stage(folder, [chunk("00000-0000000", lines=995, rejected_not_json=5)])
+    assert (
+        folder.begin(Identity(stage="ingest", settings={}, inputs={"n": 1}, earlier=(first.identity,)))
+        is None
+    )
+    folder.write_chunk(chunk("00001-0000000", lines=3, rejected_not_json=3))
+    totals = StageTotals()
+    for summary in folder.summaries():
+        totals.add(summary)
+    with pytest.raises(UserError, match=r"100\.00% of 3 rows of the new shards .*rejects-00001-.*--append"):
+        stage._require_few_rejects(folder, totals, 0.01)
+    stage._require_few_rejects(folder, totals, 1.0)
+
+
+def test_a_corpus_without_passages_is_said_to_have_none():
+    assert "has no passages (7 rows were read)" in stage._describe_nothing({"lines": 7})
 
 
 def write(path, *numbers):

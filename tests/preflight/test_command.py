@@ -109,6 +109,28 @@ def test_a_library_that_only_the_workers_need_is_a_warning(write_config, monkeyp
     assert lines["train"][0] == "warning" and "needs the library wandb" in lines["train"][1]
 
 
+def test_encoder_work_that_cannot_run_here_is_an_error(write_config, base, tmp_path):
+    config = write_config(
+        evaluate={"gold": {"news": str(tmp_path / "gold.jsonl")}, "systems": ["encoder"]},
+        encoder={"base": str(base), "use_gpu": True, "workers": 100_000},
+        tag={"student": "encoder"},
+        engine={"gpus": 1},
+    )
+    code, lines, output = preflight(
+        config, "--stage", "train-encoder", "--stage", "evaluate", "--stage", "tag"
+    )
+    assert code == 1, output
+    assert lines["encoder.base"][0] == "error" and "llama is no text encoder" in lines["encoder.base"][1]
+    level, found = lines["room for train-encoder"]
+    assert (
+        level == "error" and "needs 100,000 times 1 GPU, 1 CPU" in found and "lower encoder.workers" in found
+    )
+    level, found = lines["room for tagging by the encoder"]
+    assert level == "error" and "set engine.gpus=0" in found
+    scoring = lines["room for evaluate.system.encoder"]
+    assert scoring == ("error", "the same as room for tagging by the encoder")
+
+
 def test_a_bad_config_ends_with_2(write_config):
     assert preflight(write_config(), "ingest.sampel=1")[0] == 2
     code, _, output = preflight(write_config(), "--stage", "tagg")

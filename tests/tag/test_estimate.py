@@ -1,5 +1,6 @@
 """An estimate of tagging, measured on a few chunks of the corpus."""
 
+import contextlib
 import json
 
 import pytest
@@ -181,6 +182,16 @@ def test_chunks_are_joined_for_a_student_and_stay_so_when_the_corpus_grows(
     assert (run / "tag").read_rows()["passage_id"].equals(ingested)
     with pytest.raises(UserError, match=r"tag\.chunk_passages was 500, now 100"):
         stage.run(stage_context(stage, config(chunk_passages=100)))
+
+
+def test_an_estimate_of_a_corpus_without_passages_is_one_line(
+    config, tmp_path, stage_context, complete_stage, monkeypatch, empty_tagger
+):
+    run = StageFolder(str(tmp_path / "runs")) / "r"
+    complete_stage(run / "ingest", [Chunk("00000-0000000", to_table([], PASSAGE))])
+    monkeypatch.setattr(stage, "connected", contextlib.nullcontext)
+    line = stage.estimate(stage_context(stage, config()))
+    assert line.startswith("tag: ") and "have no passages, so there is nothing to measure" in line
 
 
 @pytest.mark.ray

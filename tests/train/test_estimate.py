@@ -25,7 +25,7 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.runtime import gpu_models
 from uniner.storage.stage_folder import StageFolder
-from uniner.train import activations, estimate, loop, model, packing, stage, worker
+from uniner.train import activations, estimate, loop, model, packing, prepare, stage, worker
 from uniner.train.prepare import config_and_tokenizer, require_window
 
 LLAMA_7B = LlamaConfig(
@@ -49,6 +49,7 @@ LOAD = estimate.TrainingLoad(
     warmup=22,
     tokens=82_800_000,
     answer_tokens=5_000_000,
+    rows=540 * 5 * 8,
     turns=540 * 5,
     squared_lengths=82_800_000 * 600,
     useful_share=1.0,
@@ -262,6 +263,25 @@ def run_estimate(base, conversations, write_build, tmp_path):
         "[train]\nbatch_conversations = 6\n"
     )
     return lambda *words: CliRunner().invoke(cli.app, ["train", str(config), "--estimate", *words])
+
+
+def test_on_cpu_workers_without_a_row_take_no_time_and_are_named(run_estimate, monkeypatch):
+    """A step has six conversations: from six workers on, each has a row of its own or none."""
+    speed = estimate.CpuSpeed(row_seconds=1000.0, step_seconds=0.0)
+    monkeypatch.setattr(prepare, "_cpu_speed", lambda *_: speed)
+
+    def estimated(workers):
+        result = run_estimate("train.use_gpu=false", "train.dtype=float32", f"train.workers={workers}")
+        assert result.exit_code == 0, result.output
+        return re.search(r"x CPU +(.*?) at", result.stdout)[1], "have nothing to do" in result.stdout
+
+    one, six, many = estimated(1), estimated(6), estimated(600)
+    assert six[0] == many[0] != one[0]
+    assert (one[1], six[1], many[1]) == (False, False, True)
+    words = ("train.use_gpu=false", "train.dtype=float32", "train.workers=600")
+    assert "most of the 600 have nothing to do: a step has about 6 rows; train.workers=6 " in (
+        run_estimate(*words).stdout
+    )
 
 
 def test_an_estimate_goes_on_without_libraries_that_only_the_workers_need(run_estimate, monkeypatch, caplog):

@@ -133,6 +133,8 @@ def test_the_row_size_changes_the_rows_but_not_the_samples_of_a_step():
 def test_max_steps_ends_the_schedule():
     made = make_schedule(max_steps=7)
     assert made.steps == make_schedule().steps[:7] and made.epoch_ends == {6}
+    whole = make_schedule(max_steps=12, epochs=10**20)
+    assert whole.steps == make_schedule().steps[:12] and whole.epoch_ends == {6, 12}
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])

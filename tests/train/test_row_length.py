@@ -20,8 +20,8 @@ LARGE = LlamaConfig(
 )
 LOAD = TrainingLoad(
     conversations=46_000, split=0, set_aside=0, samples=46_000, validation=0, epochs=1, batch=256, steps=180,
-    warmup=8, tokens=180 * 256 * 460, answer_tokens=180 * 256 * 25, turns=180 * 15, useful_share=1.0,
-    squared_lengths=180 * 256 * 460**2, row_tokens=1024, row_answers=70,
+    warmup=8, tokens=180 * 256 * 460, answer_tokens=180 * 256 * 25, rows=180 * 120, turns=180 * 15,
+    useful_share=1.0, squared_lengths=180 * 256 * 460**2, row_tokens=1024, row_answers=70,
 )  # fmt: skip
 
 

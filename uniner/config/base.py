@@ -11,6 +11,8 @@ NOT_IDENTITY: JsonDict = {"identity": False}
 """Marks a field that may change when a run resumes: it says where or how fast, not what comes out."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+"""Passes over data. All of a run's steps are laid out before the first, so there is a limit."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -30,7 +32,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Section(BaseModel):
     """A frozen section of the config; unknown keys are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the stage's output: all fields without the mark `NOT_IDENTITY`."""

@@ -58,6 +58,7 @@ _EXAMPLES = {
 _EXPECTED = {
     "int": "must be a whole number, such as 2",
     "float": "must be a number, such as 0.5",
+    "finite": "must be a finite number, such as 0.5",
     "bool": "must be true or false",
     "string": 'must be text, such as "news"',
     "list": 'must be a list, such as {name}=\'["person", "city"]\'',
@@ -169,7 +170,13 @@ def _describe(problem: Any) -> tuple[str, str]:
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
         message = f"{message[0].lower()}{message[1:]}"
         kind, _, detail = problem["type"].partition("_")
-        wrong_type = kind in _EXPECTED and detail in ("type", "parsing", "from_float", "attributes_type")
+        wrong_type = kind in _EXPECTED and detail in (
+            "type",
+            "parsing",
+            "from_float",
+            "attributes_type",
+            "number",
+        )
         expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
     if problem["loc"][-1] == "[key]":
         return f"{'.'.join(keys[:-1])}: the name {problem['input']!r} ", expected

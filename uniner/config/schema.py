@@ -11,6 +11,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 from uniner.config.base import (
     NOT_IDENTITY,
     Count,
+    Epochs,
     Name,
     NotNegative,
     Positive,
@@ -219,7 +220,7 @@ def _workers(value: Any) -> int | tuple[int, int]:
 class Train(Section):
     """Conversations to the student."""
 
-    epochs: Count = 3
+    epochs: Epochs = 3
     """Passes over the conversations (paper: 3)."""
     max_steps: Count | None = None
     """Stop after this many steps, whatever the epochs; the learning-rate schedule ends there too."""
@@ -340,7 +341,7 @@ class Encoder(Section):
     a base of random weights learns sooner; types that begin alike are then harder to tell apart."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Dropout of the layers above the base, in training (GLiNER: 0.3)."""
-    epochs: Count = 3
+    epochs: Epochs = 3
     """Passes over the conversations."""
     max_steps: Count | None = None
     """Stop after this many steps, whatever the epochs; the learning-rate schedule ends there too."""

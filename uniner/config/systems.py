@@ -8,7 +8,17 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from uniner.config.base import NOT_IDENTITY, Count, Name, NotNegative, Positive, Section, Share, Temperature
+from uniner.config.base import (
+    NOT_IDENTITY,
+    Count,
+    Epochs,
+    Name,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    Temperature,
+)
 from uniner.config.teachers import Teacher
 from uniner.overlaps import Overlaps
 
@@ -86,7 +96,7 @@ class BertSystem(Section):
     train: dict[Name, str]
     """Data set's name, as in evaluate.gold, to the address of its train split. Other data sets are not
     scored."""
-    epochs: Count = 3
+    epochs: Epochs = 3
     """Passes over a train split."""
     learning_rate: Positive = 5e-5
     """Peak of a linear schedule; the first tenth is warm-up."""

@@ -133,6 +133,8 @@ def run(context: StageContext) -> Manifest:
         target.remove_all()
     if repeated and repeated.documents:
         log.warning(_describe_repeated(repeated, parts))
+    if not manifest.rows:
+        log.warning(_describe_nothing(totals.figures))
     if settings.read_mb:
         log.warning(f"ingest: read only {results.read} (ingest.read_mb), which is not a sample of the corpus")
     return chunk_pipeline.log_done("ingest", manifest, "passages", folder)
@@ -352,6 +354,14 @@ def _describe_repeated(repeated: RepeatedIds, parts: Sequence[ShardPart]) -> str
     )
 
 
+def _describe_nothing(figures: Counts) -> str:
+    return (
+        f"ingest: the corpus has no passages ({figures.get('lines', 0):,.0f} rows were read), so later "
+        "stages have nothing to do; look at ingest.shards, ingest.min_tokens, ingest.languages and "
+        "ingest.sample, and take another run.name, such as run.name=my-run-2"
+    )
+
+
 def _require_enough(passages: int, settings: Ingest) -> None:
     wanted = settings.max_passages or 0
     if passages >= wanted:
@@ -368,20 +378,25 @@ def _require_enough(passages: int, settings: Ingest) -> None:
 
 
 def _require_few_rejects(folder: StageFolder, totals: StageTotals, limit: float) -> None:
-    figures = totals.figures
+    """Refuse a corpus, or what is added to one, of which too many rows were rejected."""
+    complete = folder.manifest()  # of the shards before an addition, which have passed
+    before = complete.figures if complete else {}
+    figures = {name: count - before.get(name, 0) for name, count in totals.figures.items()}
     counts = {reason: figures.get(f"rejected_{reason}", 0) for reason in REASONS}
     rejected = {reason: count for reason, count in counts.items() if count}
     if sum(rejected.values()) > limit * figures.get("lines", 0):
         share = sum(rejected.values()) / figures["lines"]
         names = {f"rejected_{reason}" for reason in rejected}
-        chunks = folder.summaries(totals.chunks())
+        known = complete.chunks.rows_of_chunk if complete else {}
+        chunks = (each for each in folder.summaries(totals.chunks()) if each.key not in known)
         first = min(summary.key for summary in chunks if names & summary.figures.keys())
         listed = ", ".join(f"{count:,.0f} {reason}: {REASONS[reason]}" for reason, count in rejected.items())
-        cure = f"correct the shards and delete {folder.url}"
-        if folder.manifest():  # the shards before these are complete
+        rows, cure = "rows", f"correct the shards and delete {folder.url}"
+        if complete:
+            rows = "rows of the new shards"
             cure = "correct the new shards or leave them out, and run `uniner ingest CONFIG --append` again"
         raise UserError(
-            f"ingest: {share:.2%} of {figures['lines']:,.0f} rows were rejected ({listed}), the limit is "
+            f"ingest: {share:.2%} of {figures['lines']:,.0f} {rows} were rejected ({listed}), the limit is "
             f"{limit:.2%}; look at {folder.path(rejects_name(first))}, then {cure}, or raise "
             "ingest.max_reject_share"
         )

@@ -19,6 +19,7 @@ from uniner.storage.model_folders import (
     model_address,
     require_end_token,
     require_model,
+    require_text_encoder,
 )
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".npz")
@@ -129,6 +130,12 @@ def check_encoder(setting: str, name: str) -> Iterator[CheckResult]:
         config, _, text_config = read_parts(place)
     head = f"{text_config.model_type} with a {config['span_mode']} head"
     yield ok(setting, f"{name}: {head}, its configs and tokenizer load, {size(sum(files.values()))}")
+
+
+def check_encoder_base(base: str) -> Iterator[CheckResult]:
+    """Check that a base is a text encoder, from which the encoder can be trained."""
+    require_text_encoder(base, read_model("encoder.base", base).config)
+    yield from check_use(ModelUse("encoder.base", base))
 
 
 def check_base(base: str, max_tokens: int) -> Iterator[CheckResult]:

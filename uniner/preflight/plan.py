@@ -12,7 +12,14 @@ from uniner.errors import MissingLibraryError
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import resolve_group
 from uniner.preflight import data, gpus, nodes, storage, teacher
-from uniner.preflight.models import ModelUse, check_base, check_encoder, check_use, read_model
+from uniner.preflight.models import (
+    ModelUse,
+    check_base,
+    check_encoder,
+    check_encoder_base,
+    check_use,
+    read_model,
+)
 from uniner.preflight.nodes import Machine
 from uniner.preflight.results import Check, CheckResult, error, ok, results_of, warning
 from uniner.preflight.teacher import TeacherBudget
@@ -60,8 +67,7 @@ class RunPlan:
             Check(name, functools.partial(_check_stage, *stage)) for name, stage in self.stages.items()
         ]
         checks.append(Check("GPUs", self._check_gpus))
-        if cluster:
-            checks.append(Check("room", self._check_room))
+        checks.append(Check("room", self._check_room if cluster else self._check_room_here))
         return [*checks, Check("disks", self._check_disks), Check("teachers", self._check_teachers)]
 
     def _check_machines(self) -> Iterator[CheckResult]:
@@ -124,8 +130,8 @@ class RunPlan:
         """Check the encoder's base, and the encoders that tag and evaluate load; the run's own if trained."""
         sections, own = self.context.sections, own_model(self.context.run_folder, "encoder")
         base = sections.encoder.base
-        if "train-encoder" in self.stages and base:
-            yield from results_of(Check("encoder.base", lambda: check_use(ModelUse("encoder.base", base))))
+        if self._trains_encoder and base:
+            yield from results_of(Check("encoder.base", lambda: check_encoder_base(base)))
         tag = sections.tag
         named = {"tag.student": tag.student, "tag.prefilter": tag.prefilter} if "tag" in self.stages else {}
         found = {
@@ -145,6 +151,20 @@ class RunPlan:
                     setting, f"this run's encoder is not trained; set encoder.base, such as {example}"
                 )
 
+    @property
+    def _trains_encoder(self) -> bool:
+        """Tell whether the encoder is still to be trained: once it is, its base may be gone."""
+        if "train-encoder" not in self.stages or not self.context.sections.encoder.base:
+            return False
+        return (self.context.run_folder / "train-encoder").manifest() is None
+
+    @property
+    def _tags_by_encoder(self) -> bool:
+        named = self.context.sections.tag.student
+        return "tag" in self.stages and (
+            named == "encoder" or (named != "student" and is_encoder(model_address(named)))
+        )
+
     def _uses(self) -> Iterator[ModelUse]:
         """Yield the models that the stages load. A student that is not trained yet is like its base."""
         sections, stages = self.context.sections, self.stages
@@ -162,7 +182,7 @@ class RunPlan:
             named = sections.tag.student
             if named == "student":
                 yield student
-            elif named != "encoder" and not is_encoder(model_address(named)):
+            elif not self._tags_by_encoder:
                 yield ModelUse("tag.student", named, engine, window)
         for system in self._systems():
             settings, setting = system.settings, f"evaluate.system.{system.name}"
@@ -220,8 +240,39 @@ class RunPlan:
             if use.serving:
                 request = Request(use.serving.cpus, use.serving.gpus)
                 wanted.append((f"the engine of {use.setting}", request, 1, "lower its cpus or gpus"))
+        wanted += self._encoder_requests
         for each in dict.fromkeys(wanted):
             yield from results_of(Check(f"room for {each[0]}", functools.partial(_check_room_for, *each)))
+
+    @property
+    def _encoder_requests(self) -> list[tuple[str, Request, int, str]]:
+        """The requests to train an encoder, to tag by one and to score one, as `require_room` takes them."""
+        encoder, engine = self.context.sections.encoder, self.context.sections.engine
+        wanted = []
+        if self._trains_encoder:
+            request = Request(1, 1 if encoder.use_gpu else 0)
+            cure = "lower encoder.workers" + (" or set encoder.use_gpu=false" if encoder.use_gpu else "")
+            wanted.append(("train-encoder", request, encoder.workers, cure))
+        request = Request(engine.cpus, engine.gpus)
+        cure = "lower engine.cpus" + (" or set engine.gpus=0" if engine.gpus else "")
+        users = ["tagging by the encoder"] if self._tags_by_encoder else []
+        users += [
+            f"evaluate.system.{system.name}"
+            for system in self._systems()
+            if isinstance(system.settings, EncoderSystem)
+        ]
+        return [*wanted, *((user, request, 1, cure) for user in users)]
+
+    def _check_room_here(self) -> Iterator[CheckResult]:
+        """Check that this machine can hold the work of encoders; that of large models is for a cluster."""
+        gpus_here = sum(len(machine.facts.gpus) for machine in self._machines if machine.facts)
+        here = NodeType("this machine", {"CPU": os.cpu_count() or 1, "GPU": gpus_here}, {}, 1)
+        for name, request, count, cure in self._encoder_requests:
+            if here.room(request) < count:
+                times = "" if count == 1 else f"{count:,} times "
+                found = f"needs {times}{request.text()}, but there are {here.text()}"
+                results = [error(f"room for {name}", f"{found}; {cure}, or join a cluster with RAY_ADDRESS")]
+                yield from self._if_here(results)
 
     def _check_disks(self) -> Iterator[CheckResult]:
         train = self.context.sections.train
@@ -230,6 +281,9 @@ class RunPlan:
             place = on_gpus if use.serving and use.serving.gpus else everywhere
             if use.name not in everywhere:
                 place[use.name] = read_model(use.setting, use.name).fetched_bytes
+        if self._trains_encoder and (base := self.context.sections.encoder.base):
+            place = on_gpus if self.context.sections.encoder.use_gpu else everywhere
+            place[base] = read_model("encoder.base", base).fetched_bytes
         if "train" in self.stages:
             (on_gpus if train.use_gpu else everywhere).update(gpus.training_files(self._job))
         yield from self._if_here(nodes.check_disks(self._machines, everywhere, on_gpus))

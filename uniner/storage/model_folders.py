@@ -144,6 +144,35 @@ def require_end_token(name: str, tokenizer: Any) -> None:
         )
 
 
+def require_text_encoder(name: str, config: Any) -> None:
+    """Refuse a base whose words see only those before them. name: of the base. config: of transformers.
+
+    Raises:
+        UserError: it is no text encoder.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"encoder.base {name}: {config.model_type} is no text encoder, whose words see those after them "
+            "too; name a BERT, DeBERTa, ModernBERT or XLM-R, such as encoder.base=answerdotai/ModernBERT-base"
+        )
+
+
+def read_text_encoder(name: str, place: str) -> Any:
+    """Return the config of the encoder's base. place: its local folder or hub name.
+
+    Raises:
+        UserError: it cannot be read, or is no text encoder.
+    """
+    from transformers import AutoConfig
+
+    with loading(name, "encoder.base"):
+        config = AutoConfig.from_pretrained(place)
+    require_text_encoder(name, config)
+    return config
+
+
 def model_digest(name: str) -> str:
     """Return a model's digest; for a hub name the name itself. A copied folder keeps its digest.
 

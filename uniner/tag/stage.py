@@ -154,6 +154,11 @@ def estimate(context: StageContext) -> str:
         missing = {key: rows for key, rows in chunks.items() if key not in existing}
         if not missing:
             return f"{folder.url}: all chunks exist; nothing is left to measure, run the stage to complete it"
+        if not any(missing.values()):
+            return (
+                "tag: the chunks that are left have no passages, so there is nothing to measure; look at "
+                "ingest's line, or run the stage to complete it"
+            )
         keys = sample_chunks(missing)
         log.info(f"tag: measuring {sum(missing[key] for key in keys):,} passages on one engine")
         one = replace(pool, actors=1, min_actors=1)

@@ -56,8 +56,9 @@ class ModelShape:
 class TrainingLoad:
     """The data of a run: totals are of all epochs.
 
-    turns: rows that each worker works on. squared_lengths: sum of the samples' squared lengths. useful_share:
-    see `packing.useful_share`. row_tokens and row_answers: tokens and answer tokens of the fullest row.
+    rows: of all workers. turns: rows that each worker works on, or waits for others to finish.
+    squared_lengths: sum of the samples' squared lengths. useful_share: see `packing.useful_share`.
+    row_tokens and row_answers: tokens and answer tokens of the fullest row.
     """
 
     conversations: int
@@ -71,6 +72,7 @@ class TrainingLoad:
     warmup: int
     tokens: int
     answer_tokens: int
+    rows: int
     turns: int
     squared_lengths: int
     useful_share: float
@@ -218,7 +220,9 @@ class TrainingEstimate:
         """The seconds of all steps on CPU, if each worker is as fast as the one that was measured."""
         assert self.cpu, "it was measured"
         load = self.load
-        return load.turns * self.cpu.row_seconds / load.useful_share + load.steps * self.cpu.step_seconds
+        # A turn lasts as long as its longest row; useful_share also counts the workers without a row.
+        average_rows = load.rows / (self.workers * load.useful_share)
+        return average_rows * self.cpu.row_seconds + load.steps * self.cpu.step_seconds
 
     def hours(self, gpu: str) -> float:
         """Return the hours on this kind of GPU; computing, sending and starting kernels overlap."""
@@ -280,6 +284,7 @@ class TrainingEstimate:
             f"({load.answer_tokens / load.tokens:.1%})",
             f"packing    {load.useful_share:.1%} of the workers' time is useful; the fullest row has "
             f"{load.row_tokens:,} tokens",
+            *self._idle_line(),
             f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{copies}: "
             f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
             f"{_size(memory.activations)} activations"
@@ -296,6 +301,18 @@ class TrainingEstimate:
         if not self.cpu and not self.usd_per_gpu_hour:
             lines.append("price      unknown; set train.usd_per_gpu_hour, such as 2.5")
         return "\n".join(lines)
+
+    def _idle_line(self) -> list[str]:
+        """Say that most workers have nothing to do, where a step has few rows."""
+        load = self.load
+        if 2 * load.rows >= self.workers * load.turns:
+            return []
+        rows = -(-load.rows // load.steps)
+        return [
+            f"workers    most of the {self.workers:,} have nothing to do: a step has about {rows:,} "
+            f"{'row' if rows == 1 else 'rows'}; train.workers={rows} would be as fast, or raise "
+            "train.batch_conversations"
+        ]
 
     def _cpu_line(self) -> str:
         seconds = self.cpu_seconds

@@ -151,7 +151,7 @@ def schedule(
     """
     starts = [0, *accumulate(per_conversation)]
     steps: list[list[PackedRow]] = []
-    epoch_ends = set()
+    epoch_ends = set[int]()
     for epoch in range(epochs):
         order = list(range(len(per_conversation)))
         random.Random(f"{seed} {epoch}").shuffle(order)
@@ -162,9 +162,11 @@ def schedule(
                 for sample in range(starts[conversation], starts[conversation + 1])
             ]
             steps.append((rows or pack)(chosen, lengths, row_tokens, workers))
+            if len(steps) == max_steps:
+                ends_epoch = first + batch >= len(order)
+                return Schedule(steps, frozenset(epoch_ends | ({len(steps)} if ends_epoch else set())))
         epoch_ends.add(len(steps))
-    steps = steps[:max_steps]
-    return Schedule(steps, frozenset(epoch_ends & set(range(len(steps) + 1))))
+    return Schedule(steps, frozenset(epoch_ends))
 
 
 def pack(chosen: Sequence[int], lengths: Sequence[int], row_tokens: int, workers: int = 1) -> list[PackedRow]:

@@ -315,6 +315,7 @@ def _load(train: Train, data: TrainingData) -> TrainingLoad:
         warmup=loop.warmup_steps(len(steps), train.warmup_share),
         tokens=sum(lengths[number] for number in numbers),
         answer_tokens=sum(answers[number] for number in numbers),
+        rows=len(rows),
         turns=sum(-(-len(step) // train.most_workers) for step in steps),
         squared_lengths=sum(lengths[number] ** 2 for number in numbers),
         useful_share=packing.useful_share(steps, lengths, train.most_workers),

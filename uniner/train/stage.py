@@ -105,7 +105,11 @@ def _check_job(context: StageContext) -> None:
 
 def _check_settings(train: Train, max_tokens: int) -> None:
     if train.pack_tokens is not None and train.pack_tokens < max_tokens:
-        raise UserError(f"train.pack_tokens = {train.pack_tokens} is below student.max_tokens = {max_tokens}")
+        raise UserError(
+            f"train.pack_tokens = {train.pack_tokens} is below student.max_tokens = {max_tokens}, "
+            f"so no row could hold the longest conversation; set train.pack_tokens={max_tokens} or more, "
+            "or remove it"
+        )
     fixed = train.fewest_workers if train.fewest_workers == train.most_workers else 0
     if train.shard_workers and (not fixed or fixed % train.shard_workers):
         raise UserError(

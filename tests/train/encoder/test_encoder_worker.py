@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 
@@ -10,7 +11,8 @@ from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.runtime import trainer
-from uniner.storage.model_folders import student_facts
+from uniner.storage.manifest import Manifest
+from uniner.storage.model_folders import FACTS, StudentFacts, student_facts
 from uniner.train import stage as train_stage
 from uniner.train.encoder import stage, worker
 from uniner.train.encoder.worker import EncoderResult
@@ -98,6 +100,39 @@ def test_a_wrong_base_and_choices_without_a_measurement_are_found_before_ray(mak
         with pytest.raises(UserError, match=r"^encoder\.eval_passages = 0 measures no F1, which encoder\."):
             check(eval_passages=0, **wrong)
     check(eval_passages=0, export="last")
+
+
+def test_a_decoder_is_refused_as_a_base_before_ray(make_job, stage_context, base):
+    section = make_job().encoder.model_dump() | {"base": str(base)}
+    run = {"root": "unused", "name": "r"}
+    config = Config.model_validate({"run": run, "student": {"base": "unused"}, "encoder": section})
+    with pytest.raises(UserError, match=r"^encoder\.base .*: llama is no text encoder"):
+        stage.check(stage_context(stage, config))
+
+
+def test_a_trained_encoder_needs_its_base_no_more(make_job, stage_context, tmp_path, caplog):
+    gone = tmp_path / "base"
+    shutil.copytree(make_job().encoder.base, gone)
+    section = make_job().encoder.model_dump() | {"base": str(gone)}
+    run = {"root": str(tmp_path), "name": "run"}
+
+    def context_of(**encoder):
+        sections = {"run": run, "student": {"base": "unused"}, "encoder": section | encoder}
+        return stage_context(stage, Config.model_validate(sections))
+
+    context = context_of()
+    identity = stage._identity(context, {"build": (context.run_folder / "build").digest()})
+    context.folder.begin(identity)
+    facts = StudentFacts(template="encoder", max_tokens=9, base=str(gone), types=())
+    (context.folder / "encoder").write_sealed_json(FACTS, facts.as_dict())
+    manifest = context.folder.write_manifest(Manifest.of(identity, [], 1.0))
+    shutil.rmtree(gone)
+    stage.check(context)
+    assert stage.run(context) == manifest
+    with pytest.raises(UserError, match=r"encoder\.base: .*other is not a model folder"):
+        stage.check(context_of(base=str(tmp_path / "other")))
+    with pytest.raises(UserError, match=r"encoder\.epochs"):
+        stage.check(context_of(epochs=9))
 
 
 class Killed(BaseException):

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING
 from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import is_remote
+from uniner.storage.folder import Folder
 from uniner.storage.manifest import Identity, Manifest
-from uniner.storage.model_folders import model_address, model_digest, require_model, student_facts
+from uniner.storage.model_folders import (
+    find_student_facts,
+    model_address,
+    model_digest,
+    read_text_encoder,
+    require_model,
+    student_facts,
+)
 from uniner.train.stage import remove_checkpoints, run_workers
 
 if TYPE_CHECKING:
@@ -40,7 +49,10 @@ def check(context: StageContext) -> None:
             f"encoder.eval_passages = 0 measures no F1, which {named} goes by; set "
             "encoder.eval_passages=500, or encoder.export=last and no encoder.patience"
         )
-    require_model(section.base, setting="encoder.base")
+    if _digest_of_trained(context) is None:
+        require_model(section.base, setting="encoder.base")
+        if not is_remote(section.base):  # a remote model would be copied here whole
+            read_text_encoder(section.base, model_address(section.base))
     context.folder.check_identity(_identity(context, parents={}))
 
 
@@ -108,13 +120,23 @@ def encoder_job(context: StageContext) -> "EncoderJob":
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
     section, student = context.sections.encoder, context.sections.student
     settings = section.identity()
-    base = settings.pop("base")  # by its content: its folder may be moved
+    base = settings.pop("base")  # by its content: its folder may be moved, or deleted once it is trained
     template: dict[str, object] = {"template": student.template}
     if student.template == "grouped":
         template |= {"group_types": student.group_types}
     return Identity(
         stage="train-encoder",
         settings={"run": {"seed": context.seed}, "student": template, "encoder": settings},
-        inputs={"encoder.base": model_digest(base)},
+        inputs={"encoder.base": _digest_of_trained(context) or model_digest(base)},
         parents=parents,
     )
+
+
+def _digest_of_trained(context: StageContext) -> str | None:
+    """Return the digest that the base had, where the encoder is trained from it and it is gone; else None."""
+    base, folder = context.sections.encoder.base, context.folder
+    manifest = folder.manifest()
+    if base is None or manifest is None or Folder(base).exists("config.json"):
+        return None
+    facts = find_student_facts((folder / "encoder").url)
+    return manifest.identity.inputs["encoder.base"] if facts and facts.base == base else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from uniner.config.schema import Encoder, Student
 from uniner.encoder.batches import bucket
@@ -33,6 +33,7 @@ from uniner.storage.model_folders import (
     digests_of,
     loading,
     local_model,
+    read_text_encoder,
 )
 from uniner.storage.sealed_json import sealed_json
 from uniner.storage.stage_folder import StageFolder
@@ -205,13 +206,7 @@ def _read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
     """Return the encoder to train: with its weights on worker 0 alone, elsewhere its names and shapes."""
     with loading(job.base_address, "encoder.base"):
         base = local_model(job.base_address)
-        text_config = AutoConfig.from_pretrained(base)
-        if type(text_config) not in MODEL_FOR_MASKED_LM_MAPPING:
-            raise UserError(
-                f"encoder.base {job.base_address}: {text_config.model_type} is no text encoder, whose "
-                "words see those after them too; name a BERT, DeBERTa, ModernBERT or XLM-R, such as "
-                "encoder.base=answerdotai/ModernBERT-base"
-            )
+        text_config = read_text_encoder(job.base_address, base)
         fields = job.fields(text_config.hidden_size)
         if whole:
             return new_encoder(base, fields)
