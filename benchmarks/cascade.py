@@ -149,7 +149,7 @@ def cells(run: StageFolder, datasets: Sequence[str]) -> list[ResultCell]:
 
 
 def cascade_scores(run: StageFolder, threshold: float | None) -> dict[str, DatasetScores]:
-    """Return the scores of the student where it is asked what the encoder scores above a threshold.
+    """Return the scores of the student where it is asked what the encoder scores at a threshold or above.
 
     None asks everything: the student alone.
     """
@@ -172,7 +172,7 @@ def after_prefilter(answer: Prediction, best_score: float | None, threshold: flo
 
     best_score: the encoder's; None where it was not asked, so that the student is.
     """
-    if threshold is None or best_score is None or best_score > threshold:
+    if threshold is None or best_score is None or best_score >= threshold:
         return answer
     return replace(answer, predicted=(), scores=(), spans=(), outcome="ok")
 
