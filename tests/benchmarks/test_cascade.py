@@ -65,7 +65,7 @@ def test_a_single_point_and_none_are_chosen_whole():
 
 @pytest.mark.parametrize(
     ("best", "threshold", "asked"),
-    [(0.2, None, True), (None, 0.5, True), (0.6, 0.5, True), (0.5, 0.5, False), (0.0, 0.001, False)],
+    [(0.2, None, True), (None, 0.5, True), (0.6, 0.5, True), (0.5, 0.5, True), (0.0, 0.001, False)],
 )
 def test_the_student_answers_what_the_prefilter_lets_through(best, threshold, asked):
     answer = prediction("1", ["Paris"], ["Paris"])
