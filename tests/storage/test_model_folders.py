@@ -102,9 +102,12 @@ def test_a_flipped_bit_in_a_student_s_facts_is_named(student):
             assert "uniner.json" in str(error)
 
 
-@pytest.mark.parametrize("facts", [{"template": "type"}, {"template": "type", "types": [], "more": 1}, [1]])
+@pytest.mark.parametrize("facts", [
+    {"template": "type"}, {"template": "type", "types": [], "more": 1}, [1],
+    {"template": "type", "types": "person"}, {"template": "type", "types": [], "threshold": "high"},
+])  # fmt: skip
 def test_facts_that_are_not_a_students_are_one_line(folder, facts):
     assert find_student_facts(folder.url) is None
     folder.write_json("uniner.json", facts)
-    with pytest.raises(UserError, match=r"uniner\.json is not a student's .* it needs template, max_tokens"):
+    with pytest.raises(UserError, match=r"uniner\.json is not a student's .* it needs template \(such as type\), max_tokens"):
         find_student_facts(folder.url)
