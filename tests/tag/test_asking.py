@@ -11,6 +11,7 @@ from uniner.config.schema import EngineSection, Evaluate, Student
 from uniner.encoder.folder import load_encoder, save_encoder
 from uniner.errors import UserError
 from uniner.evaluate.systems_registry import choose_systems
+from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.storage.folder import Folder
 from uniner.tag import stage
 from uniner.tag.types import TypeSelection, unasked_types_line
@@ -97,3 +98,9 @@ def test_a_tokenizer_of_another_model_is_refused_when_the_encoder_is_loaded(enco
     with pytest.raises(UserError, match=r"tokenizer has ids up to 10,000, and its weights have \d+ embed"):
         load_encoder(str(folder))
     assert load_encoder(str(encoder_folder))
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="nobody/no-gliner cannot be loaded as a model: "):
+        start_encoder("nobody/no-gliner", EncoderSettings())
