@@ -102,5 +102,7 @@ def test_a_tokenizer_of_another_model_is_refused_when_the_encoder_is_loaded(enco
 
 def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="nobody/no-gliner cannot be loaded as a model: "):
+    with pytest.raises(
+        UserError, match="nobody/no-gliner is no folder of this machine and cannot be fetched"
+    ):
         start_encoder("nobody/no-gliner", EncoderSettings())

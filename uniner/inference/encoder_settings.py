@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from uniner.config.schema import EngineSection
+from uniner.errors import UserError
 from uniner.overlaps import Overlaps
 from uniner.storage.filesystem import is_remote
-from uniner.storage.model_folders import ENCODER_THRESHOLD, loading, local_model
+from uniner.storage.model_folders import ENCODER_THRESHOLD, local_model
 
 if TYPE_CHECKING:
     from uniner.inference.encoder import EncoderTagger
@@ -70,6 +71,12 @@ def start_encoder(model: str, settings: EncoderSettings) -> "EncoderTagger":
     if not Path(folder).is_dir():
         from huggingface_hub import snapshot_download
 
-        with loading(model):
+        try:
             folder = snapshot_download(folder)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"{model} is no folder of this machine and cannot be fetched from the hub ({reason}); name a "
+                "folder, or a model that is there, such as urchade/gliner_medium-v2.1"
+            ) from None
     return EncoderTagger(load_encoder(folder), settings)
