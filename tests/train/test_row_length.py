@@ -37,6 +37,14 @@ def rows_of(shape, checkpointing=False, workers=8, load=LOAD, shortest=1024):
     return recommended_rows(needs, load, workers, shortest)
 
 
+def estimate_of(student, flops, rows):
+    return estimate.TrainingEstimate(
+        base="b", shape=student, load=LOAD, memory=estimate.memory(student, LOAD, 8, 2, True), flops=flops,
+        traffic=0.0, workers=8, fewest_workers=8, shards=8, copies_traffic=0.0, share_of_peak=0.4,
+        usd_per_gpu_hour=0.0, rows=rows,
+    )  # fmt: skip
+
+
 def test_small_students_have_long_rows_and_large_ones_what_fits(student):
     rows = rows_of(student)
     if student.layers == 28:
@@ -60,11 +68,7 @@ def test_rows_are_no_longer_than_a_worker_s_share_of_a_step_and_no_shorter_than_
 
 def test_a_run_with_short_rows_says_that_longer_ones_fit(student):
     rows = rows_of(student, True)
-    expected = estimate.TrainingEstimate(
-        base="b", shape=student, load=LOAD, memory=estimate.memory(student, LOAD, 8, 2, True), flops=1e15,
-        traffic=0.0, workers=8, fewest_workers=8, shards=8, copies_traffic=0.0, share_of_peak=0.4,
-        usd_per_gpu_hour=0.0, rows=rows,
-    )  # fmt: skip
+    expected = estimate_of(student, 1e15, rows)
     hint = expected.row_hint("NVIDIA H100 80GB HBM3")
     assert f"train.pack_tokens={rows['H100']}" in hint and "at most 1,024 tokens" in hint
     assert expected.row_hint("Tesla T4") is None
@@ -76,11 +80,7 @@ def test_a_run_with_short_rows_says_that_longer_ones_fit(student):
 
 
 def test_starting_kernels_limits_short_rows_and_long_ones_less(student):
-    expected = estimate.TrainingEstimate(
-        base="b", shape=student, load=LOAD, memory=estimate.memory(student, LOAD, 8, 2, True), flops=1e12,
-        traffic=0.0, workers=8, fewest_workers=8, shards=8, copies_traffic=0.0, share_of_peak=0.4,
-        usd_per_gpu_hour=0.0, rows={"H100": 4096},
-    )  # fmt: skip
+    expected = estimate_of(student, 1e12, {"H100": 4096})
     assert expected.hours("H100") * 3600 == pytest.approx(LOAD.turns * student.layers * 0.009)
     assert "limited by starting kernels" in expected.text()
     chosen = dataclasses.replace(expected, chosen_rows=True)

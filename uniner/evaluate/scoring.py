@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from uniner.evaluate.error_analysis import ErrorAnalysis, MistakeCounter
 from uniner.labels import is_else_type
-from uniner.metrics.calibration import CalibrationReport, report_calibration
+from uniner.metrics.calibration import CalibrationReport, half_of, report_calibration
 from uniner.metrics.counts import Counts, F1Score
 from uniner.metrics.matching import normalise
 from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, ScoredAnswer
 from uniner.metrics.significance import bootstrap_interval
-from uniner.metrics.type_thresholds import TypeMentions, TypeThreshold, half_of, propose_thresholds
+from uniner.metrics.type_thresholds import TypeMentions, TypeThreshold, propose_thresholds
 from uniner.records import Prediction
 
 LENGTHS = (16, 32, 64, 128, 256)

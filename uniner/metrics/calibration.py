@@ -80,6 +80,11 @@ def expected_calibration_error(scores: ArrayLike, right: ArrayLike) -> float:
     return float(sum(abs((predicted[rows] - is_right[rows]).sum()) for rows in bins) / size)
 
 
+def half_of(group: str) -> int:
+    """Return the half, 0 or 1, that a passage is in where one half of a data set judges the other."""
+    return zlib.crc32(group.encode()) % 2
+
+
 def report_calibration(
     scores: Sequence[float], right: Sequence[bool], groups: Sequence[str]
 ) -> CalibrationReport | None:
@@ -91,7 +96,7 @@ def report_calibration(
     if not scores:
         return None
     predicted, is_right = np.asarray(scores, float), np.asarray(right, bool)
-    first = np.array([zlib.crc32(group.encode()) % 2 == 0 for group in groups])
+    first = np.array([half_of(group) == 0 for group in groups])
     scaled = np.empty(len(predicted))
     for half in (first, ~first):
         slope, intercept = fit_platt(predicted[~half], is_right[~half])

@@ -5,8 +5,7 @@ chosen on: each half of the passages by the choice on the other half.
 """
 
 import json
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +30,12 @@ class TypeThreshold:
 @dataclass(frozen=True)
 class TypeMentions:
     """The mentions that a system found of a type: their scores, which are right, and in which half of the
-    passages they lie. gold: mentions that there are in each half."""
+    passages they lie (`calibration.half_of`). gold: mentions that there are in each half."""
 
     scores: npt.NDArray[np.float64]
     right: npt.NDArray[np.bool_]
     half: npt.NDArray[np.int64]
     gold: tuple[float, float]
-
-
-def half_of(passage_id: str) -> int:
-    """Return the half that a passage lies in, 0 or 1."""
-    return zlib.crc32(passage_id.encode()) % 2
 
 
 def propose_thresholds(
@@ -93,14 +87,11 @@ def _propose(found: TypeMentions, precision: float | None) -> TypeThreshold | No
 
 
 def _choose(
-    scores: Sequence[float] | npt.NDArray[np.float64],
-    right: npt.NDArray[np.bool_],
-    gold: float,
-    precision: float | None,
+    scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], gold: float, precision: float | None
 ) -> float | None:
     """Return the threshold, between two scores; 0 keeps all mentions. None where none is precise enough."""
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    ordered, is_right = np.asarray(scores)[order], right[order]
+    order = np.argsort(-scores, kind="stable")
+    ordered, is_right = scores[order], right[order]
     if not len(ordered):
         return None
     kept, hits = np.arange(1, len(ordered) + 1), np.cumsum(is_right)

@@ -27,6 +27,7 @@ from uniner.runtime.placement import NodeType, Request, node_types, require_room
 from uniner.runtime.stage_context import Stage, StageContext
 from uniner.storage.filesystem import is_remote
 from uniner.storage.model_folders import FACTS, is_encoder, model_address, own_model
+from uniner.tag.student import tags_by_encoder
 
 if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
@@ -160,10 +161,7 @@ class RunPlan:
 
     @property
     def _tags_by_encoder(self) -> bool:
-        named = self.context.sections.tag.student
-        return "tag" in self.stages and (
-            named == "encoder" or (named != "student" and is_encoder(model_address(named)))
-        )
+        return "tag" in self.stages and tags_by_encoder(self.context)
 
     def _uses(self) -> Iterator[ModelUse]:
         """Yield the models that the stages load. A student that is not trained yet is like its base."""

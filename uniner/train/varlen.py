@@ -99,7 +99,8 @@ def _varlen(
             heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value)
         )
     size = query.shape[-1]
-    query, key, value = (pad(heads, (0, -size % _HEAD_MULTIPLE)) for heads in (query, key, value))
+    if missing := -size % _HEAD_MULTIPLE:  # padding by nothing would copy
+        query, key, value = (pad(heads, (0, missing)) for heads in (query, key, value))
     return kernel(query, key, value, bounds, bounds, longest, longest, **options)[..., :size]
 
 
