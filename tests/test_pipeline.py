@@ -135,6 +135,7 @@ def test_a_second_run_is_a_no_op(config, first, run, run_job):
     assert time.monotonic() - started < first[2] / 2
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_code_3_and_the_same_command_goes_on(config, first, job, run_job, wait_until):
     chunks = config.parent / "runs" / "stopped" / "ingest"
     words = [config, "run.name=stopped", "ingest.chunk_passages=2"]

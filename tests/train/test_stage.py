@@ -274,6 +274,7 @@ def test_a_second_run_is_a_no_op(alone, prepare, run, caplog):
     assert "train: already done, 21 conversations" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_workers_on_s3_give_the_same_curve_when_one_is_killed_in_an_upload(
     alone, base, bucket, conversations, write_build, kill_in_upload, run, check, caplog
 ):
@@ -321,6 +322,7 @@ def test_two_workers_stop_at_a_random_step_and_one_resumes(
     assert f"checkpoint {name} is broken (__1_0.distcp has other bytes" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_that_controls_the_workers_is_one_line_and_the_same_command_goes_on(
     alone, prepare, run, monkeypatch, tmp_path
 ):

@@ -67,6 +67,7 @@ def test_an_encoder_learns_the_quickstart_s_gold_data(evaluated, tiny_bert, tmp_
     assert all(row.text[span.start : span.end] in row.predicted for row in rows for span in row.spans)
 
 
+@pytest.mark.slow
 def test_all_other_systems_answer_all_questions(
     evaluated, base, tiny_t5, trained_encoder, complete_stage, write_gold, tmp_path
 ):
