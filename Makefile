@@ -1,5 +1,6 @@
 # make quickstart      run all stages on the corpus that ships
 # make test            run the tests; make test-slow runs those marked slow
+# make docs            the documentation's site, into site/
 # make check           lint, check the format and the types; make format mends format and lint
 # make chaos           the whole pipeline under 50 faults, compared with an undisturbed run
 # make rehearsal       a cluster of several machines on one, through a job and faults; as root
@@ -15,7 +16,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow chaos rehearsal bench-data bench-tag bench-encoder bench-cascade real-bases bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow docs chaos rehearsal bench-data bench-tag bench-encoder bench-cascade real-bases bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -61,6 +62,9 @@ bench-evaluate: setup
 bench-train: setup
 	$(BIN)/python -m benchmarks.train
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,4 +90,4 @@ TORCH = $(shell grep '^torch==' requirements/cpu.txt)
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -258,7 +258,7 @@ CONVERSIONS = {
 }  # fmt: skip
 CODE = dict(
     re.findall(
-        r"^### (\w+)\n(?:[^`]*`[^`]+`[^`]*)*?\n*```(?:python|bash)\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE
+        r"^### (\w+)\n(?:[^`]*`[^`]+`)*?[^`]*```(?:python|bash)\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE
     )
 )
 

@@ -30,15 +30,9 @@ def describe(section: str | None = None, width: int = 100) -> str:
     Raises:
         UserError: where no section has this name.
     """
-    chosen = {
-        name: model for name, model in sections().items() if section is None or name.split(",")[0] == section
-    }
-    if not chosen:
-        names = dict.fromkeys(name.split(",")[0] for name in sections())
-        raise UserError(f"settings: there is no section {section}; the sections are {', '.join(names)}")
     parts = []
     shown: set[tuple[str, str]] = set()  # the kinds of a teacher share most settings
-    for name, model in chosen.items():
+    for name, model in _chosen(section).items():
         lines = [f"[{name}]  {summary(model)}"]
         repeated = [key for key, field in model.model_fields.items() if (key, _text(field)) in shown]
         if repeated:
@@ -53,6 +47,41 @@ def describe(section: str | None = None, width: int = 100) -> str:
             lines += textwrap.wrap(_text(field), width, initial_indent="      ", subsequent_indent="      ")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def markdown(section: str | None = None) -> str:
+    """Return the settings of a section, or of all, as Markdown: a table for each kind.
+
+    Raises:
+        UserError: where no section has this name.
+    """
+    parts = []
+    for name, model in _chosen(section).items():
+        rows = [
+            f"| `{key}` | {_cell(type_name(field.annotation))} | {_cell(_default(field).removeprefix('default '))} "
+            f"| {_cell(_text(field))} |"
+            for key, field in model.model_fields.items()
+            if key != "kind"
+        ]
+        head = ["| setting | takes | default | meaning |", "|---|---|---|---|"]
+        parts.append("\n".join([f"### [{name}]", "", summary(model), "", *(head + rows if rows else [])]))
+    return "\n\n".join(parts)
+
+
+def _chosen(section: str | None) -> dict[str, type[Section]]:
+    chosen = {
+        name: model for name, model in sections().items() if section is None or name.split(",")[0] == section
+    }
+    if not chosen:
+        names = dict.fromkeys(name.split(",")[0] for name in sections())
+        raise UserError(f"settings: there is no section {section}; the sections are {', '.join(names)}")
+    return chosen
+
+
+def _cell(text: str) -> str:
+    """Return a cell's text: what Markdown or HTML would read as marks is shown."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+    return escaped.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
 
 
 def brief(section: str, width: int = 100) -> list[str]:
