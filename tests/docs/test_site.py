@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site; a broken link, an anchor that does not exist or a page outside the menu ends the build."""
+    """The built site; a broken link or a page outside the menu ends the build."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(
@@ -30,9 +30,8 @@ def test_the_pages_need_no_other_server(site):
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//', text), page
-        assert not re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+href="(?:https?:)?//', text), (
-            page
-        )
+        links = re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]*>', text)
+        assert not [link for link in links if 'href="http' in link or 'href="//' in link], page
 
 
 def test_every_setting_is_on_the_page_of_settings(site):
@@ -51,11 +50,8 @@ def test_marks_in_a_setting_s_text_are_text():
 
 
 def test_every_page_of_settings_in_the_docs_is_of_a_section():
-    named = [
-        name
-        for page in DOCS.glob("*.md")
-        for name in re.findall(r"<!-- settings: (\S+) -->", page.read_text())
-    ]
+    pages = " ".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    named = re.findall(r"<!-- settings: (\S+) -->", pages)
     assert {"ingest", "annotate", "build", "train", "encoder", "evaluate", "tag", "all"} <= set(named)
 
 

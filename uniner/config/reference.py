@@ -58,8 +58,8 @@ def markdown(section: str | None = None) -> str:
     parts = []
     for name, model in _chosen(section).items():
         rows = [
-            f"| `{key}` | {_cell(type_name(field.annotation))} | {_cell(_default(field).removeprefix('default '))} "
-            f"| {_cell(_text(field))} |"
+            f"| `{key}` | {_cell(type_name(field.annotation))} "
+            f"| {_cell(_default(field).removeprefix('default '))} | {_cell(_text(field))} |"
             for key, field in model.model_fields.items()
             if key != "kind"
         ]
