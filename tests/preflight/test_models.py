@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from tests.encoder.conftest import make_base, make_encoder  # noqa: F401
@@ -108,6 +109,12 @@ def test_a_base_must_take_the_conversations_and_have_attention(model):
     (model / "config.json").write_text('{"model_type": "mamba", "vocab_size": 300}')
     read_model.cache_clear()
     assert "layers without attention" in base_of(512).found
+
+
+def test_an_encoder_that_the_hub_does_not_have_is_one_line(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"nobody/no-gliner is no folder .* cannot be fetched from the hub"):
+        list(check_encoder("tag.student", "nobody/no-gliner"))
 
 
 def test_an_encoder_is_checked_by_its_own_config(make_encoder, tmp_path):  # noqa: F811

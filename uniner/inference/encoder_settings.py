@@ -69,14 +69,23 @@ def start_encoder(model: str, settings: EncoderSettings) -> "EncoderTagger":
 
     folder = local_model(model)
     if not Path(folder).is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = snapshot_download(folder)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"{model} is no folder of this machine and cannot be fetched from the hub ({reason}); name a "
-                "folder, or a model that is there, such as urchade/gliner_medium-v2.1"
-            ) from None
+        folder = fetch_encoder(folder)
     return EncoderTagger(load_encoder(folder), settings)
+
+
+def fetch_encoder(name: str, only: str | None = None) -> str:
+    """Fetch a hub's model, or only the files of a pattern. Returns its folder on this machine.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=only)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{name} is no folder of this machine and cannot be fetched from the hub ({reason}); name a "
+            "folder, or a model that is there, such as urchade/gliner_medium-v2.1"
+        ) from None

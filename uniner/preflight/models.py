@@ -10,6 +10,7 @@ from typing import Any
 
 from uniner.config.base import Serving
 from uniner.errors import UserError
+from uniner.inference.encoder_settings import fetch_encoder
 from uniner.preflight.results import CheckResult, error, ok, size
 from uniner.storage.filesystem import explained, is_remote
 from uniner.storage.folder import Folder
@@ -123,7 +124,8 @@ def check_encoder(setting: str, name: str) -> Iterator[CheckResult]:
     with explained(name):
         files = Folder(name).sizes() if is_remote(name) or Path(name).is_dir() else {}
     if not files:
-        yield ok(setting, f"{name}: a hub name; its files are fetched when it is loaded")
+        fetch_encoder(model_address(name), only=ENCODER_CONFIG)
+        yield ok(setting, f"{name}: the hub has it; its weights are fetched when it is loaded")
         return
     _require_weights(setting, name, files)
     with _without_weights(name, files) as place:

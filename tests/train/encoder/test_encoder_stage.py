@@ -69,6 +69,7 @@ def test_an_encoder_is_trained_and_tags_every_passage_once(
     stage.check(context)
     manifest = stage.run(context)
     assert manifest.rows == 21 and manifest.figures["steps"] == 16
+    assert manifest.figures["validation_f1"] == 0 and "finds no entity of the validation" in caplog.text
     assert stage.run(context) == manifest  # the second run does nothing
     assert not (context.folder / "checkpoints").tree()
 

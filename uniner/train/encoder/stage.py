@@ -92,6 +92,12 @@ def run(context: StageContext) -> Manifest | None:
         f"{figures.first_loss:.4f} to {figures.last_loss:.4f}{measured} (step {figures.exported_step:,}), "
         f"{figures.tokens_per_s:,.0f} tokens/s, in {manifest.seconds:,.0f} s; output in {folder.url}"
     )
+    if figures.validation_f1 == 0:
+        log.warning(
+            "train-encoder: the encoder finds no entity of the validation passages; train it longer "
+            "(encoder.epochs), at another rate (encoder.learning_rate), or from a pretrained base "
+            "(encoder.base=answerdotai/ModernBERT-base)"
+        )
     return manifest
 
 
