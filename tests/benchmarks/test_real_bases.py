@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cascade import toml
-from benchmarks.real_bases import gold_file, package, passages_in, sections, table, write_corpus
+from benchmarks.real_bases import (
+    gold_file,
+    package,
+    passages_in,
+    sections,
+    table,
+    write_corpus,
+    write_held_out,
+)
 from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.evaluate.scoring import score
+from uniner.gold.reader import read_gold
 from uniner.records import Prediction
 
 
@@ -70,6 +79,20 @@ def test_a_corpus_of_the_first_passages_has_their_replies(tmp_path):
     texts = [json.loads(line)["text"] for line in (tmp_path / "passages.jsonl").read_text().splitlines()]
     replies = [json.loads(line) for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
     assert texts == [row["passage"] for row in replies] == ["Ann 0", "Ann 1"]
+
+
+def test_queried_passages_that_are_not_trained_on_are_held_out_with_the_types_that_were_asked(tmp_path):
+    asked = {"text": "Ann met Ann.", "entities": [{"text": "Ann", "type": "person"}] * 2, "queried": ["city"]}
+    (tmp_path / "queries.jsonl").write_text(lines(asked, asked | {"text": "Bob"}))
+    (tmp_path / "others.jsonl").write_text(lines({"passage": "Bob", "reply": "[]"}))
+    (gold,) = write_held_out(tmp_path, tmp_path, {"Bob"}).values()
+    (passage,) = read_gold(gold)
+    assert passage.text == "Ann met Ann."
+    assert {question.type: question.mentions for question in passage.questions} == {
+        "city": (),
+        "person": ("Ann",),
+    }
+    assert write_held_out(tmp_path, tmp_path, {"Bob", "Ann met Ann."}) == {}
 
 
 def test_a_user_s_mistake_is_one_line(tmp_path):
