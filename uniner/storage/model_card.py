@@ -25,7 +25,8 @@ def student_card(
     manifest's. types: the most frequent types. eos: the end token's text.
     """
     example = {name: [] if place else ["a mention"] for place, name in enumerate(types[:2] or ["TYPE"])}
-    question, answer = make_template(settings["template"], settings["group_types"]).render(example)[0]
+    template = make_template(settings["template"], settings["group_types"])
+    question, answer = template.render("PASSAGE with a mention", example)[0]
     prompt = f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:"
     about = ModelCardData(base_model=settings["base"], pipeline_tag="text-generation", tags=_TAGS)
     values = {"eos": eos, "prompt": prompt, "fence": code_fence(prompt), "answer": answer}
