@@ -104,7 +104,8 @@ def _places(passage: str, mentions: Sequence[str], known: Sequence[Offsets] | No
     """
     if known is not None:
         shown = {passage[start:end] for start, end in known}
-        return [*known, *(None for mention in mentions if mention not in shown)]
+        places: list[Offsets | None] = [*known]
+        return places + [None for mention in mentions if mention not in shown]
     return [place for mention in mentions for place in locate(passage, mention).spans or [None]]
 
 
