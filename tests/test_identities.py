@@ -59,6 +59,12 @@ def identity(tmp_path, base, monkeypatch, stage_context):
         ("ingest", {}, {"ingest": {"decontaminate_words": 5, "text_field": "body"}}),
         ("train", {}, {"train": {"lora_alpha": 8.0, "activation_checkpointing": "selective"}}),
         ("train", {}, {"student": {"group_types": 3}}),
+        (
+            "build",
+            {"student": {"template": "grouped"}},
+            {"student": {"template": "grouped", "group_types": 5}},
+        ),
+        ("train", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 50}}),
     ],
 )
 def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, before, now):
@@ -76,6 +82,8 @@ def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, befo
             {"student": {"template": "grouped"}},
             {"student": {"template": "grouped", "group_types": 3}},
         ),
+        ("build", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
+        ("train", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
         ("annotate", {}, {"student": {"template": "definition"}}),
         ("annotate", {}, {"annotate": {"prompt": "prompt.txt"}}),
         ("ingest", {"ingest": {"sample": 0.5}}, {"ingest": {"sample": 0.5}, "run": {"seed": 7}}),
@@ -87,3 +95,9 @@ def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, befo
 )
 def test_a_setting_that_decides_the_output_locks(identity, stage, before, now):
     assert identity(stage, **now) != identity(stage, **before)
+
+
+def test_what_group_types_is_when_unset_counts_as_it_did_when_it_was_a_number(identity):
+    grouped = identity("train", student={"template": "grouped"}).settings["student"]
+    assert grouped == {"template": "grouped", "group_types": 5, "max_tokens": 1024}
+    assert identity("train").settings["student"] == {"template": "type", "max_tokens": 1024}

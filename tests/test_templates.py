@@ -11,6 +11,7 @@ from uniner.templates import (
     SINGLE_TYPE,
     TEMPLATES,
     MultiTypeTemplate,
+    ParsedAnswer,
     make_template,
     parse_settling_answer,
     render_conversation,
@@ -21,11 +22,11 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ANSWERS = st.dictionaries(WORDS, st.lists(WORDS, unique=True, max_size=4).map(tuple), min_size=1, max_size=9)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "words"])
 @given(answers=ANSWERS, group_types=st.integers(2, 4))
 def test_a_template_parses_what_it_renders(name, answers, group_types):
     template = make_template(name, group_types)
-    groups, pairs = template.groups(list(answers)), template.render(answers)
+    groups, pairs = template.groups(list(answers)), template.render("", answers)
     assert [question for question, _ in pairs[: len(groups)]] == [
         template.question(group) for group in groups
     ]
@@ -34,14 +35,14 @@ def test_a_template_parses_what_it_renders(name, answers, group_types):
     ]  # fmt: skip
     parsed = {}
     for group, (_, answer) in zip(groups, pairs, strict=False):
-        parsed |= template.parse(group, answer)
+        parsed |= template.parse(group, answer, "").mentions
     assert parsed == answers and list(parsed) == list(answers)
 
 
 @given(answers=ANSWERS, group_types=st.integers(2, 4))
 def test_grouped_asks_to_settle_a_mention_among_types_of_several_questions(answers, group_types):
     template = MultiTypeTemplate(group_types)
-    groups, pairs = template.groups(list(answers)), template.render(answers)
+    groups, pairs = template.groups(list(answers)), template.render("", answers)
     settling = pairs[len(groups) :]
     assert len(settling) == (len(groups) > 1 and any(answers.values()))
     for question, answer in settling:
@@ -68,12 +69,12 @@ def test_prompts_are_word_for_word_the_published_ones_or_ours():
         {"from": "human", "value": "What describes river in the text?"},
         {"from": "gpt", "value": '["Ada", "Po"]'},
     )
-    assert make_template("grouped", 2).render(answers) == [
+    assert make_template("grouped", 2).render("Ada.", answers) == [
         ('What describes each of these in the text? ["person", "city"]', '{"person": ["Ada"]}'),
         ('What describes each of these in the text? ["river"]', '{"river": ["Ada", "Po"]}'),
         ('Which of these describe "Ada" in the text? ["person", "river"]', '["person", "river"]'),
     ]
-    assert make_template("all_in_one", 2).render(answers) == [
+    assert make_template("all_in_one", 2).render("Ada.", answers) == [
         (
             'What describes each of these in the text? ["person", "city", "river"]',
             '{"person": ["Ada"], "river": ["Ada", "Po"]}',
@@ -87,18 +88,18 @@ BROKEN = ["", "{", "[1]", "null", '"a"', "[" * 100_000, '["a"', "[] []"]
 
 @pytest.mark.parametrize("answer", [*BROKEN, '{"t": ["a"]}'])
 def test_an_answer_that_is_not_a_list_of_strings_is_broken(answer):
-    assert SINGLE_TYPE.parse(["t"], answer) is None and parse_settling_answer(["a"], answer) is None
-    assert SINGLE_TYPE.parse(["t"], "[]") == {"t": ()} and SINGLE_TYPE.parse(["t"], '["a", "a"]') == {
-        "t": ("a",)
-    }
+    assert SINGLE_TYPE.parse(["t"], answer, "") is None and parse_settling_answer(["a"], answer) is None
+    assert SINGLE_TYPE.parse(["t"], "[]", "") == ParsedAnswer({"t": ()})
+    assert SINGLE_TYPE.parse(["t"], '["a", "a"]', "") == ParsedAnswer({"t": ("a",)})
 
 
 @pytest.mark.parametrize(
     "answer", [*BROKEN, "[]", '{"t": "a"}', '{"t": [1]}', '{"x": []}', '{"t": [], "t": ["a"]}', '{"t": null}']
 )
 def test_an_answer_that_is_not_an_object_of_the_types_is_broken(answer):
-    assert MultiTypeTemplate().parse(["t", "u"], answer) is None
-    assert MultiTypeTemplate().parse(["t", "u"], '{"t": ["a", "a"]}') == {"t": ("a",), "u": ()}
+    assert MultiTypeTemplate().parse(["t", "u"], answer, "") is None
+    parsed = MultiTypeTemplate().parse(["t", "u"], '{"t": ["a", "a"]}', "")
+    assert parsed == ParsedAnswer({"t": ("a",), "u": ()})
 
 
 def test_only_types_from_several_questions_conflict():

@@ -15,11 +15,12 @@ Offsets = tuple[int, int]
 _BETWEEN_WORDS = frozenset(" \n.,;:!?()[]\"'/-")
 # Characters without width that do not end a word: soft hyphen, joiners, variation selectors.
 _JOINERS = re.compile("[\u00ad\u200c\u200d\u2060\ufe00-\ufe0f]")
-# Scripts without blanks between words: Thai to Myanmar, Khmer, Japanese, Chinese.
-_UNSPACED = re.compile(
-    "[\u0e00-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
+"""Ranges of scripts without blanks between words: Thai to Myanmar, Khmer, Japanese, Chinese."""
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _KOREAN = re.compile("[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff]")
 _GAPS = re.compile(f"[ {ZERO_WIDTH}]+|[^ {ZERO_WIDTH}]+")
 

@@ -167,7 +167,8 @@ class TaggedEntity:
     grounding: exact, normalized (found when case, white space, the kind of dash and quotation mark and the
     encoding of letters are ignored; `grounding.locate`), or
     ungrounded (not in the text; start and end are -1). score: the student's probability of this mention,
-    0 to 1 (`inference.mention_scores`).
+    0 to 1 (`inference.mention_scores`). A student that tags each word says itself where a mention is; other
+    mentions are looked for in the passage.
     """
 
     text: str
@@ -182,7 +183,7 @@ class TaggedEntity:
 class TaggedPassage:
     """A passage's entities, with offsets into the document.
 
-    outcome: ok; unparseable (an answer is not a JSON list of strings); too_long (an answer was cut at the
+    outcome: ok; unparseable (an answer is not of the template's form); too_long (an answer was cut at the
     token limit); overlong (the passage leaves no room for a question); poison (it crashes the engine and was
     set aside). failed_types: the types without a usable answer; entities of the other types are kept.
     """

@@ -21,6 +21,7 @@ from uniner.build.filters import MentionFilters
 from uniner.gold.catalogue import label_renamer
 from uniner.gold.records import GoldEntity, GoldPassage, rename_types
 from uniner.records import Annotation, Entity
+from uniner.templates import WordsTemplate
 
 SETTINGS = ConversationSettings(0, validation_share=0.1)
 FILTERS = MentionFilters(frozenset({"misc", "none"}))
@@ -199,3 +200,22 @@ def test_sampling_is_independent_of_the_split():
     assert 10 <= sum(conversation.split == "validation" for conversation in conversations) <= 80, (
         "a tenth of 400"
     )
+
+
+def test_the_template_words_tags_the_places_that_are_known_and_counts_what_it_cannot_hold():
+    settings = ConversationSettings(0, validation_share=0, template=WordsTemplate())
+    text = "Ann Lee met Ann in Bonn."
+    found = [
+        Entity(text="Ann Lee", type="person", start=0, end=7),
+        Entity(text="Ann", type="name", start=0, end=3),
+        Entity(text="Bonn", type="city", start=19, end=23),
+    ]
+    sampler = NegativeSampler({"person": 1, "name": 1, "city": 1}, "none")
+    (row,), counts = annotation_conversations([annotation(0, found, text=text)], sampler, settings, FILTERS)
+    assert row.conversations[-1]["value"] == "Ann B-person Lee I-person met O Ann O in O Bonn B-city . O"
+    assert counts["unheld_nested"] == 1 and counts["mentions"] == 3
+    entities = (GoldEntity(12, 15, "Ann", "person"), GoldEntity(19, 22, "Bon", "city"))
+    passages = [GoldPassage(text, entities, "1")]
+    (row,), counts = gold_conversations(passages, "news", "none", settings, dataset_line=False)
+    assert row.conversations[-1]["value"] == "Ann O Lee O met O Ann B-person in O Bonn O . O"
+    assert counts["unheld_off_boundary"] == 1

@@ -28,6 +28,24 @@ def test_words_win_over_file_over_defaults(config_file):
     assert config.tag.types == ["person", "city"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ingest.max_tokens=256"], None),
+        (["ingest.max_tokens=300"], "set student.max_tokens=1140, or ingest.max_tokens=264"),
+        (["ingest.max_tokens=300", "student.max_tokens=1140"], None),
+        (["student.max_tokens=256"], "set student.max_tokens=480, or ingest.max_tokens=32"),
+    ],
+)
+def test_the_template_words_needs_room_for_its_answers(config_file, words, message):
+    assert load([config_file, *words]).student.template == "type"
+    if message is None:
+        load([config_file, "student.template=words", *words])
+        return
+    with pytest.raises(UserError, match=message):
+        load([config_file, "student.template=words", *words])
+
+
 def test_a_word_takes_back_what_the_file_says(config_file):
     config = load([config_file, "ingest.max_passages=5", "ingest.max_passages=default", "run.seed=default"])
     assert (config.ingest.max_passages, config.run.seed) == (None, 0)

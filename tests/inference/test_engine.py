@@ -94,6 +94,15 @@ def test_an_answer_that_is_still_cut_is_too_long(make_engine, retry, limits):
     assert reply.figures["retried"] == len(limits) - 1
 
 
+def test_an_answer_that_grows_with_its_passage_has_a_limit_of_its_own_within_the_window(make_engine):
+    engine = make_engine(max_prompt_tokens=100, max_answer_tokens=4, retry_answer_tokens=0)
+    assert engine.window == 104
+    for prompt, limit, used in (([5, 6], 60, 60), ([5] * 80, 60, 24), ([5] * 100, 60, 4), ([5, 6], 2, 4)):
+        engine._llm.requests.clear()
+        asyncio.run(engine.ask([prompt], answer_limit=limit))
+        assert engine._llm.requests == [(prompt, used)]
+
+
 def test_a_retry_stays_in_the_window_and_the_prompt_keeps_its_length(make_engine):
     engine = make_engine(max_prompt_tokens=2040, max_answer_tokens=4, retry_answer_tokens=1024)
     assert (engine.window, engine.max_prompt_tokens) == (2048, 2040)  # the model's own limit is 2,048

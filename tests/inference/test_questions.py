@@ -32,7 +32,7 @@ def engine_answer(text: str, finish: str = "stop", probability: float = 0.9) -> 
     ],
 )
 def test_an_answer_is_parsed_and_has_an_outcome(text, finish, outcome, mentions):
-    (answer,) = parse_answer(SINGLE_TYPE, ["t"], engine_answer(text, finish))
+    (answer,) = parse_answer(SINGLE_TYPE, ["t"], engine_answer(text, finish), "a b")
     assert (answer.outcome, answer.mentions) == (outcome, mentions)
 
 
@@ -100,7 +100,7 @@ def test_passages_count_as_done_one_by_one():
 
 
 def test_a_broken_answer_breaks_only_the_types_of_its_question():
-    answers = parse_answer(MultiTypeTemplate(2), ["a", "b"], engine_answer('{"c": ["d"]}'))
+    answers = parse_answer(MultiTypeTemplate(2), ["a", "b"], engine_answer('{"c": ["d"]}'), "d")
     assert [(answer.type, answer.outcome, answer.mentions) for answer in answers] == [
         ("a", "unparseable", ()),
         ("b", "unparseable", ()),
@@ -114,5 +114,5 @@ def test_each_type_of_a_group_has_the_scores_of_its_own_mentions():
         AnswerPiece('"]}', 0.0),
     )
     text = "".join(piece.text for piece in pieces)
-    a, b = parse_answer(MultiTypeTemplate(2), ["a", "b"], EngineAnswer(text, "stop", pieces, 3))
+    a, b = parse_answer(MultiTypeTemplate(2), ["a", "b"], EngineAnswer(text, "stop", pieces, 3), "x")
     assert a.scores == {"x": pytest.approx(0.45)} and b.scores == {"x": pytest.approx(0.5)}

@@ -74,11 +74,11 @@ def published(replies, answers, breaks=True):
 
 
 def answered(question, reply):
-    parsed = SINGLE_TYPE.parse([question.type], reply)
+    parsed = SINGLE_TYPE.parse([question.type], reply, question.text)
     return Prediction(
         **vars(question),
         reply=reply,
-        predicted=() if parsed is None else parsed[question.type],
+        predicted=() if parsed is None else parsed.mentions[question.type],
         outcome="unparseable" if parsed is None else "ok",
     )
 

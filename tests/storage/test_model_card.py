@@ -38,6 +38,13 @@ def test_hostile_types_and_names_are_text():
     assert prompt in again and "| c | 5 | 0.500 |" in again and "&lt;b" not in again
 
 
+def test_an_answer_that_repeats_the_passage_is_shown_with_it():
+    settings = {**SETTINGS, "template": "words", "group_types": 50}
+    card = student_card("run", settings, FIGURES, ["human being", "city"], "</s>")
+    assert "Text: PASSAGE with a mention ASSISTANT:" in card
+    assert "`PASSAGE O with O a B-human_being mention I-human_being`" in card
+
+
 def test_an_encoder_s_card_says_how_it_is_asked_and_gets_its_scores():
     settings = {**Encoder(base="some/base_model").model_dump(), "seed": 0}
     counts = ("passages", "questions", "mentions", "not_in_text", "off_boundary", "too_wide")

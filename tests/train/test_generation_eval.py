@@ -91,6 +91,37 @@ def test_answers_are_scored_and_broken_ones_counted_apart(base, tokenizer, drawn
     assert net.training
 
 
+def test_answers_that_repeat_the_passage_have_room_and_are_read_with_it(base, tokenizer, monkeypatch):
+    words, limits = make_template("words"), set()
+    rows = [
+        Conversation(
+            id="",
+            passage_id="",
+            conversations=render_conversation(text, {"city": ["Rome"]}, template=words),
+            positive_types=("city",),
+            negative_types=(),
+            dataset="",
+            split="validation",
+        )
+        for text in ["They went to Rome and then home.", "Rome."]
+    ]
+    drawn = generation_eval.draw(rows, tokenizer, words, most=9, max_tokens=256, seed=0, max_answer_tokens=3)
+    right = {
+        question.head: Renderer(tokenizer)
+        .answer(words.render(question.passage, {"city": ["Rome"]})[0][1])
+        .ids
+        for question in drawn.questions
+    }
+
+    def generate(model, prompts, max_ids, end, device):
+        limits.add(max_ids)
+        return [list(right[head]) for head, _ in prompts]
+
+    monkeypatch.setattr(generation_eval, "generate", generate)
+    assert drawn.run(load(base), CPU) == GenerationScores(f1=1.0, questions=2, broken=0)
+    assert limits == {2 * max(map(len, right.values()))}
+
+
 def test_questions_have_tag_s_prompts_are_drawn_by_the_seed_and_fit(tokenizer, conversations):
     def draw(seed=0, most=20, max_tokens=256):
         return generation_eval.draw(

@@ -62,7 +62,7 @@ def test_every_template(template, base, tokenizer):
     made = make_template(template, 3)
     renderer = Renderer(tokenizer)
     passages = ["Ann met Bob in Bonn.", "Bob went to Bonn with Eve.", "No one is here."]
-    pairs = made.render({"person": ("Ann", "Bob"), "city": ("Bonn",), "song": (), "river": ()})
+    pairs = made.render(passages[0], {"person": ("Ann", "Bob"), "city": ("Bonn",), "song": (), "river": ()})
     blocks = [renderer.question(question) + renderer.answer(answer) for question, answer in pairs]
     rendered = [
         packing.RenderedConversation(text, renderer.head(f"Text: {text}"), blocks) for text in passages

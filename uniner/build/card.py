@@ -99,6 +99,7 @@ def render(
             bands=_bands(mentions, negatives),
             dropped=_with_prefix("dropped_", counts),
             filtered=_with_prefix("mentions_", counts),
+            unheld=_with_prefix("unheld_", counts),
         )
     )
 

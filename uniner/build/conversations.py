@@ -14,7 +14,7 @@ from uniner.gold.reader import count_left_out
 from uniner.gold.records import GoldPassage, GoldQuestion
 from uniner.labels import normalize_type
 from uniner.records import Annotation, Conversation
-from uniner.templates import SINGLE_TYPE, Template, render_conversation
+from uniner.templates import SINGLE_TYPE, Mentions, Offsets, Spans, Template, render_conversation
 
 TEACHER = "teacher"
 """The data set name of the teacher's conversations."""
@@ -110,7 +110,8 @@ def annotation_conversations(
     """Return the conversations of a chunk's annotations, and counts of what was dropped.
 
     Counts: passages; dropped_<outcome> (annotations that are not ok); dropped_no_entities (no mention left,
-    as in the paper); mentions_<filter> (mentions that each filter dropped); mentions; and `count_questions`.
+    as in the paper); mentions_<filter> (mentions that each filter dropped); mentions; unheld_<reason>
+    (mentions that the template's answers cannot hold); and `count_questions`.
     """
     counts: Counter[str] = Counter(passages=len(annotations))
     counts.update(f"dropped_{annotation.outcome}" for annotation in annotations if annotation.outcome != "ok")
@@ -121,12 +122,15 @@ def annotation_conversations(
             counts["dropped_no_entities"] += 1
             continue
         copies = passage_conversations(
-            annotation.passage_id, annotation.text, filtered.mentions, sampler, settings
+            annotation.passage_id, annotation.text, filtered.mentions, sampler, settings, spans=filtered.spans
         )
         conversations += copies
         counts.update(count_questions(copies))
         if copies:
             counts["mentions"] += sum(map(len, filtered.mentions.values()))
+            counts.update(
+                _count_unheld(annotation.text, filtered.mentions, filtered.spans, settings.template)
+            )
     return conversations, dict(counts)
 
 
@@ -154,14 +158,14 @@ def gold_conversations(
     none of the types that the data set annotates. If the file asks its own questions, only types that it
     answers with "none" are negatives.
     """
-    mentions = [_mentions(passage) for passage in passages]
+    mentions, spans = [_mentions(passage) for passage in passages], [_spans(passage) for passage in passages]
     totals: Counter[str] = Counter()
     for by_type in mentions:
         totals.update({name: len(texts) for name, texts in by_type.items()})
     sampler = NegativeSampler(totals, negatives)
     conversations = [
         conversation
-        for passage, by_type in zip(passages, mentions, strict=True)
+        for passage, by_type, places in zip(passages, mentions, spans, strict=True)
         for conversation in passage_conversations(
             f"{dataset}/{passage.id}",
             passage.text,
@@ -172,11 +176,19 @@ def gold_conversations(
             settings,
             dataset,
             dataset_line,
+            places,
         )
         if by_type or conversation.negative_types
     ]
     counts = count_questions(conversations)
+    for passage, by_type, places in zip(passages, mentions, spans, strict=True):
+        counts.update(_count_unheld(passage.text, by_type, places, settings.template))
     return conversations, {**counts, f"from_{dataset}": counts["conversations"], **count_left_out(passages)}
+
+
+def _count_unheld(text: str, mentions: Mentions, spans: Spans, template: Template) -> dict[str, int]:
+    """Count what of a passage's mentions the template's answers cannot hold, by reason."""
+    return {f"unheld_{reason}": count for reason, count in template.unheld(text, mentions, spans).items()}
 
 
 def _absent_types(questions: Sequence[GoldQuestion], totals: Counter[str]) -> dict[str, int]:
@@ -192,6 +204,14 @@ def _mentions(passage: GoldPassage) -> dict[str, tuple[str, ...]]:
     return {name: tuple(texts) for name, texts in mentions.items()}
 
 
+def _spans(passage: GoldPassage) -> dict[str, tuple[Offsets, ...]]:
+    spans: dict[str, dict[Offsets, None]] = {}
+    for entity in sorted(passage.entities, key=lambda entity: entity.start):
+        if entity.start >= 0:
+            spans.setdefault(normalize_type(entity.type), {})[entity.start, entity.end] = None
+    return {name: tuple(places) for name, places in spans.items()}
+
+
 def passage_conversations(
     passage_id: str,
     text: str,
@@ -200,10 +220,12 @@ def passage_conversations(
     settings: ConversationSettings,
     dataset: str = TEACHER,
     dataset_line: bool = False,
+    spans: Spans | None = None,
 ) -> list[Conversation]:
     """Return a passage's conversation: questions about its types and about negative ones, in random order.
 
-    mentions: type to mentions. There are as many copies as the weight says, and one of a validation passage.
+    mentions: type to mentions. spans: type to their places; None: all occurrences. There are as many copies
+    as the weight says, and one of a validation passage.
     """
     random = passage_generator(settings.seed, passage_id)
     in_validation = random.random() < settings.validation_share
@@ -222,6 +244,7 @@ def passage_conversations(
             {name: mentions.get(name, ()) for name in shuffled},
             dataset if dataset_line else None,
             settings.template,
+            spans,
         ),
         positive_types=tuple(positives),
         negative_types=tuple(negatives),

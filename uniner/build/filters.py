@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from uniner.labels import normalize_type
 from uniner.records import Entity
+from uniner.templates import Offsets
 
 # The last fitting pair wins, so the longest ending is last: "dishes" is "dish", not "dishe".
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"))
@@ -31,10 +32,14 @@ class MentionFilters:
 
 @dataclass(frozen=True)
 class FilteredMentions:
-    """A passage's remaining mentions by type, in order of appearance, and each filter's drops."""
+    """A passage's remaining mentions by type, in order of appearance, and each filter's drops.
+
+    spans: the places of the mentions by type, of those that have one.
+    """
 
     mentions: dict[str, tuple[str, ...]]
     dropped: dict[str, int] = field(default_factory=dict)
+    spans: dict[str, tuple[Offsets, ...]] = field(default_factory=dict)
 
 
 def plural_types(types: Collection[str]) -> dict[str, str]:
@@ -58,6 +63,7 @@ def filter_mentions(entities: Iterable[Entity], filters: MentionFilters) -> Filt
     Equal (mention, type) pairs are occurrences of one mention: they collapse without being counted.
     """
     mentions: dict[str, dict[str, None]] = {}
+    spans: dict[str, dict[Offsets, None]] = {}
     dropped: Counter[str] = Counter()
     for entity in sorted(entities, key=lambda entity: entity.start):
         type_name = normalize_type(entity.type)
@@ -67,7 +73,13 @@ def filter_mentions(entities: Iterable[Entity], filters: MentionFilters) -> Filt
             dropped[reason] += 1
         else:
             mentions.setdefault(type_name, {})[entity.text] = None
-    return FilteredMentions({name: tuple(texts) for name, texts in mentions.items()}, dict(dropped))
+            if entity.start >= 0:
+                spans.setdefault(type_name, {})[entity.start, entity.end] = None
+    return FilteredMentions(
+        {name: tuple(texts) for name, texts in mentions.items()},
+        dict(dropped),
+        {name: tuple(places) for name, places in spans.items()},
+    )
 
 
 def _drop_reason(entity: Entity, type_name: str, filters: MentionFilters) -> str | None:

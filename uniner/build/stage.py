@@ -170,9 +170,7 @@ def _card_facts(context: StageContext, near_synonyms: Sequence[NearSynonyms]) ->
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
     student, build = context.sections.student, context.sections.build
-    template: dict[str, Any] = {"template": student.template}
-    if student.template == "grouped":
-        template["group_types"] = student.group_types
+    template = student.template_identity()
     listed = all(map(is_listed, build.supervised))
     words = {} if listed else {"gold": {"label_words": LABEL_WORDS}}
     return Identity(

@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from uniner.config.base import Section
+from uniner.config.room import require_room_for_answers
 from uniner.config.schema import Config
 from uniner.config.systems import SYSTEMS
 from uniner.config.teachers import TEACHERS
@@ -93,9 +94,11 @@ def load(words: Sequence[str]) -> Config:
             )
         _set(tree, word)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError("; ".join(_lines(error.errors()))) from None
+    require_room_for_answers(config.student.template, config.student.max_tokens, config.ingest.max_tokens)
+    return config
 
 
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from uniner.config.base import (
 from uniner.config.systems import System, TemplateName
 from uniner.config.teachers import OpenAITeacher, Teacher
 from uniner.overlaps import Overlaps
+from uniner.templates import DEFAULT_GROUP_TYPES, default_group_types
 
 Group = Literal["zero-shot-7", "supervised-20", "all"]
 Occurrences = Literal["all", "best"]
@@ -54,11 +55,23 @@ class Student(Section):
     template: TemplateName = "type"
     """How types are asked for: `type`, one question per type by its name (the paper's best); `definition`, by
     a sentence that defines it; `grouped`, group_types per question (fewer questions, slightly less exact);
-    `all_in_one`, all in one question."""
-    group_types: Annotated[int, Field(ge=2)] = 5
-    """Types per question of the template `grouped`."""
+    `all_in_one`, all in one question; `words`, all in one question that is answered by each word of the
+    passage with its tag, about twice the passage's tokens whatever the number of types."""
+    group_types: Annotated[int, Field(ge=2)] | None = None
+    """Types per question of the templates `grouped` and `words`. Unset: 5 for grouped, 50 for words."""
     max_tokens: Count = 1024
-    """Longest conversation in tokens, in training and tagging (paper: 1,024)."""
+    """Longest conversation in tokens, in training and tagging (paper: 1,024). With the template `words` it
+    has to hold three times a passage and more."""
+
+    @property
+    def types_per_question(self) -> int:
+        """Return group_types, or what it is where it is unset."""
+        return self.group_types or default_group_types(self.template)
+
+    def template_identity(self) -> dict[str, Any]:
+        """Return what decides the questions and the form of their answers."""
+        grouped = self.template in DEFAULT_GROUP_TYPES
+        return {"template": self.template, **({"group_types": self.types_per_question} if grouped else {})}
 
 
 class Generate(Section):

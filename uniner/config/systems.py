@@ -22,7 +22,7 @@ from uniner.config.base import (
 from uniner.config.teachers import Teacher
 from uniner.overlaps import Overlaps
 
-TemplateName = Literal["type", "definition", "grouped", "all_in_one"]
+TemplateName = Literal["type", "definition", "grouped", "all_in_one", "words"]
 InstructionName = Literal["published", "json"]
 
 
@@ -37,7 +37,7 @@ class TemplateSystem(Section):
     """As student.template. Unset: the template the model was trained with, as its folder says or as is known
     of the released UniNER models, else student.template."""
     group_types: Annotated[int, Field(ge=2)] | None = None
-    """Types per question of the template `grouped`. Unset: as for template."""
+    """Types per question of the templates `grouped` and `words`. Unset: as for template."""
 
 
 class ChatSystem(Section):

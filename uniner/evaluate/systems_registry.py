@@ -36,7 +36,7 @@ from uniner.storage.model_folders import (
     require_model,
 )
 from uniner.teacher.settings import check_budget, check_teacher, teacher_identity
-from uniner.templates import Template, make_template
+from uniner.templates import DEFAULT_GROUP_TYPES, Template, default_group_types, make_template
 
 _LONGEST_NAME = 120
 OWN_MODELS = ("base", "student", "encoder")
@@ -88,9 +88,10 @@ class SystemSpec:
     def _template(self) -> tuple[str, int]:
         assert isinstance(self.settings, TemplateSystem)
         facts = find_student_facts(self.model)
-        name = facts.template if facts else released_template(self.model) or self.student.template
-        group_types = facts.group_types if facts else self.student.group_types
-        return self.settings.template or name, self.settings.group_types or group_types
+        known = facts.template if facts else released_template(self.model) or self.student.template
+        name = self.settings.template or known
+        of_model = facts.group_types if facts and facts.template == name else self.student.group_types
+        return name, self.settings.group_types or of_model or default_group_types(name)
 
     def check(self, gold: Collection[str], asked: Iterable[Collection[str]] = ()) -> None:
         """Find the model, or the key of its server, before Ray starts.
@@ -144,7 +145,7 @@ class SystemSpec:
         engine = answer_identity(self.engine)
         if isinstance(self.settings, TemplateSystem):
             name, group_types = self._template()
-            system |= {"template": name, "group_types": group_types if name == "grouped" else None}
+            system |= {"template": name, "group_types": group_types if name in DEFAULT_GROUP_TYPES else None}
             system["max_tokens"] = self.student.max_tokens
         if isinstance(self.settings, BertSystem):
             system["seed"] = self.seed

@@ -178,20 +178,29 @@ class Engine:
                 self._free_slots.release()
 
     async def ask(
-        self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, schema: dict[str, Any] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        temperature: float = 0.0,
+        schema: dict[str, Any] | None = None,
+        answer_limit: int | None = None,
     ) -> list[EngineAnswer]:
         """Answer a passage's prompts, all sent at once. No prompt may be longer than `max_prompt_tokens`.
 
-        schema: a JSON schema that the answers must follow. If vLLM's engine dies or hangs, this process ends
-        too, and its supervisor starts another.
+        schema: a JSON schema that the answers must follow. answer_limit: tokens of the longest answer where
+        that is more than the settings say, as far as the window allows. If vLLM's engine dies or hangs, this
+        process ends too, and its supervisor starts another.
         """
         await self._ensure_started()
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = self._sampling(temperature, schema)
+        limits = [self._limit(prompt, answer_limit) for prompt in prompts]
+        sampling = {limit: self._sampling(temperature, schema, limit) for limit in set(limits)}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._answer(prompt, sampling)) for prompt in prompts]
+                tasks = [
+                    group.create_task(self._answer(prompt, sampling[limit]))
+                    for prompt, limit in zip(prompts, limits, strict=True)
+                ]
                 await self._wait_or_exit(tasks)
         except ExceptionGroup as errors:
             if errors.subgroup(EngineDeadError):
@@ -215,13 +224,18 @@ class Engine:
         states = self._llm.output_processor.request_states.values()
         return self._completed, sum(state.detokenizer.num_output_tokens() for state in states)
 
-    def _sampling(self, temperature: float, schema: dict[str, Any] | None) -> Any:
+    def _limit(self, prompt: Sequence[int], answer_limit: int | None) -> int:
+        """Return the tokens of a prompt's longest answer."""
+        usual = self._settings.max_answer_tokens
+        return max(usual, min(answer_limit or usual, self.window - len(prompt)))
+
+    def _sampling(self, temperature: float, schema: dict[str, Any] | None, limit: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         return SamplingParams(
             temperature=temperature,
-            max_tokens=self._settings.max_answer_tokens,
+            max_tokens=limit,
             stop_token_ids=[self.tokenizer.eos_token_id],
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,

@@ -8,6 +8,10 @@ often such mentions are right. The geometric mean is not: it rises with the leng
 token of a long mention among many that only copy the text. A token that ends one mention and begins the next
 counts for both; the first mention's score is then a lower bound.
 
+An answer that tags each word of the passage has no such strings: there a mention's score is the product of
+the probabilities of the tokens of its tags, and of the first one of the next tag, which ends it. The copied
+words, which are certain, do not count.
+
 Measured with the base model that ships on 40 held-out passages of the quickstart (82 mentions, a fifth
 right): the expected calibration error is 0.46, without the quotation marks 0.56, of the geometric mean 0.72.
 Of the pairs of a right and a wrong mention, 92, 88 and 92 % are in order; by the whole answer's mean, 87 %.
@@ -16,7 +20,8 @@ Of the pairs of a right and a wrong mention, 92, 88 and 92 % are in order; by th
 import json
 import math
 import re
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -66,7 +71,7 @@ def mention_scores(answer: Sequence[AnswerPiece]) -> dict[tuple[str | None, str]
     mention has the score of its first occurrence.
     """
     text = "".join(piece.text for piece in answer)
-    ends = list(accumulate(len(piece.text) for piece in answer))
+    ends = _ends(answer)
     scores: dict[tuple[str | None, str], float] = {}
     type_name, first = None, 0
     for match in _STRING.finditer(text):
@@ -83,3 +88,26 @@ def mention_scores(answer: Sequence[AnswerPiece]) -> dict[tuple[str | None, str]
         total = sum(piece.logprob for piece in answer[first : last + 1])
         scores.setdefault((type_name, string), math.exp(min(0.0, total)))
     return scores
+
+
+def text_probability(answer: Sequence[AnswerPiece]) -> Callable[[Sequence[tuple[int, int]]], float]:
+    """Return a function: parts of an answer's text to the probability, 0 to 1, of the tokens they overlap.
+
+    The parts are places in the answer without white space around it.
+    """
+    text = "".join(piece.text for piece in answer)
+    ends, stripped = _ends(answer), len(text) - len(text.lstrip())
+
+    def probability(parts: Sequence[tuple[int, int]]) -> float:
+        overlapped: set[int] = set()
+        for start, end in parts:
+            first, last = bisect_right(ends, stripped + start), bisect_left(ends, stripped + end)
+            overlapped.update(range(first, last + 1))
+        return math.exp(min(0.0, sum(answer[number].logprob for number in overlapped)))
+
+    return probability
+
+
+def _ends(answer: Sequence[AnswerPiece]) -> list[int]:
+    """Return where each piece ends in the answer's text."""
+    return list(accumulate(len(piece.text) for piece in answer))

@@ -5,12 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from uniner.inference.engine import Engine, EngineAnswer, EngineSettings
-from uniner.inference.mention_scores import mention_scores
+from uniner.inference.mention_scores import mention_scores, text_probability
+from uniner.overlaps import settle
 from uniner.runtime.work_count import expect_work, work_done
-from uniner.templates import Renderer, Template, parse_settling_answer, settling_question
+from uniner.templates import (
+    AnswerSize,
+    ParsedAnswer,
+    Renderer,
+    Template,
+    parse_settling_answer,
+    settling_question,
+)
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -23,13 +32,16 @@ class EngineProtocol(Protocol):
 
     tokenizer: Any
     max_prompt_tokens: int
+    window: int
 
     def admitted(self, questions: int) -> AbstractAsyncContextManager[None]:
         """Wait until there is room for this many questions."""
         ...
 
-    async def ask(self, prompts: Sequence[Sequence[int]]) -> list[EngineAnswer]:
-        """Answer prompts, in their order."""
+    async def ask(
+        self, prompts: Sequence[Sequence[int]], *, answer_limit: int | None = None
+    ) -> list[EngineAnswer]:
+        """Answer prompts, in their order. answer_limit: tokens of the longest answer, if not as always."""
         ...
 
 
@@ -64,21 +76,31 @@ class PassageAnswers:
 
     figures: questions sent, their prompt_tokens, the cached_tokens among these, answer_tokens; retried,
     answers that were cut and continued; settled and unsettled, mentions whose conflicting types the template
-    could or could not settle.
+    could or could not settle; unread_words, about which an answer that repeats the passage says nothing.
     """
 
     answers: tuple[TypeAnswer, ...]
     figures: dict[str, float]
 
 
-def parse_answer(template: Template, types: Sequence[str], answer: EngineAnswer | None) -> list[TypeAnswer]:
+def parse_answer(
+    template: Template,
+    types: Sequence[str],
+    answer: EngineAnswer | None,
+    passage: str,
+    figures: Counter[str] | None = None,
+) -> list[TypeAnswer]:
     """Read the answer to a question for these types; None is a question that was not sent."""
     if answer is None:
         return [TypeAnswer(type_name, "overlong", {}) for type_name in types]
-    by_type = template.parse(types, answer.text) if answer.finish != "length" else None
-    if by_type is None:
+    parsed = template.parse(types, answer.text, passage) if answer.finish != "length" else None
+    if parsed is None:
         outcome = "too_long" if answer.finish == "length" else "unparseable"
         return [TypeAnswer(type_name, outcome, {}, answer.text) for type_name in types]
+    if figures is not None and parsed.unread:
+        figures["unread_words"] += parsed.unread
+    if parsed.spans is not None:
+        return _placed_answers(passage, parsed, answer)
     scores = mention_scores(answer.pieces)
     names_types = any(type_name is not None for type_name, _ in scores)  # else the question has one type
     return [
@@ -88,8 +110,64 @@ def parse_answer(template: Template, types: Sequence[str], answer: EngineAnswer 
             {mention: scores[type_name if names_types else None, mention] for mention in mentions},
             answer.text,
         )
-        for type_name, mentions in by_type.items()
+        for type_name, mentions in parsed.mentions.items()
     ]
+
+
+def _placed_answers(passage: str, parsed: ParsedAnswer, answer: EngineAnswer) -> list[TypeAnswer]:
+    """Return the answers for the types of an answer that says where each mention is."""
+    score = text_probability(answer.pieces)
+    return [
+        _placed_answer(
+            passage,
+            name,
+            answer.text,
+            [_PlacedSpan(each.start, each.end, score(each.evidence)) for each in spans],
+        )
+        for name, spans in (parsed.spans or {}).items()
+    ]
+
+
+@dataclass(frozen=True)
+class _PlacedSpan:
+    start: int
+    end: int
+    score: float
+
+
+def _placed_answer(passage: str, name: str, text: str, spans: Sequence[_PlacedSpan]) -> TypeAnswer:
+    """Return the answer for a type. A mention has the score of its best place."""
+    scores: dict[str, float] = {}
+    for span in spans:
+        mention = passage[span.start : span.end]
+        scores[mention] = max(scores.get(mention, 0.0), span.score)
+    places = tuple((span.start, span.end) for span in spans)
+    return TypeAnswer(name, "ok", scores, text, (), places, tuple(span.score for span in spans))
+
+
+def settle_places(
+    passage: str, answers: Sequence[TypeAnswer], groups: Sequence[Sequence[str]]
+) -> list[TypeAnswer]:
+    """Settle places that answers to several questions give: of those that overlap the surest stays.
+
+    Of equally sure ones the longer stays, then the first in the text, then that of the type asked first.
+    Within an answer, and where no answer has places, there is nothing to settle.
+    """
+    if len(groups) < 2 or not any(answer.span_scores for answer in answers):
+        return list(answers)
+    spans = [
+        _PlacedSpan(start, end, score)
+        for answer in answers
+        for (start, end), score in zip(answer.spans, answer.span_scores, strict=True)
+    ]
+    ordered = sorted(spans, key=lambda span: (span.start - span.end, span.start))
+    kept = set(map(id, settle(ordered, "flat")))
+    left = iter(spans)
+    settled = []
+    for answer in answers:
+        own = [span for span in islice(left, len(answer.spans)) if id(span) in kept]
+        settled.append(_placed_answer(passage, answer.type, answer.text, own) if answer.spans else answer)
+    return settled
 
 
 class QuestionAsker:
@@ -104,12 +182,15 @@ class QuestionAsker:
         """Ask all questions of a passage together, then those that settle conflicts between their answers."""
         figures: Counter[str] = Counter()
         groups = self._template.groups(types)
-        replies = await self._send(passage, [self._template.question(group) for group in groups], figures)
+        questions = [self._template.question(group) for group in groups]
+        size = self._renderer.answer_size(self._template, passage)
+        replies = await self._send(passage, questions, figures, size)
         answers = [
             answer
             for group, reply in zip(groups, replies, strict=True)
-            for answer in parse_answer(self._template, group, reply)
+            for answer in parse_answer(self._template, group, reply, passage, figures)
         ]
+        answers = settle_places(passage, answers, groups)
         conflicts = self._template.conflicts({answer.type: answer.mentions for answer in answers})
         if conflicts:
             questions = [settling_question(mention, types) for mention, types in conflicts.items()]
@@ -126,10 +207,10 @@ class QuestionAsker:
         return PassageAnswers(tuple(answers), dict(figures))
 
     async def _send(
-        self, passage: str, questions: Sequence[str], figures: Counter[str]
+        self, passage: str, questions: Sequence[str], figures: Counter[str], size: AnswerSize | None = None
     ) -> list[EngineAnswer | None]:
         return await send_prompts(
-            self._engine, len(questions), lambda: self._renderer.prompts(passage, questions), figures
+            self._engine, len(questions), lambda: self._renderer.prompts(passage, questions), figures, size
         )
 
     async def ask_all(self, questions: Questions) -> list[PassageAnswers]:
@@ -165,13 +246,22 @@ async def send_prompts(
     questions: int,
     render: Callable[[], Sequence[Sequence[int]]],
     figures: Counter[str],
+    size: AnswerSize | None = None,
 ) -> list[EngineAnswer | None]:
-    """Send a passage's prompts together and count them in `figures`; None for a prompt that is too long."""
+    """Send a passage's prompts together and count them in `figures`; None for a prompt that is too long.
+
+    size: of the answers, where it grows with the passage. A prompt is too long too where the window has no
+    room for such an answer.
+    """
     async with engine.admitted(questions):
         prompts = render()  # only now, so that token ids exist only for admitted passages
-        fits = [len(prompt) <= engine.max_prompt_tokens for prompt in prompts]
+        longest = engine.max_prompt_tokens
+        if size:
+            longest = min(longest, engine.window - size.usual)
+        fits = [len(prompt) <= longest for prompt in prompts]
         sent = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        answers = await engine.ask(sent) if sent else []
+        limit = {"answer_limit": size.longest} if size else {}
+        answers = await engine.ask(sent, **limit) if sent else []
     figures["questions"] += len(sent)
     figures["prompt_tokens"] += sum(map(len, sent))
     figures["cached_tokens"] += sum(answer.cached for answer in answers)

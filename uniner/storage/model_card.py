@@ -25,8 +25,11 @@ def student_card(
     manifest's. types: the most frequent types. eos: the end token's text.
     """
     example = {name: [] if place else ["a mention"] for place, name in enumerate(types[:2] or ["TYPE"])}
-    question, answer = make_template(settings["template"], settings["group_types"]).render(example)[0]
-    prompt = f"{SYSTEM} USER: Text: PASSAGE ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:"
+    template = make_template(settings["template"], settings["group_types"])
+    # An answer that repeats the passage is shown with the passage that it repeats.
+    passage = "PASSAGE" if template.empty_answer("") is None else "PASSAGE with a mention"
+    question, answer = template.render(passage, example)[0]
+    prompt = f"{SYSTEM} USER: Text: {passage} ASSISTANT: {READ}{eos}USER: {question} ASSISTANT:"
     about = ModelCardData(base_model=settings["base"], pipeline_tag="text-generation", tags=_TAGS)
     values = {"eos": eos, "prompt": prompt, "fence": code_fence(prompt), "answer": answer}
     return _filled("student_card.md", about, run, settings, figures, types, **values, code=markdown_code)

@@ -52,10 +52,12 @@ def describe(
     gpus: float,
     usd_per_gpu_hour: float | None,
     sharing: str = "",
+    templates: str = "",
 ) -> str:
     """Return the estimate as text: the rest of `total` passages on `engines` engines of `gpus` GPUs each.
 
-    done: passages that are tagged, those of the trial included. sharing: see `describe_sharing`.
+    done: passages that are tagged, those of the trial included. sharing: see `describe_sharing`. templates:
+    see `template_costs`.
     """
     left = total - done
     factor = left / trial.passages
@@ -78,6 +80,7 @@ def describe(
         f"in all    about {_duration(hours)} of an engine{gpu_hours}",
         f"price     {price if gpus else 'that of the machines'}",
         *([f"sharing   {sharing}"] if sharing else []),
+        *([f"templates {templates}"] if templates else []),
         f"Measured on {trial.passages:,} passages in {trial.seconds:,.1f} s; they count as done.",
     ]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from uniner.inference.engine_pool import engine_pool
 from uniner.inference.fp8_gate import fp8_suffix
 from uniner.inference.gpu_sharing import read_sizes
 from uniner.labels import unknown_types_line
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_pipeline import Pool
 from uniner.runtime.connection import connected
@@ -25,6 +27,7 @@ from uniner.runtime.gpu_models import GPUS, known_gpus
 from uniner.runtime.placement import gpu_nodes
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.chunk_list import ChunkList
+from uniner.storage.filesystem import is_remote
 from uniner.storage.joined_chunks import join_chunks, read_joined
 from uniner.storage.lease import hold_lease
 from uniner.storage.manifest import Identity, Manifest, StageTotals
@@ -33,6 +36,7 @@ from uniner.storage.model_folders import (
     OWN_STAGES,
     StudentFacts,
     calibration_of,
+    load_tokenizer,
     model_digest,
     read_calibrations,
 )
@@ -59,8 +63,16 @@ from uniner.tag.student import (
     worker_of,
 )
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
+from uniner.tag.template_costs import (
+    COMPARED,
+    PASSAGES,
+    FoundMentions,
+    describe_templates,
+    found_mentions,
+    measure_cost,
+)
 from uniner.tag.types import TypeSelection, require_sources, unasked_types_line
-from uniner.templates import make_template
+from uniner.templates import Renderer, make_template
 
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _CHUNKS, _MOST_CHUNK_PASSAGES = 1_000, 2_048
@@ -165,6 +177,7 @@ def estimate(context: StageContext) -> str:
         summaries = chunk_pipeline.work_on_chunks(folder, keys, partial(read_joined, passages), one)
         trial = measure((time.monotonic(), summary) for summary in summaries)
         sharing = _sharing(context, trial)
+        templates = _templates(context, passages, keys)
     return describe(
         trial,
         total=sum(chunks.values()),
@@ -173,6 +186,26 @@ def estimate(context: StageContext) -> str:
         gpus=engine.gpus,
         usd_per_gpu_hour=engine.usd_per_gpu_hour,
         sharing=sharing,
+        templates=templates,
+    )
+
+
+def _templates(context: StageContext, passages: StageFolder, keys: Sequence[str]) -> str:
+    """Say what the trial's passages cost by each template; "" for an encoder, and for a remote student,
+    whose weights this process would have to fetch."""
+    address = student_address(context)
+    types = selected_types(context.sections.tag, read_facts(context)).everywhere
+    if tags_by_encoder(context) or is_remote(address) or not types:
+        return ""
+    found: list[FoundMentions] = []
+    for key in keys:
+        rows = from_table(context.folder.read_chunk(key).table, TaggedPassage)
+        texts = from_table(read_joined(passages, key).table.select(PASSAGE.names), Passage)
+        found += found_mentions(texts, rows)
+    renderer = Renderer(load_tokenizer(address))
+    sample = [each for each in found if each.text.strip()][:PASSAGES]
+    return describe_templates(
+        {name: measure_cost(renderer, name, sample, types) for name in COMPARED}, len(types)
     )
 
 

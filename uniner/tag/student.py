@@ -5,6 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from uniner.config.room import require_room_for_answers
 from uniner.config.schema import Tag
 from uniner.errors import UserError
 from uniner.inference.encoder_settings import EncoderSettings, require_room_for_types, start_encoder
@@ -79,7 +80,7 @@ def read_facts(context: StageContext) -> StudentFacts:
         return find_student_facts(address) or StudentFacts(
             template=ENCODER, max_tokens=0, base=address, types=()
         )
-    return facts_or(address, section.template, section.group_types, section.max_tokens)
+    return facts_or(address, section.template, section.types_per_question, section.max_tokens)
 
 
 def selected_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
@@ -261,6 +262,11 @@ def check_asking(context: StageContext) -> None:
     if not is_own(context):
         by_encoder = tags_by_encoder(context)
         require_model(address, ENCODER_CONFIG if by_encoder else "config.json", "tag.student")
+    if student_exists(context):
+        section = context.sections.student
+        require_room_for_answers(
+            read_facts(context).template, section.max_tokens, context.sections.ingest.max_tokens
+        )
     types = _known_types(context)
     if types is None:
         return

@@ -134,7 +134,8 @@ def publish(
     """Upload the student, its card, with LoRA the adapter, and the run's history. Only worker 0 does."""
     if dist.get_rank() != 0:
         return
-    folder, settings = job.run / "train", job.student.model_dump()
+    folder = job.run / "train"
+    settings = {**job.student.model_dump(), "group_types": job.student.types_per_question}
     named = {name: settings[name] for name in ("template", "group_types", "max_tokens", "base")}
     facts = StudentFacts(**named, types=tuple(types), float8=job.train.float8)
     settings |= {**job.train.model_dump(), "seed": job.seed}

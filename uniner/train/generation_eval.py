@@ -32,7 +32,7 @@ class EvalQuestion:
     """A question about a passage: the types it asks for, and the expected mentions.
 
     head: ids of the passage, which all questions about it begin with. asked: ids of the question after it.
-    answer_tokens: tokens of the expected answer with its end token.
+    answer_tokens: tokens of the expected answer with its end token. passage: its text.
     """
 
     head: tuple[int, ...]
@@ -40,6 +40,7 @@ class EvalQuestion:
     types: tuple[str, ...]
     expected: Mentions
     answer_tokens: int
+    passage: str
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -102,7 +103,8 @@ class GenerationEval:
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or torch.inf
         longest = max(question.answer_tokens for question in self.questions)
         longest_prompt = max(len(question.prompt) for question in self.questions)
-        max_ids = int(min(2 * longest, self.max_answer_tokens, window - longest_prompt))
+        limit = min(2 * longest, max(self.max_answer_tokens, *self._grown_limits()))
+        max_ids = int(min(limit, window - longest_prompt))
         done = 0
         starts = range(0, len(self.questions), _BATCH_QUESTIONS)
         batches = [self.questions[start : start + _BATCH_QUESTIONS] for start in starts]
@@ -115,12 +117,20 @@ class GenerationEval:
             done += sum(len(batch or ()) for batch in turn)
             progress(done)
 
+    def _grown_limits(self) -> Iterator[int]:
+        """Yield the limits of answers that grow with their passages, as evaluate has them; 0 for others."""
+        renderer = Renderer(self.tokenizer)
+        for passage in {question.passage for question in self.questions}:
+            size = renderer.answer_size(self.template, passage)
+            yield size.longest if size else 0
+
     def _parse(self, question: EvalQuestion, ids: Sequence[int]) -> Mentions | None:
         """Return an answer's mentions; None if it is broken."""
         if ids[-1] != self.tokenizer.eos_token_id:
             return None
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self.template.parse(question.types, text.strip())
+        parsed = self.template.parse(question.types, text.strip(), question.passage)
+        return parsed.mentions if parsed else None
 
 
 def draw(
@@ -160,12 +170,13 @@ def _question(
 ) -> EvalQuestion | None:
     """Return the question at a turn; None if it does not ask for types but settles the type of a mention."""
     values = [turn["value"] for turn in conversation.conversations]
-    types = template.types_of(values[place])
-    expected = template.parse(types, values[place + 1]) if types else None
+    types, passage = template.types_of(values[place]), passage_of(conversation)
+    expected = template.parse(types, values[place + 1], passage) if types else None
     if not types or expected is None:
         return None
-    head, asked = renderer.head(f"Text: {passage_of(conversation)}").ids, renderer.question(values[place]).ids
-    return EvalQuestion(head, asked, types, expected, len(renderer.answer(values[place + 1])))
+    head, asked = renderer.head(f"Text: {passage}").ids, renderer.question(values[place]).ids
+    tokens = len(renderer.answer(values[place + 1]))
+    return EvalQuestion(head, asked, types, expected.mentions, tokens, passage)
 
 
 def passage_of(conversation: Conversation) -> str:

@@ -162,10 +162,10 @@ def remove_checkpoints(folder: StageFolder) -> None:
 
 
 def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity:
-    student, train = context.sections.student.identity(), context.sections.train.identity()
-    base = student.pop("base")  # by its content: its folder may be moved
-    if student["template"] != "grouped":
-        del student["group_types"]
+    section, train = context.sections.student, context.sections.train.identity()
+    student = section.identity()
+    del student["base"], student["group_types"]  # the base counts by its content: its folder may be moved
+    student |= section.template_identity()
     if not train["float8"]:
         del train["float8"]  # so that runs from before it go on
     if not train["lora_rank"]:
@@ -173,7 +173,7 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     return Identity(
         stage="train",
         settings={"run": {"seed": context.seed}, "student": student, "train": train},
-        inputs={"student.base": model_digest(base)},
+        inputs={"student.base": model_digest(section.base)},
         parents=parents,
     )
 

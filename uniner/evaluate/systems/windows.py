@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from uniner.inference.questions import PassageAnswers, Questions, TypeAnswer
-from uniner.passages import TokenizedText, cut_passages
+from uniner.passages import PassageSpan, TokenizedText, cut_passages
 from uniner.storage.manifest import merge
 
 _FAILURES = ("overlong", "too_long", "unparseable")
@@ -54,21 +54,25 @@ class WindowedSystem:
         }
         long = {number: windows for number, windows in long.items() if len(windows) > 1}
         types = {number: _overlong(answers[number]) for number in long}
-        parts = [(window, types[number]) for number, windows in long.items() for window in windows]
+        parts = [
+            (questions[number][0][window.start : window.end], types[number])
+            for number, windows in long.items()
+            for window in windows
+        ]
         # Windows that are still too long are cut again.
         answered = iter(await self.ask_all(parts) if parts else ())
         for number, windows in long.items():
-            answers[number] = _joined(answers[number], [next(answered) for _ in windows])
+            joined = [_shifted(next(answered), window.start) for window in windows]
+            answers[number] = _joined(answers[number], joined)
         return answers
 
-    def _windows(self, passage: str) -> list[str]:
+    def _windows(self, passage: str) -> list[PassageSpan]:
         half = len(TokenizedText(passage, self._tokenizer)) // 2
         size = min(half, int(_WINDOW_SHARE * self._system.max_prompt_tokens))
         if size < _SHORTEST:
             return []
         overlap = min(int(_OVERLAP_SHARE * size), _MOST_OVERLAP)
-        spans = cut_passages(passage, self._tokenizer, size, overlap)
-        return [passage[span.start : span.end] for span in spans]
+        return list(cut_passages(passage, self._tokenizer, size, overlap))
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -79,6 +83,15 @@ class WindowedSystem:
 def _overlong(answers: PassageAnswers) -> list[str]:
     """Return the types whose question was too long to be asked."""
     return [answer.type for answer in answers.answers if answer.outcome == "overlong"]
+
+
+def _shifted(answers: PassageAnswers, start: int) -> PassageAnswers:
+    """Return a window's answers with places in the passage. start: of the window."""
+    moved = tuple(
+        replace(answer, spans=tuple((first + start, last + start) for first, last in answer.spans))
+        for answer in answers.answers
+    )
+    return replace(answers, answers=moved)
 
 
 def _joined(whole: PassageAnswers, windows: Sequence[PassageAnswers]) -> PassageAnswers:
@@ -94,7 +107,10 @@ def _joined(whole: PassageAnswers, windows: Sequence[PassageAnswers]) -> Passage
 
 
 def _join(answers: Sequence[TypeAnswer]) -> TypeAnswer:
-    """Return the answer about a passage for those about its windows. A mention keeps its highest score."""
+    """Return the answer about a passage for those about its windows.
+
+    A mention, and a place, keeps its highest score.
+    """
     outcomes = {answer.outcome for answer in answers}
     outcome = next((failure for failure in _FAILURES if failure in outcomes), "ok")
     text = "\n".join(answer.text for answer in answers)
@@ -104,5 +120,12 @@ def _join(answers: Sequence[TypeAnswer]) -> TypeAnswer:
     for answer in answers:
         for mention, score in answer.scores.items():
             scores[mention] = max(score, scores.get(mention, 0.0))
+    places: dict[tuple[int, int], float] = {}
+    for answer in answers:
+        for place, score in zip(answer.spans, answer.span_scores, strict=True):
+            places[place] = max(score, places.get(place, 0.0))
     unscored = dict.fromkeys(mention for answer in answers for mention in answer.unscored)
-    return TypeAnswer(answers[0].type, "ok", scores, text, tuple(unscored))
+    ordered = dict(sorted(places.items()))
+    return TypeAnswer(
+        answers[0].type, "ok", scores, text, tuple(unscored), tuple(ordered), tuple(ordered.values())
+    )

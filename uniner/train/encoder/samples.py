@@ -49,12 +49,13 @@ def asked_passages(conversations: Iterable[Conversation], template: Template) ->
     for conversation in conversations:
         turns = [turn["value"] for turn in conversation.conversations]
         asked: dict[str, Sequence[str]] = {}
+        text = passage_of(conversation)
         for question, answer in zip(turns[2::2], turns[3::2], strict=True):
             types = template.types_of(question)
-            mentions = template.parse(types, answer) if types else None
-            asked.update(mentions or {})
+            parsed = template.parse(types, answer, text) if types else None
+            asked.update(parsed.mentions if parsed else {})
         if asked:
-            passages.append(AskedPassage(conversation.passage_id, passage_of(conversation), asked))
+            passages.append(AskedPassage(conversation.passage_id, text, asked))
     return passages
 
 

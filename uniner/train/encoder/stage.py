@@ -127,9 +127,7 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     section, student = context.sections.encoder, context.sections.student
     settings = section.identity()
     base = settings.pop("base")  # by its content: its folder may be moved, or deleted once it is trained
-    template: dict[str, object] = {"template": student.template}
-    if student.template == "grouped":
-        template |= {"group_types": student.group_types}
+    template = student.template_identity()
     return Identity(
         stage="train-encoder",
         settings={"run": {"seed": context.seed}, "student": template, "encoder": settings},
