@@ -104,7 +104,10 @@ def run(context: StageContext) -> Manifest:
         recording_url = work.enter_context(replay(section))
         elsewhere_usd, budget_usd = 0.0, context.sections.run.budget_usd
         if folder.begin(identity) is None:
-            elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "generate", budget_usd))
+            elsewhere_usd = sum(
+                work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
+                for stage in ("generate", "describe")
+            )
             if isinstance(section, BatchTeacher) or BatchRecords(folder).read():
                 failed = chunk_pipeline.chunks_to_make_anew(folder)
                 if failed:

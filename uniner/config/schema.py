@@ -39,8 +39,8 @@ class Run(Section):
     seed: int = 0
     """Seed of sampling, negatives, split and training order."""
     budget_usd: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Most US dollars that generate and annotate may spend together, by the teacher's prices. The run then
-    stops with exit code 3; with a higher budget the same command goes on. Unset: no limit."""
+    """Most US dollars that generate, annotate and describe may spend together, by the teacher's prices. The
+    run then stops with exit code 3; with a higher budget the same command goes on. Unset: no limit."""
     storage_patience_s: NotNegative = Field(300.0, json_schema_extra=NOT_IDENTITY)
     """Seconds that reading and writing are tried again where the storage answers with a server's error or not
     at all. Then the stage fails, and the same command goes on from there."""
@@ -162,6 +162,27 @@ class Annotate(Section):
     """Largest share of passages with an outcome other than ok before the stage fails."""
 
 
+class Describe(Section):
+    """Types to descriptions and synonyms by the teacher, for build's questions."""
+
+    types: Annotated[int, Field(ge=0)] = 0
+    """Number of the most frequent types of the annotations that the teacher describes, a request each. 0: the
+    stage is skipped. build then asks for these types by name, by synonym and by name with description."""
+    prompt: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Text file with your own prompt: {type} marks the type's place; an optional first line `System: ...` is
+    the system message. The reply must be {"description": "...", "synonyms": ["..."]}. Unset: the built-in
+    one. The content is identity."""
+    temperature: Temperature = 0.0
+    """Sampling temperature."""
+    max_reply_tokens: Count = 256
+    """Longest reply in tokens; a longer one gets the outcome `too_long`."""
+    chunk_types: Count = 64
+    """Types per chunk."""
+    max_bad_share: Share = Field(0.2, json_schema_extra=NOT_IDENTITY)
+    """Largest share of types with an outcome other than ok before the stage fails. They are asked for by name
+    alone."""
+
+
 class Build(Section):
     """Annotations and gold data to conversations."""
 
@@ -171,6 +192,17 @@ class Build(Section):
     """Never ask for a type as a negative beside one that means nearly the same, such as location where the
     passage has a country: its answer would be wrong. Two types are close if the teacher gave them to the same
     words in different passages; build/near-synonyms.json and the data card list them with the evidence."""
+    type_descriptions_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """JSON file of descriptions and synonyms, in place of what describe wrote: {"person": {"description": "a
+    human being, called by a name", "synonyms": ["individual"]}}. The content is identity. Unset: those of
+    describe, if describe.types is set; else all types are asked for by name."""
+    synonym_share: Share = 0.25
+    """Share of the questions about a type with synonyms that ask by one of them. None is drawn that means
+    another type of the passage. Counts only beside descriptions, as does the next setting."""
+    description_share: Share = 0.25
+    """Share of the questions about a type with a description that ask by name and description: person (a
+    human being, called by a name). Both shares are at most 1 together; the rest asks by name, and so do all
+    validation questions."""
     negatives_per_positive: NotNegative = 1.0
     """Negative questions per positive one. The paper states no number; its data has about 0.5 or more."""
     negatives_per_passage: NotNegative | None = None
@@ -539,6 +571,7 @@ class Config(Section):
     generate: Generate = Generate()
     ingest: Ingest = Ingest()
     annotate: Annotate = Annotate()
+    describe: Describe = Describe()
     build: Build = Build()
     train: Train = Train()
     encoder: Encoder = Encoder()
