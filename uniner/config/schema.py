@@ -493,6 +493,13 @@ class Evaluate(Section):
     threshold_precision: Share | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Precision that the proposed tag.min_score_of_type should reach, such as 0.9. Unset: those with the best
     F1. Scores are as the model gives them: with tag.calibration the thresholds differ."""
+    paraphrase: bool = Field(False, json_schema_extra=NOT_IDENTITY)
+    """Also ask for each type by two synonyms and by a description, and score protocol `paraphrase`: F1 by
+    name, in other words, and the loss between. Three more answers a question. A table that ships has the
+    words for the benchmark's types."""
+    paraphrases_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """JSON file with words for other types, or in place of the table's, in the layout of
+    build.type_descriptions_file."""
     else_types: bool = False
     """Also ask for types without meaning (misc, miscellaneous, other, else, none) where gold has them. They
     count in protocol `strict_with_else` alone; the other protocols do not change."""
