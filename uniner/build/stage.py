@@ -37,7 +37,7 @@ from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals,
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
-from uniner.type_descriptions import Descriptions, read_descriptions
+from uniner.type_descriptions import Descriptions, descriptions_json, read_descriptions
 
 SECTIONS = ("student", "generate", "teacher", "annotate", "describe", "build")
 TYPES = "types.json"
@@ -45,7 +45,7 @@ TYPES = "types.json"
 NEAR_SYNONYMS = "near-synonyms.json"
 """File in the stage's folder: pairs of types that mean nearly the same, with the evidence."""
 _DESCRIPTIONS = "descriptions.json"
-"""The file that describe writes, and people may edit."""
+"""The file that describe writes, and people may edit; build keeps a copy of what it used."""
 _GOLD = "gold-"
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ def run(context: StageContext) -> Manifest:
     if annotations:
         folder.write_json(NEAR_SYNONYMS, [pair.to_json() for pair in near_synonyms])
     near = with_synonyms(neighbours(near_synonyms), mentions, descriptions)
+    if descriptions:
+        folder.write(_DESCRIPTIONS, descriptions_json(descriptions))
     kept_apart = near if settings.skip_near_synonyms else {}
     forms = TypeForms(
         descriptions=descriptions,

@@ -510,12 +510,17 @@ class Tag(Section):
 
     types: list[TypeName] = []
     """Types to ask for, together with those of types_file and top_types. All empty: the 200 most frequent
-    types of the student's training set."""
+    types of the student's training set. A type may carry a description, such as "person: a human being"; it
+    is asked with it, and named without it in the output."""
     types_file: str | None = None
-    """Text file of types, one per line; # begins a comment. Other types need another run; another file name
-    does not."""
+    """Text file of types, one per line, with or without descriptions; # begins a comment. Other types need
+    another run; another file name does not."""
     top_types: Count | None = None
     """Also ask for this many of the most frequent types of the student's training set, at most 200."""
+    unknown_types: Literal["itself", "nearest", "both"] = "itself"
+    """How types are asked that the student was not trained on: as themselves, as the nearest that it was
+    trained on (where there is one), or as both, merged. Tables keep the name. The nearest is a type with that
+    synonym, one that shared its mentions in the annotations, or one with a similar name."""
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str = "student"
