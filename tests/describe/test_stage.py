@@ -76,7 +76,7 @@ def test_types_are_described_once_and_build_asks_by_the_edited_file(
     built = build.run(context)
     assert questions(run / "build") == asked | more
     assert built.figures["asked_by_description"] > 15 and built.figures["asked_by_synonym"] > 8
-    assert "or by name with description" in (run / "build").read("README.md").decode()
+    assert "or by name with a description" in (run / "build").read("README.md").decode()
     assert build.run(context).digest == built.digest
 
     # A person's edit counts as another input of build, and describe leaves it alone.
