@@ -11,8 +11,10 @@ from uniner.quickstart.corpus import types_of
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.type_replies import type_replies
 from uniner.records import Annotation, DescribedType, Entity, from_table
+from uniner.storage.folder import Folder
+from uniner.teacher.batch.pending_requests import PendingRequests
 from uniner.teacher.completion import Rejection, Teacher
-from uniner.teacher.reply_cache import CachedReply
+from uniner.teacher.reply_cache import CachedReply, ReplyCache
 from uniner.type_descriptions import TypeDescription
 
 GOOD = '{"description": "a work of cinema.", "synonyms": ["Film", "movie", "motion picture", "film"]}'
@@ -83,6 +85,18 @@ class FakeTeacher:
             key="k", run="", text=self.replies[name], finish_reason="stop", refusal="", tokens_in=2,
             tokens_out=3, attempts=1,
         )  # fmt: skip
+
+
+def test_types_may_be_asked_about_in_batches(tmp_path):
+    types = TypesToDescribe.of(Counter(movie=3, song=2, poem=1), 3, 2)
+    teacher = Teacher(model="m", prompt=PROMPT)
+    pending = PendingRequests(
+        teacher=teacher, parent=types, cache=ReplyCache.of(Folder(str(tmp_path)), teacher), run="r"
+    )
+    requests = [pending.requests for pending in pending.unanswered([*types.chunks()], {})]
+    assert [len(each) for each in requests] == [2, 1]
+    asked = [request["messages"][-1]["content"] for each in requests for request in each.values()]
+    assert [text.rsplit("\n\n", 1)[-1] for text in asked] == ["Type: movie", "Type: song", "Type: poem"]
 
 
 def test_each_type_keeps_its_place_with_an_outcome():

@@ -118,6 +118,27 @@ def test_the_estimate_and_errors_are_printed_before_ray_starts(config, tmp_path,
         assert message in capsys.readouterr().err
 
 
+def test_a_teacher_of_kind_batch_gets_the_types_in_batches(config, stage_context, monkeypatch):
+    def note(folder, teacher, server, **given):
+        asked.append(
+            (server.base_url, teacher.usd_per_million_in, dict(given["chunks"]), given["elsewhere_usd"])
+        )
+        raise UserError("noted")
+
+    asked = []
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setattr(describe, "answer_stage_in_batches", note)
+    monkeypatch.setattr(describe.chunk_pipeline, "gather", lambda items, function: map(function, items))
+    words = ["teacher.kind=batch", "teacher.path=default", "teacher.base_url=http://127.0.0.1:9/v1"]
+    words += ["teacher.usd_per_million_in=2", "teacher.usd_per_million_out=2", "run.budget_usd=1"]
+    context = stage_context(describe, load([str(config), *words]))
+    describe.check(context)
+    with pytest.raises(UserError, match="noted"):
+        describe.run(context)
+    assert asked == [("http://127.0.0.1:9/v1", 1.0, {"000000": 2}, 0.0)], "at the price of batches"
+    assert "up to 24 h a batch" in describe.estimate(context)
+
+
 def test_without_types_to_describe_the_stage_is_skipped(config, stage_context, caplog):
     context = stage_context(describe, load([str(config), "describe.types=0"]))
     describe.check(context)

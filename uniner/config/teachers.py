@@ -114,7 +114,7 @@ class BatchTeacher(ServerTeacher):
     """A model on an OpenAI-compatible server, asked through its Batch API.
 
     Each batch is answered within 24 hours. A stop leaves the batches running, and the same command collects
-    them. `generate`, `describe` and evaluate's chat systems ask online all the same.
+    them. `generate` and evaluate's chat systems ask online all the same.
     """
 
     kind: Literal["batch"] = Field("batch", json_schema_extra=NOT_IDENTITY)

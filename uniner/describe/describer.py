@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from uniner.labels import normalize_type
 from uniner.records import (
@@ -73,6 +75,10 @@ class TypesToDescribe:
             f"{first:06d}": min(self.chunk_types, len(self.types) - first)
             for first in range(0, len(self.types), self.chunk_types)
         }
+
+    def read_columns(self, key: str, names: Sequence[str]) -> pa.Table:
+        """Return some columns of a key's chunk."""
+        return self.read_chunk(key).table.select(list(names))
 
     def read_chunk(self, key: str) -> Chunk:
         """Return a key's chunk, as if it were read from a parent stage."""

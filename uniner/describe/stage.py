@@ -7,8 +7,10 @@ nothing to do.
 import contextlib
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from uniner.config.teachers import BatchTeacher
 from uniner.describe.describer import Describer, TypesToDescribe, count_mentions, description_prompt
 from uniner.errors import UserError
 from uniner.labels import normalize_type
@@ -18,6 +20,9 @@ from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals, differences
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.batch.pending_requests import OnlyKeptReplies
+from uniner.teacher.batch.records import BatchRecords, rejections_in
+from uniner.teacher.batch.stage_batches import answer_stage_in_batches, require_batches_of, require_no_batches
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
 from uniner.teacher.pools import teacher_pool
@@ -26,6 +31,7 @@ from uniner.teacher.settings import (
     check_budget,
     check_teacher,
     make_estimate,
+    make_server,
     make_teacher,
     rate_limits,
     replay,
@@ -33,7 +39,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import shared_budget
+from uniner.teacher.spent import shared_budget, spent_in_batches
 from uniner.type_descriptions import TypeDescription, descriptions_json, read_descriptions
 
 SECTIONS = ("run", "student", "teacher", "build", "describe")
@@ -62,7 +68,11 @@ def check(context: StageContext) -> None:
     section = context.sections.teacher
     check_teacher(section)
     check_budget(section, context.sections.run.budget_usd, "run.budget_usd")
-    context.folder.check_identity(_identity(context, parents={}))
+    if not isinstance(section, BatchTeacher):
+        require_no_batches(context.folder)
+    identity = _identity(context, parents={})
+    context.folder.check_identity(identity)
+    require_batches_of(context.folder, identity, with_parents=False)
 
 
 def parents(context: StageContext) -> list[str]:
@@ -84,6 +94,7 @@ def run(context: StageContext) -> Manifest | None:
     identity = _identity(context, {"annotate": annotations.digest()})
     if manifest := _of_earlier_annotations(folder, identity, annotations):
         return manifest
+    require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
     if manifest := folder.begin(identity):
@@ -91,19 +102,35 @@ def run(context: StageContext) -> Manifest | None:
     types, budget_usd = _count_types(context, annotations), context.sections.run.budget_usd
     with contextlib.ExitStack() as work:
         recording_url = work.enter_context(replay(section))
-        elsewhere = [
+        elsewhere_usd = sum(
             work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
             for stage in ("generate", "annotate")
-        ]
+        )
+        cache = reply_cache_folder(section, context.sections.run.root)
+        answer_stage_in_batches(
+            folder,
+            teacher,
+            make_server(section) if isinstance(section, BatchTeacher) else None,
+            texts=types,
+            chunks=types.chunks(),
+            cache=cache,
+            budget_usd=budget_usd,
+            elsewhere_usd=elsewhere_usd,
+        )
+        actors = teacher_actors(section, teacher, types.chunks(), recording_url=recording_url)
+        if isinstance(section, BatchTeacher):  # it would pay the price of requests online
+            actors = replace(actors, make_client=OnlyKeptReplies)
         pool = work.enter_context(
             teacher_pool(
                 folder,
                 teacher,
-                teacher_actors(section, teacher, types.chunks(), recording_url=recording_url),
+                actors,
                 Describer,
                 limits=rate_limits(section, budget_usd),
-                cache=reply_cache_folder(section, context.sections.run.root),
-                elsewhere_usd=sum(elsewhere),
+                cache=cache,
+                elsewhere_usd=elsewhere_usd,
+                batches_usd=spent_in_batches(folder),
+                rejected=rejections_in(BatchRecords(folder).read()),
             )
         )
         return chunk_pipeline.run_stage(
@@ -145,6 +172,7 @@ def estimate(context: StageContext) -> str:
         total=len(types.types),
         done=len(types.types) - len(texts),
         sample=types.types[0].text if types.types else "person",
+        batch=isinstance(section, BatchTeacher),
         unit="types",
     ).text()
 
@@ -205,6 +233,7 @@ def _teacher(context: StageContext) -> Teacher:
         prompt=description_prompt(settings.prompt),
         temperature=settings.temperature,
         max_reply_tokens=settings.max_reply_tokens,
+        in_batches=True,
     )
 
 
