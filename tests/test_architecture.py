@@ -18,7 +18,7 @@ from uniner.storage.manifest import package_versions
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
-STAGES = {"generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report"}
+STAGES = {"generate", "ingest", "annotate", "describe", "build", "train", "evaluate", "tag", "report"}
 LEVELS = (
     {"cli", "jobs", "quickstart"},
     {"preflight"},
@@ -29,7 +29,17 @@ LEVELS = (
     {"metrics", "gold"},
     {"runtime"},
     {"storage"},
-    {"config", "records", "passages", "labels", "templates", "grounding", "overlaps", "display"},
+    {
+        "config",
+        "records",
+        "passages",
+        "labels",
+        "templates",
+        "grounding",
+        "overlaps",
+        "display",
+        "type_descriptions",
+    },
     {"normalized_text"},
     {"errors", "progress"},
 )

@@ -14,6 +14,7 @@ GOLD = {"supervised": {"news": "news.jsonl"}}
 def identity(tmp_path, base, monkeypatch, stage_context):
     """Return a function that returns a stage's identity under these sections of the config."""
     (tmp_path / "news.jsonl").write_text('{"text": "Ann left.", "entities": []}\n')
+    (tmp_path / "types.json").write_text('{"city": {"synonyms": ["town"]}}')
     (tmp_path / "prompt.txt").write_text("Find all. {passage}")
     monkeypatch.chdir(tmp_path)
 
@@ -49,6 +50,9 @@ def identity(tmp_path, base, monkeypatch, stage_context):
             {"build": {"negatives": "none"}},
             {"build": {"negatives": "none", "negatives_per_passage": 3}},
         ),
+        ("build", {}, {"build": {"synonym_share": 0.1, "description_share": 0.9}}),
+        ("build", {}, {"describe": {"prompt": "prompt.txt"}}),
+        ("annotate", {}, {"describe": {"types": 9}}),
         ("annotate", {}, {"student": {"template": "grouped"}}),
         (
             "annotate",
@@ -84,6 +88,8 @@ def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, befo
         ),
         ("build", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
         ("train", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
+        ("build", {"describe": {"types": 9}}, {"describe": {"types": 9}, "build": {"synonym_share": 0.1}}),
+        ("build", {}, {"build": {"type_descriptions_file": "types.json"}}),
         ("annotate", {}, {"student": {"template": "definition"}}),
         ("annotate", {}, {"annotate": {"prompt": "prompt.txt"}}),
         ("ingest", {"ingest": {"sample": 0.5}}, {"ingest": {"sample": 0.5}, "run": {"seed": 7}}),

@@ -21,7 +21,8 @@ import typer
 from tqdm import tqdm
 
 from uniner.config.loader import load
-from uniner.config.reference import brief, describe
+from uniner.config.reference import brief
+from uniner.config.reference import describe as describe_settings
 from uniner.config.schema import Config
 from uniner.display import visible
 from uniner.errors import Stopped, UserError, printable
@@ -39,7 +40,10 @@ _PREFLIGHT_PATIENCE_S = 20.0
 """Seconds for which preflight asks a storage in trouble again; a run asks for longer."""
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that `ray job submit` sets for the job's process."""
-STAGES = ("generate", "ingest", "annotate", "build", "train", "train-encoder", "evaluate", "tag", "report")
+STAGES = (
+    "generate", "ingest", "annotate", "describe", "build", "train", "train-encoder", "evaluate", "tag",
+    "report",
+)  # fmt: skip
 
 _PACKAGES = {"train-encoder": "train.encoder"}
 """The packages of stages that have another name."""
@@ -116,6 +120,17 @@ def annotate(
     verbose: Verbose = False,
 ) -> None:
     _run_or_estimate("annotate", config, settings, estimate, retry_failed)
+
+
+@_command("Have the teacher describe the most frequent types and name synonyms.", "describe")
+def describe(
+    config: ConfigFile,
+    settings: Settings = None,
+    estimate: Estimate = False,
+    retry_failed: RetryFailed = False,
+    verbose: Verbose = False,
+) -> None:
+    _run_or_estimate("describe", config, settings, estimate, retry_failed)
 
 
 @_command("Make conversations of the annotations and gold data.", "build")
@@ -219,7 +234,7 @@ def status(config: ConfigFile, settings: Settings = None) -> None:
 
 @_command("List all settings, or those of a section.", name="settings")
 def list_settings(section: Annotated[str | None, typer.Argument(metavar="[SECTION]")] = None) -> None:
-    _exit(_exit_code(lambda: print(describe(section))))
+    _exit(_exit_code(lambda: print(describe_settings(section))))
 
 
 def _load(words: Sequence[str]) -> Config:

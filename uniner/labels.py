@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 """Types without meaning; the published benchmark leaves them out (recipe: ELSE-like labels)."""
@@ -112,16 +112,30 @@ def nearest_type(type_name: str, known: Iterable[str]) -> str | None:
     return best if best is not None and likeness(best) >= _LEAST_LIKENESS else None
 
 
-def unknown_types(asked: Iterable[str], known: Collection[str]) -> dict[str, str | None]:
-    """Return the types that are asked for but not known, each with the nearest that is."""
+def unknown_types(
+    asked: Iterable[str], known: Collection[str], relatives: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str | None]:
+    """Return the types that are asked for but not known, each with the nearest that is.
+
+    relatives: by type other types that mean the same or nearly so, the nearest first. They go before types
+    that only look alike.
+    """
     folded = {_folded(name) for name in known}
     unknown = sorted({name for name in asked if _folded(name) not in folded and not is_else_type(name)})
-    return {name: nearest_type(name, known) for name in unknown}
+    near = {
+        name: next(
+            (other for other in (relatives or {}).get(normalize_type(name), ()) if other in known), None
+        )
+        for name in unknown
+    }
+    return {name: near[name] or nearest_type(name, known) for name in unknown}
 
 
-def unknown_types_line(asked: Collection[str], known: Collection[str]) -> str:
+def unknown_types_line(
+    asked: Collection[str], known: Collection[str], relatives: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """Return a line on the types that are asked for but not known; empty if there are none."""
-    unknown = unknown_types(asked, known)
+    unknown = unknown_types(asked, known, relatives)
     if not unknown or not known:
         return ""
     shown = [

@@ -142,6 +142,41 @@ class Annotation:
 ANNOTATION = _schema(Annotation)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrequentType:
+    """A type of the annotations, as `text`, and how many mentions it has."""
+
+    text: str
+    mentions: int
+
+
+FREQUENT_TYPE = _schema(FrequentType)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedType:
+    """The teacher's description of a type and its synonyms; both are empty unless the outcome is ok.
+
+    outcome: ok; unparseable (the reply is not the JSON object that was asked for); too_long, refused,
+    filtered, rejected, failed and poison as in Annotation.
+    """
+
+    type: str
+    mentions: int
+    description: str
+    synonyms: tuple[str, ...]
+    outcome: str
+    reply: str
+    model: str
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    attempts: int
+
+
+DESCRIBED_TYPE = _schema(DescribedType)
+
+
 # The published layout names the fields of a turn `from` and `value`. `from` is a Python keyword, so turns are
 # plain dictionaries.
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,6 @@ def test_other_settings_are_refused_while_a_batch_is_in_progress(
         in (capsys.readouterr().err)
     )
     with pytest.raises(UserError, match="the output of ingest was 'of the passages'"):
-        stage._require_batches_of(context.folder, stage._identity(context, parents={"ingest": "others"}))
+        stage.require_batches_of(context.folder, stage._identity(context, parents={"ingest": "others"}))
     BatchRecords(context.folder).write(replace(record, ended="completed"))
     stage.check(stage_context(stage, load([*words, "annotate.temperature=0.5"])))

@@ -228,3 +228,22 @@ def test_of_a_gold_answer_the_entities_are_gold(name, most):
         held += len(found)
         wanted += len(gold)
     assert held >= 0.7 * wanted
+
+
+def test_a_type_that_is_asked_for_with_a_description_is_tagged_by_its_name():
+    template = WordsTemplate()
+    described, other = "person (a human being, called by a name)", "city"
+    ((question, answer),) = template.render("Ann left", {described: ["Ann"], other: []})
+    assert described in question and answer == "Ann B-person left O"
+    assert template.parse([described, other], answer, "Ann left").mentions == {described: ("Ann",), other: ()}
+
+
+@pytest.mark.parametrize(
+    "pair", [("person", "person (a man)"), ("bank (river)", "bank (money)"), (" (x)", "x")]
+)
+def test_two_types_of_one_name_have_two_tags(pair):
+    template = WordsTemplate()
+    answers = {pair[0]: ["Ann"], pair[1]: ["Bob"]}
+    ((_, answer),) = template.render("Ann Bob", answers)
+    read = template.parse(pair, answer, "Ann Bob").mentions
+    assert read == {pair[0]: ("Ann",), pair[1]: ("Bob",)}

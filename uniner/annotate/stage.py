@@ -8,19 +8,18 @@ from uniner.annotate.annotator import Annotator
 from uniner.config.teachers import BatchTeacher, RecordingTeacher
 from uniner.errors import UserError
 from uniner.runtime import chunk_pipeline
-from uniner.runtime.spending import SpendingFile
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.manifest import Identity, Manifest, differences
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.batch.pending_requests import OnlyKeptReplies, PendingRequests
+from uniner.teacher.batch.pending_requests import OnlyKeptReplies
 from uniner.teacher.batch.records import BatchRecords, rejections_in
-from uniner.teacher.batch.runner import answer_in_batches
+from uniner.teacher.batch.stage_batches import answer_stage_in_batches, require_batches_of, require_no_batches
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
 from uniner.teacher.pools import teacher_pool
 from uniner.teacher.prompts import PASSAGE, PASSAGE_MARK, Prompt, annotation_prompt
-from uniner.teacher.reply_cache import ReplyCache, run_id, unpaid_texts
+from uniner.teacher.reply_cache import unpaid_texts
 from uniner.teacher.settings import (
     check_budget,
     check_teacher,
@@ -44,8 +43,7 @@ def check(context: StageContext) -> None:
     """Check the teacher, the prompt and the budget, and compare with what the stage began with."""
     _check_settings(context)
     if not isinstance(context.sections.teacher, BatchTeacher):
-        with explained(context.folder.url):
-            BatchRecords(context.folder).require_none_in_progress()
+        require_no_batches(context.folder)
 
 
 def _check_settings(context: StageContext) -> None:
@@ -59,25 +57,7 @@ def _check_settings(context: StageContext) -> None:
         )
     identity = _identity(context, parents={})
     context.folder.check_identity(identity)
-    _require_batches_of(context.folder, identity, with_parents=False)
-
-
-def _require_batches_of(folder: StageFolder, identity: Identity, with_parents: bool = True) -> None:
-    """Refuse other settings or passages while batches are in progress: their paid replies would be lost.
-
-    Raises:
-        UserError: naming a batch's record and what differs.
-    """
-    with explained(folder.url):
-        in_progress = BatchRecords(folder).in_progress()
-    begun = folder.read_identity() if in_progress else None
-    if begun is None or any(not differences(begun, earlier) for earlier in identity.earlier):
-        return
-    if differing := differences(begun, identity, with_parents):
-        raise UserError(
-            f"{BatchRecords(folder).address(in_progress[0])}: the batch is paid for and was submitted with "
-            f"other settings: {differing[0]}; set that back to fetch its replies, or take another run.name"
-        )
+    require_batches_of(context.folder, identity, with_parents=False)
 
 
 def parents(_context: StageContext) -> list[str]:
@@ -96,7 +76,7 @@ def run(context: StageContext) -> Manifest:
     parent = passages.require_manifest()
     sources = parent.chunks
     identity = _identity(context, {"ingest": parent.digest}).with_earlier_parent("ingest", parent.grown_from)
-    _require_batches_of(folder, identity)
+    require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
     chunks = {chunk.key: chunk.rows for chunk in sources}
@@ -104,13 +84,20 @@ def run(context: StageContext) -> Manifest:
         recording_url = work.enter_context(replay(section))
         elsewhere_usd, budget_usd = 0.0, context.sections.run.budget_usd
         if folder.begin(identity) is None:
-            elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "generate", budget_usd))
-            if isinstance(section, BatchTeacher) or BatchRecords(folder).read():
-                failed = chunk_pipeline.chunks_to_make_anew(folder)
-                if failed:
-                    BatchRecords(folder).forget_errors()  # batches ask again about their rows
-                if isinstance(section, BatchTeacher):
-                    _answer_in_batches(context, section, teacher, elsewhere_usd, failed)
+            elsewhere_usd = sum(
+                work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
+                for stage in ("generate", "describe")
+            )
+            answer_stage_in_batches(
+                folder,
+                teacher,
+                make_server(section) if isinstance(section, BatchTeacher) else None,
+                texts=passages,
+                chunks=chunks,
+                cache=reply_cache_folder(section, context.sections.run.root),
+                budget_usd=budget_usd,
+                elsewhere_usd=elsewhere_usd,
+            )
         actors = teacher_actors(section, teacher, chunks, recording_url=recording_url)
         if isinstance(section, BatchTeacher):  # it would pay the price of requests online
             actors = replace(actors, make_client=OnlyKeptReplies)
@@ -163,37 +150,6 @@ def estimate(context: StageContext) -> str:
 
 def _texts(passages: StageFolder, key: str) -> list[str]:
     return passages.read_columns(key, ["text"])["text"].to_pylist()
-
-
-def _answer_in_batches(
-    context: StageContext, section: BatchTeacher, teacher: Teacher, elsewhere_usd: float, failed: set[str]
-) -> None:
-    """Have the missing chunks' requests answered by batches, whose replies go to the cache.
-
-    elsewhere_usd: what other stages spent of the budget. failed: keys of chunks with failed rows.
-    """
-    folder, passages = context.folder, context.run_folder / "ingest"
-    cache, run = reply_cache_folder(section, context.sections.run.root), run_id(folder)
-    assert cache, "only a recording has no cache"
-    index = ReplyCache.of(cache, teacher).read_index(run)
-    pending = PendingRequests(
-        teacher=teacher, parent=passages, cache=ReplyCache.of(cache, teacher, index), run=run
-    )
-    records = BatchRecords(folder)
-    with explained(folder.url):
-        ended = sum(record.usd for record in records.read())
-        # Where spending.json was deleted, its replies still tell what they cost.
-        spent = max(SpendingFile(folder).read() + ended, teacher.usd(*index.paid))
-        done = folder.chunk_keys() - failed
-        missing = sorted(passages.require_manifest().rows_of_chunk.keys() - done)
-        answer_in_batches(
-            pending,
-            make_server(section),
-            records,
-            missing,
-            context.sections.run.budget_usd,
-            elsewhere_usd + spent,
-        )
 
 
 def _prompt(context: StageContext) -> Prompt:

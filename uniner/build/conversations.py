@@ -3,13 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from uniner.build.filters import FilteredMentions, MentionFilters, filter_mentions
 from uniner.build.near_synonyms import Words, words_of
+from uniner.build.type_forms import TypeForms
 from uniner.gold.reader import count_left_out
 from uniner.gold.records import GoldPassage, GoldQuestion
 from uniner.labels import normalize_type
@@ -26,7 +27,7 @@ class ConversationSettings:
     """Settings of conversations, except for the filters.
 
     negatives_per_passage replaces negatives_per_positive if set. weight: copies of each conversation in the
-    training set; the fraction is the chance of one more copy.
+    training set; the fraction is the chance of one more copy. forms: how types are asked for.
     """
 
     seed: int
@@ -35,6 +36,7 @@ class ConversationSettings:
     validation_share: float = 0.02
     weight: float = 1.0
     template: Template = SINGLE_TYPE
+    forms: TypeForms = field(default_factory=TypeForms)
 
 
 class NegativeSampler:
@@ -126,6 +128,7 @@ def annotation_conversations(
         )
         conversations += copies
         counts.update(count_questions(copies))
+        counts.update(settings.forms.count(copies, settings.template))
         if copies:
             counts["mentions"] += sum(map(len, filtered.mentions.values()))
             counts.update(
@@ -156,7 +159,7 @@ def gold_conversations(
 
     Negative types are the data set's own. A passage without entities is asked for negative types only: it has
     none of the types that the data set annotates. If the file asks its own questions, only types that it
-    answers with "none" are negatives.
+    answers with "none" are negatives, and all types are asked for by their names.
     """
     mentions, spans = [_mentions(passage) for passage in passages], [_spans(passage) for passage in passages]
     totals: Counter[str] = Counter()
@@ -173,7 +176,7 @@ def gold_conversations(
             sampler
             if passage.questions is None
             else NegativeSampler(_absent_types(passage.questions, totals), negatives),
-            settings,
+            settings if passage.questions is None else replace(settings, forms=TypeForms()),
             dataset,
             dataset_line,
             places,
@@ -183,6 +186,7 @@ def gold_conversations(
     counts = count_questions(conversations)
     for passage, by_type, places in zip(passages, mentions, spans, strict=True):
         counts.update(_count_unheld(passage.text, by_type, places, settings.template))
+    counts.update(settings.forms.count(conversations, settings.template))
     return conversations, {**counts, f"from_{dataset}": counts["conversations"], **count_left_out(passages)}
 
 
@@ -236,15 +240,16 @@ def passage_conversations(
     negatives = sampler.sample(positives, count, random)
     types = [*positives, *negatives]
     shuffled = [types[index] for index in random.permutation(len(types))]
+    forms = {} if in_validation else settings.forms.asked(passage_id, positives, negatives)
     conversation = Conversation(
         id=passage_id,
         passage_id=passage_id,
         conversations=render_conversation(
             text,
-            {name: mentions.get(name, ()) for name in shuffled},
+            {forms.get(name, name): mentions.get(name, ()) for name in shuffled},
             dataset if dataset_line else None,
             settings.template,
-            spans,
+            None if spans is None else {forms.get(name, name): spans.get(name, ()) for name in shuffled},
         ),
         positive_types=tuple(positives),
         negative_types=tuple(negatives),

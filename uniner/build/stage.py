@@ -4,6 +4,7 @@ Each gold data set to train on is one more chunk, `gold-<name>`.
 """
 
 import functools
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from uniner.build.conversations import (
 )
 from uniner.build.filters import MentionFilters, plural_types
 from uniner.build.near_synonyms import NearSynonyms, Words, find_near_synonyms, merged, neighbours
+from uniner.build.type_forms import TypeForms, with_synonyms
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import is_listed, label_renamer, tag_column
@@ -30,16 +32,20 @@ from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import absolute, explained, filesystem
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals, differences
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
+from uniner.type_descriptions import Descriptions, descriptions_json, read_descriptions
 
-SECTIONS = ("student", "generate", "teacher", "annotate", "build")
+SECTIONS = ("student", "generate", "teacher", "annotate", "describe", "build")
 TYPES = "types.json"
 """File in the stage's folder: mentions of each type, most frequent first."""
 NEAR_SYNONYMS = "near-synonyms.json"
 """File in the stage's folder: pairs of types that mean nearly the same, with the evidence."""
+_DESCRIPTIONS = "descriptions.json"
+"""The file that describe writes, and people may edit; build keeps a copy of what it used."""
 _GOLD = "gold-"
 
 log = logging.getLogger(__name__)
@@ -64,19 +70,30 @@ def check(context: StageContext) -> None:
         )
     for name, address in settings.supervised.items():
         verify_gold(address, tag_column=tag_column(name))
+    if settings.synonym_share + settings.description_share > 1:
+        raise UserError(
+            f"build.synonym_share = {settings.synonym_share:g} and build.description_share = "
+            f"{settings.description_share:g} are more than 1 together; set both to 0.25, for example"
+        )
+    if settings.type_descriptions_file:
+        _read_file(settings.type_descriptions_file)
     context.folder.check_identity(_identity(context, parents={}))
 
 
 def parents(context: StageContext) -> list[str]:
-    """Return annotate, unless gold data alone are trained on."""
-    return ["annotate"] if context.sections.build.teacher_weight else []
+    """Return annotate, unless gold data alone are trained on, and describe if it describes types."""
+    annotated = ["annotate"] if context.sections.build.teacher_weight else []
+    return [*annotated, *(["describe"] if _reads_describe(context) else [])]
 
 
 def run(context: StageContext) -> Manifest:
     """Build the run's conversations. Returns the manifest."""
     settings, folder = context.sections.build, context.folder
     annotations = context.run_folder / "annotate" if settings.teacher_weight else None
-    identity = _identity(context, {"annotate": annotations.digest()} if annotations else {})
+    descriptions, described = _read_descriptions(context)
+    identity = _identity(
+        context, {**({"annotate": annotations.digest()} if annotations else {}), **described}
+    )
     if annotations and (manifest := _of_earlier_annotations(folder, identity, annotations)):
         return manifest
     if manifest := folder.begin(identity):
@@ -87,13 +104,23 @@ def run(context: StageContext) -> Manifest:
     folder.write_json(TYPES, dict(mentions.most_common()))
     if annotations:
         folder.write_json(NEAR_SYNONYMS, [pair.to_json() for pair in near_synonyms])
-    kept_apart = neighbours(near_synonyms) if settings.skip_near_synonyms else {}
+    near = with_synonyms(neighbours(near_synonyms), mentions, descriptions)
+    if descriptions:
+        folder.write(_DESCRIPTIONS, descriptions_json(descriptions))
+    kept_apart = near if settings.skip_near_synonyms else {}
+    forms = TypeForms(
+        descriptions=descriptions,
+        synonym_share=settings.synonym_share,
+        description_share=settings.description_share,
+        near=near,
+        seed=context.seed,
+    )
     conversation_builder = _ConversationBuilder(
         annotations=annotations,
         settings=settings,
         gold={name: absolute_gold(address) for name, address in settings.supervised.items()},
         sampler=NegativeSampler(mentions, settings.negatives, kept_apart),
-        conversation=_conversation_settings(context),
+        conversation=replace(_conversation_settings(context), forms=forms),
         filters=filters,
     )
     facts = _card_facts(context, near_synonyms)
@@ -173,19 +200,64 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
     template = student.template_identity()
     listed = all(map(is_listed, build.supervised))
     words = {} if listed else {"gold": {"label_words": LABEL_WORDS}}
+    file = build.type_descriptions_file
+    described = {"build.type_descriptions_file": _digest(_read_file(file)[1])} if file else {}
     return Identity(
         stage="build",
-        settings={"run": {"seed": context.seed}, "student": template, "build": _deciding(build), **words},
+        settings={
+            "run": {"seed": context.seed},
+            "student": template,
+            "build": _deciding(build, bool(file) or _reads_describe(context)),
+            **words,
+        },
         inputs={
-            "build.supervised": {name: gold_digest(address) for name, address in build.supervised.items()}
+            "build.supervised": {name: gold_digest(address) for name, address in build.supervised.items()},
+            **described,
         },
         parents=parents,
     )
 
 
-def _deciding(build: Build) -> dict[str, Any]:
-    """Return the settings that decide the conversations: some count only beside others."""
+def _reads_describe(context: StageContext) -> bool:
+    """Tell whether the descriptions of types come from the stage describe."""
+    build = context.sections.build
+    return bool(context.sections.describe.types and build.teacher_weight and not build.type_descriptions_file)
+
+
+def _read_descriptions(context: StageContext) -> tuple[Descriptions, dict[str, str | None]]:
+    """Return the descriptions of types, and as a parent the digest of the file that describe wrote.
+
+    The file counts by its content, not by describe's manifest: a person may have edited it.
+    """
+    if file := context.sections.build.type_descriptions_file:
+        return _read_file(file)[0], {}
+    if not _reads_describe(context):
+        return {}, {}
+    folder = context.run_folder / "describe"
+    folder.require_manifest()
+    descriptions, data = _read_file(folder.path(_DESCRIPTIONS))
+    return descriptions, {"describe": _digest(data)}
+
+
+def _read_file(url: str) -> tuple[Descriptions, bytes]:
+    system, path = filesystem(absolute(url))
+    with explained(url):
+        data = system.cat_file(path)
+    return read_descriptions(data, url), data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _deciding(build: Build, describes: bool) -> dict[str, Any]:
+    """Return the settings that decide the conversations: some count only beside others.
+
+    describes: there are descriptions of types.
+    """
     without = {"supervised"}  # gold data count by name and content: a file may be moved
+    if not describes:
+        without |= {"synonym_share", "description_share"}
     if not build.supervised:
         without |= {"supervised_weight", "supervised_examples", "labels", "dataset_line"}
     if not build.teacher_weight:

@@ -40,8 +40,8 @@ class Run(Section):
     seed: int = 0
     """Seed of sampling, negatives, split and training order."""
     budget_usd: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """Most US dollars that generate and annotate may spend together, by the teacher's prices. The run then
-    stops with exit code 3; with a higher budget the same command goes on. Unset: no limit."""
+    """Most US dollars that generate, annotate and describe may spend together, by the teacher's prices. The
+    run then stops with exit code 3; with a higher budget the same command goes on. Unset: no limit."""
     storage_patience_s: NotNegative = Field(300.0, json_schema_extra=NOT_IDENTITY)
     """Seconds that reading and writing are tried again where the storage answers with a server's error or not
     at all. Then the stage fails, and the same command goes on from there."""
@@ -175,6 +175,27 @@ class Annotate(Section):
     """Largest share of passages with an outcome other than ok before the stage fails."""
 
 
+class Describe(Section):
+    """Types to descriptions and synonyms by the teacher, for build's questions."""
+
+    types: Annotated[int, Field(ge=0)] = 0
+    """Number of the most frequent types of the annotations that the teacher describes, a request each. 0: the
+    stage is skipped. build then asks for these types by name, by synonym and by name with description."""
+    prompt: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Text file with your own prompt: {type} marks the type's place; an optional first line `System: ...` is
+    the system message. The reply must be {"description": "...", "synonyms": ["..."]}. Unset: the built-in
+    one. The content is identity."""
+    temperature: Temperature = 0.0
+    """Sampling temperature."""
+    max_reply_tokens: Count = 256
+    """Longest reply in tokens; a longer one gets the outcome `too_long`."""
+    chunk_types: Count = 64
+    """Types per chunk."""
+    max_bad_share: Share = Field(0.2, json_schema_extra=NOT_IDENTITY)
+    """Largest share of types with an outcome other than ok before the stage fails. They are asked for by name
+    alone."""
+
+
 class Build(Section):
     """Annotations and gold data to conversations."""
 
@@ -184,6 +205,17 @@ class Build(Section):
     """Never ask for a type as a negative beside one that means nearly the same, such as location where the
     passage has a country: its answer would be wrong. Two types are close if the teacher gave them to the same
     words in different passages; build/near-synonyms.json and the data card list them with the evidence."""
+    type_descriptions_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """JSON file of descriptions and synonyms, in place of what describe wrote: {"person": {"description": "a
+    human being, called by a name", "synonyms": ["individual"]}}. The content is identity. Unset: those of
+    describe, if describe.types is set; else all types are asked for by name."""
+    synonym_share: Share = 0.25
+    """Share of the questions about a type with synonyms that ask by one of them. None is drawn that means
+    another type of the passage. Counts only beside descriptions, as does the next setting."""
+    description_share: Share = 0.25
+    """Share of the questions about a type with a description that ask by name and description: person (a
+    human being, called by a name). Both shares are at most 1 together; the rest asks by name, and so do all
+    validation questions."""
     negatives_per_positive: NotNegative = 1.0
     """Negative questions per positive one. The paper states no number; its data has about 0.5 or more."""
     negatives_per_passage: NotNegative | None = None
@@ -474,6 +506,13 @@ class Evaluate(Section):
     threshold_precision: Share | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Precision that the proposed tag.min_score_of_type should reach, such as 0.9. Unset: those with the best
     F1. Scores are as the model gives them: with tag.calibration the thresholds differ."""
+    paraphrase: bool = Field(False, json_schema_extra=NOT_IDENTITY)
+    """Also ask for each type by two synonyms and by a description, and score protocol `paraphrase`: F1 by
+    name, in other words, and the loss between. Three more answers a question. A table that ships has the
+    words for the benchmark's types."""
+    paraphrases_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """JSON file with words for other types, or in place of the table's, in the layout of
+    build.type_descriptions_file."""
     else_types: bool = False
     """Also ask for types without meaning (misc, miscellaneous, other, else, none) where gold has them. They
     count in protocol `strict_with_else` alone; the other protocols do not change."""
@@ -484,12 +523,17 @@ class Tag(Section):
 
     types: list[TypeName] = []
     """Types to ask for, together with those of types_file and top_types. All empty: the 200 most frequent
-    types of the student's training set."""
+    types of the student's training set. A type may carry a description, such as "person: a human being"; it
+    is asked with it, and named without it in the output."""
     types_file: str | None = None
-    """Text file of types, one per line; # begins a comment. Other types need another run; another file name
-    does not."""
+    """Text file of types, one per line, with or without descriptions; # begins a comment. Other types need
+    another run; another file name does not."""
     top_types: Count | None = None
     """Also ask for this many of the most frequent types of the student's training set, at most 200."""
+    unknown_types: Literal["itself", "nearest", "both"] = "itself"
+    """How types are asked that the student was not trained on: as themselves, as the nearest that it was
+    trained on (where there is one), or as both, merged. Tables keep the name. The nearest is a type with that
+    synonym, one that shared its mentions in the annotations, or one with a similar name."""
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str = "student"
@@ -552,6 +596,7 @@ class Config(Section):
     generate: Generate = Generate()
     ingest: Ingest = Ingest()
     annotate: Annotate = Annotate()
+    describe: Describe = Describe()
     build: Build = Build()
     train: Train = Train()
     encoder: Encoder = Encoder()

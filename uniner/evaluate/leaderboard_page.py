@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from uniner.evaluate import plots
+from uniner.evaluate import paraphrase, plots
 from uniner.evaluate.leaderboard import LeaderboardCell, LeaderboardRow, LeaderboardTable, ScoresBySystem
 from uniner.evaluate.published import published_sources
 from uniner.evaluate.scoring import DatasetScores
@@ -50,8 +50,9 @@ def render(
     scores: ScoresBySystem,
     statements: Mapping[str, str],
     timed: Sequence[SpeedRow],
+    in_other_words: Sequence[tuple[str, ...]] = (),
 ) -> str:
-    """Return the page's HTML. statements: by protocol."""
+    """Return the page's HTML. statements: by protocol. in_other_words: `paraphrase.paraphrase_rows`."""
     text = resources.files("uniner.evaluate").joinpath("leaderboard.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
     named = {table.name: table for table in tables}
@@ -63,6 +64,10 @@ def render(
         strict_rows=strict_rows,
         background=_background,
         timed=[(row, *speed_texts(row.speed)) for row in timed],
+        in_other_words=in_other_words,
+        paraphrase_head=paraphrase.HEAD,
+        paraphrase_title=paraphrase.TITLE,
+        paraphrase_note=paraphrase.NOTE,
         speed_title=SPEED_TITLE,
         speed_note=SPEED_NOTE,
         statements=statements,

@@ -25,6 +25,7 @@ from uniner.evaluate.leaderboard import (
     protocol_statements,
 )
 from uniner.evaluate.leaderboard_page import WIDE, render, strict_rows
+from uniner.evaluate.paraphrase import HEAD, NOTE, TITLE, ParaphraseScores, paraphrase_rows
 from uniner.evaluate.published import published_sources
 from uniner.evaluate.scoring import DatasetScores
 from uniner.evaluate.speeds import (
@@ -77,14 +78,17 @@ def write_leaderboard(
     timed = speed_rows(scores, speeds)
     folder.write_json("leaderboard.json", {**_as_json(tables, statements), "speeds": rows_as_json(timed)})
     folder.write("leaderboard.parquet", parquet(cells_table(tables)))
-    folder.write("leaderboard.md", markdown(tables, statements, timed).encode())
+    in_other_words = paraphrase_rows(_paraphrase_scores(scores))
+    folder.write("leaderboard.md", markdown(tables, statements, timed, in_other_words).encode())
     figures = scores_table(scores)
     folder.write("scores.parquet", parquet(figures))
     folder.write("scores.csv", spreadsheet(figures))
-    folder.write(PAGE, render(tables, scores, statements, timed).encode())
+    folder.write(PAGE, render(tables, scores, statements, timed, in_other_words).encode())
     # A job's log has no width, and the tables need more than rich's default of 80 columns.
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     _print_tables(tables, console)
+    if in_other_words:
+        console.print(_terminal_paraphrases(in_other_words))
     if timed:
         console.print(_terminal_speeds(timed))
     console.print(
@@ -191,7 +195,10 @@ def _in_per_cent(score: F1Score) -> dict[str, Any]:
 
 
 def markdown(
-    tables: Iterable[LeaderboardTable], statements: Mapping[str, str], timed: Sequence[SpeedRow] = ()
+    tables: Iterable[LeaderboardTable],
+    statements: Mapping[str, str],
+    timed: Sequence[SpeedRow] = (),
+    in_other_words: Sequence[tuple[str, ...]] = (),
 ) -> str:
     """Return the tables in Markdown, with the statement of each protocol."""
     lines = [
@@ -205,6 +212,17 @@ def markdown(
         lines += ["", f"## {markdown_text(table.title)}", "", *_markdown_rows(table)]
         if table.notes:
             lines += ["", *(f"- {markdown_text(note)}" for note in table.notes)]
+    if in_other_words:
+        heads = ["---", "---", *["---:"] * (len(HEAD) - 2)]
+        cells = [[*map(markdown_text, row[:2]), *row[2:]] for row in in_other_words]
+        lines += [
+            "",
+            f"## {TITLE}",
+            "",
+            *(f"| {' | '.join(row)} |" for row in (HEAD, heads, *cells)),
+            "",
+            NOTE,
+        ]
     if timed:
         heads = ["---", *["---:"] * (len(SPEED_HEAD) - 1)]
         body = [(markdown_text(row.system), _cell_text(row.f1), *speed_texts(row.speed)) for row in timed]
@@ -270,6 +288,22 @@ def _print_tables(tables: Iterable[LeaderboardTable], console: Console) -> None:
         for note in table.notes:
             if ": " in note and not any(note.startswith(row.source) for row in table.rows):
                 console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _paraphrase_scores(scores: ScoresBySystem) -> dict[str, dict[str, ParaphraseScores]]:
+    return {
+        system: {dataset: each.paraphrase for dataset, each in by_dataset.items() if each.paraphrase}
+        for system, by_dataset in scores.items()
+    }
+
+
+def _terminal_paraphrases(rows: Sequence[tuple[str, ...]]) -> Table:
+    grid = Table(title=f"{TITLE} (F1, strict)", title_justify="left", padding=(0, 1))
+    for number, name in enumerate(HEAD):
+        grid.add_column(name, justify="right" if number > 1 else "left")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 def _terminal_speeds(rows: Sequence[SpeedRow]) -> Table:

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from uniner.evaluate.error_analysis import ErrorAnalysis, MistakeCounter
+from uniner.evaluate.paraphrase import ParaphraseScores
 from uniner.labels import is_else_type
 from uniner.metrics.calibration import CalibrationReport, half_of, report_calibration
 from uniner.metrics.counts import Counts, F1Score
 from uniner.metrics.matching import normalise
-from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, ScoredAnswer
+from uniner.metrics.protocols import BY_PASSAGE, COUNTING, HEADLINE, PARAPHRASE, ScoredAnswer
 from uniner.metrics.significance import bootstrap_interval
 from uniner.metrics.type_thresholds import TypeMentions, TypeThreshold, propose_thresholds
 from uniner.records import Prediction
@@ -57,7 +58,8 @@ class DatasetScores(ProtocolScore):
 
     types: strict score by type. by_length: only the lengths that occur. protocols: by name
     (`metrics.protocols.PROTOCOLS`). calibration: None where the system gives its mentions no scores.
-    thresholds: by type, where one helps (`metrics.type_thresholds`).
+    thresholds: by type, where one helps (`metrics.type_thresholds`). paraphrase: where types were also asked
+    for in other words.
     """
 
     passages: int
@@ -68,6 +70,7 @@ class DatasetScores(ProtocolScore):
     protocols: dict[str, ProtocolScore]
     errors: ErrorAnalysis
     thresholds: dict[str, TypeThreshold] = field(default_factory=dict)
+    paraphrase: ParaphraseScores | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> "DatasetScores":
@@ -81,6 +84,17 @@ class DatasetScores(ProtocolScore):
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON reads them back: lists in place of tuples."""
         return msgspec.json.decode(msgspec.json.encode(self))
+
+    def with_paraphrase(self, found: ParaphraseScores | None) -> "DatasetScores":
+        """Return the scores with those in other words, which are also those of a protocol."""
+        if found is None:
+            return self
+        total = found.total
+        counts = Counts(total.tp, total.fp, total.fn).score()
+        score = ProtocolScore(
+            **vars(counts), interval=total.interval, questions=total.questions, broken=total.broken
+        )
+        return replace(self, paraphrase=found, protocols={**self.protocols, PARAPHRASE: score})
 
     def without_examples(self) -> "DatasetScores":
         """Return the scores without examples of mistakes, which are most of their bytes."""

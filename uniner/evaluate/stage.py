@@ -22,6 +22,13 @@ from uniner.evaluate.cascade import CascadeFigures, measure_cascade
 from uniner.evaluate.dataset_listing import list_datasets as print_datasets
 from uniner.evaluate.gold_questions import cut_questions
 from uniner.evaluate.leaderboard_writer import write_leaderboard
+from uniner.evaluate.paraphrase import (
+    ParaphrasedCell,
+    paraphrase_line,
+    paraphrased_name,
+    paraphrased_questions,
+    score_paraphrases,
+)
 from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
 from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
 from uniner.evaluate.speeds import SystemSpeed, measured_speed
@@ -29,6 +36,7 @@ from uniner.evaluate.system_pools import system_pool
 from uniner.evaluate.systems.bert_training import BertTrainingJob, train_model
 from uniner.evaluate.systems_registry import SystemSpec, choose_systems
 from uniner.gold.catalogue import is_listed, label_renamer, require_types, resolve_group, tag_column
+from uniner.gold.paraphrases import known_paraphrases, paraphrased
 from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
 from uniner.metrics.protocols import PROTOCOL
@@ -80,6 +88,9 @@ def check(context: StageContext) -> None:
         if not trusted:
             require_types(dataset, url, types)
         asked.append(types)
+        if evaluate.paraphrase:
+            words = paraphrased(sorted(types), known_paraphrases(evaluate.paraphrases_file))
+            asked += [[*by_type.values()] for by_type in words.values()]
     for system in _systems(context).values() if gold else ():
         if not system.awaits_training:
             system.check(gold.keys(), asked)
@@ -112,10 +123,27 @@ def run(context: StageContext) -> Manifest | None:
     questions = {dataset: _cut_gold(context, dataset, gold[dataset]) for dataset in sorted(gold)}
     systems = _systems(context)
     _say_unknown_types(systems, questions)
-    cells = {name: _ask(context, system, questions) for name, system in systems.items()}
-    scores, comparisons = _score(folder, cells, context.sections.evaluate.threshold_precision)
+    words = _paraphrases(context, questions) if context.sections.evaluate.paraphrase else {}
+    others = {
+        paraphrased_name(dataset, way): _cut_paraphrased(
+            folder, dataset, gold_folder, way, words[dataset][way]
+        )
+        for dataset, gold_folder in questions.items()
+        for way in words.get(dataset, {})
+    }
+    all_cells = {name: _ask(context, system, {**questions, **others}) for name, system in systems.items()}
+    cells = {
+        name: [cell for cell in answered if cell.dataset in questions] for name, answered in all_cells.items()
+    }
+    scores, comparisons = _score(
+        folder, cells, context.sections.evaluate.threshold_precision, _paraphrased_cells(all_cells, words)
+    )
     for line in (*_lines(scores), *comparison_lines(next(iter(cells), ""), comparisons)):
         log.info(f"evaluate: {line}")
+    for name, by_dataset in scores.items():
+        for dataset, score in by_dataset.items():
+            if score.paraphrase:
+                log.info(f"evaluate: {paraphrase_line(name, dataset, score.paraphrase)}")
     brief = {
         name: {dataset: score.without_examples().to_json() for dataset, score in by_dataset.items()}
         for name, by_dataset in scores.items()
@@ -284,18 +312,28 @@ def _train_models(
 
 
 def _score(
-    folder: StageFolder, systems: Mapping[str, Sequence[ResultCell]], precision: float | None
+    folder: StageFolder,
+    systems: Mapping[str, Sequence[ResultCell]],
+    precision: float | None,
+    others: Mapping[tuple[str, str], Sequence[ParaphrasedCell]],
 ) -> tuple[dict[str, dict[str, DatasetScores]], dict[str, dict[str, Comparison]]]:
     """Score all cells in parallel tasks. Returns the scores, and each system's comparison with the first.
 
-    precision: that the proposed thresholds should reach; None: they look for the best F1.
+    precision: that the proposed thresholds should reach; None: they look for the best F1. others: by system
+    and data set, the answers in other words.
     """
     places = {(name, cell.dataset): cell for name, cells in systems.items() for cell in cells}
 
     def score_cell(place: list[str]) -> list[Any]:
         name, dataset = place
         scorer = SystemScorer(places[name, dataset].predictions(folder / name), precision)
-        return [name, dataset, scorer.scores()[dataset].to_json(), scorer.passages().to_pydict()]
+        ways = {
+            other.way: (other.words, other.cell.predictions(folder / name))
+            for other in others.get((name, dataset), ())
+        }
+        found = score_paraphrases(places[name, dataset].predictions(folder / name), ways) if ways else None
+        score = scorer.scores()[dataset].with_paraphrase(found)
+        return [name, dataset, score.to_json(), scorer.passages().to_pydict()]
 
     scored = {
         (name, dataset): rest for name, dataset, *rest in chunk_pipeline.gather(list(places), score_cell)
@@ -330,6 +368,59 @@ def _cut_gold(context: StageContext, dataset: str, url: str) -> StageFolder:
         trusted = dataset in evaluate.trust_gold
         chunks = cut_questions(dataset, url, **settings, numbers=trusted)
         summaries = [folder.write_chunk(chunk) for chunk in chunks]
+        folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
+    return folder
+
+
+def _paraphrases(
+    context: StageContext, questions: Mapping[str, StageFolder]
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Return by data set and way to ask the words for its types, and log the types without any."""
+    known = known_paraphrases(context.sections.evaluate.paraphrases_file)
+    found = {}
+    for dataset, gold in questions.items():
+        keys = gold.require_manifest().rows_of_chunk
+        types = sorted(
+            {name for key in keys for name in gold.read_columns(key, ["type"])["type"].to_pylist()}
+        )
+        found[dataset] = paraphrased(types, known)
+        missing = [name for name in types if not any(name in words for words in found[dataset].values())]
+        if missing:
+            log.warning(
+                f"evaluate: {dataset} has no paraphrases for {', '.join(map(repr, missing))}, so that "
+                "protocol paraphrase leaves these types out; give some in evaluate.paraphrases_file"
+            )
+    return found
+
+
+def _paraphrased_cells(
+    cells: Mapping[str, Sequence[ResultCell]], words: Mapping[str, Mapping[str, dict[str, str]]]
+) -> dict[tuple[str, str], list[ParaphrasedCell]]:
+    """Return by system and data set the cells with the answers in other words."""
+    return {
+        (name, dataset): [
+            ParaphrasedCell(way=way, words=by_type, cell=named[paraphrased_name(dataset, way)])
+            for way, by_type in ways.items()
+            if paraphrased_name(dataset, way) in named
+        ]
+        for name, answered in cells.items()
+        for named in [{cell.dataset: cell for cell in answered}]
+        for dataset, ways in words.items()
+    }
+
+
+def _cut_paraphrased(
+    stage: StageFolder, dataset: str, gold: StageFolder, way: str, words: dict[str, str]
+) -> StageFolder:
+    """Write a data set's questions in other words, once. Other words get another folder."""
+    started = time.monotonic()
+    identity = Identity(
+        stage="evaluate gold", settings={"paraphrase": {way: words}}, parents={dataset: gold.digest()}
+    )
+    name = paraphrased_name(dataset, way)
+    folder = stage / "gold" / f"{name}-{short_digest(identity.content())}"
+    if not folder.begin(identity):
+        summaries = [folder.write_chunk(chunk) for chunk in paraphrased_questions(gold, words)]
         folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
     return folder
 

@@ -81,7 +81,10 @@ def run(context: StageContext) -> Manifest | None:
     with contextlib.ExitStack() as work:
         elsewhere_usd = 0.0
         if folder.manifest() is None:
-            elsewhere_usd = work.enter_context(shared_budget(context.run_folder / "annotate", budget_usd))
+            elsewhere_usd = sum(
+                work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
+                for stage in ("annotate", "describe")
+            )
         pool = work.enter_context(
             teacher_pool(
                 folder,

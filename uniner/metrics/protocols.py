@@ -12,6 +12,7 @@ from uniner.records import Prediction
 
 HEADLINE = "strict"
 BY_PASSAGE = "strict_by_passage"
+PARAPHRASE = "paraphrase"
 _SETS = (
     "for each (passage, type) question the sets of predicted and gold mentions are compared as normalised "
     "strings (lower case, without punctuation and the articles a, an, the, white space collapsed); "
@@ -55,6 +56,10 @@ PROTOCOLS = {
         "as strict, per passage: the mean of the passages' F1, each over all types; passages with neither "
         "gold nor predicted mentions are left out; precision and recall are means too (0 where the "
         "denominator is 0), tp, fp and fn are the sums of strict"
+    ),
+    PARAPHRASE: (
+        "as strict, each type asked by two synonyms and by a description in place of its name, over the "
+        "types that have them; only with evaluate.paraphrase"
     ),
     "strict_with_else": "as strict, with ELSE-like types; only with evaluate.else_types",
 }

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from uniner.train.prepare import TrainJob
 
 SECTIONS = (
-    "run", "student", "teacher", "generate", "ingest", "annotate", "build", "train", "encoder", "engine",
-    "evaluate", "tag",
+    "run", "student", "teacher", "generate", "ingest", "annotate", "describe", "build", "train", "encoder",
+    "engine", "evaluate", "tag",
 )  # fmt: skip
 _BASE = "student.base"
 
@@ -303,14 +303,16 @@ class RunPlan:
     @property
     def _teacher_stages(self) -> list[str]:
         generates = "generate" in self.stages and self.context.sections.generate.domains
-        return [*(["annotate"] if "annotate" in self.stages else []), *(["generate"] if generates else [])]
+        describes = "describe" in self.stages and self.context.sections.describe.types
+        asking = {"annotate": "annotate" in self.stages, "generate": generates, "describe": describes}
+        return [stage for stage, asks in asking.items() if asks]
 
     def _check_teachers(self) -> Iterator[CheckResult]:
         """Ask each server that the stages ask, once."""
         sections, run = self.context.sections, self.context.run_folder
         asked = set[tuple[str, ...]]()
         if self._asks_teacher:
-            stages = dict.fromkeys((*self._teacher_stages, "annotate", "generate"))
+            stages = dict.fromkeys((*self._teacher_stages, "annotate", "generate", "describe"))
             budget = TeacherBudget(
                 usd=sections.run.budget_usd,
                 setting="run.budget_usd",

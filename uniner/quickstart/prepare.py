@@ -19,6 +19,7 @@ from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
 from uniner.quickstart.encoder_base import write_encoder_base
 from uniner.quickstart.replies import reply
+from uniner.quickstart.type_replies import type_replies
 from uniner.storage.filesystem import explained
 from uniner.storage.folder import Folder
 from uniner.storage.model_folders import load_tokenizer
@@ -55,7 +56,8 @@ def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens:
     """Write shards, recording and gold documents, unless the same files exist.
 
     `shard-*.jsonl.zst` has the Pile's layout. `teacher.jsonl.gz` has a reply for each passage of at most
-    max_tokens tokens. `heldout.jsonl` has documents whose names occur in no shard.
+    max_tokens tokens, and for each type that it is asked to describe. `heldout.jsonl` has documents whose
+    names occur in no shard.
     """
     made_with = {
         "documents": documents_count,
@@ -64,6 +66,7 @@ def write(folder: Folder, documents_count: int, held_out_count: int, max_tokens:
         "seed": seed,
         # Another tokenizer would cut passages that the recording does not have.
         "tokenizer": hashlib.sha256((Path(BASE) / "tokenizer.json").read_bytes()).hexdigest()[:16],
+        "types": hashlib.sha256(json.dumps([*type_replies()]).encode()).hexdigest()[:16],
     }
     if folder.read_json(_MADE_WITH) == made_with:
         return
@@ -109,6 +112,8 @@ def _recording(corpus: Iterable[MadeUpDocument], max_tokens: int, seed: int) -> 
             ]
             text = document.text[piece.start : piece.end]
             yield {"passage": text, "reply": reply(text, inside, random)}
+    for question, answer in type_replies():
+        yield {"passage": question, "reply": answer}
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:

@@ -216,6 +216,10 @@ def _annotate(manifest: Manifest) -> str:
     return f"{manifest.figures['entities']:,} entities, {_teacher_figures(manifest)}"
 
 
+def _describe(manifest: Manifest) -> str:
+    return f"{manifest.figures['synonyms']:,} synonyms, {_teacher_figures(manifest)}"
+
+
 def _teacher_figures(manifest: Manifest) -> str:
     ok = manifest.outcomes.get("ok", 0) / max(1, manifest.rows)
     return f"{ok:.1%} ok, {manifest.figures['cost_usd']:.2f} USD"
@@ -250,6 +254,7 @@ _FIGURES: dict[str, Callable[[Manifest], str]] = {
     "generate": _generate,
     "ingest": _ingest,
     "annotate": _annotate,
+    "describe": _describe,
     "build": _build,
     "train": _train,
     "evaluate": _evaluate,

@@ -39,7 +39,7 @@ from uniner.storage.summary_log import SummaryLog
 
 log = logging.getLogger(__name__)
 
-RETRYING = ("generate", "annotate", "evaluate")
+RETRYING = ("generate", "annotate", "describe", "evaluate")
 """The stages with the option --retry-failed."""
 _TASK = Request(cpus=1)
 _ADVICE = (

@@ -46,7 +46,7 @@ _CHUNK = re.compile(r"chunk-(.+)\.parquet")
 _OUTPUT = re.compile(r"(.*/)?(chunk-.+\.parquet|manifest\.json|step-[^/]+/state\.json)")
 """Files by which a stage has made something: a chunk, a finished checkpoint, a result below the folder."""
 _READERS = 16
-_STAGES = ("generate", "ingest", "annotate", "build", "train", "train-encoder", "evaluate", "tag")
+_STAGES = ("generate", "ingest", "annotate", "describe", "build", "train", "train-encoder", "evaluate", "tag")
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
-from uniner.tag.types import TypeSelection
+from uniner.tag.types import TypeSelection, select_types
 from uniner.templates import Template
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
         if not names:
             raise gradio.Error("Name a type to look for, such as person.")
         try:
-            passages = await tagger.tag(require_text(text), TypeSelection(names))
+            passages = await tagger.tag(require_text(text), select_types(names, [], None, {}, []))
         except UserError as error:
             raise gradio.Error(str(error)) from None
         pieces, colours = highlighted(text, passages)

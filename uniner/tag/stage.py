@@ -51,6 +51,7 @@ from uniner.tag.student import (
     entity_rules,
     evaluate_comes_first,
     is_own,
+    known_relatives,
     prefilter_address,
     read_facts,
     require_f1_of_8_bits,
@@ -77,6 +78,11 @@ from uniner.templates import Renderer, make_template
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _CHUNKS, _MOST_CHUNK_PASSAGES = 1_000, 2_048
 """By default a run has at least so many chunks, and a chunk at most so many passages."""
+_UNKNOWN = {
+    "itself": "they are asked as themselves; tag.unknown_types=nearest or =both asks for the nearest",
+    "nearest": "those with a nearest type are asked as it (tag.unknown_types)",
+    "both": "those with a nearest type are asked as themselves and as it (tag.unknown_types)",
+}
 _SURFACES = 10_000
 """Surfaces per type that are counted exactly; beyond, the rarest are dropped from time to time."""
 
@@ -119,7 +125,8 @@ def check(context: StageContext) -> None:
     exists = student_exists(context) and not evaluate_comes_first(context)
     if exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
         facts = read_facts(context)
-        context.folder.check_identity(_identity(context, facts, selected_types(tag, facts), parents={}))
+        types = selected_types(tag, facts, known_relatives(context))
+        context.folder.check_identity(_identity(context, facts, types, parents={}))
     if (fp8_suffix(engine) or exists) and not gold:  # with gold, evaluate may still come before tag
         require_f1_of_8_bits(context, student)
 
@@ -265,10 +272,11 @@ def _text_tagger(
     check_asking(context)
     require_gpus_here(context.sections.engine.gpus)
     facts = read_facts(context)
-    rules, types = entity_rules(context, facts), selected_types(context.sections.tag, facts)
+    rules = entity_rules(context, facts)
+    types = selected_types(context.sections.tag, facts, known_relatives(context))
     _warn_of_scores_without_type(context, types)
     if facts.template == ENCODER:
-        return interactive.EncoderTextTagger(encoder_starter(context, rules), rules), types
+        return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types
     if context.sections.tag.prefilter:
         log.warning("tag: a text is asked all types; tag.prefilter chooses among them only in a run")
     tagger = interactive.TextTagger(
@@ -286,14 +294,15 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     tag, student, passages = context.sections.tag, student_address(context), context.run_folder / "ingest"
     require_trained(context)
     facts = read_facts(context)
-    types = selected_types(tag, facts)
+    relatives = known_relatives(context)
+    types = selected_types(tag, facts, relatives)
     if facts.base == student and facts.template != ENCODER:
         log.info(f"tag: {student} does not say how it is asked; asking by the template {facts.template!r}")
     if not (tag.types or tag.types_file):
         asked = types.everywhere
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
-    elif line := unknown_types_line(types.everywhere, facts.types):
-        log.warning(f"tag: {line}")
+    elif line := unknown_types_line(types.everywhere, facts.types, relatives):
+        log.warning(f"tag: {line}; {_UNKNOWN[tag.unknown_types]}")
     _warn_of_scores_without_type(context, types)
     keys = [chunk.key for chunk in passages.require_manifest().chunks]
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
@@ -328,6 +337,7 @@ def _identity(
             "tag": {
                 "types": list(types.everywhere),
                 "types_of_source": types.of_source,
+                **({"asked_by": dict(types.words)} if types.words else {}),
                 **rules_identity(entity_rules(context, facts)),
                 **({"chunk_passages": chunk_passages} if chunk_passages > 1 else {}),
             },

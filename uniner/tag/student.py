@@ -1,7 +1,7 @@
 """What tags: this run's student, its encoder, or a model that others trained; how it is asked and run."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from uniner.storage.model_folders import (
     require_model,
     student_facts,
 )
+from uniner.tag.asked_words import lowest_scores, read_relatives, words_of_unknown
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
 from uniner.tag.types import TypeSelection, read_types, select_types, unasked_types_line
 from uniner.templates import Template, make_template
@@ -83,14 +84,25 @@ def read_facts(context: StageContext) -> StudentFacts:
     return facts_or(address, section.template, section.types_per_question, section.max_tokens)
 
 
-def selected_types(tag: Tag, facts: StudentFacts) -> TypeSelection:
-    """Return the types to ask for."""
-    return _selected_types(tag, facts.types)
+def selected_types(
+    tag: Tag, facts: StudentFacts, relatives: Mapping[str, Sequence[str]] | None = None
+) -> TypeSelection:
+    """Return the types to ask for, and by which words. relatives: from `known_relatives`."""
+    types = _selected_types(tag, facts.types, facts.template)
+    words = words_of_unknown(types.all(), types.words, facts.types, relatives or {}, tag.unknown_types)
+    return replace(types, words=words)
 
 
-def _selected_types(tag: Tag, learnt: Sequence[str]) -> TypeSelection:
+def known_relatives(context: StageContext) -> dict[str, list[str]]:
+    """Return what this run's build knows of types that mean the same, if a model of this run tags."""
+    return read_relatives(context.run_folder / "build") if is_own(context) else {}
+
+
+def _selected_types(tag: Tag, learnt: Sequence[str], template: str) -> TypeSelection:
     file = read_types(absolute(tag.types_file)) if tag.types_file else []
-    return select_types(tag.types, file, tag.top_types, tag.types_of_source, learnt)
+    # A type of the template `definition` is a sentence, which may have a colon.
+    described = template != "definition"
+    return select_types(tag.types, file, tag.top_types, tag.types_of_source, learnt, descriptions=described)
 
 
 def require_f1_of_8_bits(context: StageContext, student: str) -> None:
@@ -154,7 +166,7 @@ def worker_of(
     """Return what starts the model and its worker in an actor, and the number of questions a passage."""
     student = student_address(context)
     if facts.template == ENCODER:
-        return partial(make_encoder_worker, encoder_starter(context, rules), types, rules), 1
+        return partial(make_encoder_worker, encoder_starter(context, rules, types), types, rules), 1
     template = make_template(facts.template, facts.group_types)
     make = partial(make_tagger, student, template, types, rules, engine_settings(context))
     threshold = prefilter_threshold(context)
@@ -163,7 +175,7 @@ def worker_of(
         settings = EncoderSettings.of(context.sections.engine, threshold=threshold, types_per_pass=passes)
         start = partial(start_encoder, prefilter_address(context), settings)
         make = partial(make_cascade, make, start, threshold)
-    return make, len(template.groups(types.everywhere))
+    return make, len(template.groups(types.words_for(types.everywhere)))
 
 
 def make_tagger(
@@ -173,12 +185,17 @@ def make_tagger(
     return Tagger(start_asker(model, template, settings), types, rules)
 
 
-def encoder_starter(context: StageContext, rules: EntityRules) -> Callable[[], PassageTagger]:
+def encoder_starter(
+    context: StageContext, rules: EntityRules, types: TypeSelection
+) -> Callable[[], PassageTagger]:
     """Return what loads the encoder that tags in a process."""
+    of_type = dict(rules.min_score_of_type)
+    if types.words:  # the encoder knows the words alone; the rules then drop what is below its type's score
+        of_type = lowest_scores(of_type, types.words, types.all(), rules.min_score)
     settings = EncoderSettings.of(
         context.sections.engine,
         threshold=_CALIBRATED_FROM if rules.calibration else rules.min_score,
-        threshold_of_type={} if rules.calibration else dict(rules.min_score_of_type),
+        threshold_of_type={} if rules.calibration else of_type,
         types_per_pass=context.sections.tag.types_per_pass,
     )
     return partial(start_encoder, student_address(context), settings)
@@ -277,14 +294,15 @@ def check_asking(context: StageContext) -> None:
     if tag.prefilter:
         encoders.append(prefilter_address(context))
     for encoder in encoders:
-        require_room_for_types(encoder, [types.everywhere, *types.of_source.values()], tag.types_per_pass)
+        asked = [types.words_for(each) for each in (types.everywhere, *types.of_source.values())]
+        require_room_for_types(encoder, asked, tag.types_per_pass)
 
 
 def _known_types(context: StageContext) -> TypeSelection | None:
     """Return the types to ask for; None where they are the student's own and it is not trained."""
     tag = context.sections.tag
     if not _asks_learnt_types(tag):
-        return _selected_types(tag, ())
+        return _selected_types(tag, (), context.sections.student.template)
     if tag.types_file:
         read_types(absolute(tag.types_file))
     return selected_types(tag, read_facts(context)) if student_exists(context) else None

@@ -68,8 +68,13 @@ class Tagger:
 
     async def _tag(self, passage: Passage) -> tuple[TaggedPassage, Counts]:
         """Tag a passage as soon as its answers are there, so that not all are left for the end."""
-        reply = await self._asker.ask(passage.text, self._types.of(passage.source))
-        return tag_passage(passage, reply.answers, self._rules.occurrences), reply.figures
+        reply = await self._asker.ask(passage.text, self._types.words_of(passage.source))
+        return self._tagged(passage, reply.answers), reply.figures
+
+    def _tagged(self, passage: Passage, answers: Sequence[TypeAnswer]) -> TaggedPassage:
+        """Turn the answers to the words that a passage was asked by into its entities."""
+        by_type = self._types.answers(passage.source, answers)
+        return tag_passage(passage, by_type, self._rules.occurrences)
 
     def _finish(
         self, key: str, passages: Sequence[Passage], tagged: Sequence[tuple[TaggedPassage, Counts]]
@@ -100,10 +105,10 @@ class EncoderWorker(Tagger):
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
         replies = await self._encoder.ask_all(
-            [(passage.text, self._types.of(passage.source)) for passage in passages]
+            [(passage.text, self._types.words_of(passage.source)) for passage in passages]
         )
         tagged = [
-            (tag_passage(passage, reply.answers, self._rules.occurrences), reply.figures)
+            (self._tagged(passage, reply.answers), reply.figures)
             for passage, reply in zip(passages, replies, strict=True)
         ]
         return await asyncio.to_thread(self._finish, chunk.key, passages, tagged)
@@ -130,7 +135,7 @@ class CascadeWorker(Tagger):
         """Tag a chunk's passages, in their order."""
         passages = from_table(chunk.table.select(PASSAGE.names), Passage)
         likely = await self._encoder.ask_all(
-            [(passage.text, self._types.of(passage.source)) for passage in passages]
+            [(passage.text, self._types.words_of(passage.source)) for passage in passages]
         )
         tagged = await work_concurrently(
             lambda pair: self._tag_likely(*pair), list(zip(passages, likely, strict=True))
@@ -146,7 +151,7 @@ class CascadeWorker(Tagger):
             "types_asked": len(asked),
             "types_saved": len(likely.answers) - len(asked),
         }
-        return tag_passage(passage, reply.answers, self._rules.occurrences), figures
+        return self._tagged(passage, reply.answers), figures
 
 
 def tag_passage(

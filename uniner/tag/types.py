@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from uniner.errors import UserError
+from uniner.inference.questions import TypeAnswer
 from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
+from uniner.tag.asked_words import answers_by_type, described_words, split_types
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 _SOURCES_SHOWN = 20
@@ -16,14 +18,34 @@ _SOURCES_SHOWN = 20
 
 @dataclass(frozen=True)
 class TypeSelection:
-    """The types to ask for, in order. Passages of some sources are asked for other types, or for none."""
+    """The types to ask for, in order. Passages of some sources are asked for other types, or for none.
+
+    words: of the types that are not asked by their name alone (`asked_words`).
+    """
 
     everywhere: tuple[str, ...]
     of_source: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, source: str) -> tuple[str, ...]:
         """Return the types that passages of a source are asked for."""
         return self.of_source.get(source, self.everywhere)
+
+    def all(self) -> tuple[str, ...]:
+        """Return the types of all sources, each once."""
+        return tuple(dict.fromkeys((*self.everywhere, *chain.from_iterable(self.of_source.values()))))
+
+    def words_for(self, types: Sequence[str]) -> tuple[str, ...]:
+        """Return the words to ask for types by, each once."""
+        return tuple(dict.fromkeys(word for name in types for word in self.words.get(name, (name,))))
+
+    def words_of(self, source: str) -> tuple[str, ...]:
+        """Return the words that passages of a source are asked by."""
+        return self.words_for(self.of(source))
+
+    def answers(self, source: str, answers: Sequence[TypeAnswer]) -> Sequence[TypeAnswer]:
+        """Return the answers of a passage of a source by type, from those by the words that were asked."""
+        return answers_by_type(self.of(source), self.words, answers) if self.words else answers
 
 
 def select_types(
@@ -32,11 +54,14 @@ def select_types(
     top: int | None,
     of_source: Mapping[str, Sequence[str]],
     learnt: Sequence[str],
+    *,
+    descriptions: bool = True,
 ) -> TypeSelection:
     """Combine the named types, the file's and the `top` most frequent learnt ones, each type once.
 
     learnt: the types that the student was trained on, most frequent first; all of them where nothing else is
-    selected.
+    selected. descriptions: an entry such as `person: a human being` is a type with a description, which is
+    asked beside the name; otherwise the whole entry is the type.
 
     Raises:
         UserError: the student has learnt fewer than `top` types, or no type is selected.
@@ -46,6 +71,13 @@ def select_types(
             f"tag.top_types = {top}, but the student lists only {len(learnt)} types of its own; "
             f"set at most tag.top_types = {len(learnt)}"
         )
+    described: dict[str, str] = {}
+    if descriptions:
+        described = split_types((*named, *file, *chain.from_iterable(of_source.values())), "tag.types")
+        named, file = [*split_types(named, "tag.types")], [*split_types(file, "tag.types_file")]
+        of_source = {
+            source: [*split_types(types, "tag.types_of_source")] for source, types in of_source.items()
+        }
     selected = [*named, *file, *(learnt[:top] if top else [])] or learnt
     if not selected:
         raise UserError(
@@ -55,12 +87,13 @@ def select_types(
     return TypeSelection(
         tuple(dict.fromkeys(selected)),
         {source: tuple(dict.fromkeys(types)) for source, types in of_source.items()},
+        described_words(described),
     )
 
 
 def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
     """Return a line on types of tag.min_score_of_type that are asked of no passage; empty without any."""
-    known = dict.fromkeys((*asked.everywhere, *chain.from_iterable(asked.of_source.values())))
+    known = asked.all()
     unasked = [name for name in named if name not in known]
     if not unasked:
         return ""

@@ -67,6 +67,7 @@ class TeacherEstimate:
     requests: what is left to ask. total, done: all passages, and those in finished chunks. sample: a passage,
     to show the prompt. in_flight: requests at once, of all actors. engines: describes the engines of a
     teacher that the actors serve themselves; their speed is not known beforehand. batch: by the Batch API.
+    unit: what is asked about.
     """
 
     teacher: Teacher
@@ -78,6 +79,7 @@ class TeacherEstimate:
     in_flight: int
     engines: str | None = None
     batch: bool = False
+    unit: str = "passages"
 
     def text(self) -> str:
         """Return the estimate as lines of text."""
@@ -85,7 +87,7 @@ class TeacherEstimate:
         usd, budget = self.teacher.usd(asked.tokens_in, asked.tokens_out), self.limits.budget_usd
         lines = [
             f"teacher   {self.teacher.model}",
-            f"passages  {asked.passages:,.0f} to ask of {self.total:,} ({self.done:,} done, "
+            f"{self.unit:<9} {asked.passages:,.0f} to ask of {self.total:,} ({self.done:,} done, "
             f"{self.total - self.done - asked.passages:,.0f} in the cache)",
             f"tokens    about {asked.tokens_in:,.0f} in and {asked.tokens_out:,.0f} out",
             f"price     {self._price(usd)}",

@@ -87,6 +87,10 @@ class ReplayServer:
         body = await request.json()
         prompt = body["messages"][-1]["content"]
         reply = self._replies.get(passage_in(prompt), "Yes" if prompt == PROBE else None)
+        if (
+            reply is None
+        ):  # a question about something else, such as a type: the recording has its last paragraph
+            reply = self._replies.get(prompt.rsplit("\n\n", 1)[-1])
         if reply is None:
             error = {"message": "no reply is recorded for this passage", "type": "invalid_request_error"}
             return web.json_response({"error": error}, status=400)

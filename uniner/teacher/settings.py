@@ -217,6 +217,7 @@ def make_estimate(
     done: int,
     sample: str,
     batch: bool = False,
+    unit: str = "passages",
 ) -> TeacherEstimate:
     """Return a stage's estimate (see `TeacherEstimate`) within the section's limits and the budget."""
     engines = f"{section.actors} of {section.gpus:g} GPUs each" if isinstance(section, VllmTeacher) else None
@@ -230,6 +231,7 @@ def make_estimate(
         in_flight=1 if isinstance(section, VllmTeacher) else section.in_flight * section.actors,
         engines=engines,
         batch=batch,
+        unit=unit,
     )
 
 

@@ -34,6 +34,17 @@ def type_in_tags(name: str) -> str:
     return _ESCAPED.sub(_escape, name).replace(" ", "_")
 
 
+def names_in_tags(types: Sequence[str]) -> dict[str, str]:
+    """Return each type of a question as it stands in tags, no two alike.
+
+    A type that is asked for with a description, "person (a human being)", is tagged by its name alone, else
+    each word of a mention would repeat the description; but by the whole where two types would be one.
+    """
+    short = {name: name.split(" (", 1)[0] or name for name in types}
+    counts = Counter(short.values())
+    return {name: type_in_tags(short[name] if counts[short[name]] == 1 else name) for name in types}
+
+
 def _escape(match: re.Match[str]) -> str:
     letter = match[0]
     return f"\\{letter}" if letter in "\\_" else f"\\{ord(letter):x};"
@@ -102,11 +113,13 @@ def _places(passage: str, mentions: Sequence[str], known: Sequence[Offsets] | No
 
     known: those that are given; None: all occurrences of each mention count.
     """
+    places: list[Offsets | None] = []
     if known is not None:
         shown = {passage[start:end] for start, end in known}
-        places: list[Offsets | None] = [*known]
-        return places + [None for mention in mentions if mention not in shown]
-    return [place for mention in mentions for place in locate(passage, mention).spans or [None]]
+        return [*known, *(None for mention in mentions if mention not in shown)]
+    for mention in mentions:
+        places += locate(passage, mention).spans or [None]
+    return places
 
 
 def write_tags(
@@ -115,8 +128,9 @@ def write_tags(
     """Return the answer: each word and its tag. places: of mentions, of which no two share a word."""
     tags = [OUTSIDE] * len(words)
     number_of = {start: number for number, (start, _) in enumerate(words)}
+    names = names_in_tags(types)
     for place in places:
-        number, name = number_of[place.start], type_in_tags(types[place.number])
+        number, name = number_of[place.start], names[types[place.number]]
         tags[number] = f"B-{name}"
         while words[number][1] < place.end:
             number += 1
@@ -143,8 +157,8 @@ def read_tags(answer: str, types: Sequence[str]) -> list[WrittenWord]:
     Where a tag or a word is missing, reading goes on with the next word.
     """
     tags: dict[str, tuple[str, str]] = {OUTSIDE: (OUTSIDE, "")}
-    for name in types:
-        tags.update({f"{kind}-{type_in_tags(name)}": (kind, name) for kind in "BI"})
+    for name, tag in names_in_tags(types).items():
+        tags.update({f"{kind}-{tag}": (kind, name) for kind in "BI"})
     chunks = [(match[0], match.span()) for match in re.finditer(r"\S+", answer)]
     written: list[WrittenWord] = []
     number = 0

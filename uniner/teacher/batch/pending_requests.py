@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
 
 from uniner.errors import UserError
 from uniner.runtime.gate import Gate
 from uniner.runtime.rate_limits import Reservation
-from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.files import BatchAnswers
 from uniner.teacher.completion import ChatRequest, Rejection, Teacher, TeacherReply, most_tokens
 from uniner.teacher.reply_cache import CachedReply, ReplyCache, request_key, requests_digest
@@ -29,12 +30,20 @@ class OnlyKeptReplies:
             UserError: always, as the reply was kept when its batch ended.
         """
         raise UserError(
-            "annotate: the reply cache has lost a reply since its batch ended; run the same command again, "
+            "the reply cache has lost a reply since its batch ended; run the same command again, "
             "which asks for it in another batch"
         )
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+class TextChunks(Protocol):
+    """Chunks with a column `text`, by key: a parent stage, or what makes a stage's own input."""
+
+    def read_columns(self, key: str, names: Sequence[str]) -> pa.Table:
+        """Return some columns of a chunk."""
+        ...
 
 
 class ChunkRequests(NamedTuple):
@@ -48,10 +57,10 @@ class ChunkRequests(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PendingRequests:
-    """The requests about the passages in a parent stage's chunks. Its methods block on storage."""
+    """The requests about the texts in a stage's chunks. Its methods block on storage."""
 
     teacher: Teacher
-    parent: StageFolder
+    parent: TextChunks
     cache: ReplyCache
     run: str
 

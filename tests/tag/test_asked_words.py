@@ -1,0 +1,161 @@
+"""Types with descriptions and types that were never learnt: what is asked, and that tables keep the names."""
+
+import asyncio
+import json
+
+import pytest
+
+from uniner.errors import UserError
+from uniner.inference.questions import PassageAnswers, TypeAnswer
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.storage.folder import Folder
+from uniner.storage.model_folders import StudentFacts
+from uniner.storage.stage_folder import Chunk
+from uniner.tag import stage
+from uniner.tag.asked_words import lowest_scores, read_relatives
+from uniner.tag.student import known_relatives, selected_types
+from uniner.tag.tagger import EncoderWorker, EntityRules, Tagger
+from uniner.tag.types import select_types
+
+FACTS = StudentFacts(template="type", max_tokens=256, base="b", types=("movie", "person", "city"))
+RELATIVES = {"film": ["poem", "movie"], "soul": ["person"]}
+
+
+def types_of(tag, facts=FACTS, relatives=RELATIVES):
+    return selected_types(tag, facts, relatives)
+
+
+@pytest.fixture
+def tag(config):
+    return lambda **settings: config(**settings).tag
+
+
+def test_a_type_with_a_description_is_asked_with_it_and_named_without(tag, tmp_path):
+    file = tmp_path / "types.txt"
+    file.write_text("city # a comment\nriver: flowing water.\n")
+    types = types_of(
+        tag(
+            types=["person: a human being", "city"],
+            types_file=str(file),
+            types_of_source={"law": ["court: it rules"]},
+        )
+    )
+    assert types.everywhere == ("person", "city", "river") and types.of("law") == ("court",)
+    assert types.words_of("") == ("person (a human being)", "city", "river (flowing water)")
+    assert types.words_of("law") == ("court (it rules)",)
+    with pytest.raises(UserError, match="'person' has two descriptions, 'a' and 'b'; keep one"):
+        types_of(tag(types=["person: a", "person: b"]))
+    sentence = StudentFacts(template="definition", max_tokens=256, base="b", types=())
+    assert types_of(tag(types=["person: a human being"]), sentence).words_of("") == ("person: a human being",)
+
+
+@pytest.mark.parametrize(
+    ("how", "asked"),
+    [
+        ("itself", ("film", "person (x)", "soul (y)", "zebra")),
+        ("nearest", ("movie", "person (x)", "person", "zebra")),
+        ("both", ("film", "movie", "person (x)", "soul (y)", "person", "zebra")),
+    ],
+)
+def test_an_unknown_type_is_asked_as_itself_its_nearest_or_both(tag, how, asked):
+    types = types_of(tag(types=["film", "person: x", "soul: y", "zebra"], unknown_types=how))
+    assert types.words_of("") == asked
+    unlearnt = StudentFacts(template="type", max_tokens=256, base="b", types=())
+    assert types_of(tag(types=["film"], unknown_types=how), unlearnt).words_of("") == ("film",)
+
+
+def test_relatives_are_the_synonyms_of_descriptions_and_types_that_share_mentions(
+    tmp_path, config, stage_context
+):
+    build = Folder(str(tmp_path / "build"))
+    assert read_relatives(build) == {}
+    build.write("descriptions.json", b'{"movie": {"synonyms": ["film"]}}')
+    pair = {"first": "film", "second": "show", "shared": 4, "share": 0.2, "expected": 0.1}
+    build.write_json("near-synonyms.json", [pair])
+    assert read_relatives(build) == {"film": ["movie", "show"], "movie": ["film"], "show": ["film"]}
+    other = stage_context(stage, config(student="some/model"))
+    assert known_relatives(other) == {}
+
+
+class Model:
+    """Answers by words: the mentions and the score of each; other words have none."""
+
+    def __init__(self, mentions, spans=False):
+        self.mentions, self.spans, self.asked = mentions, spans, []
+
+    async def ask(self, text, words):
+        self.asked.append(tuple(words))
+        return PassageAnswers(tuple(self._answer(text, word) for word in words), {"questions": len(words)})
+
+    async def ask_all(self, questions):
+        return [await self.ask(text, words) for text, words in questions]
+
+    def _answer(self, text, word):
+        found = self.mentions.get(word, {})
+        if found is None:
+            return TypeAnswer(word, "unparseable", {}, "?")
+        if not self.spans:
+            return TypeAnswer(word, "ok", found, json.dumps([*found]))
+        places = tuple((text.index(mention), text.index(mention) + len(mention)) for mention in found)
+        return TypeAnswer(word, "ok", found, "0.9", (), places, tuple(found.values()))
+
+
+TEXT = "Heat, Alien and Ann."
+PASSAGE_ROW = Passage(
+    passage_id="p", doc_id="d", passage_index=0, char_start=0, char_end=len(TEXT), text=TEXT,
+    n_tokens=5, source="",
+)  # fmt: skip
+SELECTION = select_types(["film", "person: a human being", "city"], [], None, {}, [])
+BOTH = {**SELECTION.words, "film": ("film", "movie")}
+MENTIONS = {
+    "film": {"Heat": 0.5},
+    "movie": {"Heat": 0.75, "Alien": 0.5},
+    "person (a human being)": {"Ann": 0.9},
+    "person": {"Heat": 1.0},
+}
+
+
+@pytest.mark.parametrize("by_encoder", [False, True])
+def test_answers_to_several_words_are_merged_under_the_plain_name(by_encoder):
+    model = Model(MENTIONS, spans=by_encoder)
+    types = type(SELECTION)(SELECTION.everywhere, {}, BOTH)
+    worker = (EncoderWorker if by_encoder else Tagger)(model, types, EntityRules())
+    chunk = asyncio.run(worker(Chunk("c", to_table([PASSAGE_ROW], PASSAGE))))
+    (row,) = from_table(chunk.table, TaggedPassage)
+    assert [(entity.text, entity.type, entity.score) for entity in row.entities] == [
+        ("Heat", "film", 0.75), ("Alien", "film", 0.5), ("Ann", "person", 0.9),
+    ]  # fmt: skip
+    assert model.asked == [("film", "movie", "person (a human being)", "city")]
+    assert (row.outcome, row.failed_types) == ("ok", ())
+
+
+def test_a_broken_answer_to_one_of_the_words_is_not_hidden():
+    types = type(SELECTION)(SELECTION.everywhere, {}, BOTH)
+    worker = Tagger(Model({**MENTIONS, "movie": None}), types, EntityRules())
+    chunk = asyncio.run(worker(Chunk("c", to_table([PASSAGE_ROW], PASSAGE))))
+    (row,) = from_table(chunk.table, TaggedPassage)
+    assert (row.outcome, row.failed_types) == ("unparseable", ("film",))
+    assert [(entity.text, entity.type) for entity in row.entities] == [("Heat", "film"), ("Ann", "person")]
+
+
+def test_an_encoder_s_lowest_score_of_a_word_is_that_of_its_most_lenient_type():
+    words = {"film": ("film", "movie"), "show": ("movie",), "person": ("person (x)",)}
+    types = ("film", "show", "person", "city")
+    of_type = {"film": 0.9, "show": 0.3, "person": 0.7, "city": 0.8}
+    assert lowest_scores(of_type, words, types, 0.5) == {
+        "film": 0.9, "movie": 0.3, "person (x)": 0.7, "city": 0.8,
+    }  # fmt: skip
+    assert lowest_scores({"film": 0.9}, words, types, 0.5) == {"film": 0.9}
+
+
+def test_only_types_that_are_asked_otherwise_are_in_the_stage_s_identity(config, stage_context):
+    def settings(**tag):
+        context = stage_context(stage, config(**tag))
+        types = selected_types(context.sections.tag, FACTS, RELATIVES)
+        return stage._identity(context, FACTS, types, parents={}).settings["tag"]
+
+    plain = settings(types=["film"])
+    assert "asked_by" not in plain and plain == settings(types=["film"], unknown_types="itself")
+    assert settings(types=["film"], unknown_types="nearest")["asked_by"] == {"film": ("movie",)}
+    assert settings(types=["film: a work"])["types"] == ["film"]
+    assert settings(types=["film: a work"]) != plain

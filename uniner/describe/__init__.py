@@ -1,0 +1,1 @@
+"""The describe stage: the teacher describes the most frequent types and names synonyms, for build."""

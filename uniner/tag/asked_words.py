@@ -1,0 +1,128 @@
+"""The words that types are asked by at tagging: with a description, or as the nearest learnt type."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from uniner.errors import UserError
+from uniner.inference.questions import TypeAnswer
+from uniner.labels import unknown_types
+from uniner.storage.folder import Folder
+from uniner.type_descriptions import read_descriptions, split_description, with_description
+
+UnknownTypes = Literal["itself", "nearest", "both"]
+OUTCOMES = ("poison", "overlong", "too_long", "unparseable", "ok")
+"""Worst first: the outcome of a type that is asked by several words is the worst."""
+
+
+def split_types(entries: Iterable[str], setting: str) -> dict[str, str]:
+    """Return the types that entries such as `person: a human being` name, each with its description or "".
+
+    Raises:
+        UserError: a type has two descriptions.
+    """
+    found: dict[str, str] = {}
+    for name, description in map(split_description, entries):
+        if description and found.get(name) not in (None, "", description):
+            raise UserError(
+                f"{setting}: {name!r} has two descriptions, {found[name]!r} and {description!r}; keep one"
+            )
+        found[name] = description or found.get(name, "")
+    return found
+
+
+def described_words(descriptions: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the words for the types that have a description, as training asks for them."""
+    return {name: (with_description(name, text),) for name, text in descriptions.items() if text}
+
+
+def words_of_unknown(
+    types: Iterable[str],
+    words: Mapping[str, tuple[str, ...]],
+    known: Collection[str],
+    relatives: Mapping[str, Sequence[str]],
+    how: UnknownTypes,
+) -> dict[str, tuple[str, ...]]:
+    """Return the words for all types, with those of the types that a student was not trained on.
+
+    words: for types that are asked otherwise than by their name. known: the student's types; where none are
+    known, all types are asked as themselves. relatives: see `labels.unknown_types`.
+    """
+    if how == "itself" or not known:
+        return dict(words)
+    nearest = {name: near for name, near in unknown_types(types, known, relatives).items() if near}
+    own = {name: words.get(name, (name,)) if how == "both" else () for name in nearest}
+    return {**words, **{name: tuple(dict.fromkeys((*own[name], near))) for name, near in nearest.items()}}
+
+
+def answers_by_type(
+    types: Sequence[str], words: Mapping[str, tuple[str, ...]], answers: Sequence[TypeAnswer]
+) -> list[TypeAnswer]:
+    """Return an answer for each type that was asked, merged where it was asked by several words.
+
+    A mention keeps its highest score. The outcome is the worst of the words'. Types of which no word was
+    asked are left out.
+    """
+    found = {answer.type: answer for answer in answers}
+    merged = []
+    for name in types:
+        own = [found[word] for word in words.get(name, (name,)) if word in found]
+        if own:
+            merged.append(_merged(name, own))
+    return merged
+
+
+def _merged(name: str, answers: Sequence[TypeAnswer]) -> TypeAnswer:
+    if len(answers) == 1:
+        return replace(answers[0], type=name)
+    scores: dict[str, float] = {}
+    spans: dict[tuple[int, int], float] = {}
+    for answer in answers:
+        for mention, score in answer.scores.items():
+            scores[mention] = max(score, scores.get(mention, score))
+        for span, score in zip(answer.spans, answer.span_scores, strict=False):
+            spans[span] = max(score, spans.get(span, score))
+    ordered = sorted(spans)
+    return TypeAnswer(
+        name,
+        min((answer.outcome for answer in answers), key=OUTCOMES.index),
+        scores,
+        "\n".join(answer.text for answer in answers),
+        tuple(dict.fromkeys(mention for answer in answers for mention in answer.unscored)),
+        tuple(ordered),
+        tuple(spans[span] for span in ordered),
+    )
+
+
+def lowest_scores(
+    of_type: Mapping[str, float], words: Mapping[str, tuple[str, ...]], types: Iterable[str], other: float
+) -> dict[str, float]:
+    """Return the lowest scores by the words that are asked: those of their most lenient type.
+
+    of_type: by type; other: of the types without one.
+    """
+    scores: defaultdict[str, list[float]] = defaultdict(list)
+    for name in types:
+        for word in words.get(name, (name,)):
+            scores[word].append(of_type.get(name, other))
+    lowest = {word: min(found) for word, found in scores.items()}
+    return {word: score for word, score in lowest.items() if score != other}
+
+
+def read_relatives(build: Folder) -> dict[str, list[str]]:
+    """Return for types the types that build found to mean the same or nearly so, the nearest first.
+
+    By the synonyms of descriptions, then by the mentions that two types share; nothing without a build.
+    """
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    data = build.read_if_exists("descriptions.json")
+    described = read_descriptions(data, build.path("descriptions.json")) if data else {}
+    for name, entry in described.items():
+        for synonym in entry.synonyms:
+            found[synonym][name] = None
+            found[name][synonym] = None
+    for pair in build.read_json("near-synonyms.json") or []:
+        found[pair["first"]][pair["second"]] = None
+        found[pair["second"]][pair["first"]] = None
+    return {name: list(others) for name, others in found.items()}
