@@ -18,7 +18,7 @@ from uniner.storage.manifest import package_versions
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
-STAGES = {"generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "report"}
+STAGES = {"generate", "ingest", "annotate", "build", "train", "evaluate", "tag", "review", "report"}
 LEVELS = (
     {"cli", "jobs", "quickstart"},
     {"preflight"},
