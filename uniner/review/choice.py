@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from uniner.review.tasks import PARTS, RANDOM
 
-_MOST_KEPT = 200_000
-"""Candidates kept in memory for each part, about 50 MB."""
+_MOST_KEPT = 50_000
+"""Candidates kept in memory for each part, about 15 MB."""
 _MOST_STRATA = 10_000
 """Strata told apart; passages of further ones share one, so that a source per document needs no memory."""
 _OTHERS = ("", "")
@@ -78,15 +78,19 @@ class Chooser:
     ) -> None:
         """Take in a chunk. ids, sources: of its rows. signals: by part, see `signals`."""
         ranks = [-passage_hash("draw", self._seed, passage_id) for passage_id in ids]
+        size = self._sizes[RANDOM]
         for row, (passage_id, rank) in enumerate(zip(ids, ranks, strict=True)):
-            if passage_id not in self._drawn:
-                _keep_best(self._random, Candidate(0.0, rank, passage_id, key, row), self._sizes[RANDOM])
+            if _may_enter(self._random, 0.0, rank, size) and passage_id not in self._drawn:
+                _keep_best(self._random, Candidate(0.0, rank, passage_id, key, row), size)
         for part, table in signals.items():
             strata = self._strata[part]
             columns = (table[name].to_pylist() for name in ("row", "type", "priority"))
             for row, name, priority in zip(*columns, strict=True):
-                if priority > 0 and ids[row] not in self._reviewed:
-                    strata.add((name, sources[row]), Candidate(priority, ranks[row], ids[row], key, row))
+                stratum, rank = (name, sources[row]), ranks[row]
+                if priority > 0 and strata.may_enter(stratum, priority, rank):
+                    passage_id = ids[row]
+                    if passage_id not in self._reviewed:
+                        strata.add(stratum, Candidate(priority, rank, passage_id, key, row))
 
     def choose(self) -> list[Choice]:
         """Return the chosen passages, part by part. What a part lacks, the last one takes over."""
@@ -112,6 +116,11 @@ class _Strata:
         self._depth = depth
         self._best: dict[tuple[str, str], list[Candidate]] = {}
 
+    def may_enter(self, stratum: tuple[str, str], priority: float, rank: int) -> bool:
+        """Tell, in less time than adding takes, whether a candidate may be among the best."""
+        heap = self._best.get(stratum)
+        return heap is None or _may_enter(heap, priority, rank, self._depth)
+
     def add(self, stratum: tuple[str, str], candidate: Candidate) -> None:
         if stratum not in self._best:
             if len(self._best) >= _MOST_STRATA:
@@ -135,30 +144,24 @@ class _Strata:
         Next comes the stratum whose type and source have been taken from least, of equals the one with the
         highest priority.
         """
-        left = {stratum: sorted(heap) for stratum, heap in self._best.items()}
+        left = {stratum: sorted(heap) for stratum, heap in self._best.items() if heap}
         types, sources = Counter[str](), Counter[str]()
         picked: list[tuple[str, Candidate]] = []
-        while len(picked) < count:
-            for stratum, candidates in list(left.items()):
-                while candidates and candidates[-1].passage_id in taken:
-                    candidates.pop()
-                if not candidates:
-                    del left[stratum]
-            if not left:
-                break
-            name, source = min(
-                left,
-                key=lambda stratum: (
-                    types[stratum[0]] + sources[stratum[1]],
-                    *(-part for part in left[stratum][-1][:2]),
-                    stratum,
-                ),
-            )
-            candidate = left[name, source].pop()
-            picked.append((name, candidate))
-            taken.add(candidate.passage_id)
-            types[name] += 1
-            sources[source] += 1
+
+        def turn(stratum: tuple[str, str]) -> tuple[float, ...]:
+            best = left[stratum][-1]
+            return types[stratum[0]] + sources[stratum[1]], -best.priority, -best.rank
+
+        while left and len(picked) < count:
+            stratum = min(left, key=turn)
+            candidate = left[stratum].pop()
+            if not left[stratum]:
+                del left[stratum]
+            if candidate.passage_id not in taken:
+                picked.append((stratum[0], candidate))
+                taken.add(candidate.passage_id)
+                types[stratum[0]] += 1
+                sources[stratum[1]] += 1
         return picked
 
 
@@ -168,6 +171,10 @@ def by_chunk(choices: Sequence[Choice]) -> dict[str, list[Choice]]:
     for choice in choices:
         grouped[choice.candidate.key].append(choice)
     return dict(grouped)
+
+
+def _may_enter(heap: list[Candidate], priority: float, rank: int, most: int) -> bool:
+    return len(heap) < most or (bool(heap) and (priority, rank) >= heap[0][:2])
 
 
 def _keep_best(heap: list[Candidate], candidate: Candidate, most: int) -> None:
