@@ -18,7 +18,9 @@ from uniner.storage.manifest import package_versions
 REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted((REPOSITORY / "uniner").rglob("*.py"))
 JOBS = sorted((REPOSITORY / "jobs").glob("*.py"))
-STAGES = {"generate", "ingest", "annotate", "describe", "build", "train", "evaluate", "tag", "report"}
+STAGES = {
+    "generate", "ingest", "annotate", "describe", "build", "train", "evaluate", "tag", "review", "report",
+}  # fmt: skip
 LEVELS = (
     {"cli", "jobs", "quickstart"},
     {"preflight"},

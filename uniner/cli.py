@@ -57,6 +57,15 @@ app = typer.Typer(
     help="Distil the open named-entity recognition of a large language model, and tag a corpus with it.",
 )
 
+reviews = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Give tagged passages to people to correct, and read them back as gold data.",
+)
+app.add_typer(reviews, name="review")
+
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="TOML file, such as my-run.toml.")]
 Settings = Annotated[
     list[str] | None,
@@ -81,11 +90,13 @@ Verbose = Annotated[
 ]
 
 
-def _command(text: str, *sections: str, name: str | None = None) -> Callable[[Any], Any]:
+def _command(
+    text: str, *sections: str, name: str | None = None, of: typer.Typer = app
+) -> Callable[[Any], Any]:
     """Register a command, with its sections' settings below its options (\\b: click keeps the lines)."""
     paragraphs = ["\b\n" + "\n".join(brief(section, width=106)) for section in sections]
     more = [f"`uniner settings {section}` has all of [{section}]." for section in sections]
-    return app.command(name, help=text, epilog="\n\n".join([*paragraphs, *more]))
+    return of.command(name, help=text, epilog="\n\n".join([*paragraphs, *more]))
 
 
 @_command("Have the teacher write passages of domains.", "generate")
@@ -188,6 +199,34 @@ def tag(
     if serve is not None:
         _exit(_mode("tag", _words(config, settings), lambda stage, context: stage.serve_page(context, serve)))
     _run_or_estimate("tag", config, settings, estimate)
+
+
+@_command("Choose tagged passages for people to correct.", "review", name="export", of=reviews)
+def review_export(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
+    _exit(_mode("review", _words(config, settings), lambda stage, context: stage.export_round(context)))
+
+
+@_command("Read corrected passages back as gold data.", "review", name="import", of=reviews)
+def review_import(
+    config: ConfigFile,
+    file: Annotated[
+        list[str],
+        typer.Option(help="Label Studio's JSON export, the form's saved file, or JSON lines; repeat it."),
+    ],
+    settings: Settings = None,
+    reviewer: Annotated[str, typer.Option(help="Who reviewed, where a file does not say it.")] = "",
+    number: Annotated[
+        int | None, typer.Option("--round", min=1, help="The round that was reviewed. Unset: the newest.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    _exit(
+        _mode(
+            "review",
+            _words(config, settings),
+            lambda stage, context: stage.import_reviews(context, file, reviewer, number),
+        )
+    )
 
 
 @_command("Write the run's HTML page, report.html, and print it in short.")

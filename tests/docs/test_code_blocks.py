@@ -6,6 +6,7 @@
             settings; a target of make, a file or an extra of pip must exist
     sql     run by DuckDB on small tables of a run
     python  run beside them
+    text    no code: what a command prints
 
 The line above another block is `<!-- not run: REASON -->`, or `<!-- run by tests/FILE.py -->`.
 """
@@ -81,7 +82,7 @@ def test_every_block_is_checked_here_or_says_why_not():
     assert len(BLOCKS) > 50
     for block in BLOCKS:
         marked = MARKED.match(block.note)
-        assert marked or block.language in ("toml", "bash", "sql", "python"), block.where
+        assert marked or block.language in ("toml", "bash", "sql", "python", "text"), block.where
         assert not marked or not marked[2] or (ROOT / marked[2]).exists(), block.where
 
 

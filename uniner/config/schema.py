@@ -587,6 +587,23 @@ class Tag(Section):
     """Lay that table out as Hive does, in folders entities/source=<source>/."""
 
 
+class ReviewSection(Section):
+    """Tagged passages for people to correct; corrected ones as gold data."""
+
+    passages: Count = Field(100, json_schema_extra=NOT_IDENTITY)
+    """Passages that a round gives out."""
+    random_share: Share = Field(0.2, json_schema_extra=NOT_IDENTITY)
+    """Share of a round that is drawn at random from all passages, for an unbiased estimate of precision and
+    recall. The rest are passages where the student is least sure, differs from review.against, or
+    contradicts a rule, in equal parts, from all types and sources in turn."""
+    against: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Folder of another run that tagged the same passages, such as "runs/encoder": passages on which the two
+    differ are reviewed too."""
+    after: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """Folder of an earlier run whose rounds of review this one goes on from, such as "runs/my-run": its
+    reviewed passages are not given out again, and its estimate is what the next one is compared with."""
+
+
 class Config(Section):
     """The config: one section per stage, and run, student, teacher and engine, which stages share."""
 
@@ -603,3 +620,4 @@ class Config(Section):
     engine: EngineSection = EngineSection()
     evaluate: Evaluate = Evaluate()
     tag: Tag = Tag()
+    review: ReviewSection = ReviewSection()

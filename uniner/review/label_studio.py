@@ -1,0 +1,113 @@
+"""Tasks with predictions for Label Studio, its labelling interface, and reviews from its JSON export.
+
+Label Studio counts code points, also in text with emoji, and \\r\\n as two of them. Its versions before 2021
+counted UTF-16 units; a span that fits its own text only so is moved to code points.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from uniner.gold.records import same_words
+from uniner.review.read_back import ReadReview, ReadSpan
+from uniner.review.tasks import REVIEWED, SKIPPED, ReviewTask
+
+_CONTROL, _OBJECT = "label", "text"
+# Without pre-wrap, Label Studio trims blanks.
+_STYLE = ".htx-text { white-space: pre-wrap; }"
+
+
+def labelling_config(types: Iterable[str]) -> str:
+    """Return the labelling interface in Label Studio's XML, with a label for each type."""
+    labels = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in types)
+    return (
+        f"<View>\n  <Style>{_STYLE}</Style>\n"
+        f'  <Labels name="{_CONTROL}" toName="{_OBJECT}" showInline="true">\n{labels}\n  </Labels>\n'
+        f'  <Text name="{_OBJECT}" value="$text" granularity="symbol"/>\n</View>\n'
+    )
+
+
+def studio_tasks(tasks: Sequence[ReviewTask], model: str) -> bytes:
+    """Return the tasks with the student's entities as predictions, as a JSON list. model: its name there."""
+    rows = [
+        {
+            "data": {"text": task.text, "passage_id": task.passage_id, "source": task.source},
+            "predictions": [
+                {
+                    "model_version": model,
+                    "score": min((entity.score for entity in task.entities), default=1.0),
+                    "result": [
+                        {
+                            "id": f"e{number}",
+                            "from_name": _CONTROL,
+                            "to_name": _OBJECT,
+                            "type": "labels",
+                            "score": entity.score,
+                            "value": {
+                                "start": entity.start,
+                                "end": entity.end,
+                                "text": entity.text,
+                                "labels": [entity.type],
+                            },
+                        }
+                        for number, entity in enumerate(task.entities)
+                    ],
+                }
+            ],
+        }
+        for task in tasks
+    ]
+    return json.dumps(rows, indent=1).encode()
+
+
+def is_export(row: object) -> bool:
+    """Tell whether a row is a task of Label Studio's JSON export."""
+    return isinstance(row, dict) and isinstance(row.get("data"), dict) and "annotations" in row
+
+
+def read_export(row: Mapping[str, Any]) -> Iterator[ReadReview]:
+    """Yield the reviews of a task: one per annotation, by who made it. Relations and choices are ignored.
+
+    Raises:
+        KeyError, TypeError, ValueError: where the task has another layout.
+    """
+    data = row["data"]
+    for annotation in row["annotations"]:
+        yield ReadReview(
+            passage_id=str(data["passage_id"]),
+            text=data["text"],
+            reviewer=_who(annotation.get("completed_by")),
+            at=str(annotation.get("updated_at") or annotation.get("created_at") or ""),
+            outcome=SKIPPED if annotation.get("was_cancelled") else REVIEWED,
+            spans=tuple(_spans(data["text"], annotation["result"])),
+        )
+
+
+def _who(completed_by: Any) -> str:
+    """Return the e-mail address of a user, or the number that Label Studio gave to the user."""
+    if isinstance(completed_by, dict):
+        return str(completed_by.get("email") or completed_by.get("id") or "")
+    return "" if completed_by is None else f"label-studio-{completed_by}"
+
+
+def _spans(text: str, results: Iterable[Mapping[str, Any]]) -> Iterator[ReadSpan]:
+    for result in results:
+        if result.get("type") != "labels":
+            continue
+        value = result["value"]
+        start, end, marked = int(value["start"]), int(value["end"]), value.get("text")
+        if isinstance(marked, str) and not same_words(text[start:end], marked):
+            start, end = _from_utf16(text, start, end, marked)
+        for name in value["labels"]:
+            yield ReadSpan(start, end, marked if isinstance(marked, str) else None, name)
+
+
+def _from_utf16(text: str, start: int, end: int, marked: str) -> tuple[int, int]:
+    """Return a span of UTF-16 units in code points where that fits the marked text; otherwise as it is."""
+    units = [0, *accumulate(1 + (ord(letter) > 0xFFFF) for letter in text)]
+    place = {unit: number for number, unit in enumerate(units)}
+    if start in place and end in place and same_words(text[place[start] : place[end]], marked):
+        return place[start], place[end]
+    return start, end
