@@ -96,7 +96,8 @@ def test_a_runs_folder_means_its_encoder_and_its_own_types(folder, tmp_path, mak
     }
     (own / "uniner.json").write_text(json.dumps(facts))
     tagged = uniner.tag_texts(TEXTS, tmp_path / "runs" / "news")
-    assert {entity.type for document in tagged for entity in document.entities} == {"river", "city"}
+    types = {entity.type for document in tagged for entity in document.entities}
+    assert types and types <= {"river", "city"}
     assert tagged[2] == uniner.tag_texts(TEXTS[2:], own, settings={"tag.min_score": 0.4})[0]
 
 
