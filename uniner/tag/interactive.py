@@ -167,7 +167,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
     try:
         import gradio
     except ImportError:
-        raise UserError("the page needs Gradio, which is not installed: pip install '.[page]'") from None
+        raise UserError("the page needs Gradio, which is not installed: pip install 'uniner[page]'") from None
 
     async def tag(text: str, type_names: str) -> tuple[Any, list[list[Any]], str]:
         names = parse_types(type_names)
