@@ -9,11 +9,12 @@ import math
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from uniner.config.loader import checked
+from uniner.config.schema import EngineSection
 from uniner.errors import UserError
 from uniner.labels import is_visible, unknown_types_line
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
@@ -44,6 +45,7 @@ from uniner.tag.student import (
     worker_of,
 )
 from uniner.tag.tagged_texts import TaggedTexts
+from uniner.tag.tagger import Tagger
 
 _CHUNK_PASSAGES = 1_024
 """Passages given to a worker at once, and those left of their last text."""
@@ -109,18 +111,20 @@ def open_tagger(
     if line := unknown_types_line(selected.everywhere, facts.types):
         log.warning(f"tag: {line}")
     make, _ = worker_of(context, facts, selected, rules)
-    engine, address = context.sections.engine, student_address(context)
-    tokenizer = None if by_encoder else load_tokenizer(address, "student")
-    worker: HeldWorker
-    if by_encoder and not in_ray:
-        require_gpus_here(engine.gpus)
-        worker = WorkerHere(make)
-    else:
-        from uniner.runtime.actor_workers import ActorWorkers  # importing Ray takes a second
+    tokenizer = None if by_encoder else load_tokenizer(student_address(context), "student")
+    engine, max_tokens = context.sections.engine, context.sections.ingest.max_tokens
+    worker = _start(make, engine, student_address(context), here=by_encoder and not in_ray)
+    return OpenTagger(worker, engine.actors, tokenizer, max_tokens)
 
-        log.info(f"tag: loading {address}, for a generative student about half a minute")
-        worker = ActorWorkers("tag", make, actors=engine.actors, cpus=engine.cpus, gpus=engine.gpus)
-    return OpenTagger(worker, engine.actors, tokenizer, context.sections.ingest.max_tokens)
+
+def _start(make: Callable[[], Tagger], engine: EngineSection, address: str, *, here: bool) -> HeldWorker:
+    if here:
+        require_gpus_here(engine.gpus)
+        return WorkerHere(make)
+    from uniner.runtime.actor_workers import ActorWorkers  # importing Ray takes a second
+
+    log.info(f"tag: loading {address}, for a generative student about half a minute")
+    return ActorWorkers("tag", make, actors=engine.actors, cpus=engine.cpus, gpus=engine.gpus)
 
 
 class OpenTagger:
@@ -192,7 +196,7 @@ def _given_texts(texts: Iterable[str]) -> list[str]:
                 f"texts[{number}] has half a character (a surrogate) at {error.start:,}; decode the text "
                 "again, for instance with errors='replace'"
             ) from None
-    return given
+    return [str(text) for text in given]  # numpy's are of a class of their own
 
 
 def _given_types(types: Iterable[str] | None) -> list[str]:
