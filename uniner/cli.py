@@ -157,8 +157,10 @@ def train(
 
 
 @_command("Train an encoder on the conversations, for bulk tagging.", "encoder", name="train-encoder")
-def train_encoder(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
-    _exit(run(["train-encoder"], _words(config, settings)))
+def train_encoder(
+    config: ConfigFile, settings: Settings = None, estimate: Estimate = False, verbose: Verbose = False
+) -> None:
+    _run_or_estimate("train-encoder", config, settings, estimate)
 
 
 @_command("Score systems on gold data.", "evaluate")

@@ -5,7 +5,7 @@
             for Ray is then read by the real command line, which knows the command, its options and its
             settings; a target of make, a file or an extra of pip must exist
     sql     run by DuckDB on small tables of a run
-    python  run beside them
+    python  run beside them, with a small encoder in place of the models it names
     text    no code: what a command prints
 
 The line above another block is `<!-- not run: REASON -->`, or `<!-- run by tests/FILE.py -->`.
@@ -25,12 +25,20 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
+from tests.encoder.conftest import make_base, make_encoder, one_thread  # noqa: F401
 from uniner import cli
 from uniner.config.loader import load
+from uniner.encoder.folder import save_encoder
 from uniner.records import TAGGED_PASSAGE, TaggedEntity, TaggedPassage, to_table
+from uniner.storage.model_folders import ENCODER, FACTS, StudentFacts
+from uniner.storage.sealed_json import sealed_json
+from uniner.tag import texts as tagged_by
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODELS = (
+    "runs/quickstart", "runs/news/train/student", "urchade/gliner_medium-v2.1", "s3://my-bucket/gliner",
+)  # fmt: skip
 PROGRAMS = ("uniner", "python", "make", "ray", "pip")
 NEEDED = """
 [run]
@@ -201,6 +209,13 @@ def test_queries_find_the_rows(block):
 
 
 @these("python")
-@pytest.mark.usefixtures("tables")
-def test_python_runs(block):
-    exec(compile(block.text, block.where, "exec"), {})
+@pytest.mark.usefixtures("tables", "one_thread")
+def test_python_runs(block, make_encoder, tmp_path, monkeypatch):  # noqa: F811
+    # What it imports of the Python door runs in this process, also where other tests have started Ray.
+    monkeypatch.setattr(tagged_by, "uses_ray", lambda: False)
+    encoder = make_encoder()
+    save_encoder(tmp_path / "model", encoder, encoder.model.state_dict())
+    facts = StudentFacts(template=ENCODER, max_tokens=64, base="b", types=("person", "city"))
+    (tmp_path / "model" / FACTS).write_bytes(sealed_json(facts.as_dict()))
+    code = re.sub(rf'"({"|".join(map(re.escape, MODELS))})"', repr(str(tmp_path / "model")), block.text)
+    exec(compile(code, block.where, "exec"), {})

@@ -93,6 +93,15 @@ def load(words: Sequence[str]) -> Config:
                 "terminal whose locale is UTF-8, such as LANG=C.UTF-8"
             )
         _set(tree, word)
+    return checked(tree)
+
+
+def checked(tree: Mapping[str, Any]) -> Config:
+    """Build the config from sections of settings.
+
+    Raises:
+        UserError: naming the key or value that is wrong, and what would be right.
+    """
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

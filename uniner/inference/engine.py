@@ -6,6 +6,7 @@ that schedules the first question, so the passage is computed once, whatever the
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -96,14 +97,19 @@ class Engine:
     at the first question. A start takes half a minute, minutes for a large model.
 
     Raises:
-        UserError: the model has no end token, the window has no room for a question and an answer, memory
-            is too small, or vLLM rejects the model (an unknown architecture, attention heads that the GPUs
-            cannot share).
+        UserError: vLLM is not installed, the model has no end token, the window has no room for a question
+            and an answer, memory is too small, or vLLM rejects the model (an unknown architecture, attention
+            heads that the GPUs cannot share).
     """
 
     def __init__(
         self, model: str, settings: EngineSettings, *, with_schemas: bool = False, lazy: bool = False
     ):
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                f"{model} needs vLLM, which is not installed here: pip install 'uniner[gpu]', or "
+                "'uniner[cpu]' for a machine without a GPU (an encoder needs neither)"
+            )
         if settings.gpus and cpu_in_place_of_gpu():
             settings = replace(settings, gpus=0)
         set_environment(settings.cpus, on_cpu=settings.gpus == 0)

@@ -1,5 +1,6 @@
 """Checks of GPU memory: what training and the engines need, against the GPUs that there are or will be."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -13,9 +14,12 @@ from uniner.preflight.nodes import Machine
 from uniner.preflight.results import CheckResult, error, ok, size, warning
 from uniner.runtime.gpu_models import GPUS, known_gpus
 from uniner.runtime.placement import NodeType
+from uniner.storage.model_folders import require_text_encoder
 from uniner.train.estimate import ALLOCATOR, CUDA, ModelShape, TrainingLoad
 
 if TYPE_CHECKING:
+    from uniner.encoder.folder import LoadedEncoder
+    from uniner.train.encoder.worker import EncoderJob
     from uniner.train.prepare import TrainJob
 
 _SAVED = 12  # bytes a weight in a checkpoint: float32 and AdamW's two moments
@@ -139,6 +143,49 @@ def training_need(job: "TrainJob", built: bool) -> MemoryNeed:
         "train.lora_rank=16" + ("" if built else "; once build is done, train's --estimate says it exactly"),
         detail=f"{shape.parameters:,} weights on {fewest} {'worker' if fewest == 1 else 'workers'}",
     )
+
+
+def check_encoder_training(
+    job: "EncoderJob", built: bool, kinds: Callable[[], Sequence[GpuKind]]
+) -> Iterator[CheckResult]:
+    """Compare what a worker that trains the encoder takes with the GPUs that there are."""
+    yield judge(encoder_need(job, built), kinds())
+
+
+def encoder_need(job: "EncoderJob", built: bool) -> MemoryNeed:
+    """Return what a worker that trains the encoder takes.
+
+    built: the conversations are there, and the estimate counts them. Else it is of a full row of passages as
+    long as the encoder reads, each asked for one type or for encoder.max_types.
+    """
+    from uniner.train.encoder import estimate
+
+    section = job.encoder
+    encoder = _empty_encoder(job)
+    if built:
+        totals = [estimate.estimate_job(job, 1.0, 0.0).memory.total] * 2
+    else:
+        counts = (1, section.max_types)
+        totals = [estimate.full_row_memory(job, encoder, types).total for types in counts]
+    least, most = (ALLOCATOR * total + CUDA for total in totals)
+    weights = sum(weight.numel() for weight in encoder.model.parameters())
+    return MemoryNeed(
+        "train-encoder on GPUs",
+        least,
+        most,
+        "lower encoder.row_tokens, raise encoder.workers with encoder.shard_workers, or take a smaller "
+        "encoder.base" + ("" if built else "; once build is done, its --estimate says it exactly"),
+        detail=f"{weights:,} weights, rows of {section.row_tokens:,} tokens",
+    )
+
+
+def _empty_encoder(job: "EncoderJob") -> "LoadedEncoder":
+    from uniner.train.encoder.worker import empty_encoder
+
+    base = read_model("encoder.base", job.encoder.base or "")
+    require_text_encoder(base.name, base.config)
+    config, tokenizer = copy.deepcopy((base.config, base.tokenizer))  # the marks are added to them
+    return empty_encoder(job.fields(config.hidden_size), tokenizer, config)
 
 
 def training_files(job: "TrainJob") -> dict[str, float]:

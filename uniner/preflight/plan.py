@@ -30,6 +30,7 @@ from uniner.storage.model_folders import FACTS, is_encoder, model_address, own_m
 from uniner.tag.student import tags_by_encoder
 
 if TYPE_CHECKING:
+    from uniner.train.encoder.worker import EncoderJob
     from uniner.train.prepare import TrainJob
 
 SECTIONS = (
@@ -200,6 +201,7 @@ class RunPlan:
         sections, build = self.context.sections, self.context.run_folder / "build"
         # To count the conversations' tokens, the estimate would copy a remote base here whole.
         built = not is_remote(sections.student.base) and build.manifest() is not None
+        encoder_built = not is_remote(sections.encoder.base or "") and build.manifest() is not None
         kinds = functools.cache(lambda: gpus.gpu_kinds(self._machines, _node_types()))
 
         def judged(find: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:
@@ -208,6 +210,9 @@ class RunPlan:
         if "train" in self.stages and sections.train.use_gpu:
             check = functools.partial(gpus.check_training, self._job, built, kinds)
             yield from results_of(Check("train on GPUs", functools.partial(judged, check)))
+        if self._trains_encoder and sections.encoder.use_gpu:
+            check = functools.partial(gpus.check_encoder_training, self._encoder_job, encoder_built, kinds)
+            yield from results_of(Check("train-encoder on GPUs", functools.partial(judged, check)))
         seen = set()
         for use in self._uses():
             if use.serving and use.serving.gpus and (use.name, use.window) not in seen:
@@ -226,6 +231,12 @@ class RunPlan:
         from uniner.train.stage import train_job
 
         return train_job(self.context)
+
+    @property
+    def _encoder_job(self) -> "EncoderJob":
+        from uniner.train.encoder.stage import encoder_job
+
+        return encoder_job(self.context)
 
     def _check_room(self) -> Iterator[CheckResult]:
         """Check that the cluster can ever hold a task, the training workers, and each engine."""

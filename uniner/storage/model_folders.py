@@ -195,11 +195,14 @@ def model_digest(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def load_tokenizer(name: str) -> Any:
-    """Return the base model's fast tokenizer, without warnings about texts longer than the model's window."""
+def load_tokenizer(name: str, setting: str = "student.base") -> Any:
+    """Return a model's fast tokenizer, without warnings about texts longer than the model's window.
+
+    setting: that names the model, for the message.
+    """
     from transformers import AutoTokenizer
 
-    with loading(name, "student.base"):
+    with loading(name, setting):
         tokenizer = AutoTokenizer.from_pretrained(local_model(name))
     tokenizer.model_max_length = 10**9
     return tokenizer

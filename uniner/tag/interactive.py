@@ -17,7 +17,7 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.labels import is_visible
 from uniner.passages import PassageSpan, cut_passages
-from uniner.records import PASSAGE, TaggedPassage, from_table, to_table
+from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
@@ -47,10 +47,7 @@ class TextTagger:
 
     async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
         """Cut a text into passages as ingest does, and tag them. A blank text has no passages."""
-        passages = [
-            span.passage(text, str(span.index))
-            for span in cut_passages(text, self._engine.tokenizer, self._max_tokens)
-        ]
+        passages = cut_text(text, self._engine.tokenizer, self._max_tokens)
         tagger = Tagger(self._asker, types, self._rules)
         chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
         return list(from_table(chunk.table, TaggedPassage))
@@ -73,18 +70,29 @@ class EncoderTextTagger:
 
     async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
         """Tag a text as one passage: the encoder reads it in windows. A blank text has no passages."""
-        if not text.strip():
+        passages = whole_text(text)
+        if not passages:
             return []
         if self._encoder is None:
             self._encoder = await asyncio.to_thread(self._start)
-        passage = PassageSpan(0, len(text), 0, 0).passage(text, "0")
         tagger = EncoderWorker(self._encoder, types, self._rules)
-        chunk = await tagger(Chunk("text", to_table([passage], PASSAGE)))
+        chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
         return list(from_table(chunk.table, TaggedPassage))
 
     async def tag_once(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
         """Tag a text."""
         return await self.tag(text, types)
+
+
+def cut_text(text: str, tokenizer: Any, max_tokens: int, doc_id: str = "") -> list[Passage]:
+    """Return a text's passages, cut as ingest cuts them. A blank text has none."""
+    spans = cut_passages(text, tokenizer, max_tokens)
+    return [span.passage(text, str(span.index), doc_id) for span in spans]
+
+
+def whole_text(text: str, doc_id: str = "") -> list[Passage]:
+    """Return a text as one passage, for an encoder, which reads it in windows. A blank text has none."""
+    return [PassageSpan(0, len(text), 0, 0).passage(text, "0", doc_id)] if text.strip() else []
 
 
 def read_input(stream: BinaryIO) -> str:
@@ -159,7 +167,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
     try:
         import gradio
     except ImportError:
-        raise UserError("the page needs Gradio, which is not installed: pip install '.[page]'") from None
+        raise UserError("the page needs Gradio, which is not installed: pip install 'uniner[page]'") from None
 
     async def tag(text: str, type_names: str) -> tuple[Any, list[list[Any]], str]:
         names = parse_types(type_names)

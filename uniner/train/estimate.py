@@ -15,16 +15,16 @@ attention ("selective")."""
 
 # Bytes a second a GPU: NVLink in a node of eight, and 3.2 Tb/s between such nodes (EFA on AWS).
 _IN_NODE, _BETWEEN_NODES, _NODE = 450e9, 50e9, 8
-_FLOAT32, _ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
-_SAVED = 12  # bytes a weight in a checkpoint: without the gradient
+FLOAT32, ADAMW = 4, 16  # bytes a weight: float32; the same with its gradient and AdamW's two moments
+SAVED = 12  # bytes a weight in a checkpoint: without the gradient
 _DISK = 500e6  # bytes a second: a volume of cluster.yaml's GPU machines, and about what a machine uploads
 ALLOCATOR, CUDA = 1.1, 1e9
 """What a GPU takes besides: the allocator some 10 %, and CUDA a GB."""
-_LAYER_SECONDS = 0.009
+LAYER_SECONDS = 0.009
 """Forward and backward pass of a row take at least this long a decoder layer on a GPU, since Python starts
 the kernels one by one: benchmarks/gpu.py on an H100 and an H200, 24 and 28 layers, by a CPU that was slow."""
-_CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
-_PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
+CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
+PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,23 +126,23 @@ def memory(
     A GPU's allocator takes some 10 % more, and CUDA 1 GB.
     """
     frozen = shape.parameters - shape.trained - shape.quantized
-    states = (_ADAMW * shape.trained + number_bytes * frozen + shape.quantized / 2) / workers
-    states += shape.quantized * _FLOAT32 / 64
+    states = (ADAMW * shape.trained + number_bytes * frozen + shape.quantized / 2) / workers
+    states += shape.quantized * FLOAT32 / 64
     outer = shape.parameters - shape.body
     trained_share = shape.trained / shape.parameters
     weight_bytes = number_bytes - (number_bytes - 0.5) * shape.quantized / shape.body  # in a decoder layer
-    gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + _FLOAT32 * trained_share * shape.layer
+    gathered = number_bytes * outer + 2 * weight_bytes * shape.layer + FLOAT32 * trained_share * shape.layer
     inputs = shape.hidden * number_bytes * shape.layers
     stored = shape.kept_selectively if checkpointing == "selective" else inputs
     kept = stored + shape.kept / shape.layers if checkpointing else shape.kept
-    logits = load.row_answers * shape.vocabulary * (2 * _FLOAT32 + number_bytes)
+    logits = load.row_answers * shape.vocabulary * (2 * FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
     gathered = unpacked + (gathered if workers > 1 else 0)
     activations = load.row_tokens * kept + logits
     host = 0.0
     if on_cpu:
-        saved = _SAVED * shape.trained / workers
-        host = _PROCESS + saved + _CPU_SPARE * (states + gathered + activations + saved)
+        saved = SAVED * shape.trained / workers
+        host = PROCESS + saved + CPU_SPARE * (states + gathered + activations + saved)
     return WorkerMemory(states, gathered, activations, host)
 
 
@@ -174,14 +174,14 @@ def traffic(shape: ModelShape, load: TrainingLoad, workers: int, number_bytes: i
     weights that learn in float32.
     """
     weights = number_bytes * (shape.parameters - shape.quantized) + shape.quantized / 2
-    row = 2 * weights + _FLOAT32 * shape.trained
+    row = 2 * weights + FLOAT32 * shape.trained
     return row * load.turns if workers > 1 else 0.0
 
 
 def copies_traffic(shape: ModelShape, load: TrainingLoad, workers: int, shards: int) -> float:
     """Return the bytes that a worker exchanges with the other copies of the model (HSDP) in all steps: for
     each row, its shard's gradients in float32, sent and received."""
-    return 2 * _FLOAT32 * shape.trained / shards * load.turns if workers > shards else 0.0
+    return 2 * FLOAT32 * shape.trained / shards * load.turns if workers > shards else 0.0
 
 
 def traffic_seconds(count: float, workers: int) -> float:
@@ -238,7 +238,7 @@ class TrainingEstimate:
         load = self.load
         longer = self.rows.get(gpu, 0) / load.row_tokens if self.chosen_rows else 1.0
         turns = max(load.steps, load.turns / max(1.0, longer))
-        return turns * self.shape.layers * _LAYER_SECONDS
+        return turns * self.shape.layers * LAYER_SECONDS
 
     def _compute_seconds(self, gpu: str) -> float:
         return compute_seconds(self.flops, self.load, self.workers, GPUS[gpu].flops, self.share_of_peak)
@@ -249,7 +249,7 @@ class TrainingEstimate:
 
     @property
     def _saved(self) -> float:
-        return _SAVED * self.shape.trained
+        return SAVED * self.shape.trained
 
     @property
     def _saved_by_machine(self) -> float:
@@ -258,11 +258,11 @@ class TrainingEstimate:
     def summary(self) -> str:
         """Return the line that a run starts with."""
         load = self.load
-        time = "on CPU" if self.on_cpu else f"{_duration(self.hours('H100'))} on {self.workers} H100"
+        time = "on CPU" if self.on_cpu else f"{in_time(self.hours('H100'))} on {self.workers} H100"
         return (
             f"train: {load.steps:,} steps of {load.batch:,} conversations, {load.tokens:,} tokens "
             f"({load.answer_tokens / load.tokens:.1%} answers), {self.shape.trained:,} of "
-            f"{self.shape.parameters:,} weights learn; about {_size(self.memory.total)} a worker, "
+            f"{self.shape.parameters:,} weights learn; about {in_bytes(self.memory.total)} a worker, "
             f"{self.flops:.1e} FLOPs, {time}"
         )
 
@@ -285,17 +285,18 @@ class TrainingEstimate:
             f"packing    {load.useful_share:.1%} of the workers' time is useful; the fullest row has "
             f"{load.row_tokens:,} tokens",
             *self._idle_line(),
-            f"memory     about {_size(memory.total)} a worker of {self.fewest_workers}{copies}: "
-            f"{_size(memory.states)} weights and moments, {_size(memory.gathered)} gathered, "
-            f"{_size(memory.activations)} activations"
+            f"memory     about {in_bytes(memory.total)} a worker of {self.fewest_workers}{copies}: "
+            f"{in_bytes(memory.states)} weights and moments, {in_bytes(memory.gathered)} gathered, "
+            f"{in_bytes(memory.activations)} activations"
             + (
-                f", {_size(memory.host)} the process, a checkpoint's copy and what the allocator keeps"
+                f", {in_bytes(memory.host)} the process, a checkpoint's copy and what the allocator keeps"
                 if memory.host
                 else ""
             ),
-            f"checkpoint {_size(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
+            f"checkpoint {in_bytes(self._saved)}, about {self._saved_by_machine / _DISK:.0f} s at "
             f"{_DISK / 1e6:.0f} MB/s a machine of {min(_NODE, self.shards)} workers",
-            f"compute    {self.flops:.2e} FLOPs; {_size(self.traffic + self.copies_traffic)} sent a worker",
+            f"compute    {self.flops:.2e} FLOPs; {in_bytes(self.traffic + self.copies_traffic)} sent a "
+            "worker",
             *([self._cpu_line()] if self.cpu else map(self._gpu_line, GPUS)),
         ]
         if not self.cpu and not self.usd_per_gpu_hour:
@@ -318,7 +319,7 @@ class TrainingEstimate:
         seconds = self.cpu_seconds
         speed = self.load.tokens / seconds
         return (
-            f"{self.workers} x CPU    {_duration(seconds / 3600)} at {speed:,.0f} tokens/s, if each worker "
+            f"{self.workers} x CPU    {in_time(seconds / 3600)} at {speed:,.0f} tokens/s, if each worker "
             "has a core as fast as this machine's, measured now"
         )
 
@@ -333,9 +334,7 @@ class TrainingEstimate:
             limit = f"limited by the network at {_BETWEEN_NODES / 1e9:.0f} GB/s a GPU; fewer GPUs would do"
         elif self._launch_seconds(gpu) > self._compute_seconds(gpu):
             limit = "limited by starting kernels: a step has few tokens a GPU, so fewer GPUs would do"
-        return (
-            f"{self.workers} x {gpu:<6} {_duration(hours)}{price} {limit}{small}{self._row_note(gpu, fits)}"
-        )
+        return f"{self.workers} x {gpu:<6} {in_time(hours)}{price} {limit}{small}{self._row_note(gpu, fits)}"
 
     def _row_note(self, gpu: str, fits: bool) -> str:
         """Recommend other rows: much longer ones, or any that fit where these do not."""
@@ -358,13 +357,15 @@ class TrainingEstimate:
         )
 
 
-def _size(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """Return a number of bytes in words, such as "1.5 GB"."""
     if count >= 1e12:
         return f"{count / 1e12:.1f} TB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _duration(hours: float) -> str:
+def in_time(hours: float) -> str:
+    """Return hours in words, such as "40 s", "12 min" or "5.5 h"."""
     if hours < 1 / 30:
         return f"{hours * 3600:.0f} s"
     return f"{hours * 60:.0f} min" if hours < 3 else f"{hours:.1f} h"

@@ -28,16 +28,24 @@ from uniner.train.stage import remove_checkpoints, run_workers
 if TYPE_CHECKING:
     from uniner.train.encoder.worker import EncoderFigures, EncoderJob
 
-SECTIONS = ("student", "encoder")
+SECTIONS = ("student", "encoder", "train")
+"""Of train, the estimate takes the price of a GPU and its speed."""
 
 log = logging.getLogger(__name__)
 
 
 def check(context: StageContext) -> None:
     """Check the base and the settings, and compare them with those the stage began with."""
-    section = context.sections.encoder
-    if section.base is None:
+    if context.sections.encoder.base is None:
         return
+    _check_job(context)
+    context.folder.check_identity(_identity(context, parents={}))
+
+
+def _check_job(context: StageContext) -> None:
+    """Check the settings and the base, for a run and for an estimate."""
+    section = context.sections.encoder
+    assert section.base, "checked"
     if section.shard_workers and section.workers % section.shard_workers:
         raise UserError(
             f"encoder.shard_workers = {section.shard_workers} must divide encoder.workers = {section.workers}"
@@ -53,7 +61,18 @@ def check(context: StageContext) -> None:
         require_model(section.base, setting="encoder.base")
         if not is_remote(section.base):  # a remote model would be copied here whole
             read_text_encoder(section.base, model_address(section.base))
-    context.folder.check_identity(_identity(context, parents={}))
+
+
+def estimate(context: StageContext) -> str:
+    """Return what training would take: steps, tokens, memory, time and price, from the conversations."""
+    from uniner.train.encoder.estimate import estimate_job
+
+    train = context.sections.train
+    if context.sections.encoder.base is None:
+        raise UserError("encoder.base is not set; set it, such as encoder.base=answerdotai/ModernBERT-base")
+    _check_job(context)
+    (context.run_folder / "build").require_manifest()
+    return estimate_job(encoder_job(context), train.share_of_peak, train.usd_per_gpu_hour).text()
 
 
 def parents(context: StageContext) -> list[str]:

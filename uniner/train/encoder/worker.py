@@ -157,7 +157,7 @@ def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
     device = device_of(section.use_gpu)
     torch.manual_seed(job.seed)
     session.report(0, 0, "loading the text encoder")
-    encoder = run_on_all(lambda: _read_encoder(job, whole=dist.get_rank() == 0))
+    encoder = run_on_all(lambda: read_encoder(job, whole=dist.get_rank() == 0))
     session.report(0, 0, "reading the conversations")
     data = run_on_all(lambda: prepare(job, encoder))
     session.say(summary(job, data))
@@ -202,7 +202,7 @@ def _train(job: EncoderJob, session: TrainSession) -> EncoderFigures:
     return figures
 
 
-def _read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
+def read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
     """Return the encoder to train: with its weights on worker 0 alone, elsewhere its names and shapes."""
     with loading(job.base_address, "encoder.base"):
         base = local_model(job.base_address)
@@ -210,12 +210,19 @@ def _read_encoder(job: EncoderJob, *, whole: bool) -> LoadedEncoder:
         fields = job.fields(text_config.hidden_size)
         if whole:
             return new_encoder(base, fields)
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        add_marks(tokenizer, fields)
-        text_config.vocab_size = len(tokenizer)
-        with torch.device("meta"):
-            model = EncoderModel(AutoModel.from_config(text_config), shape_of(fields))
-        return LoadedEncoder(model=model, tokenizer=tokenizer, config=fields)
+        return empty_encoder(fields, AutoTokenizer.from_pretrained(base), text_config)
+
+
+def empty_encoder(fields: dict[str, Any], tokenizer: Any, text_config: Any) -> LoadedEncoder:
+    """Return an encoder on the meta device: names and shapes without weights.
+
+    fields: see `EncoderJob.fields`. The tokenizer gets the marks, and the config the vocabulary's size.
+    """
+    add_marks(tokenizer, fields)
+    text_config.vocab_size = len(tokenizer)
+    with torch.device("meta"):
+        model = EncoderModel(AutoModel.from_config(text_config), shape_of(fields))
+    return LoadedEncoder(model=model, tokenizer=tokenizer, config=fields)
 
 
 def prepare(job: EncoderJob, encoder: LoadedEncoder) -> EncoderData:
@@ -283,15 +290,20 @@ def _load_sharded(job: EncoderJob, encoder: LoadedEncoder, device: torch.device)
     else:
         with torch.device("meta"):
             model = EncoderModel(AutoModel.from_config(source.text_encoder.config), source.shape)
-    for name, weight in model.named_parameters():
-        if ".pooler." in name:  # BERT's, which no score depends on: it stays as it is
-            weight.requires_grad_(False)
+    freeze_pooler(model)
     dtype = getattr(torch, job.encoder.dtype)
     # On CPU one message a step is faster than one a layer, each of which waits for the slowest worker.
     layers = model.layers() if device.type == "cuda" else []
     shard(model, dtype, device, job.encoder.shard_workers, layers=layers, section="encoder")
     broadcast_weights(model, source, device)
     return model.train()
+
+
+def freeze_pooler(model: Any) -> None:
+    """Leave BERT's pooler as it is: no score depends on it."""
+    for name, weight in model.named_parameters():
+        if ".pooler." in name:
+            weight.requires_grad_(False)
 
 
 def _is_new(name: str) -> bool:
