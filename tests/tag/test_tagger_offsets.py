@@ -57,7 +57,7 @@ def tag(passages, mentions, rules=EntityRules()):  # noqa: B008
     text = json.dumps(mentions)
     answer = EngineAnswer(text, "stop", (AnswerPiece(text, math.log(0.5)),), 9)
     rows = [tag_passage(passage, parse_answer(SINGLE_TYPE, ["t"], answer)) for passage in passages]
-    rows, _ = apply_rules(passages, rows, rules)
+    rows, _, _ = apply_rules(passages, rows, rules)
     return from_table(to_table(rows, TAGGED_PASSAGE), TaggedPassage)
 
 

@@ -25,6 +25,10 @@ class TypeSelection:
         """Return the types that passages of a source are asked for."""
         return self.of_source.get(source, self.everywhere)
 
+    def all(self) -> tuple[str, ...]:
+        """Return the types that passages of any source are asked for."""
+        return tuple(dict.fromkeys((*self.everywhere, *chain.from_iterable(self.of_source.values()))))
+
 
 def select_types(
     named: Sequence[str],
@@ -60,7 +64,7 @@ def select_types(
 
 def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
     """Return a line on types of tag.min_score_of_type that are asked of no passage; empty without any."""
-    known = dict.fromkeys((*asked.everywhere, *chain.from_iterable(asked.of_source.values())))
+    known = asked.all()
     unasked = [name for name in named if name not in known]
     if not unasked:
         return ""
