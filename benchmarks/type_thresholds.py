@@ -81,9 +81,7 @@ def measure_run(
             gold = evaluate / "gold" / f"{dataset}-{results['cells'][dataset]}"
             cell = ResultCell(dataset=dataset, gold=gold, rows=gold.require_manifest().rows_of_chunk)
             if not all((evaluate / name).has_chunk(key) for key in cell.gold_keys()):
-                say(
-                    f"{name} on {dataset}: left out: it was trained for the data set, or evaluate is not current"
-                )
+                say(f"{name} on {dataset}: left out: trained for the data set, or evaluate is not current")
                 continue
             predictions = list(cell.predictions(evaluate / name))
             if not any(prediction.scores for prediction in predictions):

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.type_thresholds import half_of, learn, main, measure, table, with_thresholds
 from uniner.evaluate.result_store import ResultCell
 from uniner.metrics import calibration
-from uniner.records import PREDICTION, QUESTION, Prediction, Span, to_table
+from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
 
 
@@ -76,12 +76,8 @@ def run(tmp_path, complete_stage):
     """A run whose evaluate scored a student on a data set."""
     evaluate = StageFolder(str(tmp_path)) / "evaluate"
     gold = evaluate / "gold" / "movie-abc"
-    questions = [
-        {"dataset": "movie", "passage_id": "1", "text": "x", "type": "city", "gold": [], "gold_spans": []}
-    ]
-    import pyarrow as pa
-
-    complete_stage(gold, [Chunk("movie-00000", pa.Table.from_pylist(questions, schema=QUESTION))])
+    question = Question(dataset="movie", passage_id="1", text="x", type="city")
+    complete_stage(gold, [Chunk("movie-00000", to_table([question], QUESTION))])
     rows = gold.require_manifest().rows_of_chunk
     (key,) = ResultCell(dataset="movie", gold=gold, rows=rows).gold_keys()
     (evaluate / "student").write_chunk(Chunk(key, to_table(answers(), PREDICTION)))
