@@ -27,3 +27,14 @@ def test_a_terminal_gets_no_control_characters_and_no_marks_of_direction():
     assert shown.replace("\ufffd", "?") == "s?c: a? [t?]0;x?][2Jb?c?d?e?f?g?h?i"
     assert "".join(piece for piece, _ in tagged.pieces) == hostile  # the offsets are the text's own
     assert visible("two\n\tlines, Zo\u00eb \U0001f600") == "two\n\tlines, Zo\u00eb \U0001f600"
+
+
+def test_of_entities_that_overlap_the_surest_is_displayed_whatever_their_order():
+    def entity(start: int, end: int, score: float, grounding: str = "exact") -> TaggedEntity:
+        return TaggedEntity(text="x", type="t", start=start, end=end, score=score, grounding=grounding)
+
+    entities = [entity(0, 8, 0.4), entity(2, 5, 0.9), entity(4, 12, 0.6)]
+    for order in (entities, entities[::-1]):
+        assert [(each.start, each.end) for each in displayed_entities(order)] == [(2, 5)]
+    rule = entity(7, 12, 1.0, "rule")
+    assert displayed_entities([entity(6, 9, 1.0), entity(0, 5, 0.1), rule])[-1] == rule

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from uniner.grounding import locate, nested_spans, without_nested
+from uniner.grounding import locate, nested_spans, whole_word_spans, without_nested
 
 NO_WIDTH = "\u200b\u00ad\ufeff"
 SAME = {"’": "'", "`": "'", "´": "'", "“": '"', "‐": "-", "–": "-", "−": "-", "ﬁ": "fi", "ß": "ss", "Ａ": "a"}
@@ -154,3 +154,19 @@ def test_locating_takes_linear_time(piece):
 
     short = min(seconds(6_250) for _ in range(3))
     assert any(seconds(100_000) < max(64 * short, 0.3) for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "starts"),
+    [
+        ("Ann, Anna; Ann", "Ann", [0, 11]),
+        ("C++ and C++11 cost 5€", "€", [20]),
+        ("Lodz Lod\u0301z", "Lod", []),
+        ("Zoe\u0308 Zoe", "Zoe", [5]),
+        ("在北京大学", "北京", [1]),
+        ("anan an", "an", [5]),
+        ("", "a", []),
+    ],
+)
+def test_a_phrase_as_written_divides_no_word(text, phrase, starts):
+    assert [start for start, _ in whole_word_spans(text, phrase)] == starts

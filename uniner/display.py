@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup, escape
 from rich.text import Text
 
-from uniner.records import TaggedEntity
+from uniner.overlaps import settle
+from uniner.records import BY_RULE, TaggedEntity
 
 COLOURS = (
     "#ffd6a5", "#caffbf", "#9bf6ff", "#bdb2ff", "#ffc6ff", "#fdffb6",
@@ -54,17 +55,19 @@ class TaggedText:
 
 
 def displayed_entities(entities: Iterable[TaggedEntity], offset: int = 0) -> tuple[TaggedEntity, ...]:
-    """Return the grounded entities in order; of two that overlap the earlier, or the longer at one start.
+    """Return the grounded entities in order; of two that overlap the surer, then the longer.
 
     offset: where the text starts in the document; the entities' offsets become relative to it.
     """
-    chosen: list[TaggedEntity] = []
-    grounded = [entity for entity in entities if entity.start >= 0]
-    for entity in sorted(grounded, key=lambda entity: (entity.start, -entity.end)):
-        start, end = entity.start - offset, entity.end - offset
-        if not chosen or start >= chosen[-1].end:
-            chosen.append(replace(entity, start=start, end=end))
-    return tuple(chosen)
+    grounded = sorted(
+        (entity for entity in entities if entity.start >= 0),
+        key=lambda entity: (entity.start - entity.end, entity.start),
+    )
+    chosen = settle(grounded, "flat", certain=lambda entity: entity.grounding == BY_RULE)
+    return tuple(
+        replace(entity, start=entity.start - offset, end=entity.end - offset)
+        for entity in sorted(chosen, key=lambda entity: entity.start)
+    )
 
 
 def type_colours(texts: Sequence[TaggedText]) -> dict[str, str]:

@@ -57,6 +57,21 @@ def locate(text: str, mention: str) -> Occurrences:
     return Occurrences(_without_overlap(anywhere), "normalized" if anywhere else "ungrounded")
 
 
+def whole_word_spans(text: str, phrase: str | Sequence[Offsets]) -> list[Offsets]:
+    """Return the places of a phrase, exactly as written, that divide no word, without overlap.
+
+    phrase: or its places in the text. "+" divides no word of "C+": it is not a part of one itself.
+    """
+    spans = _positions(text, phrase) if isinstance(phrase, str) else phrase
+    return _without_overlap(
+        (start, end)
+        for start, end in spans
+        if not _divides_letter(text, end)
+        and not (start and _in_word(text[start]) and _starts_inside(text, start))
+        and not (end < len(text) and _in_word(text[end - 1]) and _ends_inside(text, end))
+    )
+
+
 def nested_spans(spans: Iterable[Offsets]) -> set[Offsets]:
     """Return the spans that lie inside a longer one: "Paris" in "Paris Hilton"."""
     nested, furthest = set(), -1

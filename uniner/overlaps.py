@@ -1,7 +1,7 @@
 """Choose among spans that overlap: entities of a document, or what an encoder finds in a text."""
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 Overlaps = Literal["keep", "flat", "longest", "nested"]
@@ -31,14 +31,21 @@ class Spanning(Protocol):
 AnySpan = TypeVar("AnySpan", bound=Spanning)
 
 
-def settle(spans: Sequence[AnySpan], rule: Overlaps) -> list[AnySpan]:
-    """Return the spans that a rule keeps, best first; of equal ones the first given is the better."""
+def settle(
+    spans: Sequence[AnySpan],
+    rule: Overlaps,
+    certain: Callable[[AnySpan], bool] = lambda span: False,  # noqa: ARG005
+) -> list[AnySpan]:
+    """Return the spans that a rule keeps, best first; of equal ones the first given is the better.
+
+    certain: tells which spans come before all others.
+    """
     if rule == "keep":
         return list(spans)
-    if rule == "longest":
-        ordered = sorted(spans, key=lambda span: (span.start - span.end, -span.score))
-    else:
-        ordered = sorted(spans, key=lambda span: -span.score)
+    length = -1 if rule == "longest" else 0
+    ordered = sorted(
+        spans, key=lambda span: (not certain(span), length * (span.end - span.start), -span.score)
+    )
     chosen: list[AnySpan] = []
     bounds: list[tuple[int, int]] = []  # of the chosen, in the order of the text
     widest = 0

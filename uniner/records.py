@@ -12,6 +12,8 @@ import msgspec
 import pyarrow as pa
 
 Record = TypeVar("Record")
+BY_RULE, RETYPED = "rule", "retyped"
+"""Groundings of entities that a rule of tag.rules found in the text, or whose type one changed."""
 FAILED = "failed"
 """The outcome of a row that failed for a reason that may pass: a server's error, a time-out."""
 
@@ -201,9 +203,10 @@ class TaggedEntity:
 
     grounding: exact, normalized (found when case, white space, the kind of dash and quotation mark and the
     encoding of letters are ignored; `grounding.locate`), or
-    ungrounded (not in the text; start and end are -1). score: the student's probability of this mention,
-    0 to 1 (`inference.mention_scores`). A student that tags each word says itself where a mention is; other
-    mentions are looked for in the passage.
+    ungrounded (not in the text; start and end are -1); rule (found by a rule of tag.rules) or retyped (in the
+    text, with a type that a rule gave it). score: the student's probability of this mention, 0 to 1
+    (`inference.mention_scores`); 1 for one that a rule found. A student that tags each word says itself where
+    a mention is; other mentions are looked for in the passage.
     """
 
     text: str
@@ -220,7 +223,8 @@ class TaggedPassage:
 
     outcome: ok; unparseable (an answer is not of the template's form); too_long (an answer was cut at the
     token limit); overlong (the passage leaves no room for a question); poison (it crashes the engine and was
-    set aside). failed_types: the types without a usable answer; entities of the other types are kept.
+    set aside); rule_late (a rule's regular expression reached its time limit). failed_types: the types
+    without a usable answer, or with such a rule; entities of the other types are kept.
     """
 
     doc_id: str

@@ -6,6 +6,7 @@
             settings; a target of make, a file or an extra of pip must exist
     sql     run by DuckDB on small tables of a run
     python  run beside them, with a small encoder in place of the models it names
+    json    read as rules of tag.rules, a line each
     text    no code: what a command prints
 
 The line above another block is `<!-- not run: REASON -->`, or `<!-- run by tests/FILE.py -->`.
@@ -33,6 +34,7 @@ from uniner.records import TAGGED_PASSAGE, TaggedEntity, TaggedPassage, to_table
 from uniner.storage.model_folders import ENCODER, FACTS, StudentFacts
 from uniner.storage.sealed_json import sealed_json
 from uniner.tag import texts as tagged_by
+from uniner.tag.rule_file import read_rules
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -90,7 +92,7 @@ def test_every_block_is_checked_here_or_says_why_not():
     assert len(BLOCKS) > 50
     for block in BLOCKS:
         marked = MARKED.match(block.note)
-        assert marked or block.language in ("toml", "bash", "sql", "python", "text"), block.where
+        assert marked or block.language in ("toml", "bash", "sql", "python", "json", "text"), block.where
         assert not marked or not marked[2] or (ROOT / marked[2]).exists(), block.where
 
 
@@ -180,6 +182,12 @@ def check_command(command: str, words: list[str], folder: Path) -> None:
     if not path.exists():
         path = write_config(folder, "", Path(config).name)
     load([str(path), *(values.get("settings") or [])])
+
+
+@these("json")
+def test_rules_are_read(block, tmp_path):
+    (tmp_path / "rules.jsonl").write_text(block.text + "\n")
+    assert read_rules(str(tmp_path / "rules.jsonl"), "en")
 
 
 @pytest.fixture

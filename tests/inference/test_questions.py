@@ -41,9 +41,9 @@ class StandInEngine:
 
     max_prompt_tokens = 150
 
-    def __init__(self, tokenizer, settling_answer):
+    def __init__(self, tokenizer, settling_answer, sure_of=""):
         self.tokenizer = tokenizer
-        self._settling_answer = settling_answer
+        self._settling_answer, self._sure_of = settling_answer, sure_of
         self.calls: list[int] = []
         self.admissions = 0
 
@@ -61,7 +61,8 @@ class StandInEngine:
             assert question.startswith('Which of these describe "Zoe" in the text? ["person", "city"]')
             return engine_answer(self._settling_answer)
         known = {"person": '{"person": ["Zoe"]}', "city": '{"city": ["Zoe", "Rome"]}', "river": "{}"}
-        return engine_answer(next(text for name, text in known.items() if name in question))
+        name, text = next((name, text) for name, text in known.items() if name in question)
+        return engine_answer(text, probability=0.9 if name == self._sure_of else 0.6)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,18 @@ def test_conflicting_types_of_a_mention_are_settled_by_another_question(
     assert [answer.mentions for answer in reply.answers] == [("Zoe",), (), cities, (), ()]
     assert engine.calls == [3, 1] and engine.admissions == 4
     assert reply.figures["questions"] == 4 and reply.figures[figure] == 1
+
+
+@pytest.mark.parametrize(
+    ("sure_of", "mentions"),
+    [("person", [("Zoe",), ("Rome",)]), ("city", [(), ("Zoe", "Rome")]), ("", [("Zoe",), ("Zoe", "Rome")])],
+)
+def test_what_no_question_settles_the_score_settles_not_the_order(tokenizer, sure_of, mentions):
+    engine = StandInEngine(tokenizer, "?", sure_of)
+    types = ["person", "x", "city", "y"]
+    (reply,) = asyncio.run(QuestionAsker(engine, MultiTypeTemplate(2)).ask_all([("Zoe in Rome", types)]))
+    assert [reply.answers[number].mentions for number in (0, 2)] == mentions
+    assert reply.figures["unsettled"] == 1
 
 
 def test_passages_count_as_done_one_by_one():

@@ -81,7 +81,7 @@ def test_a_lowest_score_of_a_type_that_is_not_asked_is_refused(config, stage_con
 def test_of_the_student_s_own_types_that_is_a_line_of_the_run(config, stage_context, caplog):
     settings = config(min_score_of_type={"date": 0.5})
     stage.check(stage_context(stage, settings))
-    stage._warn_of_scores_without_type(stage_context(stage, settings), TypeSelection(("person", "city")))
+    stage._warn_of_unasked_types(stage_context(stage, settings), TypeSelection(("person", "city")))
     assert "tag.min_score_of_type: 'date' is not among the 2 types that are asked for; name" in caplog.text
     assert unasked_types_line({"city": 0.5}, TypeSelection(("person", "city"))) == ""
 

@@ -195,7 +195,7 @@ def documented():
             tables.append({})
         elif found := row.match(line):
             tables[-1][found[1]] = found[2]
-    return tables
+    return [table for table in tables if table]
 
 
 def written(schema):

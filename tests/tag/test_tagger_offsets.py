@@ -59,7 +59,7 @@ def tag(passages, mentions, rules=EntityRules()):  # noqa: B008
     rows = [
         tag_passage(passage, parse_answer(SINGLE_TYPE, ["t"], answer, passage.text)) for passage in passages
     ]
-    rows, _ = apply_rules(passages, rows, rules)
+    rows, _, _ = apply_rules(passages, rows, rules)
     return from_table(to_table(rows, TAGGED_PASSAGE), TaggedPassage)
 
 

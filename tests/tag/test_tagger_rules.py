@@ -48,7 +48,7 @@ def kept(rules: EntityRules, *tagged: tuple[Passage, list[TaggedEntity]]):
         )
         for passage, entities in tagged
     ]
-    rows, counts = apply_rules(passages, rows, rules)
+    rows, counts, _ = apply_rules(passages, rows, rules)
     return [[(e.start, e.end, e.type) for e in row.entities] for row in rows], counts
 
 

@@ -569,6 +569,13 @@ class Tag(Section):
     that is not known or scores are calibrated."""
     min_score_of_type: dict[TypeName, Share] = {}
     """Other lowest scores for these types, such as {date = 0.8}; each must be one that is asked for."""
+    rules: Annotated[str, Field(min_length=1)] | None = None
+    """File of rules that add, change or drop entities after the model, one JSON object per line: patterns in
+    the layout of spaCy's EntityRuler, such as {"label": "company", "pattern": "Acme Corp"}, and others (see
+    docs/tagging.md). Other rules need another run; another file name does not."""
+    rules_language: Name = "en"
+    """Whose spaCy tokenizer divides passages into words for the token patterns of tag.rules, such as de; xx:
+    that of no language."""
     calibration: Name | None = None
     """Calibrate scores with what evaluate measured on this gold data set, so that of scores of 0.8 about 80 %
     are right. Unset: the student's own."""

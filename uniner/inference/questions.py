@@ -75,8 +75,9 @@ class PassageAnswers:
     """A passage's answers, one for each type in the order asked, and counts of the work.
 
     figures: questions sent, their prompt_tokens, the cached_tokens among these, answer_tokens; retried,
-    answers that were cut and continued; settled and unsettled, mentions whose conflicting types the template
-    could or could not settle; unread_words, about which an answer that repeats the passage says nothing.
+    answers that were cut and continued; settled and unsettled, mentions whose conflicting types a further
+    question could or could not settle; of an unsettled one the types with the highest score stay;
+    unread_words, about which an answer that repeats the passage says nothing.
     """
 
     answers: tuple[TypeAnswer, ...]
@@ -199,11 +200,10 @@ class QuestionAsker:
                 complete = reply is not None and reply.finish != "length"
                 right = parse_settling_answer(claimed, reply.text) if reply and complete else None
                 figures["unsettled" if right is None else "settled"] += 1
-                if right is not None:
-                    wrong = set(claimed) - set(right)
-                    answers = [
-                        _without(mention, answer) if answer.type in wrong else answer for answer in answers
-                    ]
+                wrong = set(claimed) - set(_surest(mention, claimed, answers) if right is None else right)
+                answers = [
+                    _without(mention, answer) if answer.type in wrong else answer for answer in answers
+                ]
         return PassageAnswers(tuple(answers), dict(figures))
 
     async def _send(
@@ -269,6 +269,13 @@ async def send_prompts(
     figures["retried"] += sum(answer.retried for answer in answers)
     remaining = iter(answers)
     return [next(remaining) if fit else None for fit in fits]
+
+
+def _surest(mention: str, claimed: Sequence[str], answers: Sequence[TypeAnswer]) -> list[str]:
+    """Return the types in which a mention has its highest score; several where they are equal."""
+    scores = {answer.type: answer.scores[mention] for answer in answers if answer.type in claimed}
+    highest = max(scores.values())
+    return [name for name, score in scores.items() if score == highest]
 
 
 def _without(mention: str, answer: TypeAnswer) -> TypeAnswer:

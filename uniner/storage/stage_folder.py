@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -28,7 +28,7 @@ from uniner.records import FAILED, UNREAD_COLUMNS
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.filesystem import explained, filesystem
 from uniner.storage.folder import Folder
-from uniner.storage.manifest import FORMAT, Counts, Identity, Manifest, Summary, differences
+from uniner.storage.manifest import FORMAT, Counts, Identity, Manifest, Summary, differences, few_examples
 from uniner.storage.sealed_json import BrokenFileError, open_sealed_json
 from uniner.storage.sealed_parquet import (
     Seal,
@@ -57,6 +57,7 @@ class Chunk:
 
     seconds: of work. figures: sums for the manifest. position: where in its source the chunk ends, for a
     stage that reads a stream. rejects: input that became no row, or a row set aside, with place and reason.
+    examples: texts by name, for the manifest; a few of each are kept.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Chunk:
     figures: Counts = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class StageFolder(Folder):
@@ -109,6 +111,7 @@ class StageFolder(Folder):
             outcomes,
             chunk.figures,
             chunk.position,
+            examples=few_examples([chunk.examples]),
         )
         data, seal = seal_table(chunk.table, asdict(summary))
         self.write(_chunk_name(chunk.key), data)

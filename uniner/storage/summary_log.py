@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ _LOG = pa.schema(
         ("bytes", pa.int64()),
         ("seconds", pa.float64()),
         ("digest", pa.string()),
-        ("counts", pa.string()),  # JSON of outcomes, figures and position
+        ("counts", pa.string()),  # JSON of outcomes, figures, position and, if there are any, examples
     ]
 )
 
@@ -123,7 +124,8 @@ def footers(read: Callable[[str], Summary], keys: Sequence[str]) -> Iterator[Sum
 def _to_table(summaries: Iterable[Summary]) -> pa.Table:
     rows = []
     for summary in summaries:
-        counts = [summary.outcomes, summary.figures, summary.position]
+        counts: list[Any] = [summary.outcomes, summary.figures, summary.position]
+        counts += [summary.examples] if summary.examples else []
         rows.append({**vars(summary), "counts": json.dumps(counts, separators=(",", ":"))})
     return pa.Table.from_pylist(rows, schema=_LOG)
 
@@ -131,7 +133,7 @@ def _to_table(summaries: Iterable[Summary]) -> pa.Table:
 def _summaries(table: pa.Table) -> Iterator[Summary]:
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            outcomes, figures, position = json.loads(row["counts"])
+            outcomes, figures, position, *examples = json.loads(row["counts"])
             yield Summary(
                 key=row["key"],
                 rows=row["rows"],
@@ -141,4 +143,5 @@ def _summaries(table: pa.Table) -> Iterator[Summary]:
                 figures=figures,
                 position=position,
                 digest=row["digest"],
+                examples=examples[0] if examples else {},
             )

@@ -43,6 +43,8 @@ from uniner.storage.model_folders import (
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import TagTrial, describe, describe_sharing, measure, sample_chunks
+from uniner.tag.rule_file import unused_labels_line
+from uniner.tag.rules import describe_rules, rules_line, without_rule_figures
 from uniner.tag.student import (
     asking_identity,
     check_asking,
@@ -52,6 +54,7 @@ from uniner.tag.student import (
     evaluate_comes_first,
     is_own,
     known_relatives,
+    pattern_rules,
     prefilter_address,
     read_facts,
     require_f1_of_8_bits,
@@ -151,6 +154,8 @@ def run(context: StageContext) -> Manifest:
         max_bad_share=context.sections.engine.max_bad_share,
         results=partial(_results, tag, folder, passages, chunks),
     )
+    if "rules" in manifest.results:
+        log.info(f"tag: {rules_line(manifest.results['rules'])}")
     tables = read_tables_manifest(folder)
     if tables is None or not TagTables(**tables).serve(tag):
         log.info("tag: all passages are tagged; rewriting the tables, as their settings changed")
@@ -274,7 +279,7 @@ def _text_tagger(
     facts = read_facts(context)
     rules = entity_rules(context, facts)
     types = selected_types(context.sections.tag, facts, known_relatives(context))
-    _warn_of_scores_without_type(context, types)
+    _warn_of_unasked_types(context, types)
     if facts.template == ENCODER:
         return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types
     if context.sections.tag.prefilter:
@@ -303,7 +308,7 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
     elif line := unknown_types_line(types.everywhere, facts.types, relatives):
         log.warning(f"tag: {line}; {_UNKNOWN[tag.unknown_types]}")
-    _warn_of_scores_without_type(context, types)
+    _warn_of_unasked_types(context, types)
     keys = [chunk.key for chunk in passages.require_manifest().chunks]
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)
     require_sources(types.of_source, sources)
@@ -316,13 +321,20 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
         parents["prefilter"] = model_digest(prefilter_address(context))
     identity = _identity(context, facts, types, parents)
     pool = engine_pool(context.sections.engine, worker, questions * chunks.total_rows / max(1, len(chunks)))
+    if tag.rules:
+        pool = replace(pool, totals=without_rule_figures)
     return identity.with_earlier_parent("ingest", manifest.grown_from), pool
 
 
-def _warn_of_scores_without_type(context: StageContext, types: TypeSelection) -> None:
-    """Say which types of tag.min_score_of_type the student's own types, known only now, do not have."""
-    if line := unasked_types_line(context.sections.tag.min_score_of_type, types):
-        log.warning(line)
+def _warn_of_unasked_types(context: StageContext, types: TypeSelection) -> None:
+    """Say which types of tag.min_score_of_type and tag.rules a student, known only now, is not asked for."""
+    tag = context.sections.tag
+    for line in (
+        unasked_types_line(tag.min_score_of_type, types),
+        unused_labels_line(pattern_rules(tag), types.all()),
+    ):
+        if line:
+            log.warning(line)
 
 
 def _identity(
@@ -365,7 +377,10 @@ def _results(
             f"{len(differing):,} such chunks"
         )
     _write_tables(tag, folder, passages, made)
-    return {"input": {"chunks": len(chunks), "rows": chunks.total_rows}}
+    results: dict[str, Any] = {"input": {"chunks": len(chunks), "rows": chunks.total_rows}}
+    if rules := pattern_rules(tag):
+        results["rules"] = describe_rules(rules, totals.figures, totals.examples)
+    return results
 
 
 def _write_tables(tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList) -> None:

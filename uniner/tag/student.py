@@ -34,7 +34,9 @@ from uniner.storage.model_folders import (
     student_facts,
 )
 from uniner.tag.asked_words import lowest_scores, read_relatives, words_of_unknown
+from uniner.tag.rule_file import RuleSet, read_rules, unused_labels_line
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
+from uniner.tag.token_patterns import require_spacy
 from uniner.tag.types import TypeSelection, read_types, select_types, unasked_types_line
 from uniner.templates import Template, make_template
 
@@ -129,17 +131,37 @@ def entity_rules(context: StageContext, facts: StudentFacts) -> EntityRules:
         overlaps=tag.overlaps or ("flat" if by_encoder else "keep"),
         min_score_of_type=tag.min_score_of_type,
         calibration=calibrated,
+        patterns=pattern_rules(tag),
     )
+
+
+def pattern_rules(tag: Tag) -> RuleSet:
+    """Return the rules of tag.rules; none where it is not set.
+
+    Raises:
+        UserError: naming the lines that are wrong, or what to install for its token patterns.
+    """
+    if tag.rules is None:
+        return RuleSet()
+    rules = read_rules(absolute(tag.rules), tag.rules_language)
+    if rules.needs_spacy:
+        require_spacy(rules.language)
+    return rules
 
 
 def rules_identity(rules: EntityRules) -> dict[str, Any]:
     """Return what of the rules decides the entities, in the words of runs from before there were more."""
-    stated = asdict(rules)
+    stated = asdict(replace(rules, patterns=RuleSet()))
+    del stated["patterns"]
     overlaps, of_type = stated.pop("overlaps"), stated.pop("min_score_of_type")
     stated["flat"] = overlaps == "flat"
     if overlaps in ("longest", "nested"):
         stated["overlaps"] = overlaps
-    return {**stated, **({"min_score_of_type": of_type} if of_type else {})}
+    return {
+        **stated,
+        **({"min_score_of_type": of_type} if of_type else {}),
+        **(rules.patterns.identity() if rules.patterns else {}),
+    }
 
 
 def asking_identity(context: StageContext, facts: StudentFacts) -> dict[str, Any]:
@@ -284,10 +306,11 @@ def check_asking(context: StageContext) -> None:
         require_room_for_answers(
             read_facts(context).template, section.max_tokens, context.sections.ingest.max_tokens
         )
+    patterns = pattern_rules(tag)
     types = _known_types(context)
     if types is None:
         return
-    line = unasked_types_line(tag.min_score_of_type, types)
+    line = unasked_types_line(tag.min_score_of_type, types) or unused_labels_line(patterns, types.all())
     if line and not _asks_learnt_types(tag):
         raise UserError(line)
     encoders = [address] if tags_by_encoder(context) else []

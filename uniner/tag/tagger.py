@@ -11,9 +11,20 @@ from uniner.inference.questions import PassageAnswers, QuestionAsker, Questions,
 from uniner.metrics.calibration import calibrate
 from uniner.overlaps import Overlaps, settle
 from uniner.passages import own_span, owns
-from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
+from uniner.records import (
+    BY_RULE,
+    PASSAGE,
+    TAGGED_PASSAGE,
+    Passage,
+    TaggedEntity,
+    TaggedPassage,
+    from_table,
+    to_table,
+)
 from uniner.storage.manifest import Counts, merge
 from uniner.storage.stage_folder import Chunk
+from uniner.tag.rule_file import RuleSet
+from uniner.tag.rules import RuleWork, rule_runner
 from uniner.tag.types import TypeSelection
 
 Occurrences = Literal["all", "best"]
@@ -21,6 +32,8 @@ Occurrences = Literal["all", "best"]
 FAILURES = ("poison", "overlong", "too_long", "unparseable")
 """Worst first: a passage's outcome is the worst of its questions."""
 NOT_ASKED = FAILURES[:2]
+RULE_LATE = "rule_late"
+"""The outcome of a passage whose answers are whole, but on which a rule reached its time limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,7 @@ class EntityRules:
     occurrences: all occurrences of a mention in a passage, or the best (most likely) one. min_score, and
     min_score_of_type in its place: entities with a lower score are dropped. overlaps: of a document's
     entities. calibration: slope and intercept (from `metrics.calibration.fit`), applied to the scores before
-    everything else.
+    everything else. patterns: rules of a file, applied to what the scores leave, before the overlaps.
     """
 
     occurrences: Occurrences = "all"
@@ -39,6 +52,7 @@ class EntityRules:
     overlaps: Overlaps = "keep"
     min_score_of_type: Mapping[str, float] = field(default_factory=dict)
     calibration: tuple[float, float] | None = None
+    patterns: RuleSet = field(default_factory=RuleSet)
 
 
 class PassageTagger(Protocol):
@@ -79,9 +93,9 @@ class Tagger:
     def _finish(
         self, key: str, passages: Sequence[Passage], tagged: Sequence[tuple[TaggedPassage, Counts]]
     ) -> Chunk:
-        rows, counts = apply_rules(passages, [row for row, _ in tagged], self._rules)
+        rows, counts, examples = apply_rules(passages, [row for row, _ in tagged], self._rules)
         figures = merge([counts, count_characters(passages, rows), *(figures for _, figures in tagged)])
-        return Chunk(key, to_table(rows, TAGGED_PASSAGE), figures=figures)
+        return Chunk(key, to_table(rows, TAGGED_PASSAGE), figures=figures, examples=examples)
 
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
         """Return the rows of passages that kill the engine: no entities, and a reject with the reason."""
@@ -244,16 +258,23 @@ def count_characters(passages: Sequence[Passage], rows: Sequence[TaggedPassage])
 
 def apply_rules(
     passages: Sequence[Passage], rows: Sequence[TaggedPassage], rules: EntityRules
-) -> tuple[list[TaggedPassage], dict[str, int]]:
+) -> tuple[list[TaggedPassage], dict[str, int], Mapping[str, Sequence[str]]]:
     """Keep the entities of a chunk's rows that the rules keep; passages are in document order.
 
-    Returns the rows and the counts: entities; of these ungrounded; dropped_low_score, dropped_ungrounded and
-    dropped_overlapping, each entity by the first rule that drops it.
+    Returns the rows, the counts and examples of what the rules of a file did. Counts: entities; of these
+    ungrounded; dropped_low_score, dropped_ungrounded, dropped_by_rule and dropped_overlapping, each entity by
+    the first that drops it; and those of `rules.RuleWork`.
     """
     counts: Counter[str] = Counter()
     kept = [_filtered(_calibrate(row.entities, rules), rules, counts) for row in rows]
+    runs = list(_overlapping_runs(passages)) if rules.patterns or rules.overlaps != "keep" else []
+    work = RuleWork(kept)
+    if rules.patterns:
+        work = rule_runner(rules.patterns).apply(passages, kept, runs)
+        counts.update(work.figures)
+    kept, before = work.kept, sum(map(len, work.kept))
     if rules.overlaps != "keep":
-        for run in _overlapping_runs(passages):
+        for run in runs:
             entities = without_overlaps(
                 [passages[number] for number in run],
                 [entity for number in run for entity in kept[number]],
@@ -263,14 +284,24 @@ def apply_rules(
             for number in run:
                 kept[number] = [entity for entity in kept[number] if id(entity) in chosen]
     entities = [entity for row in kept for entity in row]
-    dropped = sum(len(row.entities) for row in rows) - len(entities) - counts.total()
     counts.update(
         entities=len(entities),
         ungrounded=sum(entity.start < 0 for entity in entities),
-        dropped_overlapping=dropped,
+        dropped_overlapping=before - len(entities),
     )
-    rows = [replace(row, entities=tuple(entities)) for row, entities in zip(rows, kept, strict=True)]
-    return rows, dict(counts)
+    rows = [
+        _with_late_rules(replace(row, entities=tuple(entities)), work.late.get(number, ()))
+        for number, (row, entities) in enumerate(zip(rows, kept, strict=True))
+    ]
+    return rows, dict(counts), work.examples
+
+
+def _with_late_rules(row: TaggedPassage, labels: Sequence[str]) -> TaggedPassage:
+    """Return a passage marked with the types of rules that reached their time limit on it."""
+    if not labels:
+        return row
+    outcome = RULE_LATE if row.outcome == "ok" else row.outcome
+    return replace(row, outcome=outcome, failed_types=tuple(dict.fromkeys((*row.failed_types, *labels))))
 
 
 def without_overlaps(
@@ -278,15 +309,17 @@ def without_overlaps(
 ) -> list[TaggedEntity]:
     """Choose entities by a rule on overlaps, from consecutive passages of a document.
 
-    Of two that are as good, the longer stays, then the earlier, then the type that was asked first.
-    Ungrounded entities overlap nothing. An entity that reaches into text owned by a passage outside the run
-    is dropped, as that passage's entities are not known here.
+    An entity that a rule of a file found comes before all others. Of two that are as good, the longer stays,
+    then the earlier, then the type that was asked first. Ungrounded entities overlap nothing. An entity that
+    reaches into text owned by a passage outside the run is dropped, as that passage's entities are not known
+    here.
     """
     run_start, run_end = own_span(run[0])[0], own_span(run[-1])[1]
     grounded = [entity for entity in entities if entity.start >= 0]
     inside = [entity for entity in grounded if run_start <= entity.start and entity.end <= run_end]
     ordered = sorted(inside, key=lambda entity: (entity.start - entity.end, entity.start))
-    return [*settle(ordered, rule), *(entity for entity in entities if entity.start < 0)]
+    chosen = settle(ordered, rule, certain=lambda entity: entity.grounding == BY_RULE)
+    return [*chosen, *(entity for entity in entities if entity.start < 0)]
 
 
 def _calibrate(entities: Sequence[TaggedEntity], rules: EntityRules) -> Sequence[TaggedEntity]:

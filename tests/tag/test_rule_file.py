@@ -1,0 +1,193 @@
+"""The file of rules: what is right is read, and every bad line is named with an example."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uniner.errors import UserError
+from uniner.tag.bounded_regex import BoundedRegex, fault_of
+from uniner.tag.checksums import is_card, is_iban, is_isbn
+from uniner.tag.rule_file import Rule, parse_rule, read_rules, unused_labels_line
+
+GOOD = [
+    {"label": "company", "pattern": "Acme Corp", "id": "acme"},
+    {"label": "company", "pattern": "acme", "match_case": False},
+    {"label": "city", "pattern": [{"LOWER": "san"}, {"lower": "francisco"}]},
+    {"label": "code", "pattern": [{"TEXT": {"REGEX": "^[A-Z]{2}$"}, "LENGTH": {">=": 2}, "OP": "{1,3}"}]},
+    {
+        "label": "n",
+        "pattern": [{"LIKE_NUM": True}, {"ORTH": {"NOT_IN": ["kg"]}}, {"IS_TITLE": True, "OP": "+"}],
+    },
+    {"label": "n", "pattern": [{"LOWER": {"REGEX": {"IN": ["^a", "b$"]}}}, {"LOWER": {"FUZZY1": "colour"}}]},
+    {"label": "iban", "regex": "[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}", "check": "iban"},
+    {"label": "isbn", "check": "isbn"},
+    {"label": "year", "regex": "[0-9]{4}", "retype": ["date"]},
+    {"label": "person", "deny": ["Monday"]},
+    {"label": "*", "stop_words": ["the"], "match_case": True},
+    {"label": "*", "min_length": 2},
+]
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "rules.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return str(path)
+
+
+def test_every_kind_of_rule_is_read_with_its_line(tmp_path):
+    rules = read_rules(write(tmp_path, *GOOD[:6], "", *GOOD[6:])).rules
+    assert [rule.line for rule in rules] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+    assert [rule.action for rule in rules] == ["add"] * 7 + ["drop", "retype", "drop", "drop", "drop"]
+    assert [rule.match_case for rule in rules[:2]] == [True, False]
+
+
+def test_the_identity_is_the_content_and_not_the_place(tmp_path):
+    (tmp_path / "other").mkdir()
+    one = read_rules(write(tmp_path, *GOOD)).identity()
+    moved = read_rules(write(tmp_path / "other", "", *GOOD[:1], "", *GOOD[1:]))
+    assert moved.identity() == one and set(one) == {"rules", "rules_language"}
+    assert read_rules(write(tmp_path, *GOOD[1:])).identity() != one
+    assert set(read_rules(write(tmp_path, *GOOD[:2]), "de").identity()) == {"rules"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"label": "a"', ["is not JSON"]),
+        ("[" * 100_000, ["is not JSON"]),
+        ('{"label": "a", "label": "b", "min_length": 2}', ["'label' occurs twice"]),
+        ("[1]", ["is not a JSON object"]),
+        ({"pattern": "x"}, ["has no label"]),
+        ({"label": "a"}, ["says nothing to do", "pattern, regex"]),
+        ({"label": "a", "min_len": 2}, ["min_len", "min_length"]),
+        ({"label": " a", "pattern": "x"}, ["blanks around it"]),
+        ({"label": "a\nb", "pattern": "x"}, ["line break"]),
+        ({"label": 3, "pattern": "x"}, ["label = 3"]),
+        ({"label": "*", "pattern": "x"}, ["needs a type"]),
+        ({"label": "a", "pattern": ""}, ["visible character"]),
+        ('{"label": "a", "pattern": "a\\ud800"}', ["surrogate"]),
+        ({"label": "a", "pattern": "x" * 2_000}, ["1,000 characters"]),
+        ({"label": "a", "pattern": "x", "regex": "y"}, ["pattern and regex", "a line for each"]),
+        ({"label": "a", "pattern": "x", "check": "iban"}, ["check goes with regex or alone"]),
+        ({"label": "a", "check": "vat"}, ['check = "vat"', "iban, card, isbn"]),
+        ({"label": "a", "regex": "("}, ["is not a regular expression"]),
+        ({"label": "a", "regex": "(a|aa)+$"}, ["in too many ways", "a+ in place of"]),
+        ({"label": "a", "regex": "((a{1000}){1000}){1000}"}, ["repeats a part more than 10,000 times"]),
+        ({"label": "a", "regex": "(?:foo){e<=5}"}, ["brace"]),
+        ({"label": "a", "deny": "x"}, ["is not a list of texts", '"deny": ["Monday"']),
+        ({"label": "a", "deny": []}, ["is not a list of texts"]),
+        ({"label": "a", "min_length": True}, ["number of characters"]),
+        ({"label": "a", "deny": ["x"], "retype": ["b"]}, ["retype without a pattern"]),
+        ({"label": "a", "regex": "x", "match_case": False}, ["match_case, which goes with"]),
+        ({"label": "a", "pattern": []}, ["list of 1 to 50 token patterns"]),
+        ({"label": "a", "pattern": ["x"]}, ["token 1", "not a JSON object"]),
+        ({"label": "a", "pattern": [{"LOWR": "x"}]}, ["'LOWR'", "LOWER"]),
+        ({"label": "a", "pattern": [{"LOWER": "x"}, {"POS": "NOUN"}]}, ["token 2", "trained pipeline"]),
+        ({"label": "a", "pattern": [{"LOWER": {"REGEX": "(a|aa)+$"}}]}, ["in too many ways"]),
+        ({"label": "a", "pattern": [{"LOWER": {"REGEX": {"IN": ["("]}}}]}, ["not a regular expression"]),
+        ({"label": "a", "pattern": [{"LENGTH": "3"}]}, ["LENGTH"]),
+        ({"label": "a", "pattern": [{"IS_DIGIT": 1}]}, ["neither true nor false"]),
+        ({"label": "a", "pattern": [{"IS_DIGIT": True, "OP": "{3,2}"}]}, ["OP"]),
+        ({"label": "a", "pattern": [{"OP": "*"}, {"OP": "+"}, {"OP": "+"}]}, ["3 tokens that repeat"]),
+        ({"label": "a", "pattern": [{"LOWER": "x"}, {"OP": "{0,20}"}]}, ["20 tokens that may be left out"]),
+        ({"label": "a", "pattern": [{"OP": "*"}]}, ["no token at all"]),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_with_what_is_wrong_and_an_example(tmp_path, line, words):
+    with pytest.raises(UserError) as error:
+        read_rules(write(tmp_path, GOOD[0], line))
+    message = str(error.value)
+    assert "rules.jsonl: line 2 " in message and "such as" in message and len(message.splitlines()) == 1
+    assert len(message) < 700
+    for word in words:
+        assert word in message
+
+
+def test_several_bad_lines_are_named_and_the_rest_counted(tmp_path):
+    with pytest.raises(UserError, match=r"line 1 .*; line 2 .*; line 4 .*; and 2 more lines"):
+        read_rules(write(tmp_path, "x", "x", GOOD[0], "x", "x", "x"))
+
+
+def test_a_file_without_rules_and_a_missing_one_are_errors(tmp_path):
+    with pytest.raises(UserError, match="has no rule"):
+        read_rules(write(tmp_path, "", " "))
+    with pytest.raises(UserError, match="nowhere"):
+        read_rules(str(tmp_path / "nowhere.jsonl"))
+
+
+KEYS = ["label", "pattern", "regex", "check", "deny", "stop_words", "min_length", "retype", "id"]
+TOKEN_KEYS = ["LOWER", "REGEX", "OP", "IN", "LENGTH", "IS_ALPHA", "FUZZY", ">=", "_"]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 60) | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(TOKEN_KEYS) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)  # fmt: skip
+lines = st.dictionaries(
+    st.sampled_from(
+        ["label", "pattern", "regex", "check", "deny", "stop_words", "min_length", "retype", "id"]
+    ),
+    values,
+    max_size=4,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(lines.map(json.dumps) | st.text(max_size=40))
+def test_whatever_a_line_is_it_becomes_a_rule_or_a_sentence(line):
+    try:
+        rule = parse_rule(line, 1)
+    except ValueError as error:
+        assert "such as" in str(error) and len(str(error).splitlines()) == 1
+    else:
+        assert isinstance(rule, Rule) and hash(rule) is not None
+
+
+def test_a_rule_for_a_type_that_nothing_gives_is_named(tmp_path):
+    rules = read_rules(write(tmp_path, *GOOD))
+    assert unused_labels_line(rules, ["person", "date", "isbn"]) == ""
+    line = unused_labels_line(rules, ["persons", "date", "isbn"])
+    assert "line 10: 'person'" in line and "nearest: 'persons'" in line
+    assert "'date'" in unused_labels_line(rules, ["person", "isbn"])
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        (is_iban, "DE89 3704 0044 0532 0130 00", "DE88 3704 0044 0532 0130 00"),
+        (is_iban, "GB82WEST12345698765432", "GB82WEST12345698765423"),
+        (is_card, "4111 1111 1111 1111", "4111 1111 1111 1112"),
+        (is_card, "3782-822463-10005", "3782-822463-10050"),
+        (is_isbn, "0-306-40615-2", "0-306-40615-3"),
+        (is_isbn, "080442957X", "0804429570"),
+        (is_isbn, "978-0-306-40615-7", "978-0-306-40615-1"),
+        (is_iban, "GB82WEST12345698765432", "٣٣"),
+        (is_card, "4111111111111111", "٤١١١١١١١١١١١١١١١"),
+    ],
+)
+def test_a_checksum_tells_a_number_from_one_with_a_slip(check, right, wrong):
+    assert check(right) and not check(wrong) and not check("")
+
+
+def test_an_expression_that_is_too_slow_ends_and_says_so(monkeypatch):
+    monkeypatch.setattr("uniner.tag.bounded_regex.LIMIT_S", 0.05)
+    slow = BoundedRegex("(a|aa)+$")
+    assert slow.spans("a" * 60 + "!") == [] and slow.timed_out
+    assert slow.search("aaa") is None  # until the next text
+    slow.restart()
+    assert slow.search("aaa") and not slow.timed_out
+
+
+@pytest.mark.parametrize(
+    "expression", [r"\d{4}-\d{2}", r"(?i)straße|gasse", r"(?<!\w)[A-Z]\w+(?: [A-Z]\w+){0,3}"]
+)
+def test_usual_expressions_are_right(expression):
+    assert fault_of(expression) == ""
+
+
+def test_matches_have_no_blanks_around_them_and_are_not_empty():
+    assert BoundedRegex(r"\s*\d*\s*").spans("a 12  b") == [(2, 4)]

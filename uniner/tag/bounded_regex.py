@@ -1,0 +1,131 @@
+"""Regular expressions that cannot hang a worker: checked when they are read, and limited in time at work.
+
+Python's `re` cannot be interrupted, and an expression such as (a|aa)+$ needs ages for a few dozen letters.
+The package `regex` takes a time limit. The syntax is that of `re`: an expression must be valid in both.
+"""
+
+import functools
+import re
+import warnings
+from re import _constants, _parser  # type: ignore[attr-defined]
+from typing import Any
+
+import regex
+
+LIMIT_S = 1.0
+"""Seconds of processor time for one expression on one text; a usual one needs some microseconds."""
+_PROBE_LIMIT_S = 0.2
+_LONGEST = 2_000
+_MOST_REPEATS = 10_000
+"""Of the smallest part, those of the repeats around it multiplied; `regex` writes out each of them."""
+# `regex` reads a letter in braces as a number of allowed errors, `re` as text.
+_FUZZY = re.compile(r"(?<!\\)\{[^0-9,}]")
+_PROBES = tuple(
+    text * (300 // len(text)) + end
+    for text in ("a", "0", "A", " ", "aA1", "a ", "1,", "Aa ", "-a.", "\n")
+    for end in ("", "!", "\0")
+)
+_REPEATS = {_constants.MAX_REPEAT, _constants.MIN_REPEAT, getattr(_constants, "POSSESSIVE_REPEAT", None)}
+
+
+class BoundedRegex:
+    """A regular expression with a time limit. timed_out: whether it was reached since `restart`; until the
+    next one nothing is searched."""
+
+    def __init__(self, expression: str):
+        self.expression = expression
+        self.timed_out = False
+        self._compiled = regex.compile(expression)
+
+    def restart(self) -> None:
+        """Forget that the limit was reached, before another text."""
+        self.timed_out = False
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the matches that are not empty, without blanks around them; none where it is too slow."""
+        try:
+            found = [match.span() for match in self._compiled.finditer(text, timeout=LIMIT_S)]
+        except TimeoutError:
+            self.timed_out = True
+            return []
+        stripped = (_without_blanks(text, start, end) for start, end in found)
+        return [(start, end) for start, end in stripped if start < end]
+
+    def search(self, text: str) -> Any:
+        """Return the first match; None without one, or where the limit is reached."""
+        return self._limited(self._compiled.search, text)
+
+    def fullmatch(self, text: str) -> Any:
+        """Return the match of the whole text; None without one, or where the limit is reached."""
+        return self._limited(self._compiled.fullmatch, text)
+
+    def _limited(self, match: Any, text: str) -> Any:
+        if self.timed_out:
+            return None
+        try:
+            return match(text, timeout=LIMIT_S)
+        except TimeoutError:
+            self.timed_out = True
+            return None
+
+
+@functools.lru_cache(maxsize=10_000)
+def fault_of(expression: str) -> str:
+    """Return what is wrong with an expression, in words; "" where nothing is."""
+    if len(expression) > _LONGEST:
+        return f"has {len(expression):,} characters; write at most {_LONGEST:,}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # what `re` and `regex` will read differently
+            re.compile(expression)
+        if _FUZZY.search(expression):
+            return r"has a brace that is no number of repeats; write \{ for the character"
+        if _repeats(_parser.parse(expression)) > _MOST_REPEATS:
+            return f"repeats a part more than {_MOST_REPEATS:,} times; write + or less, such as {{2,9}}"
+        compiled = regex.compile(expression)
+    except (re.error, regex.error, OverflowError, RecursionError, ValueError, FutureWarning) as error:
+        return rf"is not a regular expression of Python ({' '.join(str(error).split())}); such as \d{{4}}"
+    return _slowness(compiled)
+
+
+def _slowness(compiled: Any) -> str:
+    """Try an expression on texts that are hard for bad ones."""
+    for text in _PROBES:
+        try:
+            for _ in compiled.finditer(text, timeout=_PROBE_LIMIT_S):
+                pass
+        except TimeoutError:
+            return (
+                f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}...: its "
+                "repeats can divide a text in too many ways; write each so that only one way fits, such as "
+                "a+ in place of (a|aa)+"
+            )
+    return ""
+
+
+def _repeats(tree: Any) -> int:
+    """Return how often the smallest part of an expression is written out at most."""
+    most = 1
+    for kind, value in tree:
+        if kind in _REPEATS:
+            low, high, inner = value
+            times = low if high == _constants.MAXREPEAT else high
+            most = max(most, max(1, times) * _repeats(inner))
+            continue
+        # Groups, branches and lookarounds hold expressions at some place of their values.
+        for part in _inner_parts(value):
+            most = max(most, _repeats(part))
+    return most
+
+
+def _inner_parts(value: Any) -> list[Any]:
+    if isinstance(value, _parser.SubPattern):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [part for each in value for part in _inner_parts(each)]
+    return []
+
+
+def _without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
