@@ -39,6 +39,7 @@ def write(tmp_path, *lines):
 def test_every_kind_of_rule_is_read_with_its_line(tmp_path):
     rules = read_rules(write(tmp_path, *GOOD[:6], "", *GOOD[6:])).rules
     assert [rule.line for rule in rules] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+    assert [rule.number for rule in rules] == list(range(1, 13))
     assert [rule.action for rule in rules] == ["add"] * 7 + ["drop", "retype", "drop", "drop", "drop"]
     assert [rule.match_case for rule in rules[:2]] == [True, False]
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from uniner.errors import UserError
@@ -37,14 +37,15 @@ _KEYS = {*_EXAMPLES, "label", "id", "match_case"}
 class Rule:
     """A line of the file.
 
-    label: the type that the rule gives, or whose entities it drops; `*`: of every type. phrase, regex, tokens
-    (a token pattern of spaCy, as JSON): what it finds, one of them. check: a checksum (`checksums.CHECKS`)
-    that what it finds must have, or, alone, the label's entities. retype: it changes the type of entities of
-    these types in place of adding its own. deny, stop_words, min_length: which of the label's entities it
-    drops.
+    number: of the rule, which blank lines do not change. label: the type that the rule gives, or whose
+    entities it drops; `*`: of every type. phrase, regex, tokens (a token pattern of spaCy, as JSON): what it
+    finds, one of them. check: a checksum (`checksums.CHECKS`) that what it finds must have, or, alone, the
+    label's entities. retype: it changes the type of entities of these types in place of adding its own.
+    deny, stop_words, min_length: which of the label's entities it drops.
     """
 
     line: int
+    number: int
     label: str
     name: str = ""
     phrase: str = ""
@@ -90,7 +91,7 @@ class RuleSet:
 
     def identity(self) -> dict[str, str]:
         """Return what decides the rules' work: the content of the file, not where it lies."""
-        content = [{**asdict(rule), "line": 0, "name": ""} for rule in self.rules]
+        content = [{**asdict(rule), "line": 0, "number": 0, "name": ""} for rule in self.rules]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return {"rules": digest, **({"rules_language": self.language} if self.needs_spacy else {})}
 
@@ -108,7 +109,7 @@ def read_rules(url: str, language: str = "en") -> RuleSet:
             if not line.strip():
                 continue
             try:
-                rules.append(parse_rule(line, number))
+                rules.append(replace(parse_rule(line, number), number=len(rules) + 1))
             except ValueError as error:
                 faults.append(f"line {number} {error}")
     if faults:
@@ -165,6 +166,7 @@ def _rule(value: Mapping[str, Any], number: int) -> Rule:
     is_phrase = isinstance(pattern, str)
     return Rule(
         line=number,
+        number=number,
         label=value["label"],
         name=value.get("id", ""),
         phrase=pattern if is_phrase else "",

@@ -37,7 +37,7 @@ _TOTALS = {
 class RuleWork:
     """What the rules did to a chunk. kept: the entities of each passage.
 
-    figures: by action, and by line of the file and action. examples: texts, by line and action. late: the
+    figures: by action, and by the rule's number and action. examples: texts, by number and action. late: the
     labels of the rules that reached their time limit, by passage.
     """
 
@@ -48,12 +48,12 @@ class RuleWork:
 
     def count(self, rule: Rule, done: str, entity: TaggedEntity | None = None) -> None:
         """Count what a rule did, to an entity with its type before."""
-        self.figures[f"{_FIGURE}{rule.line} {done}"] += 1
+        self.figures[f"{_FIGURE}{rule.number} {done}"] += 1
         self.figures[_TOTALS[done]] += 1
         if entity is not None:
             text = " ".join(entity.text.split())[:_EXAMPLE_CHARACTERS]
             shown = text if done in ("added", "confirmed") else f"{text} ({entity.type})"
-            self.examples[f"{rule.line} {done}"].append(shown)
+            self.examples[f"{rule.number} {done}"].append(shown)
 
 
 class RuleMatch(NamedTuple):
@@ -263,10 +263,10 @@ def describe_rules(
     """Return what the rules did, for the manifest: in all, and each that did something, with examples."""
     did = []
     for rule in rules.rules:
-        counts = {done: int(figures.get(f"{_FIGURE}{rule.line} {done}", 0)) for done in _TOTALS}
+        counts = {done: int(figures.get(f"{_FIGURE}{rule.number} {done}", 0)) for done in _TOTALS}
         counts = {done: count for done, count in counts.items() if count}
         if counts:
-            shown = [text for done in counts for text in examples.get(f"{rule.line} {done}", ())]
+            shown = [text for done in counts for text in examples.get(f"{rule.number} {done}", ())]
             did.append(
                 {
                     "line": rule.line,
@@ -303,7 +303,7 @@ def without_rule_figures(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def _given_up(rule: Rule, work: RuleWork) -> bool:
-    return work.figures[f"{_FIGURE}{rule.line} late"] >= _MOST_LATE
+    return work.figures[f"{_FIGURE}{rule.number} late"] >= _MOST_LATE
 
 
 def _needs_expression(rule: Rule) -> bool:

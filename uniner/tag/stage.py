@@ -43,7 +43,7 @@ from uniner.storage.model_folders import (
 from uniner.storage.stage_folder import StageFolder
 from uniner.tag import interactive
 from uniner.tag.estimate import TagTrial, describe, describe_sharing, measure, sample_chunks
-from uniner.tag.rule_file import unused_labels_line
+from uniner.tag.rule_file import RuleSet, unused_labels_line
 from uniner.tag.rules import describe_rules, rules_line, without_rule_figures
 from uniner.tag.student import (
     asking_identity,
@@ -144,6 +144,7 @@ def run(context: StageContext) -> Manifest:
     """Tag the passages. Returns the manifest."""
     tag, folder, passages = context.sections.tag, context.folder, context.run_folder / "ingest"
     chunks = _chunks(context)
+    patterns = pattern_rules(tag)  # as the stage begins: the file may change before it ends
     identity, pool = _prepare(context, chunks)
     manifest = chunk_pipeline.run_stage(
         folder,
@@ -152,7 +153,7 @@ def run(context: StageContext) -> Manifest:
         read=partial(read_joined, passages),
         pool=pool,
         max_bad_share=context.sections.engine.max_bad_share,
-        results=partial(_results, tag, folder, passages, chunks),
+        results=partial(_results, tag, folder, passages, chunks, patterns=patterns),
     )
     if "rules" in manifest.results:
         log.info(f"tag: {rules_line(manifest.results['rules'])}")
@@ -364,7 +365,12 @@ def read_tables_manifest(folder: StageFolder) -> dict[str, Any] | None:
 
 
 def _results(
-    tag: Tag, folder: StageFolder, passages: StageFolder, chunks: ChunkList, totals: StageTotals
+    tag: Tag,
+    folder: StageFolder,
+    passages: StageFolder,
+    chunks: ChunkList,
+    totals: StageTotals,
+    patterns: RuleSet | None = None,
 ) -> dict[str, Any]:
     """Check that each chunk has a row for each of its passages, and write the tables."""
     made = totals.chunks()
@@ -378,8 +384,8 @@ def _results(
         )
     _write_tables(tag, folder, passages, made)
     results: dict[str, Any] = {"input": {"chunks": len(chunks), "rows": chunks.total_rows}}
-    if rules := pattern_rules(tag):
-        results["rules"] = describe_rules(rules, totals.figures, totals.examples)
+    if patterns:
+        results["rules"] = describe_rules(patterns, totals.figures, totals.examples)
     return results
 
 
