@@ -266,3 +266,9 @@ def test_an_8_bit_cache_is_refused_on_a_gpu_without_kernels(
             make_engine(gpus=1, kv_cache_dtype="fp8")
     else:
         make_engine(gpus=1, kv_cache_dtype="fp8")
+
+
+def test_without_vllm_the_error_says_what_to_install(base, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs vLLM, which is not installed .* pip install 'uniner\[gpu\]'"):
+        Engine(base, EngineSettings(max_prompt_tokens=9))
