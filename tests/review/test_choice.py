@@ -146,13 +146,15 @@ def test_a_rule_conflicts_with_an_overlapping_entity_of_the_model_that_differs()
         [("city", 0, 4, 1.0, "rule"), ("person", 2, 6, 0.9, "exact")],
         [("city", 0, 4, 1.0, "rule"), ("city", 0, 4, 0.9, "exact")],
         [("city", 0, 4, 1.0, "rule"), ("city", 4, 6, 0.9, "exact")],
+        [("drug", 0, 4, 0.9, "retyped"), ("city", 6, 9, 0.9, "exact")],
     )
-    assert found(signals.rule_conflicts(table)) == {(0, "city"): 1.0}
+    assert found(signals.rule_conflicts(table)) == {(0, "city"): 1.0, (3, "drug"): 1.0}
+    assert found(signals.rule_conflicts(tagged([("city", 0, 4, 0.9, "exact")]))) == {}
 
 
 def test_tables_are_cut_to_the_other_runs_chunks():
     rows = pa.table({"n": list(range(10))})
-    cut = signals.aligned([rows.slice(0, 3), rows.slice(3, 4), rows.slice(7)], [2, 5, 3])
-    assert [table["n"].to_pylist() for table in cut] == [[0, 1], [2, 3, 4, 5, 6], [7, 8, 9]]
+    cut = signals.aligned([rows.slice(0, 3), rows.slice(3, 4), rows.slice(7)], [0, 2, 5, 3, 0])
+    assert [table["n"].to_pylist() for table in cut] == [[], [0, 1], [2, 3, 4, 5, 6], [7, 8, 9], []]
     with pytest.raises(UserError, match="fewer passages"):
         list(signals.aligned([rows], [6, 6]))

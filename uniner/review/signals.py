@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from uniner.errors import UserError
 
-RULE_GROUNDING = "rule"
-"""The grounding of an entity that a rule made, not the model."""
+BY_RULE, RETYPED = "rule", "retyped"
+"""The groundings of an entity that a rule found, and of one of the model whose type a rule changed."""
 _SIGNAL = pa.schema([("row", pa.int64()), ("type", pa.string()), ("priority", pa.float64())])
 
 
@@ -45,19 +45,26 @@ def disagree(tagged: pa.Table, other: pa.Table) -> pa.Table:
 
 
 def rule_conflicts(tagged: pa.Table) -> pa.Table:
-    """Return the number of a row's entities by a rule that a different one of the model overlaps."""
+    """Return the number of a row's entities on which a rule and the model differ.
+
+    These are the entities whose type a rule changed, and those by a rule that a different one of the model
+    overlaps.
+    """
     rows, entities = _grounded(tagged)
-    if not pc.any(pc.equal(pc.struct_field(entities, "grounding"), RULE_GROUNDING)).as_py():
+    groundings = pc.struct_field(entities, "grounding")
+    if not pc.any(pc.is_in(groundings, pa.array([BY_RULE, RETYPED]))).as_py():
         return _SIGNAL.empty_table()
-    by_rule, by_model = defaultdict[int, list[_Mention]](list), defaultdict[int, list[_Mention]](list)
+    mentions = defaultdict[tuple[int, str], list[_Mention]](list)
     for row, entity in zip(rows.tolist(), entities.to_pylist(), strict=True):
-        mentions = by_rule if entity["grounding"] == RULE_GROUNDING else by_model
-        mentions[row].append(_Mention(row, entity["start"], entity["end"], entity["type"]))
+        mention = _Mention(row, entity["start"], entity["end"], entity["type"])
+        origin = entity["grounding"] if entity["grounding"] in (BY_RULE, RETYPED) else ""
+        mentions[row, origin].append(mention)
     return _table(
         (mention, 1.0)
-        for row, ruled in by_rule.items()
-        for mention in ruled
-        if any(_conflict(mention, other) for other in by_model[row])
+        for (row, origin), found in list(mentions.items())
+        for mention in found
+        if origin == RETYPED
+        or (origin == BY_RULE and any(_conflict(mention, other) for other in mentions[row, ""]))
     )
 
 
@@ -69,7 +76,7 @@ def aligned(tables: Iterable[pa.Table], sizes: Iterable[int]) -> Iterator[pa.Tab
     """
     source, held = iter(tables), list[pa.Table]()
     for size in sizes:
-        while sum(table.num_rows for table in held) < size:
+        while not held or sum(table.num_rows for table in held) < size:
             table = next(source, None)
             if table is None:
                 raise UserError(
