@@ -52,6 +52,15 @@ def identity(tmp_path, base, monkeypatch, stage_context):
         ),
         ("build", {}, {"build": {"synonym_share": 0.1, "description_share": 0.9}}),
         ("build", {}, {"describe": {"prompt": "prompt.txt"}}),
+        (
+            "build",
+            {"describe": {"types": 9}, "student": {"template": "grouped"}},
+            {
+                "describe": {"types": 9},
+                "student": {"template": "grouped"},
+                "build": {"description_share": 0.5},
+            },
+        ),
         ("annotate", {}, {"describe": {"types": 9}}),
         ("annotate", {}, {"student": {"template": "grouped"}}),
         (
@@ -89,6 +98,11 @@ def test_a_setting_that_decides_nothing_here_does_not_lock(identity, stage, befo
         ("build", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
         ("train", {"student": {"template": "words"}}, {"student": {"template": "words", "group_types": 3}}),
         ("build", {"describe": {"types": 9}}, {"describe": {"types": 9}, "build": {"synonym_share": 0.1}}),
+        (
+            "build",
+            {"describe": {"types": 9}},
+            {"describe": {"types": 9}, "build": {"description_share": 0.1}},
+        ),
         ("build", {}, {"build": {"type_descriptions_file": "types.json"}}),
         ("annotate", {}, {"student": {"template": "definition"}}),
         ("annotate", {}, {"annotate": {"prompt": "prompt.txt"}}),

@@ -1,4 +1,4 @@
-"""The data card names the texts that the teacher wrote."""
+"""The data card names the texts that the teacher wrote, and how types are asked for."""
 
 from collections import Counter
 
@@ -32,3 +32,12 @@ def test_names_and_the_prompt_are_text():
     assert f"| {escaped} | 2 |" in card and f"the domains {escaped} (2)" in card
     assert "Model ``a`b``" in card and "> &lt;b>{passage}" in card
     assert "<img" not in card and "<b>" not in card
+
+
+def test_the_card_counts_questions_by_how_their_types_are_asked():
+    facts = CardFacts(run="r", seed=0, negatives="frequency", near_synonyms_skipped=True)
+    counts = {"asked_by_name": 5, "asked_by_synonym": 6, "asked_by_description": 7}
+    text = render(facts, counts, Counter(), Counter())
+    assert "by name (5), by a synonym (6) or by name with a description\n(7)" in text
+    assert "A type that is a synonym of another by its description is no negative beside it." in text
+    assert "by a synonym" not in render(facts, {}, Counter(), Counter())

@@ -111,7 +111,7 @@ def run(context: StageContext) -> Manifest:
     forms = TypeForms(
         descriptions=descriptions,
         synonym_share=settings.synonym_share,
-        description_share=settings.description_share,
+        description_share=settings.description_share if _may_describe(context) else 0.0,
         near=near,
         seed=context.seed,
     )
@@ -207,7 +207,7 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
         settings={
             "run": {"seed": context.seed},
             "student": template,
-            "build": _deciding(build, bool(file) or _reads_describe(context)),
+            "build": _deciding(build, bool(file) or _reads_describe(context), _may_describe(context)),
             **words,
         },
         inputs={
@@ -216,6 +216,11 @@ def _identity(context: StageContext, parents: dict[str, str | None]) -> Identity
         },
         parents=parents,
     )
+
+
+def _may_describe(context: StageContext) -> bool:
+    """Tell whether questions may have descriptions: other templates' answers would repeat them."""
+    return context.sections.student.template == "type"
 
 
 def _reads_describe(context: StageContext) -> bool:
@@ -250,14 +255,16 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _deciding(build: Build, describes: bool) -> dict[str, Any]:
+def _deciding(build: Build, describes: bool, in_questions: bool) -> dict[str, Any]:
     """Return the settings that decide the conversations: some count only beside others.
 
-    describes: there are descriptions of types.
+    describes: there are descriptions of types. in_questions: the template's questions may have them.
     """
     without = {"supervised"}  # gold data count by name and content: a file may be moved
     if not describes:
         without |= {"synonym_share", "description_share"}
+    if not in_questions:
+        without.add("description_share")
     if not build.supervised:
         without |= {"supervised_weight", "supervised_examples", "labels", "dataset_line"}
     if not build.teacher_weight:

@@ -215,7 +215,7 @@ class Build(Section):
     description_share: Share = 0.25
     """Share of the questions about a type with a description that ask by name and description: person (a
     human being, called by a name). Both shares are at most 1 together; the rest asks by name, and so do all
-    validation questions."""
+    validation questions. Template `type` alone: other templates' answers repeat what was asked."""
     negatives_per_positive: NotNegative = 1.0
     """Negative questions per positive one. The paper states no number; its data has about 0.5 or more."""
     negatives_per_passage: NotNegative | None = None

@@ -61,7 +61,7 @@ class ParaphrasedCell:
 
 def paraphrased_name(dataset: str, way: str) -> str:
     """Return the name of a data set's questions in other words."""
-    return f"{dataset}+{way}"
+    return f"{dataset}~{way}"
 
 
 def paraphrased_questions(gold: StageFolder, words: Mapping[str, str]) -> Iterator[Chunk]:
