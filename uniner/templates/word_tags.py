@@ -102,11 +102,15 @@ def _places(passage: str, mentions: Sequence[str], known: Sequence[Offsets] | No
 
     known: those that are given; None: all occurrences of each mention count.
     """
-    if known is not None:
-        shown = {passage[start:end] for start, end in known}
-        places: list[Offsets | None] = [*known]
-        return places + [None for mention in mentions if mention not in shown]
-    return [place for mention in mentions for place in locate(passage, mention).spans or [None]]
+    places: list[Offsets | None] = []
+    if known is None:
+        for mention in mentions:
+            places += locate(passage, mention).spans or [None]
+        return places
+    shown = {passage[start:end] for start, end in known}
+    places += known
+    places += [None for mention in mentions if mention not in shown]
+    return places
 
 
 def write_tags(
