@@ -530,6 +530,13 @@ class Tag(Section):
     """Lay that table out as Hive does, in folders entities/source=<source>/."""
 
 
+class Report(Section):
+    """The run's page."""
+
+    passages: Annotated[int, Field(ge=0, le=20_000)] = Field(2_000, json_schema_extra=NOT_IDENTITY)
+    """Most passages to show on the page, the same ones each time; 0: none. A thousand take about 1 MB."""
+
+
 class Config(Section):
     """The config: one section per stage, and run, student, teacher and engine, which stages share."""
 
@@ -545,3 +552,4 @@ class Config(Section):
     engine: EngineSection = EngineSection()
     evaluate: Evaluate = Evaluate()
     tag: Tag = Tag()
+    report: Report = Report()
