@@ -175,7 +175,9 @@ def tag(
     _run_or_estimate("tag", config, settings, estimate)
 
 
-@_command("Write the run's HTML page, report.html, and print it in short; also of an unfinished run.", "report")
+@_command(
+    "Write the run's HTML page, report.html, and print it in short; also of an unfinished run.", "report"
+)
 def report(
     config: ConfigFile,
     settings: Settings = None,

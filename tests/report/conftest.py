@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by the Chrome DevTools protocol: no driver to install but a WebSocket client."""
+"""A headless Chromium, driven by the Chrome DevTools protocol through a WebSocket."""
 
 import base64
 import itertools
@@ -22,6 +22,7 @@ class BrowserPage:
         self.errors = []
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Performance.enable", timeDomain="threadTicks")
 
     def call(self, method, **params):
         number = next(self._ids)
@@ -40,7 +41,10 @@ class BrowserPage:
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
         elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
             self.errors.append(event["params"]["entry"]["text"])
-        elif event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"):
+        elif event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in (
+            "error",
+            "warning",
+        ):
             self.errors.append(str(event["params"]["args"]))
 
     def open(self, path):
@@ -66,6 +70,11 @@ class BrowserPage:
             "return performance.now() - start; })()"
         )
 
+    def thread_seconds(self):
+        """Return the CPU time of the page's thread so far: other work on the machine does not add to it."""
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(each["value"] for each in metrics if each["name"] == "TaskDuration")
+
     def press(self, key):
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
@@ -83,9 +92,7 @@ class BrowserPage:
         )  # fmt: skip
 
     def prefer(self, scheme):
-        self.call(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-        )
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self):
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

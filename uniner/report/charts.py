@@ -43,7 +43,8 @@ def funnel_svg(lane: FunnelLane) -> Markup:
         if place + 1 < len(lane.steps):
             lost = _wrap([f"{count:,} {reason}" for reason, count in step.dropped.items()])
             height = 10 + 15 * len(lost)
-            parts.append(_narrowing(y, y + height, widths[place], widths[place + 1]))
+            if not lane.steps[place + 1].apart:
+                parts.append(_narrowing(y, y + height, widths[place], widths[place + 1]))
             parts += [
                 _text(_WIDTH / 2, y + 16 + 15 * number, "lost", "middle", f"{'' if number else '− '}{line}")
                 for number, line in enumerate(lost)
@@ -147,15 +148,15 @@ def _axes(frame: _Frame, x_label: str, has_right: bool) -> list[Markup]:
 
 
 def _nice_top(value: float) -> float:
-    """Return the least of 1, 2, 2.5, 4, 5, 8 times a power of ten that is not below the value."""
+    """Return a number not below the value whose quarters are short to write, such as 1.2 or 80."""
     if value <= 0 or not math.isfinite(value):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 1.25, 1.5, 2, 2.5, 4, 5, 8, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if step * power >= value)
 
 
 def _thinned(points: Points) -> Points:
-    """Return at most some hundred points: the means of stretches of a longer line, its first and last kept."""
+    """Return at most some hundred points: of a longer line its first, and the means of its stretches."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     if len(finite) <= _MOST_POINTS:
         return finite
@@ -166,7 +167,7 @@ def _thinned(points: Points) -> Points:
 
 
 def calibration_svg(calibrated: Callable[[float], float]) -> Markup:
-    """Return how raw scores map to calibrated ones, beside the diagonal of scores that are right as they are."""
+    """Return how scores map to calibrated ones, beside the diagonal of scores that are right as they are."""
     points = [(number / 50, calibrated(min(0.999, max(0.001, number / 50)))) for number in range(51)]
     path = " ".join(f"{8 + 104 * x:.1f},{112 - 104 * y:.1f}" for x, y in points)
     parts = [
@@ -180,5 +181,5 @@ def calibration_svg(calibrated: Callable[[float], float]) -> Markup:
 def _svg(width: float, height: float, title: str, parts: Sequence[Markup], style: str) -> Markup:
     inside = Markup("").join(parts)
     return Markup('<svg class="{}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
-        style, width, height, title, inside
+        style, width, height, visible(title), inside
     )

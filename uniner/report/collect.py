@@ -75,7 +75,7 @@ class RunReport:
     mistakes: tuple[SystemMistakes, ...] = ()
     tables: tuple[ResultTable, ...] = ()
     types: tuple[TypeSurfaces, ...] = ()
-    sample: PassageSample = PassageSample()
+    sample: PassageSample = field(default_factory=PassageSample)
     examples: tuple[TaggedText, ...] = ()
 
 

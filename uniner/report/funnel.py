@@ -8,11 +8,15 @@ from uniner.storage.manifest import Counts
 
 @dataclass(frozen=True, kw_only=True)
 class FunnelStep:
-    """A count on the way. dropped: what is left out after it, by reason."""
+    """A count on the way. dropped: what is left out after it, by reason.
+
+    apart: it is not what is left of the step before, but begins anew.
+    """
 
     label: str
     count: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,7 @@ def _passages(figures: Mapping[str, Counts], rows: Mapping[str, int]) -> list[Fu
     elif "annotate" in rows:
         steps.append(FunnelStep(label="passages annotated", count=rows["annotate"]))
     if "tag" in rows:
-        steps.append(FunnelStep(label="passages tagged", count=rows["tag"]))
+        steps.append(FunnelStep(label="passages tagged", count=rows["tag"], apart="annotate" in rows))
     return steps
 
 
@@ -90,7 +94,7 @@ def _questions(figures: Mapping[str, Counts]) -> list[FunnelStep]:
         steps.append(FunnelStep(label="questions to train on", count=positives + negatives))
         steps.append(FunnelStep(label="of these positive", count=positives))
     if "questions" in tag:
-        steps.append(FunnelStep(label="questions asked by tag", count=int(tag["questions"])))
+        steps.append(FunnelStep(label="questions asked by tag", count=int(tag["questions"]), apart=True))
     return steps
 
 

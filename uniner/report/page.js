@@ -153,7 +153,8 @@ function drawAgreement() {
   const said = ["Entities of both with the same span and type, and those of one alone. Agreement: F1."];
   for (const [name, types] of [[data.name, typesHere], [data.other, typesThere]]) {
     const apart = [...types].filter((type) => !comparable.has(type)).map((type) => data.types[type]);
-    if (apart.length) said.push(`Not compared, only ${name} has: ${apart.join(", ")}.`);
+    const more = apart.length > 12 ? ` and ${apart.length - 12} more` : "";
+    if (apart.length) said.push(`Not compared, only ${name} has: ${apart.slice(0, 12).join(", ")}${more}.`);
   }
   const notes = said.map((text) => make("p", { class: "note", dir: "auto" }, text));
   byId("agreement").replaceChildren(
@@ -224,7 +225,7 @@ function setUpFilters() {
   fillSelect("difference", Object.entries(DIFFERENCES));
   fillSelect("order", Object.entries(ORDERS));
   byId("difference-label").hidden = !others;
-  byId("scores").hidden = !entities.concat(others ?? []).flat().some((entity) => entity.score >= 0);
+  byId("scores").hidden = ![data.entities, data.others].some((side) => side?.score.some((score) => score >= 0));
   const listen = (id, read) =>
     byId(id).addEventListener("input", (event) => {
       state[id] = read(event.target.value);

@@ -72,9 +72,8 @@ function statusOf(entity, theirs) {
 const lacking = new Set(data ? data.lacking : []);
 const entities = data ? decode(data.entities) : [];
 const others = data && data.others ? decode(data.others) : null;
-const typesOf = (sides) => new Set(sides.flat().map((entity) => entity.type));
-const typesHere = typesOf(entities);
-const typesThere = typesOf(others ?? []);
+const typesHere = new Set(others ? data.entities.type : []);
+const typesThere = new Set(others ? data.others.type : []);
 const comparable = new Set([...typesHere].filter((type) => typesThere.has(type)));
 if (others)
   entities.forEach((ours, passage) => {

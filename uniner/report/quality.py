@@ -156,7 +156,9 @@ def published_boards(evaluate: Folder) -> tuple[PublishedBoard, ...]:
 
 def _board(board: Mapping[str, Any]) -> PublishedBoard | None:
     ours = [row for row in board["rows"] if row["ours"] and row["protocol"] == _HEADLINE]
-    columns = {name: title for name, title in board["columns"].items() if any(name in row["cells"] for row in ours)}
+    columns = {
+        name: title for name, title in board["columns"].items() if any(name in row["cells"] for row in ours)
+    }
     comparable = [row for row in board["rows"] if not row["ours"] and row.get("compares_with") == _HEADLINE]
     rows = [
         PublishedRow(

@@ -29,9 +29,14 @@ def render_html(report: RunReport) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown, keep_trailing_newline=True
     )
-    environment.filters |= {"count": _count, "duration": duration, "usd": "{:,.2f}".format, "f1": "{:.3f}".format}
+    environment.filters |= {
+        "count": _count,
+        "duration": duration,
+        "usd": "{:,.2f}".format,
+        "f1": "{:.3f}".format,
+    }
     script = "\n".join(_read(name) for name in _SCRIPTS)
-    return environment.from_string(_read("page.html")).render(
+    page = environment.from_string(_read("page.html")).render(
         report=report,
         style=Markup(_read("page.css")),
         script=Markup(script),
@@ -42,6 +47,7 @@ def render_html(report: RunReport) -> str:
         calibrated=[(score, _calibration(score)) for score in report.scores if score.calibration],
         tiles=_tiles(report),
     )
+    return _LONE_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def duration(seconds: float) -> str:
@@ -59,10 +65,8 @@ def _read(name: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Return a text of the run without characters that hide, reorder or have no UTF-8; autoescape follows."""
-    if type(value) is str:
-        return _LONE_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", visible(value))
-    return value
+    """Return a text of the run without characters that hide or reorder; autoescape follows."""
+    return visible(value) if type(value) is str else value
 
 
 def _count(number: float) -> str:

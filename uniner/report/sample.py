@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from uniner.errors import UserError
-from uniner.records import Annotation, Passage, TaggedEntity, TaggedPassage, from_table
+from uniner.labels import normalize_type
+from uniner.records import Annotation, Entity, Passage, TaggedEntity, TaggedPassage, from_table
 from uniner.storage.chunk_list import ChunkList
 from uniner.storage.joined_chunks import member_keys, read_joined
 from uniner.storage.manifest import StageTotals
@@ -40,8 +41,9 @@ class SampledPassage:
 class PassageSample:
     """Passages in the order of the corpus, and what they are drawn from.
 
-    stage: tag, or annotate where nothing is tagged yet. rows, chunks: all there are; keys: of the chunks drawn
-    from. other: the name of what is compared, "" for nothing; lacking: passages that it does not have.
+    stage: tag, or annotate where nothing is tagged yet. rows, chunks: all there are. keys: of the chunks that
+    they are drawn from. other: the name of what is compared, "" for nothing. lacking: passages that it does
+    not have.
     """
 
     passages: tuple[SampledPassage, ...] = ()
@@ -71,9 +73,7 @@ class PassageStage:
                 f"ingest was run anew since: run `uniner {self.stage} CONFIG` in another run"
             )
         chosen = pa.array(among(passages["passage_id"].to_pylist()), pa.int64())
-        pairs = zip(
-            from_table(passages.take(chosen), Passage), self._rows(rows.take(chosen)), strict=True
-        )
+        pairs = zip(from_table(passages.take(chosen), Passage), self._rows(rows.take(chosen)), strict=True)
         return [
             SampledPassage(
                 passage_id=passage.passage_id,
@@ -91,10 +91,7 @@ class PassageStage:
                 yield row.outcome, tuple(_relative(entity, row.char_start) for entity in row.entities)
         else:
             for annotation in from_table(table, Annotation):
-                yield annotation.outcome, tuple(
-                    TaggedEntity(**vars(entity), score=NO_SCORE, grounding="exact")
-                    for entity in annotation.entities
-                )
+                yield annotation.outcome, tuple(map(_of_teacher, annotation.entities))
 
 
 def passage_stage(run: StageFolder, stages: Sequence[str] = ("tag", "annotate")) -> PassageStage | None:
@@ -185,8 +182,14 @@ def _digest(passage_id: str) -> str:
     return hashlib.blake2b(passage_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def _of_teacher(entity: Entity) -> TaggedEntity:
+    """Return a mention of the teacher, its type written as build writes it."""
+    name = normalize_type(entity.type) or entity.type
+    grounding = "exact" if entity.start >= 0 else "ungrounded"
+    return TaggedEntity(**{**vars(entity), "type": name}, score=NO_SCORE, grounding=grounding)
+
+
 def _relative(entity: TaggedEntity, offset: int) -> TaggedEntity:
     if entity.start < 0:
         return entity
     return replace(entity, start=entity.start - offset, end=entity.end - offset)
-
