@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,10 +23,10 @@ def script_json(value: Any) -> Markup:
 
 
 class _Numbering:
-    """Gives each different text a number, in order of appearance."""
+    """Gives each different text a number, in order of appearance after those that come first."""
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+    def __init__(self, first: Iterable[str] = ()) -> None:
+        self._numbers = {text: number for number, text in enumerate(first)}
 
     def of(self, text: str) -> int:
         return self._numbers.setdefault(text, len(self._numbers))
@@ -66,7 +67,10 @@ class _EntityColumns:
 
 def page_data(sample: PassageSample, name: str) -> dict[str, Any]:
     """Return what the page's script reads: texts, and types, sources and outcomes by number."""
-    types, sources, outcomes = _Numbering(), _Numbering(), _Numbering()
+    # The page colours types by their numbers: the most frequent ones get colours far apart.
+    frequent = Counter(entity.type for passage in sample.passages for entity in passage.entities)
+    types = _Numbering(name for name, _ in frequent.most_common())
+    sources, outcomes = _Numbering(), _Numbering()
     entities, other = _EntityColumns(types), _EntityColumns(types)
     for passage in sample.passages:
         entities.add(passage.text, passage.entities)
