@@ -266,7 +266,7 @@ def test_a_hundred_thousand_entities_open_and_page_quickly(browser_page, tmp_pat
     times = {}
 
     def measure(name, act):
-        """Keep the median of what an action takes: by the clock, and of the page's thread, in milliseconds."""
+        """Keep the median milliseconds of an action, by the clock and of the page's thread."""
         clock, thread = [], []
         for _ in range(15):
             before = page.thread_seconds()

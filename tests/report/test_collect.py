@@ -1,7 +1,9 @@
 """What is read of a run: unfinished stages too, a bounded sample of passages, and another run's entities."""
 
 import pytest
+from typer.testing import CliRunner
 
+from uniner import cli
 from uniner.errors import UserError
 from uniner.records import (
     ANNOTATION,
@@ -186,6 +188,29 @@ def test_the_runs_own_folder_compares_with_its_teacher(make_run, complete_stage)
     compared = collect(run, "r", compare_with=run).sample
     assert compared.other == "r (teacher)"
     assert [[other.type for other in each.other] for each in compared.passages] == [["person"]] * 2
+
+
+def test_the_command_writes_the_page_without_ray(make_run, tmp_path, monkeypatch):
+    """Also with another run beside it; an unknown folder is the user's error."""
+    monkeypatch.setattr(cli, "_run_checked", lambda stages: pytest.fail("this starts Ray"))
+    here, there = (
+        make_run("here", lambda row: [entity(row)], count=4),
+        make_run("there", lambda row: [], count=4),
+    )
+    config = tmp_path / "run.toml"
+    config.write_text(f'[run]\nroot = "{tmp_path}"\nname = "here"\n[student]\nbase = "x"\n')
+
+    def report(*words):
+        return CliRunner().invoke(cli.app, ["report", str(config), *words])
+
+    done = report("report.passages=3", "run.budget_usd=5")
+    assert (done.exit_code, f"report: {here.path('report.html')}" in done.output) == (0, True), done.output
+    page = here.read("report.html").decode()
+    assert ("3 of 4 passages" in page, "beside" in page) == (True, False)
+    assert report("--with", there.url).exit_code == 0
+    assert "here beside there" in here.read("report.html").decode()
+    assert report("--with", str(tmp_path / "nothing")).exit_code == 2
+    assert report("run.name=empty").exit_code == 2
 
 
 def test_what_cannot_be_compared_is_said(make_run, tmp_path):

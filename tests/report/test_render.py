@@ -14,7 +14,7 @@ from uniner.display import TaggedText
 from uniner.records import TaggedEntity
 from uniner.report.collect import ResultTable, RunReport, TrainingCurves, TypeSurfaces
 from uniner.report.funnel import FunnelLane, FunnelStep
-from uniner.report.quality import DatasetScore, PublishedBoard, PublishedRow, ScoreCalibration, SystemMistakes
+from uniner.report.quality import BoardRow, DatasetScore, PublishedBoard, ScoreCalibration, SystemMistakes
 from uniner.report.render import duration, print_report, render_html
 from uniner.report.sample import PassageSample, SampledPassage
 from uniner.report.stages import Spending, StageRow
@@ -50,8 +50,8 @@ REPORT = RunReport(
             title="Zero-shot",
             columns={"mit_movie": "MIT Movie"},
             rows=(
-                PublishedRow(system="student", source="this run", ours=True, cells={"mit_movie": 50.0}),
-                PublishedRow(system="GNER", source="Table 2", ours=False, cells={"mit_movie": 62.5}),
+                BoardRow(system="student", source="this run", ours=True, cells={"mit_movie": 50.0}),
+                BoardRow(system="GNER", source="Table 2", ours=False, cells={"mit_movie": 62.5}),
             ),
         ),
     ),
@@ -145,7 +145,7 @@ def test_no_text_of_the_run_is_markup():
         published=(
             PublishedBoard(
                 title=HOSTILE, columns={HOSTILE: HOSTILE},
-                rows=(PublishedRow(system=HOSTILE, source=HOSTILE, ours=False, cells={HOSTILE: 1.0}),),
+                rows=(BoardRow(system=HOSTILE, source=HOSTILE, ours=False, cells={HOSTILE: 1.0}),),
             ),
         ),
         curves={HOSTILE: REPORT.curves["student"]},

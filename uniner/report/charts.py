@@ -19,7 +19,7 @@ _BAR_ELEMENT = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}" rx
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class CurveLine:
     """A line of a chart. style: its class in the style sheet. right: it belongs to the right axis, 0 to 1."""
 
     label: str
@@ -103,7 +103,7 @@ class _Frame:
         return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, share))
 
 
-def lines_svg(lines: Sequence[Line], x_label: str, title: str) -> Markup:
+def lines_svg(lines: Sequence[CurveLine], x_label: str, title: str) -> Markup:
     """Return a chart of lines over a common x; "" without a point. The left axis begins at 0."""
     lines = [line for line in lines if line.points]
     if not lines:
@@ -119,7 +119,7 @@ def lines_svg(lines: Sequence[Line], x_label: str, title: str) -> Markup:
     return _svg(frame.width, frame.height, title, parts, "chart")
 
 
-def _drawn(line: Line, frame: _Frame) -> list[Markup]:
+def _drawn(line: CurveLine, frame: _Frame) -> list[Markup]:
     """Return a line, with a dot a point where there are few."""
     scale = 1.0 if line.right else frame.top_y
     points = [(frame.x(x / frame.most_x), frame.y(y / scale)) for x, y in _thinned(line.points)]

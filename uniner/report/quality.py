@@ -63,7 +63,7 @@ class SystemMistakes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedRow:
+class BoardRow:
     """A row of a table of comparable numbers: F1 in per cent by column; ours: scored by this run."""
 
     system: str
@@ -78,7 +78,7 @@ class PublishedBoard:
 
     title: str
     columns: Mapping[str, str]
-    rows: tuple[PublishedRow, ...]
+    rows: tuple[BoardRow, ...]
 
 
 def dataset_scores(manifest: Manifest) -> tuple[DatasetScore, ...]:
@@ -161,7 +161,7 @@ def _board(board: Mapping[str, Any]) -> PublishedBoard | None:
     }
     comparable = [row for row in board["rows"] if not row["ours"] and row.get("compares_with") == _HEADLINE]
     rows = [
-        PublishedRow(
+        BoardRow(
             system=row["system"],
             source=row["source"],
             ours=row["ours"],

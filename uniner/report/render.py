@@ -15,7 +15,7 @@ from rich.table import Table
 
 from uniner.display import terminal_text, type_colours, visible
 from uniner.metrics.calibration import calibrate
-from uniner.report.charts import Line, calibration_svg, funnel_svg, lines_svg
+from uniner.report.charts import CurveLine, calibration_svg, funnel_svg, lines_svg
 from uniner.report.collect import RunReport, TrainingCurves
 from uniner.report.embedded import page_data, script_json
 from uniner.report.quality import DatasetScore
@@ -96,9 +96,9 @@ def _f1(score: DatasetScore) -> float:
 
 def _chart(model: str, curves: TrainingCurves) -> Markup:
     lines = [
-        Line(label="training loss", points=curves.loss, style="training"),
-        Line(label="validation loss", points=curves.validation_loss, style="validation"),
-        Line(label="validation F1", points=curves.validation_f1, style="f1", right=True),
+        CurveLine(label="training loss", points=curves.loss, style="training"),
+        CurveLine(label="validation loss", points=curves.validation_loss, style="validation"),
+        CurveLine(label="validation F1", points=curves.validation_f1, style="f1", right=True),
     ]
     return lines_svg(lines, "step", f"training of the {model}")
 

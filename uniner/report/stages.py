@@ -67,29 +67,24 @@ class StageWork:
 
 def read_work(run: StageFolder) -> dict[str, StageWork]:
     """Return the stages that have begun, in the order of the work."""
-    works = {}
-    for stage in _FIGURES:
-        folder = run / stage
-        if manifest := folder.manifest():
-            works[stage] = StageWork(
-                folder=folder,
-                manifest=manifest,
-                rows=manifest.rows,
-                outcomes=manifest.outcomes,
-                figures=manifest.figures,
-                chunks=manifest.chunks,
-            )
-        elif folder.read_identity():
-            totals = StageTotals(folder.summaries())
-            works[stage] = StageWork(
-                folder=folder,
-                manifest=None,
-                rows=totals.rows,
-                outcomes=totals.outcomes,
-                figures=totals.figures,
-                chunks=totals.chunks(),
-            )
-    return works
+    works = ((stage, _work(run / stage)) for stage in _FIGURES)
+    return {stage: work for stage, work in works if work is not None}
+
+
+def _work(folder: StageFolder) -> StageWork | None:
+    """Return what a stage has done; None where it has not begun."""
+    manifest = folder.manifest()
+    if manifest is None and folder.read_identity() is None:
+        return None
+    done = manifest or StageTotals(folder.summaries())
+    return StageWork(
+        folder=folder,
+        manifest=manifest,
+        rows=done.rows,
+        outcomes=done.outcomes,
+        figures=done.figures,
+        chunks=done.chunks if isinstance(done, Manifest) else done.chunks(),
+    )
 
 
 def stage_rows(works: Mapping[str, StageWork]) -> tuple[StageRow, ...]:
@@ -134,21 +129,7 @@ def _row(stage: str, work: StageWork) -> StageRow:
 def _systems(work: StageWork) -> list[StageWork]:
     """Return the work of evaluate's systems, each of which has a folder of its own."""
     results = work.manifest.results if work.manifest else {}
-    systems = []
-    for system in results.get("scores", {}):
-        folder = work.folder / system
-        if manifest := folder.manifest():
-            systems.append(
-                StageWork(
-                    folder=folder,
-                    manifest=manifest,
-                    rows=manifest.rows,
-                    outcomes=manifest.outcomes,
-                    figures=manifest.figures,
-                    chunks=manifest.chunks,
-                )
-            )
-    return systems
+    return [system for name in results.get("scores", {}) if (system := _work(work.folder / name))]
 
 
 def _worker_seconds(work: StageWork) -> float:
