@@ -112,7 +112,7 @@ def test_no_shard_has_a_name_of_the_gold_data(config, run):
 def test_the_page_shows_the_same_as_the_terminal(first, run):
     page = run.read("report.html").decode()
     report = collect(run, "small")
-    assert page == render_html(report) or page.count("<svg") == 1
+    assert page == render_html(report)
     assert [row.stage for row in report.stages] == ["ingest", "annotate", "build", "train", "evaluate", "tag"]
     assert len(report.examples) == 5
     for row in report.stages:
@@ -120,9 +120,7 @@ def test_the_page_shows_the_same_as_the_terminal(first, run):
     for example in report.examples:
         for entity in example.entities:
             assert example.text[entity.start : entity.end] == entity.text
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert "http://" not in page
 
 
 def test_a_second_run_is_a_no_op(config, first, run, run_job):

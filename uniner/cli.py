@@ -231,9 +231,25 @@ def review_import(
     )
 
 
-@_command("Write the run's HTML page, report.html, and print it in short.")
-def report(config: ConfigFile, settings: Settings = None, verbose: Verbose = False) -> None:
-    _exit(run(["report"], _words(config, settings)))
+@_command(
+    "Write the run's HTML page, report.html, and print it in short; also of an unfinished run.", "report"
+)
+def report(
+    config: ConfigFile,
+    settings: Settings = None,
+    compare_with: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="RUN_FOLDER",
+            help="Show the entities of another run on the same corpus beside this run's, passage by passage; "
+            "the run's own folder: those of its teacher.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    words = _words(config, settings)
+    _exit(_mode("report", words, lambda stage, context: stage.run(context, compare_with)))
 
 
 @_command("Run all stages in order; complete ones are skipped.")

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from tests.report.test_render import REPORT
-from uniner.report.collect import _rules, _tag
+from uniner.report.collect import _rules
 from uniner.report.render import render_html
+from uniner.report.stages import _tag
 from uniner.storage.manifest import Identity, Manifest
 
 DID = [
@@ -17,14 +18,13 @@ def test_the_report_shows_counts_and_examples_of_what_each_rule_did():
     results = {"rules": {"added": 1234, "dropped": 5678, "retyped": 0, "did": DID}}
     manifest = Manifest.of(Identity(stage="tag", settings={}), [], 1.0, results=results)
     assert _tag(manifest).endswith("; by rules: added 1,234, dropped 5,678")
-    effects = _rules(manifest)
-    assert [(effect.line, effect.done) for effect in effects] == [
-        (7, {"dropped": 5678}),
-        (3, {"added": 1234}),
-    ]
-    page = render_html(replace(REPORT, rules=effects))
-    assert "added 1,234" in page and "DE89 &lt;b&gt;" in page and "&lt;iban&gt;" in page
-    assert "Rules after the model" in page and "stop words" in page
+    (table,) = tables = _rules(manifest)
+    assert [row[:3] for row in table.rows] == [(7, "*", "stop words"), (3, "<iban>", "regex")]
+    counts = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert counts[0]["dropped"] == 5678 and counts[1]["added"] == 1234 and counts[1]["dropped"] == 0
+    page = render_html(replace(REPORT, tables=tables))
+    assert "1,234" in page and "DE89 &lt;b&gt;" in page and "&lt;iban&gt;" in page
+    assert "Rules after the model" in page
     without = Manifest.of(Identity(stage="tag", settings={}), [], 1.0)
     assert _rules(without) == () and "by rules" not in _tag(without)
-    assert "Rules after the model" not in render_html(REPORT)
+    assert "Rules after the model" not in render_html(replace(REPORT, tables=()))

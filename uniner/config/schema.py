@@ -611,6 +611,13 @@ class ReviewSection(Section):
     reviewed passages are not given out again, and its estimate is what the next one is compared with."""
 
 
+class Report(Section):
+    """The run's page."""
+
+    passages: Annotated[int, Field(ge=0, le=20_000)] = Field(2_000, json_schema_extra=NOT_IDENTITY)
+    """Most passages to show on the page, the same ones each time; 0: none. A thousand take about 1 MB."""
+
+
 class Config(Section):
     """The config: one section per stage, and run, student, teacher and engine, which stages share."""
 
@@ -628,3 +635,4 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     tag: Tag = Tag()
     review: ReviewSection = ReviewSection()
+    report: Report = Report()

@@ -109,6 +109,7 @@ def _as_json(tables: Iterable[LeaderboardTable], statements: Mapping[str, str]) 
                 "rows": [
                     {
                         **_about(row),
+                        "compares_with": row.compares_with,
                         "cells": {name: vars(cell) for name, cell in row.cells.items()},
                         "average": vars(row.shown) if row.shown else None,
                         "average_of_cells": vars(row.average) if row.average else None,

@@ -6,8 +6,9 @@ from uniner.errors import UserError, printable
 from uniner.report.collect import collect
 from uniner.report.render import print_report, render_html
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.stage_folder import StageFolder
 
-SECTIONS = ()
+SECTIONS = ("run", "report")
 PAGE = "report.html"
 
 
@@ -20,13 +21,23 @@ def parents(_context: StageContext) -> list[str]:
     return []
 
 
-def run(context: StageContext) -> None:
-    """Print the report and write the page."""
-    folder = context.run_folder
-    report = collect(folder, folder.name)
+def run(context: StageContext, compare_with: str | None = None) -> None:
+    """Print the report and write the page. compare_with: the folder of a run to show beside this one.
+
+    Raises:
+        UserError: no stage has begun, or there is nothing to compare.
+    """
+    folder, sections = context.run_folder, context.sections
+    report = collect(
+        folder,
+        folder.name,
+        passages=sections.report.passages,
+        budget_usd=sections.run.budget_usd,
+        compare_with=StageFolder(compare_with) if compare_with else None,
+    )
     if not report.stages:
         raise UserError(
-            f"{folder.url}: no stage of this run is complete; run one first, such as uniner ingest CONFIG"
+            f"{folder.url}: no stage of this run has begun; run one first, such as uniner ingest CONFIG"
         )
     folder.write(PAGE, render_html(report).encode())
     print_report(report, Console())

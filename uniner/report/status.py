@@ -34,7 +34,7 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
                 state += ", and what was added since is begun"
             parent_chunks = len(manifest.chunks) or parent_chunks
         elif stage in OWN_STAGES.values() and folder.read_identity():
-            state, figures = _training(folder), {}
+            state, figures = training_progress(folder), {}
         elif folder.read_identity():
             totals = StageTotals(folder.summaries())
             figures, made = totals.figures, len(totals.chunks())
@@ -50,7 +50,7 @@ def describe_status(run_folder: StageFolder, stages: tuple[str, ...]) -> str:
     return "\n".join([*lines, f"  spent         {total:,.2f} USD"])
 
 
-def _training(folder: Folder) -> str:
+def training_progress(folder: Folder) -> str:
     """Say how far a training is, by its newest checkpoint: it has no chunks."""
     steps = [int(match[1]) for match in map(_CHECKPOINT.fullmatch, folder.tree()) if match]
     return f"begun, {max(steps):,} steps in its last checkpoint" if steps else "begun, no checkpoint yet"
