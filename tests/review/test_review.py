@@ -154,29 +154,29 @@ def wrong_span(row):
     return row
 
 
-@pytest.mark.parametrize(
-    ("change", "words", "message"),
-    [
-        (wrong_span, ["--reviewer", "Ann"], "line 1, passage 'p0"),
-        (wrong_span, ["--reviewer", "Ann"], "offsets count characters from 0"),
-        (lambda row: {**row, "text": row["text"] + "!"}, ["--reviewer", "Ann"], "its text is not the one"),
-        (lambda row: {**row, "id": "p999"}, ["--reviewer", "Ann"], "is not in this round"),
-        (lambda row: {**row, "outcome": "fine"}, ["--reviewer", "Ann"], "must be 'ok' or 'skipped'"),
-        (lambda row: {**row, "entities": [{"start": "0"}]}, ["--reviewer", "Ann"], "export the file again"),
-        (lambda row: {"a": 1}, ["--reviewer", "Ann"], "is none of Label Studio's JSON export"),
-        (lambda row: row, [], "name the person, such as --reviewer Ann"),
-        (lambda row: row, ["--round", "7"], "--round 7: this run has no such round; it has 1"),
-    ],
+ANN = ["--reviewer", "Ann"]
+WRONG = (
+    (wrong_span, ANN, "line 1, passage 'p0"),
+    (wrong_span, ANN, "offsets count characters from 0"),
+    (lambda row: {**row, "text": row["text"] + "!"}, ANN, "its text is not the one that was given out"),
+    (lambda row: {**row, "id": "p999"}, ANN, "is not in this round"),
+    (lambda row: {**row, "outcome": "fine"}, ANN, "must be 'ok' or 'skipped'"),
+    (lambda row: {**row, "entities": [{"start": "0"}]}, ANN, "export the file again"),
+    (lambda row: {"a": 1}, ANN, "is none of Label Studio's JSON export"),
+    (lambda row: row, [], "name the person, such as --reviewer Ann"),
+    (lambda row: row, ["--round", "7"], "--round 7: this run has no such round; it has 1"),
 )
-def test_wrong_reviews_are_an_error_that_names_file_passage_and_span(
-    passages, change, words, message, tagged_run, tmp_path
-):
+
+
+def test_wrong_reviews_are_an_error_that_names_file_passage_and_span(passages, tagged_run, tmp_path):
     run = tagged_run(passages(), settings="passages = 10\nrandom_share = 0.5")
     invoke("export", run.config)
-    result = invoke("import", run.config, "--file", corrected_file(run, tmp_path, change=change), *words)
-    assert result.exit_code == 2
-    assert message in " ".join(result.output.split())
-    assert not (run.folder / "review" / "gold.jsonl").exists()
+    for change, words, message in WRONG:
+        file = corrected_file(run, tmp_path, change=change)
+        result = invoke("import", run.config, "--file", file, *words)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split())
+        assert not (run.folder / "review" / "gold.jsonl").exists()
 
 
 def test_one_wrong_span_of_many_leaves_its_passage_out_and_is_told(passages, tagged_run, tmp_path, caplog):
