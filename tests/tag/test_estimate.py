@@ -9,7 +9,7 @@ from uniner.config.schema import EngineSection
 from uniner.errors import UserError
 from uniner.inference import gpu_sharing
 from uniner.inference.gpu_sharing import ModelSizes
-from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.records import PASSAGE, TAGGED_PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.runtime.placement import NodeType
 from uniner.storage.manifest import Summary
 from uniner.storage.stage_folder import Chunk, StageFolder
@@ -194,6 +194,22 @@ def test_an_estimate_of_a_corpus_without_passages_is_one_line(
     assert line.startswith("tag: ") and "have no passages, so there is nothing to measure" in line
 
 
+def test_the_trial_s_passages_are_counted_by_each_template(config, tmp_path, stage_context, complete_stage):
+    run = StageFolder(str(tmp_path / "runs")) / "r"
+    complete_stage(run / "ingest", [passages_chunk("0")])
+    entity = TaggedEntity(text="Ann", type="person", start=0, end=3, score=0.9, grounding="exact")
+    rows = [
+        TaggedPassage(
+            doc_id="d", passage_id=f"0-{n}", char_start=0, entities=(entity,), outcome="ok", failed_types=()
+        )
+        for n in range(200)
+    ]
+    complete_stage(run / "tag", [Chunk("0", to_table(rows, TAGGED_PASSAGE))])
+    context = stage_context(stage, config(types=["person", "city"]))
+    text = stage._templates(context, run / "ingest", ["0"])
+    assert text.startswith("a passage takes about ") and " by words, prompt and answer, with 2 types" in text
+
+
 @pytest.mark.ray
 def test_chunks_tagged_for_an_estimate_count_as_done(
     config, tmp_path, stage_context, complete_stage, ray_session, empty_tagger
@@ -201,7 +217,9 @@ def test_chunks_tagged_for_an_estimate_count_as_done(
     run = StageFolder(str(tmp_path / "runs")) / "r"
     complete_stage(run / "ingest", [passages_chunk(f"{n}") for n in range(5)])
     context = stage_context(stage, config())
-    assert "passages  600 to tag of 1,000 (400 done)" in stage.estimate(context)
+    estimated = stage.estimate(context)
+    assert "passages  600 to tag of 1,000 (400 done)" in estimated
+    assert "\ntemplates a passage takes about " in estimated
     tag = run / "tag"
     assert tag.chunk_keys() == {"0", "2"} and tag.manifest() is None
     before = tag.sizes()
