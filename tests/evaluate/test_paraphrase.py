@@ -128,11 +128,10 @@ def test_a_run_asks_in_other_words_once_and_shows_what_is_lost(
         assert "By name and in other words" in page and "38.1 [38.1, 38.1]" in page
     assert "paraphrase" in folder.read("scores.csv").decode()
     asked.clear()
-    assert stage.run(context).results == manifest.results and asked == []
     own = tmp_path / "own.json"
     own.write_text('{"gizmo": {"synonyms": ["gadget"]}}')
     stage.run(make_context(gold=gold, paraphrase=True, paraphrases_file=str(own)))
-    assert "gadget" in asked
+    assert {*asked} == {"human being", "town", "gadget"}, "the other ways to ask are answered already"
 
 
 def test_a_wrong_file_of_other_words_is_refused_before_ray_starts(make_context, write_gold, tmp_path):
