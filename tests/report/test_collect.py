@@ -206,7 +206,7 @@ def test_the_command_writes_the_page_without_ray(make_run, tmp_path, monkeypatch
     done = report("report.passages=3", "run.budget_usd=5")
     assert (done.exit_code, f"report: {here.path('report.html')}" in done.output) == (0, True), done.output
     page = here.read("report.html").decode()
-    assert ("3 of 4 passages" in page, "beside" in page) == (True, False)
+    assert ("3 of 4 passages" in page, "here beside" in page) == (True, False)
     assert report("--with", there.url).exit_code == 0
     assert "here beside there" in here.read("report.html").decode()
     assert report("--with", str(tmp_path / "nothing")).exit_code == 2
