@@ -106,3 +106,13 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch):
         UserError, match="nobody/no-gliner is no folder of this machine and cannot be fetched"
     ):
         start_encoder("nobody/no-gliner", EncoderSettings())
+
+
+def test_a_student_whose_answers_repeat_the_passage_needs_room_for_them(config, stage_context, tmp_path):
+    facts = {"template": "words", "group_types": 50, "max_tokens": 512, "base": "", "types": ["person"]}
+    roomy = config()
+    (tmp_path / "student" / "uniner.json").write_text(json.dumps(facts))
+    stage.check_asking(stage_context(stage, roomy))
+    long = roomy.model_copy(update={"ingest": roomy.ingest.model_copy(update={"max_tokens": 200})})
+    with pytest.raises(UserError, match=r"set student\.max_tokens=810, or ingest\.max_tokens=109"):
+        stage.check_asking(stage_context(stage, long))
