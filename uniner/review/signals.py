@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uniner.errors import UserError
+from uniner.records import BY_RULE, RETYPED
 
-BY_RULE, RETYPED = "rule", "retyped"
-"""The groundings of an entity that a rule found, and of one of the model whose type a rule changed."""
 _SIGNAL = pa.schema([("row", pa.int64()), ("type", pa.string()), ("priority", pa.float64())])
 
 
