@@ -139,6 +139,7 @@ def run(actors: int, chunks: int, seconds: float) -> None:
 def again(chunks: int) -> None:
     """Start the tag job on a finished run and print how long it takes to recognise it."""
     from uniner.tag import stage
+    from uniner.tag.student import selected_types
 
     with tempfile.TemporaryDirectory() as root:
         student, path = Path(root) / "student", Path(root) / "config.toml"
@@ -156,7 +157,7 @@ def again(chunks: int) -> None:
         ingest.write_manifest(Manifest.of(Identity(stage="ingest", settings={}), summaries, 1.0))
         facts = student_facts(str(student))
         parents: dict[str, str | None] = {"ingest": ingest.digest(), "student": model_digest(str(student))}
-        identity = stage._identity(context, facts, stage._select_types(tag, facts), parents)
+        identity = stage._identity(context, facts, selected_types(tag, facts), parents)
         context.folder.begin(identity)
         settings = tag.model_dump(include={"top_surfaces", "entity_table", "partition_by_source"})
         context.folder.write_sealed_json("tables.json", asdict(stage.TagTables(**settings)))
