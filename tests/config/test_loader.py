@@ -212,7 +212,7 @@ def test_every_setting_is_described_with_its_type():
 
 def test_a_section_is_described_in_a_screen():
     text = describe("tag")
-    assert len(text.splitlines()) <= 70
+    assert len(text.splitlines()) <= 80
     assert 'ungrounded  ("keep" | "drop", default "keep")' in text
     with pytest.raises(UserError, match="there is no section tagg; the sections are run, student"):
         describe("tagg")

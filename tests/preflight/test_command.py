@@ -211,7 +211,9 @@ def test_without_a_cluster_no_ray_is_started(write_config, monkeypatch):
 
 def test_a_cluster_that_is_not_there_is_an_error_and_the_rest_is_checked(write_config, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another file's Ray may run in this process
+    # Another file's Ray may run in this process, and goes on.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     code, lines, output = preflight(write_config(), "--stage", "ingest")
     assert code == 1, output
     level, found = lines["the cluster at 127.0.0.1:9"]
