@@ -14,6 +14,13 @@ from uniner.type_descriptions import (
 )
 
 
+def test_a_nested_file_and_two_names_of_one_type_are_one_line():
+    with pytest.raises(UserError, match=r"types\.json: is not JSON"):
+        read_descriptions(b"[" * 100_000, "types.json")
+    with pytest.raises(UserError, match=r"'Person' and 'person' are one type \(person\); remove one"):
+        read_descriptions(b'{"Person": {"description": "x"}, "person": {"description": "y"}}', "types.json")
+
+
 def test_a_file_is_read_as_it_was_written():
     entries = {
         "person": TypeDescription(description='a human "being"', synonyms=("individual", "персона")),

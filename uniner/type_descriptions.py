@@ -80,13 +80,22 @@ def read_descriptions(data: bytes, url: str) -> dict[str, TypeDescription]:
     """
     try:
         content = json.loads(data, object_pairs_hook=_unique(url))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{url}: is not JSON ({error}); write an object of types, such as {EXAMPLE}"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{url}: is not an object of types; write, for example, {EXAMPLE}")
-    return dict(_entry(name, value, url) for name, value in content.items())
+    written: dict[str, str] = {}
+    descriptions = {}
+    for name, value in content.items():
+        folded, entry = _entry(name, value, url)
+        if folded in written:
+            raise UserError(
+                f"{url}: {written[folded]!r} and {name!r} are one type ({folded}); remove one of the two"
+            )
+        written[folded], descriptions[folded] = name, entry
+    return descriptions
 
 
 def _entry(name: str, value: Any, url: str) -> tuple[str, TypeDescription]:

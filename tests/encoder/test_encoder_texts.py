@@ -109,5 +109,7 @@ def test_what_the_encoder_cannot_do_is_one_line(folder, monkeypatch):
         uniner.tag_texts(TEXTS, folder)
     with pytest.raises(UserError, match=r"engine.gpus = 1, but torch .* set engine.gpus=0 to run on CPUs"):
         uniner.tag_texts(TEXTS, folder, TYPES, settings={"engine.gpus": 1})
+    with pytest.raises(UserError, match=r"ingest.max_tokens decides nothing for an encoder; leave it out"):
+        uniner.tag_texts(TEXTS, folder, TYPES, settings={"ingest.max_tokens": 9})
     with pytest.raises(UserError, match=r"the type 'person person .* the encoder reads types of at most"):
         uniner.tag_texts(TEXTS, folder, ["person " * 99 + "x"])

@@ -1,5 +1,7 @@
 """What is read of a run: unfinished stages too, a bounded sample of passages, and another run's entities."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -298,3 +300,15 @@ def test_only_comparable_published_numbers_are_shown(tmp_path):
         ("A", {"mit_movie": 62.5}),
     ]
     assert published_boards(StageFolder(str(tmp_path)) / "elsewhere") == ()
+
+
+def test_a_page_that_cannot_be_written_and_a_damaged_history_are_one_line(make_run, tmp_path):
+    here = make_run("here", lambda row: [entity(row)], count=4)
+    config = tmp_path / "run.toml"
+    config.write_text(f'[run]\nroot = "{tmp_path}"\nname = "here"\n[student]\nbase = "x"\n')
+    Path(here.path("report.html")).mkdir()
+    done = CliRunner().invoke(cli.app, ["report", str(config)])
+    assert done.exit_code == 1 and "is a folder; name a file" in done.output + (done.stderr or "")
+    (here / "train").write("history.json", b"[" * 100_000)
+    with pytest.raises(UserError, match=r"history.json: is damaged: .*; delete that file; the page then"):
+        collect(here, "here")

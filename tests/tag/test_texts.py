@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import uniner
@@ -26,6 +28,8 @@ from uniner.tag.tagged_texts import TaggedTexts
         (None, r"texts must be a list of texts, .* not None \(NoneType\)"),
         ([], "texts is empty; give at least one text"),
         (["a", float("nan")], r"texts\[1\] is nan \(float\), not a text"),
+        (pd.DataFrame({"text": ["a"]}), r"texts is a table \(DataFrame\); give a column of it, such as"),
+        (np.array("a"), r"texts must be a list, such as \[.*, not array\('a'"),
         (["a\ud800"], r"texts\[0\] has half a character \(a surrogate\) at 1; decode"),
     ],
 )
@@ -47,6 +51,11 @@ def test_wrong_texts_are_one_line(texts, message):
         ("x", ["person", 3], None, r"types\[1\] is 3 \(int\), not a type"),
         ("x", [" person"], None, r"types\[0\] is ' person' \(str\), not a type"),
         ("x", ["\u200b"], None, r"types\[0\] is '\\u200b' \(str\), not a type"),
+        ("x", ["a\ud800"], None, r"types\[0\] is 'a\\ud800' \(str\), not a type"),
+        ("a\nb", None, None, "student must be a folder or a hub name"),
+        ("/", ["person"], None, "^student: / is not a model folder"),
+        ("x", None, {"ingest.shards": ["a"]}, "ingest.shards decides nothing for texts in a list"),
+        ("x", None, {"tag.entity_table": True}, "tag.entity_table is for runs, not for texts"),
         ("x", None, ["tag.min_score=1"], "settings must be a dictionary, such as"),
         ("x", None, {"tag.types": ["a"]}, "settings: tag.types is the argument types; give it there"),
         ("x", None, {"min_score": 0.5}, r"settings: 'min_score' is not a setting of \[student"),
@@ -60,6 +69,15 @@ def test_wrong_arguments_are_one_line(student, types, settings, message):
     with pytest.raises(UserError, match=message) as error:
         uniner.open_tagger(student, types, settings=settings)
     assert "\n" not in str(error.value)
+
+
+def test_the_caller_s_settings_stay_as_they_are():
+    given = {"person": 0.1}
+    with pytest.raises(UserError, match="x/y"):
+        uniner.open_tagger(
+            "x/y/z", ["person"], settings={"tag.min_score_of_type": given, "tag.min_score_of_type.city": 0.9}
+        )
+    assert given == {"person": 0.1}
 
 
 @pytest.fixture

@@ -141,7 +141,8 @@ def _sample(run: StageFolder, most: int, compare_with: StageFolder | None) -> Pa
 
 
 def _curves(train: Folder) -> TrainingCurves:
-    history = train.read_json("history.json") or {"steps": [], "validation": []}
+    cure = "delete that file; the page then has no curves"
+    history = train.read_json("history.json", cure) or {"steps": [], "validation": []}
 
     def curve(part: str, figure: str) -> Curve:
         return tuple((point["step"], point[figure]) for point in history[part] if figure in point)

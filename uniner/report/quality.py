@@ -149,7 +149,9 @@ def _in_words(kinds: Counter[str]) -> dict[str, int]:
 
 def published_boards(evaluate: Folder) -> tuple[PublishedBoard, ...]:
     """Return the leaderboard's tables with data sets that this run scored too, of these columns only."""
-    leaderboard = evaluate.read_json(LEADERBOARD) or {"boards": []}
+    leaderboard = evaluate.read_json(LEADERBOARD, "delete it and run `uniner evaluate CONFIG` again") or {
+        "boards": []
+    }
     boards = [_board(board) for board in leaderboard["boards"] if board["name"] != "others"]
     return tuple(board for board in boards if board is not None)
 

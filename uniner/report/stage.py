@@ -6,6 +6,7 @@ from uniner.errors import UserError, printable
 from uniner.report.collect import collect
 from uniner.report.render import print_report, render_html
 from uniner.runtime.stage_context import StageContext
+from uniner.storage.filesystem import explained
 from uniner.storage.stage_folder import StageFolder
 
 SECTIONS = ("run", "report")
@@ -39,6 +40,8 @@ def run(context: StageContext, compare_with: str | None = None) -> None:
         raise UserError(
             f"{folder.url}: no stage of this run has begun; run one first, such as uniner ingest CONFIG"
         )
-    folder.write(PAGE, render_html(report).encode())
+    page = render_html(report).encode()
+    with explained(folder.path(PAGE)):
+        folder.write(PAGE, page)
     print_report(report, Console())
     print(f"report: {printable(folder.path(PAGE))}")

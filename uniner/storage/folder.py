@@ -136,8 +136,10 @@ class Folder:
         """Write a value as indented JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
-    def read_json(self, name: str) -> Any:
+    def read_json(self, name: str, cure: str = "copy it again") -> Any:
         """Read a JSON file; None if it is missing.
+
+        cure: what to do where the file is damaged, for the message.
 
         Raises:
             UserError: where the file is not JSON.
@@ -145,8 +147,8 @@ class Folder:
         data = self.read_if_exists(name)
         try:
             return None if data is None else json.loads(data)
-        except ValueError as error:
-            raise UserError(f"{self.path(name)}: is damaged: it is not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path(name)}: is damaged: it is not JSON ({error}); {cure}") from None
 
     def write_sealed_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write an object as JSON with a digest of its values, whole or not at all."""

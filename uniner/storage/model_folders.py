@@ -128,6 +128,8 @@ def loading(name: str, setting: str = "") -> Iterator[None]:
 
 def _cannot_load(name: str, setting: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
+    if not is_remote(name) and not Path(name).expanduser().exists():
+        reason = f"there is no such folder here, and the hub says: {reason}"
     return UserError(f"{setting}{' ' if setting else ''}{name} cannot be loaded as a model: {reason}")
 
 

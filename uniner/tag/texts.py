@@ -7,6 +7,7 @@ runs in this process, which takes no Ray, unless this process uses Ray already.
 import logging
 import math
 import os
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,12 @@ _CHUNK_PASSAGES = 1_024
 """Passages given to a worker at once, and those left of their last text."""
 _SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _SETTABLE = ("student", "ingest", "engine", "tag")
+_DECIDING = {"student": {"template", "group_types", "max_tokens"}, "ingest": {"max_tokens"}}
+"""What of these sections counts for a generative student; for an encoder nothing does."""
+_OF_RUNS = {
+    f"tag.{name}"
+    for name in ("types_of_source", "chunk_passages", "entity_table", "top_surfaces", "partition_by_source")
+}
 _ARGUMENTS = {"tag.student": "student", "tag.types": "types"}
 _NO_RUN = (os.path.join(tempfile.gettempdir(), "uniner-no-run"), "texts")  # noqa: PTH118
 """Root and name of the run of a model that is in none; nothing is there."""
@@ -100,6 +107,8 @@ def open_tagger(
     by_encoder, in_ray = tags_by_encoder(context), uses_ray()
     if not is_own(context):
         require_model(student_address(context), ENCODER_CONFIG if by_encoder else "config.json", "student")
+    if by_encoder and (idle := sorted(name for name in given if name.partition(".")[0] in _DECIDING)):
+        raise UserError(f"settings: {idle[0]} decides nothing for an encoder; leave it out")
     facts = read_facts(context)
     if not (facts.types or tree["tag"]["types"] or given.keys() & {"tag.types_file", "tag.top_types"}):
         raise UserError(
@@ -183,7 +192,11 @@ def _chunks(of_text: Sequence[Sequence[Passage]], workers: int) -> Iterator[Chun
 def _given_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise UserError(f"texts must be a list of texts, {_EXAMPLE}, not {_named(texts)}")
-    given = list(texts)
+    if hasattr(texts, "columns"):  # which iterates over its columns' names
+        raise UserError(
+            f"texts is a table ({type(texts).__name__}); give a column of it, such as table['text']"
+        )
+    given = _listed(texts, "texts", _EXAMPLE)
     if not given:
         raise UserError(f"texts is empty; give at least one text, {_EXAMPLE}")
     for number, text in enumerate(given):
@@ -205,11 +218,11 @@ def _given_types(types: Iterable[str] | None) -> list[str]:
     example = 'such as types=["person", "city"]'
     if isinstance(types, str | bytes | Mapping) or not isinstance(types, Iterable):
         raise UserError(f"types must be a list of types, {example}, not {_named(types)}")
-    given = list(types)
+    given = _listed(types, "types", example)
     if not given:
         raise UserError(f"types is empty; name some, {example}, or leave it out for the student's own")
     for number, name in enumerate(given):
-        if not isinstance(name, str) or name != name.strip() or "\n" in name or not is_visible(name):
+        if not isinstance(name, str) or name != name.strip() or not _is_line(name):
             raise UserError(
                 f"types[{number}] is {_named(name)}, not a type; give a line in visible characters, without "
                 f"blanks around it, {example}"
@@ -217,11 +230,23 @@ def _given_types(types: Iterable[str] | None) -> list[str]:
     return given
 
 
+def _listed(values: Iterable[Any], argument: str, example: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:  # numpy's arrays of no dimension
+        raise UserError(f"{argument} must be a list, {example}, not {_named(values)}") from None
+
+
+def _is_line(name: str) -> bool:
+    """Tell whether a name is one line of visible characters, each whole."""
+    return is_visible(name) and len(name.splitlines()) == 1 and not re.search("[\ud800-\udfff]", name)
+
+
 def _given_student(student: "str | os.PathLike[str]") -> str:
     if (
         not isinstance(student, str | os.PathLike)
         or not isinstance(os.fspath(student), str)
-        or not os.fspath(student)
+        or not _is_line(os.fspath(student))
     ):
         raise UserError(
             f"student must be a folder or a hub name, such as runs/news/train/student, not {_named(student)}"
@@ -237,6 +262,13 @@ def _given_settings(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
         section, _, key = str(name).partition(".")
         if name in _ARGUMENTS:
             raise UserError(f"settings: {name} is the argument {_ARGUMENTS[name]}; give it there")
+        if section in _DECIDING and key.partition(".")[0] not in _DECIDING[section]:
+            raise UserError(
+                f"settings: {name} decides nothing for texts in a list; leave it out (of [{section}] these "
+                f"count: {', '.join(sorted(_DECIDING[section]))})"
+            )
+        if ".".join(str(name).split(".")[:2]) in _OF_RUNS:
+            raise UserError(f"settings: {name} is for runs, not for texts in a list; leave it out")
         if section not in _SETTABLE or not key:
             raise UserError(
                 f"settings: {name!r} is not a setting of [{'], ['.join(_SETTABLE)}]; name one with its "
@@ -262,7 +294,8 @@ def _tree(student: str, types: Sequence[str], settings: Mapping[str, Any]) -> di
         *sections, key = setting.split(".")
         part = tree
         for section in sections:
-            part = part.setdefault(section, {})
+            part[section] = dict(found) if isinstance(found := part.get(section, {}), Mapping) else found
+            part = part[section]
             if not isinstance(part, dict):
                 raise UserError(
                     f"settings: {setting}: {section} is a value, not a section; give one of the two"
@@ -277,7 +310,7 @@ def _place(student: str) -> tuple[tuple[str, str], str]:
 
     A run's folder means its student, else its encoder.
     """
-    address = model_address(student).rstrip("/")
+    address = model_address(student).rstrip("/") or "/"
     for own in OWN_STAGES:
         with explained(address):
             trained = own_model(Folder(address), own).exists(FACTS)
