@@ -308,7 +308,7 @@ def test_a_page_that_cannot_be_written_and_a_damaged_history_are_one_line(make_r
     config.write_text(f'[run]\nroot = "{tmp_path}"\nname = "here"\n[student]\nbase = "x"\n')
     Path(here.path("report.html")).mkdir()
     done = CliRunner().invoke(cli.app, ["report", str(config)])
-    assert done.exit_code == 1 and "is a folder; name a file" in done.output + (done.stderr or "")
+    assert done.exit_code == 2 and "is a folder; name a file" in done.output + (done.stderr or "")
     (here / "train").write("history.json", b"[" * 100_000)
     with pytest.raises(UserError, match=r"history.json: is damaged: .*; delete that file; the page then"):
         collect(here, "here")
