@@ -19,7 +19,7 @@ from uniner.records import (
     to_table,
 )
 from uniner.report import sample
-from uniner.report.collect import collect
+from uniner.report.collect import _curves, collect
 from uniner.report.funnel import funnel_lanes
 from uniner.report.quality import dataset_scores, published_boards
 from uniner.storage.manifest import Identity, Manifest
@@ -311,4 +311,4 @@ def test_a_page_that_cannot_be_written_and_a_damaged_history_are_one_line(make_r
     assert done.exit_code == 2 and "is a folder; name a file" in done.output + (done.stderr or "")
     (here / "train").write("history.json", b"[" * 100_000)
     with pytest.raises(UserError, match=r"history.json: is damaged: .*; delete that file; the page then"):
-        collect(here, "here")
+        _curves(here / "train")
