@@ -16,6 +16,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,14 @@ class Block:
 def blocks_of(page: Path) -> list[Block]:
     found, note, lines = [], "", iter(enumerate(page.read_text(encoding="utf-8").splitlines(), 1))
     for number, line in lines:
-        if line.startswith("```"):
+        if line.lstrip().startswith("```"):  # in a list it is indented
             text = []
             for _, inner in lines:
-                if inner.startswith("```"):
+                if inner.lstrip().startswith("```"):
                     break
                 text.append(inner)
-            found.append(Block(f"{page.name}:{number}", line.strip("`").strip(), "\n".join(text), note))
+            block = textwrap.dedent("\n".join(text))
+            found.append(Block(f"{page.name}:{number}", line.strip(" `"), block, note))
         note = line
     return found
 
@@ -101,6 +103,7 @@ def write_config(folder: Path, text: str, name: str = "CONFIG.toml") -> Path:
     for shipped in (ROOT / "jobs" / "configs").glob("*.toml"):
         (folder / shipped.name).write_text(shipped.read_text())
     (folder / "needed.toml").write_text(NEEDED)
+    (folder / "my-run.toml").write_text(NEEDED)
     like = "" if "like" in tomllib.loads(text) else 'like = "needed.toml"\n'
     (folder / name).write_text(like + text)
     return folder / name
