@@ -132,3 +132,50 @@ def test_a_saved_form_comes_back_with_who_when_and_note(tmp_path):
     assert [(e.start, e.type) for e in review.entities] == [(start, "city")]
     del saved["reviews"][0]["entities"]
     assert "is not as form writes it" in read(tmp_path / "saved.json", saved).errors[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda result: result.update(type="hypertextlabels"), "a region of type 'hypertextlabels'"),
+        (lambda result: result["value"].update(labels=[]), r"labels must be a list of types, not \[\]"),
+        (
+            lambda result: result["value"].update(labels="planet"),
+            "labels must be a list of types, not 'planet'",
+        ),
+        (lambda result: result["value"].update(labels=[None]), "labels must be a list of types"),
+        (
+            lambda result: result["value"].update(start=149.7),
+            "start and end must be whole numbers, not 149.7",
+        ),
+    ],
+)
+def test_regions_that_cannot_be_read_are_told_and_never_no_entities(change, message, tmp_path):
+    row = annotated(json.loads(label_studio.studio_tasks([task()], "m"))[0])
+    change(row["annotations"][0]["result"][0])
+    back = read(tmp_path / "export.json", [row])
+    assert back.reviews == [] and len(back.errors) == 1 and re.search(message, back.errors[0])
+
+
+def test_relations_and_choices_are_passed_over(tmp_path):
+    row = annotated(json.loads(label_studio.studio_tasks([task()], "m"))[0])
+    row["annotations"][0]["result"] += [
+        {"type": "relation"},
+        {"type": "choices", "value": {"choices": ["a"]}},
+    ]
+    back = read(tmp_path / "export.json", [row])
+    assert [len(review.entities) for review in back.reviews] == [1] and not back.errors
+
+
+def test_what_is_null_is_not_given_and_entities_are_a_list(tmp_path):
+    saved = {"format": form.FORM, "reviewer": None, "reviews": [
+        {"id": "p1", "text": TEXT, "at": None, "outcome": "ok", "note": None, "entities": []}]}  # fmt: skip
+    back = ReadBack()
+    (tmp_path / "form.json").write_text(json.dumps(saved))
+    read_reviews(str(tmp_path / "form.json"), {"p1": task()}, FORMATS, " Ann ", back)
+    assert [(review.reviewer, review.at, review.note) for review in back.reviews] == [("Ann", back.now, "")]
+    saved["reviews"][0] |= {"entities": {}}
+    assert "entities must be a list, not {}" in read(tmp_path / "form.json", saved).errors[0]
+    saved["reviews"][0] |= {"entities": [], "at": "yesterday"}
+    saved["reviewer"] = "Ann"
+    assert "at = 'yesterday' is not a time, such as" in read(tmp_path / "form.json", saved).errors[0]

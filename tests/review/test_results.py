@@ -1,5 +1,7 @@
 """Majority, agreement, what became of the entities, and the estimate with its interval."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,11 @@ def test_a_difference_is_certain_only_with_enough_passages():
         < difference(many.precision, worse[1].precision).low
     )
     assert str(difference(many.precision, worse[1].precision)).startswith("+0.100 (+0.0")
+
+
+def test_the_last_review_is_by_the_clock_and_a_wrong_span_takes_no_good_one_s_place():
+    earlier = replace(review("a", ANN), at="2026-11-27T03:00:00+02:00")
+    later = replace(review("a", BO), at="2026-11-27T02:00:00Z")
+    assert latest([later, earlier]) == latest([earlier, later]) == [later]
+    wrong = replace(review("a"), at="2026-11-28T02:00:00Z", outcome="bad_span")
+    assert latest([earlier, wrong]) == [earlier] and latest([wrong]) == [wrong]

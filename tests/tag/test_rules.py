@@ -1,6 +1,7 @@
 """Rules after the model: what they add, change and drop, in which order, and what is counted of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -211,3 +212,17 @@ def test_without_rules_nothing_is_counted_or_changed():
     rows, counts, examples = tagged([], entity)
     assert rows[0].entities == (entity,) and examples == {}
     assert not [name for name in counts if "rule" in name]
+
+
+@pytest.mark.parametrize("scores", [(0.6, 0.9), (0.9, 0.6)])
+def test_an_entity_whose_new_type_another_one_has_there_is_one_entity(scores):
+    person = found("Ann", "person", scores[0], of="Ann left.")
+    rows, counts, _ = tagged(
+        [{"label": "name", "retype": ["person"], "pattern": "Ann"}],
+        person,
+        replace(person, type="name", score=scores[1]),
+        passages=[passage("Ann left.")],
+        overlaps="keep",
+    )
+    assert [(entity.type, entity.score) for row in rows for entity in row.entities] == [("name", 0.9)]
+    assert counts["entities"] == 1

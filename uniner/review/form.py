@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from uniner.review.read_back import ReadReview, read_span
+from uniner.review.read_back import ReadReview, given_text, read_spans
 from uniner.review.tasks import ReviewTask
 
 FORM = "uniner-review"
@@ -52,9 +52,9 @@ def read_saved_form(value: dict[str, Any]) -> Iterator[ReadReview]:
         yield ReadReview(
             passage_id=str(review["id"]),
             text=review["text"],
-            reviewer=str(value.get("reviewer", "")).strip(),
-            at=str(review.get("at", "")),
+            reviewer=given_text(value.get("reviewer")),
+            at=given_text(review.get("at")),
             outcome=str(review["outcome"]),
-            note=str(review.get("note", "")),
-            spans=tuple(read_span(entity) for entity in review["entities"]),
+            note=given_text(review.get("note")),
+            spans=read_spans(review["entities"]),
         )

@@ -94,13 +94,21 @@ def _who(completed_by: Any) -> str:
 
 def _spans(text: str, results: Iterable[Mapping[str, Any]]) -> Iterator[ReadSpan]:
     for result in results:
+        value = result.get("value", {})
         if result.get("type") != "labels":
-            continue
-        value = result["value"]
-        start, end, marked = int(value["start"]), int(value["end"]), value.get("text")
+            if "start" in value:  # a marked region of another control: what was marked would be lost
+                raise TypeError(
+                    f"a region of type {result.get('type')!r}; label with {_CONTROL!r} of the config"
+                )
+            continue  # a relation or a choice
+        start, end, marked, labels = value["start"], value["end"], value.get("text"), value.get("labels")
+        if type(start) is not int or type(end) is not int:
+            raise TypeError(f"start and end must be whole numbers, not {start!r} and {end!r}")
+        if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+            raise TypeError(f"labels must be a list of types, not {labels!r}")
         if isinstance(marked, str) and not same_words(text[start:end], marked):
             start, end = _from_utf16(text, start, end, marked)
-        for name in value["labels"]:
+        for name in labels:
             yield ReadSpan(start, end, marked if isinstance(marked, str) else None, name)
 
 

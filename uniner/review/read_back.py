@@ -6,6 +6,7 @@ would be wrong gold data. A file's line says file, passage and span.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from uniner.errors import UserError
@@ -47,11 +48,15 @@ class ReviewFormat(NamedTuple):
 
 @dataclass
 class ReadBack:
-    """The reviews of some files. errors: a line for each row or span that is wrong. rows: of all files."""
+    """The reviews of some files. errors: a line for each row or span that is wrong. rows: of all files.
+
+    now: when a review was made that does not say it: it comes after all that were read before.
+    """
 
     reviews: list[Review] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     rows: int = 0
+    now: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def check(self) -> None:
         """Raise the first error where more than 1 % of the rows are wrong (of ten or more, more than one)."""
@@ -85,7 +90,7 @@ def read_reviews(
             continue
         for review in read:
             into.rows += 1
-            checked, errors = _checked(where, review, tasks.get(review.passage_id), reviewer)
+            checked, errors = _checked(where, review, tasks.get(review.passage_id), reviewer, into.now)
             into.errors += errors
             into.reviews += [checked] if checked else []
     if into.rows == before:
@@ -93,7 +98,7 @@ def read_reviews(
 
 
 def _checked(
-    where: str, read: ReadReview, task: ReviewTask | None, reviewer: str
+    where: str, read: ReadReview, task: ReviewTask | None, reviewer: str, now: str
 ) -> tuple[Review | None, list[str]]:
     """Return a review whose spans all fit the passage's text, or one with the outcome bad_span."""
     where = f"{where}, passage {read.passage_id!r}"
@@ -103,8 +108,10 @@ def _checked(
         return None, [
             f"{where}: its text is not the one that was given out; correct spans and types, never the text"
         ]
-    if not (read.reviewer or reviewer):
+    if not (read.reviewer or reviewer.strip()):
         return None, [f"{where}: does not say who reviewed it; name the person, such as --reviewer Ann"]
+    if read.at and _instant(read.at) is None:
+        return None, [f"{where}: at = {read.at[:60]!r} is not a time, such as 2026-11-27T10:00:00Z"]
     if read.outcome not in (REVIEWED, SKIPPED):
         return None, [f"{where}: the outcome {read.outcome!r} must be {REVIEWED!r} or {SKIPPED!r}"]
     entities, errors = dict[tuple[int, int, str], GoldEntity](), list[str]()
@@ -119,8 +126,8 @@ def _checked(
             errors.append(str(error))
     review = Review(
         passage_id=read.passage_id,
-        reviewer=read.reviewer or reviewer,
-        at=read.at,
+        reviewer=read.reviewer or reviewer.strip(),
+        at=read.at or now,
         note=read.note,
         outcome=BAD_SPAN if errors else read.outcome,
         entities=()
@@ -131,13 +138,34 @@ def _checked(
 
 
 def latest(reviews: Iterable[Review]) -> list[Review]:
-    """Keep each reviewer's last review of a passage, by when it was made, then by the order given."""
+    """Keep each reviewer's last review of a passage, by when it was made, then by the order given.
+
+    One with a span that does not fit takes no other's place.
+    """
     kept: dict[tuple[str, str], Review] = {}
     for review in reviews:
         key = (review.passage_id, review.reviewer)
-        if key not in kept or kept[key].at <= review.at:
+        if key not in kept or _rank(kept[key]) <= _rank(review):
             kept[key] = review
     return [kept[key] for key in sorted(kept)]
+
+
+def _rank(review: Review) -> tuple[bool, float]:
+    return review.outcome != BAD_SPAN, _instant(review.at) or 0.0
+
+
+def _instant(at: str) -> float | None:
+    """Return a time as seconds; None where it is none. Without a zone it is of UTC."""
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def given_text(value: Any) -> str:
+    """Return a text that a file may leave out or have as null, without blanks around it."""
+    return "" if value is None else str(value).strip()
 
 
 def gold_lines_format() -> ReviewFormat:
@@ -153,12 +181,23 @@ def _read_gold_row(value: dict[str, Any]) -> Iterator[ReadReview]:
     yield ReadReview(
         passage_id=str(value["id"]),
         text=value["text"],
-        reviewer=str(value.get("reviewer", "")),
-        at=str(value.get("at", "")),
+        reviewer=given_text(value.get("reviewer")),
+        at=given_text(value.get("at")),
         outcome=str(value.get("outcome", REVIEWED)),
-        note=str(value.get("note", "")),
-        spans=tuple(read_span(entity) for entity in value["entities"]),
+        note=given_text(value.get("note")),
+        spans=read_spans(value["entities"]),
     )
+
+
+def read_spans(entities: Any) -> tuple[ReadSpan, ...]:
+    """Return the spans of a list.
+
+    Raises:
+        KeyError, TypeError: it is no list, or a span is wrong.
+    """
+    if not isinstance(entities, list):
+        raise TypeError(f"entities must be a list, not {entities!r}")
+    return tuple(map(read_span, entities))
 
 
 def read_span(entity: Mapping[str, Any]) -> ReadSpan:

@@ -242,10 +242,17 @@ class _Drop:
 def _with_additions(
     passage: Passage, entities: Sequence[TaggedEntity], added: Sequence[RuleMatch], work: RuleWork
 ) -> list[TaggedEntity]:
-    """Return a passage's entities with those of rules, which take the place of the same ones."""
+    """Return a passage's entities with those of rules, which take the place of the same ones.
+
+    Of two that a changed type has made the same, the one with the higher score stays.
+    """
+    by_place: dict[tuple[int, int, str, str], TaggedEntity] = {}
+    for entity in entities:
+        key = (entity.start, entity.end, entity.type, entity.text)
+        if key not in by_place or entity.score > by_place[key].score:
+            by_place[key] = entity
     if not added:
-        return list(entities)
-    by_place = {(entity.start, entity.end, entity.type, entity.text): entity for entity in entities}
+        return list(by_place.values())
     for match in added:
         text = passage.text[match.start - passage.char_start : match.end - passage.char_start]
         entity = TaggedEntity(
