@@ -75,7 +75,7 @@ def test_the_identity_is_the_content_and_not_the_place(tmp_path):
         ({"label": "a", "check": "vat"}, ['check = "vat"', "iban, card, isbn"]),
         ({"label": "a", "regex": "("}, ["is not a regular expression"]),
         ({"label": "a", "regex": "(a|aa)+$"}, ["in too many ways", "a+ in place of"]),
-        ({"label": "a", "regex": "((a{1000}){1000}){1000}"}, ["repeats a part more than 10,000 times"]),
+        ({"label": "a", "regex": "((a{1000}){1000}){1000}"}, ["repeats a part more than 1,000 times"]),
         ({"label": "a", "regex": "(?:foo){e<=5}"}, ["brace"]),
         ({"label": "a", "deny": "x"}, ["is not a list of texts", '"deny": ["Monday"']),
         ({"label": "a", "deny": []}, ["is not a list of texts"]),
@@ -192,3 +192,33 @@ def test_usual_expressions_are_right(expression):
 
 def test_matches_have_no_blanks_around_them_and_are_not_empty():
     assert BoundedRegex(r"\s*\d*\s*").spans("a 12  b") == [(2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "right"),
+    [
+        (is_isbn, "978\u20110\u2011306\u201140615\u20117", True),
+        (is_isbn, "ISBN 978-0-306-40615-7", True),
+        (is_isbn, "ISBN-10: 0-306-40615-2", True),
+        (is_isbn, "0000000000", False),
+        (is_card, "4111\u20101111\u20101111\u20101111", True),
+        (is_card, "0000000000000000", False),
+        (is_iban, "DE89370400440532013000", True),
+        (is_iban, "DE8937040044053201", False),
+        (is_iban, "ZZ89370400440532013000", False),
+    ],
+)
+def test_numbers_as_they_are_printed_and_of_the_right_length(check, text, right):
+    assert check(text) is right
+
+
+@pytest.mark.parametrize("expression", ["(?:a?){9999}", "(a{100}){100}(b{100}){100}"])
+def test_an_expression_that_is_written_out_too_often_is_refused(expression):
+    with pytest.raises(ValueError, match="repeats a part more than 1,000 times"):
+        parse_rule(json.dumps({"label": "a", "regex": expression}), 1)
+
+
+def test_a_named_character_is_no_number_of_repeats_and_stop_words_have_words():
+    assert parse_rule(json.dumps({"label": "a", "regex": "\\N{DIGIT ONE}+"}), 1)
+    with pytest.raises(ValueError, match=r"'\.\.\.' has no word"):
+        parse_rule(json.dumps({"label": "a", "stop_words": ["..."]}), 1)

@@ -226,3 +226,15 @@ def test_an_entity_whose_new_type_another_one_has_there_is_one_entity(scores):
     )
     assert [(entity.type, entity.score) for row in rows for entity in row.entities] == [("name", 0.9)]
     assert counts["entities"] == 1
+
+
+@pytest.mark.parametrize("word", ["राम", "दिल्ली", "jose\u0301", "don't", "Mr.", "C++", "New York"])
+def test_stop_words_are_divided_as_entities_are(word):
+    text = f"{word} left"
+    rows = tagged(
+        [{"label": "p", "stop_words": [word]}],
+        found(word, "p", of=text),
+        found("left", "p", of=text),
+        passages=[passage(text)],
+    )[0]
+    assert [entity.text for row in rows for entity in row.entities] == ["left"]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import regex
+
 from uniner.errors import UserError
 from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
@@ -29,6 +31,7 @@ _EXAMPLES = {
     "min_length": '{"label": "*", "min_length": 2}',
     "retype": '{"label": "year", "regex": "[0-9]{4}", "retype": ["date"]}',
 }
+_LETTERS = regex.compile(r"[\w\p{M}]+")  # \w lacks the signs that many scripts put on their letters
 _ACTIONS = ("pattern", "regex", "deny", "stop_words", "min_length")
 _KEYS = {*_EXAMPLES, "label", "id", "match_case"}
 
@@ -242,6 +245,17 @@ def _name_fault(content: Any) -> str:
     return fault or ("has a line break" if len(content.splitlines()) > 1 else "")
 
 
+def words_of(text: str) -> list[str]:
+    """Return a text's words: letters with their marks, and digits."""
+    return _LETTERS.findall(text)
+
+
+def _stop_words_fault(content: Any) -> str:
+    fault = _texts_fault(content)
+    empty = [] if fault else [text for text in content if not words_of(text)]
+    return f"{empty[0]!r} has no word, so that it could never match" if empty else fault
+
+
 def _texts_fault(content: Any) -> str:
     if not isinstance(content, list) or not content:
         return "is not a list of texts"
@@ -269,7 +283,7 @@ _FAULTS: Mapping[str, Callable[[Any], str]] = {
     "regex": _regex_fault,
     "check": lambda content: "" if content in list(CHECKS) else f"is none of {', '.join(CHECKS)}",
     "deny": _texts_fault,
-    "stop_words": _texts_fault,
+    "stop_words": _stop_words_fault,
     "retype": _texts_fault,
     "match_case": lambda content: "" if isinstance(content, bool) else "is neither true nor false",
     "min_length": lambda content: (

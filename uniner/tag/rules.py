@@ -15,7 +15,7 @@ from uniner.passages import owns
 from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity
 from uniner.tag.bounded_regex import BoundedRegex
 from uniner.tag.checksums import CHECKS
-from uniner.tag.rule_file import EVERY_TYPE, Rule, RuleSet
+from uniner.tag.rule_file import EVERY_TYPE, Rule, RuleSet, words_of
 from uniner.tag.token_patterns import TokenMatcher
 
 _MOST_LATE = 3
@@ -219,16 +219,16 @@ class _Drop:
 
     def __init__(self, rule: Rule):
         self.rule = rule
-        self._deny, self._stop_words = (
-            frozenset(map(self._key, texts)) for texts in (rule.deny, rule.stop_words)
-        )
+        self._deny = frozenset(map(self._key, rule.deny))
+        # Divided as an entity is, so that "New York" and "don't" are words that can be found.
+        self._stop_words = frozenset(word for text in rule.stop_words for word in words_of(self._key(text)))
 
     def drops(self, text: str) -> bool:
         """Tell whether the rule drops an entity with this text."""
         if self._deny:
             return self._key(text) in self._deny
         if self._stop_words:
-            words = [word for word in _WORD.findall(self._key(text)) if word[0].isalnum()]
+            words = words_of(self._key(text))
             return bool(words) and all(word in self._stop_words for word in words)
         if self.rule.min_length:
             return len(text) < self.rule.min_length
