@@ -15,6 +15,8 @@ from uniner.review.read_back import ReadReview, ReadSpan
 from uniner.review.tasks import REVIEWED, SKIPPED, ReviewTask
 
 _CONTROL, _OBJECT = "label", "text"
+_MARK_NO_SPAN = {"choices", "textarea", "rating", "number", "datetime", "taxonomy", "relation"}
+"""Controls that say something of a region, or of the task, and mark none themselves."""
 # Without pre-wrap, Label Studio trims blanks.
 _STYLE = ".htx-text { white-space: pre-wrap; }"
 
@@ -96,7 +98,9 @@ def _spans(text: str, results: Iterable[Mapping[str, Any]]) -> Iterator[ReadSpan
     for result in results:
         value = result.get("value", {})
         if result.get("type") != "labels":
-            if "start" in value:  # a marked region of another control: what was marked would be lost
+            if (
+                "start" in value and result.get("type") not in _MARK_NO_SPAN
+            ):  # a marked region of another control: what was marked would be lost
                 raise TypeError(
                     f"a region of type {result.get('type')!r}; label with {_CONTROL!r} of the config"
                 )
