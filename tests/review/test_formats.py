@@ -163,6 +163,8 @@ def test_relations_and_choices_are_passed_over(tmp_path):
         {"type": "relation"},
         {"type": "choices", "value": {"choices": ["a"]}},
     ]
+    about = {"type": "choices", "value": {"start": 1, "end": 2, "choices": ["a"]}}
+    row["annotations"][0]["result"].append(about)
     back = read(tmp_path / "export.json", [row])
     assert [len(review.entities) for review in back.reviews] == [1] and not back.errors
 
