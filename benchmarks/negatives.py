@@ -29,19 +29,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
-from uniner.cli import run
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
 from uniner.metrics.protocols import ScoredAnswer
 from uniner.quickstart.corpus import MadeUpDocument, documents
 from uniner.quickstart.domains import DOMAINS
-from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
+from uniner.quickstart.prepare import LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.records import Prediction, from_table
 from uniner.runtime.connection import connected
 from uniner.storage.stage_folder import StageFolder
 
-CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 STRATEGIES = ("none", "uniform", "frequency")
 STEEPNESS = 1.5  # the k-th domain has k ** -STEEPNESS times the documents of the first
 MAX_TOKENS = 256  # of a passage, the default of ingest
@@ -63,7 +62,9 @@ def _measure_all(options: argparse.Namespace) -> None:
     rare = {name for name, _ in mentions.most_common()[-(len(mentions) // 2) :]}
     words = _lay_out(root, corpus, options.held_out)
     annotated = root / ANNOTATED
-    _run(["ingest", "annotate", "evaluate"], [*words, f"run.name={ANNOTATED}", 'evaluate.systems=["base"]'])
+    run_stages(
+        ["ingest", "annotate", "evaluate"], [*words, f"run.name={ANNOTATED}", 'evaluate.systems=["base"]']
+    )
     measured = {"(base, not trained)": [measure(annotated / "evaluate" / "base", rare)]}
     # Seed by seed, so that a stopped benchmark has compared all strategies on the finished seeds.
     for seed in range(options.seeds):
@@ -73,7 +74,7 @@ def _measure_all(options: argparse.Namespace) -> None:
             # The annotations are the same; build differs.
             shutil.copytree(annotated / "annotate", folder / "annotate", dirs_exist_ok=True)
             more = [f"run.name={folder.name}", f"run.seed={seed}", f"build.negatives={strategy}"]
-            _run(["build", "train", "evaluate"], [*words, *more, 'evaluate.systems=["student"]'])
+            run_stages(["build", "train", "evaluate"], [*words, *more, 'evaluate.systems=["student"]'])
             measured.setdefault(strategy, []).append(measure(folder / "evaluate" / "student", rare))
             results = {"mentions": dict(mentions.most_common()), "measured": measured}
             (root / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -129,11 +130,6 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(stages: list[str], words: list[str]) -> None:
-    if code := run(stages, words):
-        sys.exit(code)
-
-
 def _zipf(count: int) -> list[int]:
     """Divide `count` documents over the domains."""
     shares = [rank**-STEEPNESS for rank in range(1, len(DOMAINS) + 1)]
@@ -146,13 +142,7 @@ def _lay_out(root: Path, corpus: list[MadeUpDocument], held_out_count: int) -> l
     held_out = _documents([-(-held_out_count // len(DOMAINS))] * len(DOMAINS), "heldout")
     lay_out(folder, random.Random(0).sample(corpus, len(corpus)), held_out, MAX_TOKENS, seed=0)
     return [
-        CONFIG,
-        f"run.root={root}",
-        f"student.base={BASE}",
-        f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
-        f"ingest.max_tokens={MAX_TOKENS}",
-        f"teacher.path={folder.path('teacher.jsonl.gz')}",
-        f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
+        *words_of_corpus(root, folder, MAX_TOKENS),
         "build.negatives_per_positive=1.0",
         "train.epochs=1",
         "train.workers=1",

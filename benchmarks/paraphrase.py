@@ -20,22 +20,20 @@ import json
 import random
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
-from uniner.cli import run
 from uniner.quickstart.corpus import MadeUpDocument, Mention, documents
 from uniner.quickstart.domains import DOMAINS
-from uniner.quickstart.prepare import BASE, LONGEST_HELD_OUT, SENTENCES, lay_out
+from uniner.quickstart.prepare import LONGEST_HELD_OUT, SENTENCES, lay_out
 from uniner.quickstart.type_replies import type_replies
 from uniner.runtime.connection import connected
 from uniner.storage.stage_folder import StageFolder
 
-CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 ANNOTATED, FIGURES, TABLE = "annotated", "paraphrase.json", "paraphrase.md"
 MAX_TOKENS = 256  # of a passage, the default of ingest
 AGAIN_SHARE = 0.4
@@ -67,7 +65,7 @@ def _measure_all(options: argparse.Namespace) -> None:
     ends = time.monotonic() + 60 * options.minutes
     root = Path(options.root).absolute()
     words = _lay_out(root, options)
-    _run(["ingest", "annotate", "describe"], [*words, f"run.name={ANNOTATED}", "describe.types=100"])
+    run_stages(["ingest", "annotate", "describe"], [*words, f"run.name={ANNOTATED}", "describe.types=100"])
     measured: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in range(options.seeds):  # seed by seed: a stopped benchmark has compared all on some seeds
         for number, (way, of_way) in enumerate(WAYS.items()):
@@ -80,7 +78,7 @@ def _measure_all(options: argparse.Namespace) -> None:
                 for stage in ("annotate", "describe"):  # they are the same; build differs
                     shutil.copytree(root / ANNOTATED / stage, folder / stage, dirs_exist_ok=True)
                 more = [f"run.name={folder.name}", f"run.seed={seed}", *of_way, of_near]
-                _run(["build", "train", "evaluate"], [*words, *more])
+                run_stages(["build", "train", "evaluate"], [*words, *more])
                 measured.setdefault((way, near), []).append(read_figures(folder))
                 rows = [
                     {"asked by": asked, "near-synonyms": near_, "runs": runs}
@@ -124,11 +122,6 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def _run(stages: list[str], words: list[str]) -> None:
-    if code := run(stages, words):
-        sys.exit(code)
-
-
 def _lay_out(root: Path, options: argparse.Namespace) -> list[str]:
     """Write the corpus. Returns the command-line words of all runs."""
     folder = StageFolder(str(root / "corpus"))
@@ -137,13 +130,7 @@ def _lay_out(root: Path, options: argparse.Namespace) -> list[str]:
     held_out = [document for document in candidates if len(document.text) <= LONGEST_HELD_OUT]
     lay_out(folder, corpus, held_out[: options.held_out], MAX_TOKENS, seed=0)
     return [
-        CONFIG,
-        f"run.root={root}",
-        f"student.base={BASE}",
-        f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
-        f"ingest.max_tokens={MAX_TOKENS}",
-        f"teacher.path={folder.path('teacher.jsonl.gz')}",
-        f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
+        *words_of_corpus(root, folder, MAX_TOKENS),
         'evaluate.systems=["student"]',
         "evaluate.paraphrase=true",
         f"train.epochs={options.epochs}",

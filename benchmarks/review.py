@@ -17,15 +17,14 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
-from uniner.cli import run
 from uniner.config.loader import load
 from uniner.passages import cut_passages
 from uniner.quickstart.corpus import MadeUpDocument, Mention, documents, types_of
@@ -39,7 +38,6 @@ from uniner.storage.folder import Folder
 from uniner.storage.model_folders import load_tokenizer
 from uniner.storage.stage_folder import StageFolder
 
-CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 ARMS = {"chosen": 0.2, "random": 1.0}
 """The share of a round that is drawn at random."""
 MAX_TOKENS = 256
@@ -69,7 +67,7 @@ def measure_seed(root: Path, seed: int, options: argparse.Namespace) -> dict[str
     first = root / f"first-{seed}"
     say(f"review: {first.name}")
     stages = ["ingest", "annotate", "build", "train-encoder", "evaluate", "tag"]
-    _run(stages, [*words, f"run.name={first.name}"])
+    run_stages(stages, [*words, f"run.name={first.name}"])
     scores = {}
     for arm, share in ARMS.items():
         # Both arms begin with the first encoder, each with reviews in a folder of its own.
@@ -88,7 +86,7 @@ def measure_seed(root: Path, seed: int, options: argparse.Namespace) -> dict[str
                 "build.dataset_line=false",
             ]
             stages = ["build", "train-encoder", "evaluate", "tag"]
-            _run(stages if number < options.rounds else stages[:-1], [*words, *more])
+            run_stages(stages if number < options.rounds else stages[:-1], [*words, *more])
             scores[arm].append(_f1(folder))
             tagged, reviewed = folder, str(tagged)
     return scores
@@ -148,16 +146,10 @@ def _lay_out(root: Path, seed: int, options: argparse.Namespace) -> tuple[list[s
         write_encoder_base(base, BASE)
     types = json.dumps(list(types_of(DOMAINS)), ensure_ascii=False)
     return [
-        CONFIG,
-        f"run.root={root}",
+        *words_of_corpus(root, folder, MAX_TOKENS),
         f"run.seed={seed}",
-        f"student.base={BASE}",
         f"encoder.base={base.url}",
         f"encoder.epochs={options.epochs}",
-        f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
-        f"ingest.max_tokens={MAX_TOKENS}",
-        f"teacher.path={folder.path('teacher.jsonl.gz')}",
-        f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
         'evaluate.systems=["encoder"]',
         "tag.student=encoder",
         f"tag.types={types}",
@@ -201,11 +193,6 @@ def markdown(measured: Mapping[str, Sequence[Sequence[float]]], passages: int) -
 def _mean(values: Sequence[float], form: str = ".3f") -> str:
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{form}}{spread}"
-
-
-def _run(stages: list[str], words: list[str]) -> None:
-    if code := run(stages, words):
-        sys.exit(code)
 
 
 def _options() -> argparse.Namespace:

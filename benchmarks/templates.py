@@ -23,14 +23,13 @@ timed is kept in templates.json. Settings over the quickstart's, such as student
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
-from uniner.cli import run
 from uniner.config.loader import load
 from uniner.evaluate.scoring import ProtocolTally
 from uniner.metrics.counts import Counts
@@ -39,14 +38,13 @@ from uniner.metrics.protocols import ScoredAnswer
 from uniner.quickstart.base_domains import BASE_DOMAINS
 from uniner.quickstart.corpus import documents
 from uniner.quickstart.domains import DOMAINS
-from uniner.quickstart.prepare import BASE, DOCUMENTS, HELD_OUT, SENTENCES, write
+from uniner.quickstart.prepare import DOCUMENTS, HELD_OUT, SENTENCES, write
 from uniner.records import CONVERSATION, Conversation, Prediction, from_table
 from uniner.runtime.connection import connected
 from uniner.storage.model_folders import load_tokenizer
 from uniner.storage.stage_folder import StageFolder
 from uniner.templates import Renderer
 
-CONFIG = str(Path(__file__).parents[1] / "jobs" / "configs" / "quickstart.toml")
 TEMPLATES = ("type", "grouped", "words")
 TYPE_COUNTS = (3, 10, 50)
 PASSAGE_TOKENS = 256
@@ -74,7 +72,7 @@ def main() -> None:
 def _measure_all(options: argparse.Namespace) -> None:
     root = Path(options.root).absolute()
     words = _lay_out(root, options)
-    _run(["ingest", "annotate"], [*words, f"run.name={ANNOTATED}"])
+    run_stages(["ingest", "annotate"], [*words, f"run.name={ANNOTATED}"])
     scored: dict[str, list[Scored]] = {name: [] for name in TEMPLATES}
     rates = _kept_rates(root)
     # Seed by seed, so that a stopped benchmark has compared all templates on the finished seeds.
@@ -94,9 +92,9 @@ def _train(root: Path, words: Sequence[str], name: str, seed: int, tokens: int) 
     for stage in ("ingest", "annotate"):
         shutil.copytree(root / ANNOTATED / stage, folder / stage, dirs_exist_ok=True)
     own = [*words, f"run.name={folder.name}", f"run.seed={seed}", f"student.template={name}"]
-    _run(["build"], own)
+    run_stages(["build"], own)
     steps = _steps(folder, tokens, own)
-    _run(["train", "evaluate"], [*own, f"train.max_steps={steps}", 'evaluate.systems=["student"]'])
+    run_stages(["train", "evaluate"], [*own, f"train.max_steps={steps}", 'evaluate.systems=["student"]'])
     return read_score(folder / "evaluate" / "student")
 
 
@@ -140,7 +138,7 @@ def _time(root: Path, words: Sequence[str], name: str, count: int, passages: int
         f"tag.student={root / f'{name}-0' / 'train' / 'student'}",
         f"tag.types={json.dumps(type_names(count))}",
     ]
-    _run(["ingest", "tag"], own)
+    run_stages(["ingest", "tag"], own)
     tagged = StageFolder(str(folder / "tag"))
     manifest = tagged.require_manifest()
     seconds = sum(summary.seconds for summary in tagged.summaries(manifest.chunks))
@@ -244,14 +242,8 @@ def _lay_out(root: Path, options: argparse.Namespace) -> list[str]:
     folder = StageFolder(str(root / "corpus"))
     write(folder, options.documents, options.held_out, PASSAGE_TOKENS)
     return [
-        CONFIG,
-        f"run.root={root}",
-        f"student.base={BASE}",
+        *words_of_corpus(root, folder, PASSAGE_TOKENS),
         f"student.max_tokens={CONVERSATION_TOKENS}",
-        f'ingest.shards=["{folder.path("shard-*.jsonl.zst")}"]',
-        f"ingest.max_tokens={PASSAGE_TOKENS}",
-        f"teacher.path={folder.path('teacher.jsonl.gz')}",
-        f'evaluate.gold={{held-out = "{folder.path("heldout.jsonl")}"}}',
         "train.workers=1",
         "train.pack_tokens=default",
         "train.epochs=1000",
@@ -272,11 +264,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--timed", type=int, default=60)
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
     return parser.parse_args()
-
-
-def _run(stages: list[str], words: Sequence[str]) -> None:
-    if code := run(stages, list(words)):
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from uniner.quickstart.type_replies import type_replies
 from uniner.records import Annotation, DescribedType, Entity, from_table
 from uniner.storage.folder import Folder
 from uniner.teacher.batch.pending_requests import PendingRequests
+from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection, Teacher
 from uniner.teacher.reply_cache import CachedReply, ReplyCache
 from uniner.type_descriptions import TypeDescription
@@ -70,6 +71,8 @@ def test_the_most_frequent_types_with_a_meaning_are_asked_about():
 
 class FakeTeacher:
     """Answers by type; a type without an answer fails."""
+
+    fields_of = CachedTeacher.fields_of
 
     def __init__(self, replies):
         self.teacher = Teacher(model="m", prompt=PROMPT, usd_per_million_in=1e6)

@@ -11,6 +11,7 @@ from uniner.describe import stage as describe
 from uniner.errors import UserError
 from uniner.records import ANNOTATION, Annotation, Conversation, Entity, from_table, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
+from uniner.teacher import stage_pool
 
 REPLIES = {
     "movie": '{"description": "a work of cinema", "synonyms": ["film", "motion picture"]}',
@@ -127,7 +128,7 @@ def test_a_teacher_of_kind_batch_gets_the_types_in_batches(config, stage_context
 
     asked = []
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setattr(describe, "answer_stage_in_batches", note)
+    monkeypatch.setattr(stage_pool, "answer_stage_in_batches", note)
     monkeypatch.setattr(describe.chunk_pipeline, "gather", lambda items, function: map(function, items))
     words = ["teacher.kind=batch", "teacher.path=default", "teacher.base_url=http://127.0.0.1:9/v1"]
     words += ["teacher.usd_per_million_in=2", "teacher.usd_per_million_out=2", "run.budget_usd=1"]

@@ -13,6 +13,7 @@ from uniner.generate import stage as generate
 from uniner.ingest import stage as ingest
 from uniner.storage.manifest import Summary
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher import stage_pool
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_generated_passages_go_through_ingest_like_all_others(
         spent.append(elsewhere_usd)
         raise UserError("noted")
 
-    monkeypatch.setattr(annotate, "teacher_pool", note)
+    monkeypatch.setattr(stage_pool, "teacher_pool", note)
     with pytest.raises(UserError, match="noted"):
         annotate.run(stage_context(annotate, load(words)))
     assert spent == [pytest.approx(manifest.figures["cost_usd"])]

@@ -41,22 +41,16 @@ class Annotator:
     def _annotation(self, passage: Passage, answer: CachedReply | Rejection) -> Annotation:
         mentions: tuple[TypedMention, ...] = ()
         if isinstance(answer, Rejection):
-            outcome, reply, tokens_in, tokens_out = answer.outcome, answer.reason, 0, 0
+            outcome = answer.outcome
         else:
             outcome, mentions = judge_reply(answer.text, answer.finish_reason, answer.refusal, passage.text)
-            reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return Annotation(
             passage_id=passage.passage_id,
             doc_id=passage.doc_id,
             text=passage.text,
             outcome=outcome,
-            reply=reply,
             entities=locate_entities(passage.text, mentions, self._occurrences),
-            model=self._teacher.teacher.model,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            cost_usd=self._teacher.teacher.usd(tokens_in, tokens_out),
-            attempts=answer.attempts,
+            **self._teacher.fields_of(answer),
         )
 
 

@@ -1,8 +1,6 @@
 """The annotate stage: a pool of actors asks the teacher about the passages, chunk by chunk."""
 
-import contextlib
 import functools
-from dataclasses import replace
 
 from uniner.annotate.annotator import Annotator
 from uniner.config.teachers import BatchTeacher, RecordingTeacher
@@ -12,27 +10,20 @@ from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
 from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.batch.pending_requests import OnlyKeptReplies
-from uniner.teacher.batch.records import BatchRecords, rejections_in
-from uniner.teacher.batch.stage_batches import answer_stage_in_batches, require_batches_of, require_no_batches
+from uniner.teacher.batch.stage_batches import require_batches_of, require_no_batches
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
-from uniner.teacher.pools import teacher_pool
 from uniner.teacher.prompts import PASSAGE, PASSAGE_MARK, Prompt, annotation_prompt
 from uniner.teacher.reply_cache import unpaid_texts
 from uniner.teacher.settings import (
     check_budget,
     check_teacher,
     make_estimate,
-    make_server,
     make_teacher,
-    rate_limits,
-    replay,
     reply_cache_folder,
-    teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import shared_budget, spent_in_batches
+from uniner.teacher.stage_pool import stage_pool
 
 SECTIONS = ("run", "student", "teacher", "annotate")
 _ESTIMATE_CHUNKS = 100
@@ -79,47 +70,24 @@ def run(context: StageContext) -> Manifest:
     require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
-    chunks = {chunk.key: chunk.rows for chunk in sources}
-    with contextlib.ExitStack() as work:
-        recording_url = work.enter_context(replay(section))
-        elsewhere_usd, budget_usd = 0.0, context.sections.run.budget_usd
-        if folder.begin(identity) is None:
-            elsewhere_usd = sum(
-                work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
-                for stage in ("generate", "describe")
-            )
-            answer_stage_in_batches(
-                folder,
-                teacher,
-                make_server(section) if isinstance(section, BatchTeacher) else None,
-                texts=passages,
-                chunks=chunks,
-                cache=reply_cache_folder(section, context.sections.run.root),
-                budget_usd=budget_usd,
-                elsewhere_usd=elsewhere_usd,
-            )
-        actors = teacher_actors(section, teacher, chunks, recording_url=recording_url)
-        if isinstance(section, BatchTeacher):  # it would pay the price of requests online
-            actors = replace(actors, make_client=OnlyKeptReplies)
-        pool = work.enter_context(
-            teacher_pool(
-                folder,
-                teacher,
-                actors,
-                functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
-                limits=rate_limits(section, budget_usd),
-                cache=reply_cache_folder(section, context.sections.run.root),
-                elsewhere_usd=elsewhere_usd,
-                batches_usd=spent_in_batches(folder),
-                rejected=rejections_in(BatchRecords(folder).read()),
-            )
-        )
+    pool = stage_pool(
+        folder,
+        context.run_folder,
+        section,
+        teacher,
+        functools.partial(Annotator, occurrences=context.sections.annotate.occurrences),
+        settings=context.sections.run,
+        texts=passages,
+        chunks={chunk.key: chunk.rows for chunk in sources},
+        complete=folder.begin(identity) is not None,
+    )
+    with pool as actors:
         return chunk_pipeline.run_stage(
             folder,
             identity,
             sources,
             read=passages.read_chunk,
-            pool=pool,
+            pool=actors,
             max_bad_share=context.sections.annotate.max_bad_share,
         )
 

@@ -33,7 +33,7 @@ from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute, explained, filesystem
-from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals, differences
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
@@ -94,7 +94,11 @@ def run(context: StageContext) -> Manifest:
     identity = _identity(
         context, {**({"annotate": annotations.digest()} if annotations else {}), **described}
     )
-    if annotations and (manifest := _of_earlier_annotations(folder, identity, annotations)):
+    if annotations and (manifest := folder.manifest_before_growth(identity, "annotate", annotations)):
+        log.warning(
+            f"build: already done, {manifest.rows:,} conversations of the corpus before it grew; they and "
+            "their student stay as they are. To train on what was added too, take another run.name"
+        )
         return manifest
     if manifest := folder.begin(identity):
         if settings.train_json and not folder.exists(card.TRAIN_JSON):
@@ -146,21 +150,6 @@ def run(context: StageContext) -> Manifest:
         unit="conversations",
         results=results,
     )
-
-
-def _of_earlier_annotations(
-    folder: StageFolder, identity: Identity, annotations: StageFolder
-) -> Manifest | None:
-    """Return the manifest of a build that was complete before the corpus grew: it stays, with its student."""
-    manifest = folder.manifest()
-    earlier = identity.with_earlier_parent("annotate", annotations.require_manifest().grown_from).earlier
-    if manifest is None or all(differences(manifest.identity, each) for each in earlier):
-        return None
-    log.warning(
-        f"build: already done, {manifest.rows:,} conversations of the corpus before it grew; they and their "
-        "student stay as they are. To train on what was added too, take another run.name"
-    )
-    return manifest
 
 
 def _conversation_settings(context: StageContext) -> ConversationSettings:

@@ -22,7 +22,7 @@ from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
 from uniner.teacher.prompts import Prompt, load_prompt
 from uniner.teacher.reply_cache import CachedReply
-from uniner.teacher.reply_parser import is_refusal, without_thoughts
+from uniner.teacher.reply_parser import is_refusal, withheld, without_thoughts
 from uniner.type_descriptions import TypeDescription, make_description
 
 TYPE_MARK = "{type}"
@@ -108,22 +108,16 @@ class Describer:
     def _described(self, asked: FrequentType, answer: CachedReply | Rejection) -> DescribedType:
         found = None
         if isinstance(answer, Rejection):
-            outcome, reply, tokens_in, tokens_out = answer.outcome, answer.reason, 0, 0
+            outcome = answer.outcome
         else:
             outcome, found = judge_description(asked.text, answer.text, answer.finish_reason, answer.refusal)
-            reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return DescribedType(
             type=asked.text,
             mentions=asked.mentions,
             description=found.description if found else "",
             synonyms=found.synonyms if found else (),
             outcome=outcome,
-            reply=reply,
-            model=self._teacher.teacher.model,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            cost_usd=self._teacher.teacher.usd(tokens_in, tokens_out),
-            attempts=answer.attempts,
+            **self._teacher.fields_of(answer),
         )
 
 
@@ -132,10 +126,10 @@ def judge_description(
 ) -> tuple[str, TypeDescription | None]:
     """Return the outcome of a reply (see `records.DescribedType`) and its description where it is ok."""
     text = without_thoughts(reply).strip()
-    if refusal or is_refusal(text):
+    if is_refusal(text):
         return "refused", None
-    if finish_reason == "content_filter":
-        return "filtered", None
+    if outcome := withheld(finish_reason, refusal):
+        return outcome, None
     if finish_reason == "length":
         return "too_long", None
     found = parse_description(type_name, text)

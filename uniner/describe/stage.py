@@ -4,7 +4,6 @@ Its result is descriptions.json, which people may edit, and build reads. Without
 nothing to do.
 """
 
-import contextlib
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -18,28 +17,21 @@ from uniner.records import Annotation, DescribedType, from_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import explained
-from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals, differences
+from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.batch.pending_requests import OnlyKeptReplies
-from uniner.teacher.batch.records import BatchRecords, rejections_in
-from uniner.teacher.batch.stage_batches import answer_stage_in_batches, require_batches_of, require_no_batches
+from uniner.teacher.batch.stage_batches import require_batches_of, require_no_batches
 from uniner.teacher.completion import Teacher
 from uniner.teacher.estimate import estimate_requests
-from uniner.teacher.pools import teacher_pool
 from uniner.teacher.reply_cache import unpaid_texts
 from uniner.teacher.settings import (
     check_budget,
     check_teacher,
     make_estimate,
-    make_server,
     make_teacher,
-    rate_limits,
-    replay,
     reply_cache_folder,
-    teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import shared_budget, spent_in_batches
+from uniner.teacher.stage_pool import stage_pool
 from uniner.type_descriptions import TypeDescription, descriptions_json, read_descriptions
 
 SECTIONS = ("run", "student", "teacher", "build", "describe")
@@ -92,53 +84,33 @@ def run(context: StageContext) -> Manifest | None:
         return None
     annotations, teacher = context.run_folder / "annotate", _teacher(context)
     identity = _identity(context, {"annotate": annotations.digest()})
-    if manifest := _of_earlier_annotations(folder, identity, annotations):
-        return manifest
+    # Of a corpus that has grown build stays as it was too.
+    if manifest := folder.manifest_before_growth(identity, "annotate", annotations):
+        return chunk_pipeline.log_complete("describe", manifest, "types", folder)
     require_batches_of(folder, identity)
     if context.retry_failed:
         chunk_pipeline.reopen_failed(folder, identity)
     if manifest := folder.begin(identity):
         return chunk_pipeline.log_complete("describe", manifest, "types", folder)
-    types, budget_usd = _count_types(context, annotations), context.sections.run.budget_usd
-    with contextlib.ExitStack() as work:
-        recording_url = work.enter_context(replay(section))
-        elsewhere_usd = sum(
-            work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
-            for stage in ("generate", "annotate")
-        )
-        cache = reply_cache_folder(section, context.sections.run.root)
-        answer_stage_in_batches(
-            folder,
-            teacher,
-            make_server(section) if isinstance(section, BatchTeacher) else None,
-            texts=types,
-            chunks=types.chunks(),
-            cache=cache,
-            budget_usd=budget_usd,
-            elsewhere_usd=elsewhere_usd,
-        )
-        actors = teacher_actors(section, teacher, types.chunks(), recording_url=recording_url)
-        if isinstance(section, BatchTeacher):  # it would pay the price of requests online
-            actors = replace(actors, make_client=OnlyKeptReplies)
-        pool = work.enter_context(
-            teacher_pool(
-                folder,
-                teacher,
-                actors,
-                Describer,
-                limits=rate_limits(section, budget_usd),
-                cache=cache,
-                elsewhere_usd=elsewhere_usd,
-                batches_usd=spent_in_batches(folder),
-                rejected=rejections_in(BatchRecords(folder).read()),
-            )
-        )
+    types = _count_types(context, annotations)
+    pool = stage_pool(
+        folder,
+        context.run_folder,
+        section,
+        teacher,
+        Describer,
+        settings=context.sections.run,
+        texts=types,
+        chunks=types.chunks(),
+        complete=False,
+    )
+    with pool as actors:
         return chunk_pipeline.run_stage(
             folder,
             identity,
             [ChunkEntry(key=key, rows=rows, bytes=rows) for key, rows in types.chunks().items()],
             read=types.read_chunk,
-            pool=pool,
+            pool=actors,
             unit="types",
             max_bad_share=settings.max_bad_share,
             results=lambda totals: _write_descriptions(folder, totals),
@@ -167,7 +139,7 @@ def estimate(context: StageContext) -> str:
     return make_estimate(
         section,
         teacher,
-        type(requests)(requests.passages, requests.tokens_in, tokens_out),
+        replace(requests, tokens_out=tokens_out),
         context.sections.run.budget_usd,
         total=len(types.types),
         done=len(types.types) - len(texts),
@@ -175,17 +147,6 @@ def estimate(context: StageContext) -> str:
         batch=isinstance(section, BatchTeacher),
         unit="types",
     ).text()
-
-
-def _of_earlier_annotations(
-    folder: StageFolder, identity: Identity, annotations: StageFolder
-) -> Manifest | None:
-    """Return the manifest of types that were described before the corpus grew: build stays as it was too."""
-    manifest = folder.manifest()
-    earlier = identity.with_earlier_parent("annotate", annotations.require_manifest().grown_from).earlier
-    if manifest is None or all(differences(manifest.identity, each) for each in earlier):
-        return None
-    return chunk_pipeline.log_complete("describe", manifest, "types", folder)
 
 
 def _count_types(context: StageContext, annotations: StageFolder) -> TypesToDescribe:

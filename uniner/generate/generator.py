@@ -5,7 +5,7 @@ from uniner.storage.stage_folder import Chunk
 from uniner.teacher.cached_teacher import CachedTeacher
 from uniner.teacher.completion import Rejection
 from uniner.teacher.reply_cache import CachedReply
-from uniner.teacher.reply_parser import is_refusal, without_thoughts
+from uniner.teacher.reply_parser import is_refusal, withheld, without_thoughts
 
 
 class Generator:
@@ -28,22 +28,16 @@ class Generator:
 
     def _passage(self, brief: Brief, answer: CachedReply | Rejection) -> GeneratedPassage:
         if isinstance(answer, Rejection):
-            outcome, text, reply, tokens_in, tokens_out = answer.outcome, "", answer.reason, 0, 0
+            outcome, text = answer.outcome, ""
         else:
             outcome, text = judge_passage(answer.text, answer.finish_reason, answer.refusal, brief.words)
-            reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
         return GeneratedPassage(
             doc_id=brief.doc_id,
             source=brief.source,
             text=text,
             outcome=outcome,
-            reply=reply,
             brief=brief.text,
-            model=self._teacher.teacher.model,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            cost_usd=self._teacher.teacher.usd(tokens_in, tokens_out),
-            attempts=answer.attempts,
+            **self._teacher.fields_of(answer),
         )
 
 
@@ -53,10 +47,8 @@ def judge_passage(reply: str, finish_reason: str | None, refusal: str | None, wo
     `words` is the length that the brief asks for: a letter may begin with "I am sorry to tell you", but a
     refusal in the same words is short.
     """
-    if refusal:
-        return "refused", ""
-    if finish_reason == "content_filter":
-        return "filtered", ""
+    if outcome := withheld(finish_reason, refusal):
+        return outcome, ""
     if finish_reason == "length":
         return "too_long", ""
     text = without_thoughts(reply).strip()

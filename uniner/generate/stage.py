@@ -31,7 +31,7 @@ from uniner.teacher.settings import (
     teacher_actors,
     teacher_identity,
 )
-from uniner.teacher.spent import shared_budget
+from uniner.teacher.spent import spent_elsewhere
 
 SECTIONS = ("run", "teacher", "generate")
 # OpenAI's rule of thumb for English.
@@ -81,10 +81,7 @@ def run(context: StageContext) -> Manifest | None:
     with contextlib.ExitStack() as work:
         elsewhere_usd = 0.0
         if folder.manifest() is None:
-            elsewhere_usd = sum(
-                work.enter_context(shared_budget(context.run_folder / stage, budget_usd))
-                for stage in ("annotate", "describe")
-            )
+            elsewhere_usd = work.enter_context(spent_elsewhere(context.run_folder, "generate", budget_usd))
         pool = work.enter_context(
             teacher_pool(
                 folder,

@@ -9,7 +9,7 @@ from uniner.storage.chunk_list import ChunkList
 from uniner.storage.manifest import Counts, Manifest, StageTotals, merge
 from uniner.storage.model_folders import OWN_STAGES
 from uniner.storage.stage_folder import StageFolder
-from uniner.teacher.spent import spent_usd
+from uniner.teacher.spent import ASKING_STAGES, spent_usd
 
 _TIMED_CHUNKS = 256
 """Chunks whose footers are read for the worker-hours; those of a longer stage are estimated from them."""
@@ -96,7 +96,7 @@ def stage_rows(works: Mapping[str, StageWork]) -> tuple[StageRow, ...]:
 
 def spending(works: Mapping[str, StageWork], budget_usd: float | None) -> Spending | None:
     """Return what the teacher cost; None where it was not asked."""
-    asking = [works[stage] for stage in ("generate", "annotate", "describe") if stage in works]
+    asking = [works[stage] for stage in ASKING_STAGES if stage in works]
     if not asking:
         return None
     figures = merge(work.figures for work in asking)

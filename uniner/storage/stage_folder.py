@@ -298,6 +298,17 @@ class StageFolder(Folder):
         """Return the digest of a complete stage, by which later stages know their input."""
         return self.require_manifest().digest
 
+    def manifest_before_growth(self, identity: Identity, name: str, parent: "StageFolder") -> Manifest | None:
+        """Return the manifest of a stage that was complete before the corpus grew and is not made again.
+
+        parent: the stage of this name among its parents, which has grown.
+        """
+        manifest = self.manifest()
+        earlier = identity.with_earlier_parent(name, parent.require_manifest().grown_from).earlier
+        if manifest is None or all(differences(manifest.identity, each) for each in earlier):
+            return None
+        return manifest
+
     def begin(self, identity: Identity) -> Manifest | None:
         """Write the identity, or compare it with the one the stage began with. Returns the manifest, if the
         stage is complete.

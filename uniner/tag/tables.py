@@ -26,7 +26,7 @@ TABLES = "tables.json"
 PART_PASSAGES = 20_000
 _NO_SOURCE = "(none)"  # Spark cannot read an empty partition name, pandas cannot read Hive's name for null
 _LONGEST_SOURCE = 160
-_ENTITIES = pa.schema(
+ENTITY_COLUMNS = pa.schema(
     [
         ("doc_id", pa.string()),
         ("passage_id", pa.string()),
@@ -111,8 +111,8 @@ def entity_rows(tagged: pa.Table, passages: pa.Table) -> pa.Table:
         "passage_id": tagged["passage_id"].take(parents),
         "source": passages["source"].take(parents),
     }
-    fields = {name: pc.struct_field(entity, name) for name in _ENTITIES.names if name not in columns}
-    return pa.table(columns | fields, schema=_ENTITIES)
+    fields = {name: pc.struct_field(entity, name) for name in ENTITY_COLUMNS.names if name not in columns}
+    return pa.table(columns | fields, schema=ENTITY_COLUMNS)
 
 
 def count_surfaces(entities: pa.Table, earlier: pa.Table | None = None) -> pa.Table:

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from uniner.display import TaggedText, displayed_entities, html_text, type_colours, visible
 from uniner.records import TaggedEntity, TaggedPassage
 from uniner.tag.interactive import remarks
+from uniner.tag.tables import ENTITY_COLUMNS
 from uniner.tag.tagger import FAILURES
 
 if TYPE_CHECKING:
@@ -23,16 +24,9 @@ _STYLE = Markup(
     ".uniner-texts mark small{opacity:.7;margin-left:4px}"
     ".uniner-texts i{opacity:.7}</style>"
 )
+_OF_ENTITY = ("type", "text", "start", "end", "score", "grounding")
 _COLUMNS = pa.schema(
-    [
-        ("doc_id", pa.int64()),
-        ("type", pa.string()),
-        ("text", pa.string()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-        ("score", pa.float64()),
-        ("grounding", pa.string()),
-    ]
+    [("doc_id", pa.int64()), *(column for column in ENTITY_COLUMNS if column.name in _OF_ENTITY)]
 )
 """The columns of tag's entity table that a list of texts has. doc_id: the number of the text in the list."""
 

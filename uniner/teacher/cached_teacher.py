@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from uniner.runtime.gate import Gate
 from uniner.runtime.rate_limits import AskMeter, Meter, RateLimits, Reservation, local_meter
@@ -77,6 +77,21 @@ class CachedTeacher:
 
         # In a thread, as a long reply would keep all other requests of this actor waiting.
         return await asyncio.to_thread(records), figures
+
+    def fields_of(self, answer: CachedReply | Rejection) -> dict[str, Any]:
+        """Return what every record says of an answer: the reply, or why there is none, tokens and cost."""
+        if isinstance(answer, Rejection):
+            reply, tokens_in, tokens_out = answer.reason, 0, 0
+        else:
+            reply, tokens_in, tokens_out = answer.text, answer.tokens_in, answer.tokens_out
+        return {
+            "reply": reply,
+            "model": self.teacher.model,
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "cost_usd": self.teacher.usd(tokens_in, tokens_out),
+            "attempts": answer.attempts,
+        }
 
     async def ask(self, texts: Sequence[str]) -> tuple[list[CachedReply | Rejection], dict[str, float]]:
         """Return the answers to a chunk's texts, one for each text in order, and the chunk's figures."""

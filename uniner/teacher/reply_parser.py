@@ -102,6 +102,13 @@ def is_refusal(reply: str) -> bool:
     return _REFUSAL.match(reply) is not None
 
 
+def withheld(finish_reason: str | None, refusal: str | None) -> str:
+    """Return why a chat completion has no content by what the server says of it; "" where it has."""
+    if refusal:
+        return "refused"
+    return "filtered" if finish_reason == "content_filter" else ""
+
+
 def judge_reply(
     reply: str, finish_reason: str | None, refusal: str | None, passage: str = ""
 ) -> tuple[str, tuple[TypedMention, ...]]:
@@ -111,10 +118,8 @@ def judge_reply(
     off keeps its complete part under an outcome of its own: too_long at the token limit, cut where the server
     calls the reply complete.
     """
-    if refusal:
-        return "refused", ()
-    if finish_reason == "content_filter":
-        return "filtered", ()
+    if outcome := withheld(finish_reason, refusal):
+        return outcome, ()
     parsed = parse_reply(reply, passage)
     if finish_reason == "length":
         return "too_long", parsed.mentions if parsed else ()

@@ -9,6 +9,9 @@ from uniner.storage.lease import hold_lease
 from uniner.storage.stage_folder import StageFolder
 from uniner.teacher.batch.records import BatchRecords
 
+ASKING_STAGES = ("generate", "annotate", "describe")
+"""The stages that ask the teacher, within one budget."""
+
 
 def spent_in_batches(stage: StageFolder) -> float:
     """Return the USD that a stage's batches cost; those in progress count at most."""
@@ -21,6 +24,20 @@ def spent_usd(stage: StageFolder) -> float:
     manifest = stage.manifest()
     known = manifest.figures.get("cost_usd", 0.0) if manifest else 0.0
     return max(known, SpendingFile(stage).read() + spent_in_batches(stage))
+
+
+@contextlib.contextmanager
+def spent_elsewhere(run: StageFolder, stage: str, budget_usd: float | None) -> Iterator[float]:
+    """Yield the USD that the run's other stages which ask the teacher have spent of its budget.
+
+    They cannot spend more meanwhile; see `shared_budget`.
+    """
+    with contextlib.ExitStack() as others:
+        yield sum(
+            others.enter_context(shared_budget(run / other, budget_usd))
+            for other in ASKING_STAGES
+            if other != stage
+        )
 
 
 @contextlib.contextmanager

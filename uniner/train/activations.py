@@ -6,7 +6,7 @@ layer, as its norms keep their inputs in float32.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,11 @@ def kept_bytes(model: Any, checkpointing: Checkpointing = False) -> float:
 
 def _kept_in_row(model: Any, tokens: int) -> int:
     """Return the bytes of a row that autograd keeps."""
+    return bytes_kept(model, lambda: _forward(model, tokens))
+
+
+def bytes_kept(model: Any, forward: Callable[[], Any]) -> int:
+    """Return the bytes that autograd keeps in a forward pass, beside the model's weights and buffers."""
     weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -100,8 +105,7 @@ def _kept_in_row(model: Any, tokens: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = _forward(model, tokens)
-    del output
+        forward()
     return sum(storage.nbytes() for storage in storages.values())
 
 

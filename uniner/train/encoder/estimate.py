@@ -21,6 +21,7 @@ from uniner.encoder.folder import LoadedEncoder
 from uniner.encoder.model import EncoderModel
 from uniner.runtime.gpu_models import GPUS
 from uniner.train import loop
+from uniner.train.activations import bytes_kept
 from uniner.train.encoder.task import EncoderSample, EncoderTask, LabelledBatch, pieces_of
 from uniner.train.encoder.worker import EncoderData, EncoderJob, freeze_pooler, prepare, read_encoder
 from uniner.train.estimate import (
@@ -252,22 +253,10 @@ def memory(job: EncoderJob, encoder: LoadedEncoder, kept: float) -> WorkerMemory
 
 def row_cost(net: Any, task: EncoderTask, batch: LabelledBatch) -> RowCost:
     """Count a row's cost by the training's forward pass. net: on the meta device, of `_counted_model`."""
-    weights = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            storages[storage._cdata] = storage  # held, so that no other gets its address
-        return tensor
-
     without_spans = LabelledBatch(batch.inputs, batch.spans[:0])  # their numbers cost nothing
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
-        task.loss(net, without_spans, _META)
-    return RowCost(float(sum(storage.nbytes() for storage in storages.values())), counter.get_total_flops())
+    with FlopCounterMode(display=False) as counter:
+        kept = bytes_kept(net, lambda: task.loss(net, without_spans, _META))
+    return RowCost(float(kept), counter.get_total_flops())
 
 
 def _counted_model(encoder: LoadedEncoder, dtype: str) -> Any:
