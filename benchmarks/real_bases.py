@@ -226,7 +226,7 @@ def _rows_of(file: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 raise UserError(f"{file}, line {number}: is not JSON, such as {EXAMPLE}") from None
             if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}: is no object, such as {EXAMPLE}")
+                raise UserError(f"{file}, line {number}: is not an object, such as {EXAMPLE}")
             yield row
 
 
