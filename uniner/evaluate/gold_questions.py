@@ -8,7 +8,7 @@ from uniner.gold.catalogue import label_renamer, tag_column
 from uniner.gold.reader import count_left_out, read_gold
 from uniner.gold.records import GoldPassage
 from uniner.records import QUESTION, Question, Span, to_table
-from uniner.storage.stage_folder import Chunk
+from uniner.storage.stage_folder import Chunk, StageFolder
 
 
 def questions_of(dataset: str, passages: Sequence[GoldPassage], types: Sequence[str]) -> list[Question]:
@@ -82,6 +82,12 @@ def cut_questions(
         if len(kept) < len(questions):
             figures["not_drawn"] = len(questions) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)
+
+
+def asked_types(gold: StageFolder) -> set[str]:
+    """Return the types that a data set's questions ask for. gold: the folder of its questions."""
+    keys = gold.require_manifest().rows_of_chunk
+    return {name for key in keys for name in gold.read_columns(key, ["type"])["type"].unique().to_pylist()}
 
 
 def _draw(dataset: str, total: int, most: int | None) -> Collection[int]:

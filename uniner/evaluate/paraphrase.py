@@ -4,16 +4,23 @@ A system answers each question of a data set by the type's name, and again by tw
 (`gold.paraphrases`). Both sides count the same (passage, type) pairs, so the loss is paired by passage.
 """
 
+import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from uniner.evaluate.result_store import ResultCell
+from uniner.evaluate.gold_questions import asked_types
+from uniner.evaluate.result_store import ResultCell, short_digest
+from uniner.gold.paraphrases import known_paraphrases, paraphrased
 from uniner.metrics.counts import Counts
 from uniner.metrics.protocols import COUNTING, HEADLINE, ScoredAnswer
 from uniner.metrics.significance import paired_f1
 from uniner.records import QUESTION, Prediction, Question, from_table, to_table
+from uniner.storage.manifest import Identity, Manifest
 from uniner.storage.stage_folder import Chunk, StageFolder
+
+log = logging.getLogger(__name__)
 
 _ZERO = Counts()
 TITLE = "By name and in other words"
@@ -73,6 +80,58 @@ def paraphrased_questions(gold: StageFolder, words: Mapping[str, str]) -> Iterat
             if question.type in words
         ]
         yield Chunk(key, to_table(asked, QUESTION))
+
+
+def words_by_dataset(
+    questions: Mapping[str, StageFolder], file: str | None
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Return by data set and way to ask the words for its types, and log the types without any.
+
+    questions: the folders of the data sets' questions. file: of words, beside those that ship.
+    """
+    known, found = known_paraphrases(file), {}
+    for dataset, gold in questions.items():
+        types = sorted(asked_types(gold))
+        found[dataset] = paraphrased(types, known)
+        missing = [name for name in types if not any(name in words for words in found[dataset].values())]
+        if missing:
+            log.warning(
+                f"evaluate: {dataset} has no paraphrases for {', '.join(map(repr, missing))}, so that "
+                "protocol paraphrase leaves these types out; give some in evaluate.paraphrases_file"
+            )
+    return found
+
+
+def paraphrased_cells(
+    cells: Mapping[str, Sequence[ResultCell]], words: Mapping[str, Mapping[str, dict[str, str]]]
+) -> dict[tuple[str, str], list[ParaphrasedCell]]:
+    """Return by system and data set the cells with the answers in other words."""
+    return {
+        (name, dataset): [
+            ParaphrasedCell(way=way, words=by_type, cell=named[paraphrased_name(dataset, way)])
+            for way, by_type in ways.items()
+            if paraphrased_name(dataset, way) in named
+        ]
+        for name, answered in cells.items()
+        for named in [{cell.dataset: cell for cell in answered}]
+        for dataset, ways in words.items()
+    }
+
+
+def cut_paraphrased(
+    stage: StageFolder, dataset: str, gold: StageFolder, way: str, words: dict[str, str]
+) -> StageFolder:
+    """Write a data set's questions in other words, once. Other words get another folder."""
+    started = time.monotonic()
+    identity = Identity(
+        stage="evaluate gold", settings={"paraphrase": {way: words}}, parents={dataset: gold.digest()}
+    )
+    name = paraphrased_name(dataset, way)
+    folder = stage / "gold" / f"{name}-{short_digest(identity.content())}"
+    if not folder.begin(identity):
+        summaries = [folder.write_chunk(chunk) for chunk in paraphrased_questions(gold, words)]
+        folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
+    return folder
 
 
 class _WayCounts:

@@ -20,14 +20,16 @@ from uniner.config.systems import BertSystem
 from uniner.errors import UserError
 from uniner.evaluate.cascade import CascadeFigures, measure_cascade
 from uniner.evaluate.dataset_listing import list_datasets as print_datasets
-from uniner.evaluate.gold_questions import cut_questions
+from uniner.evaluate.gold_questions import asked_types, cut_questions
 from uniner.evaluate.leaderboard_writer import write_leaderboard
 from uniner.evaluate.paraphrase import (
     ParaphrasedCell,
+    cut_paraphrased,
     paraphrase_line,
+    paraphrased_cells,
     paraphrased_name,
-    paraphrased_questions,
     score_paraphrases,
+    words_by_dataset,
 )
 from uniner.evaluate.result_store import CellQuestions, ResultCell, short_digest
 from uniner.evaluate.scoring import PASSAGE_COUNTS, DatasetScores, SystemScorer
@@ -123,9 +125,10 @@ def run(context: StageContext) -> Manifest | None:
     questions = {dataset: _cut_gold(context, dataset, gold[dataset]) for dataset in sorted(gold)}
     systems = _systems(context)
     _say_unknown_types(systems, questions)
-    words = _paraphrases(context, questions) if context.sections.evaluate.paraphrase else {}
+    settings = context.sections.evaluate
+    words = words_by_dataset(questions, settings.paraphrases_file) if settings.paraphrase else {}
     others = {
-        paraphrased_name(dataset, way): _cut_paraphrased(
+        paraphrased_name(dataset, way): cut_paraphrased(
             folder, dataset, gold_folder, way, words[dataset][way]
         )
         for dataset, gold_folder in questions.items()
@@ -136,7 +139,7 @@ def run(context: StageContext) -> Manifest | None:
         name: [cell for cell in answered if cell.dataset in questions] for name, answered in all_cells.items()
     }
     scores, comparisons = _score(
-        folder, cells, context.sections.evaluate.threshold_precision, _paraphrased_cells(all_cells, words)
+        folder, cells, settings.threshold_precision, paraphrased_cells(all_cells, words)
     )
     for line in (*_lines(scores), *comparison_lines(next(iter(cells), ""), comparisons)):
         log.info(f"evaluate: {line}")
@@ -201,10 +204,7 @@ def _say_unknown_types(systems: Mapping[str, SystemSpec], questions: Mapping[str
     """Log the types that a data set asks for and a student was not trained on, with the nearest that is."""
     trained = {name: facts.types for name, system in systems.items() if (facts := system.facts())}
     for dataset, gold in questions.items() if trained else ():
-        keys = gold.require_manifest().rows_of_chunk
-        types = {
-            name for key in keys for name in gold.read_columns(key, ["type"])["type"].unique().to_pylist()
-        }
+        types = asked_types(gold)
         for known in dict.fromkeys(trained.values()):
             names = ", ".join(name for name, types_ in trained.items() if types_ == known)
             if line := unknown_types_line(types, known):
@@ -368,59 +368,6 @@ def _cut_gold(context: StageContext, dataset: str, url: str) -> StageFolder:
         trusted = dataset in evaluate.trust_gold
         chunks = cut_questions(dataset, url, **settings, numbers=trusted)
         summaries = [folder.write_chunk(chunk) for chunk in chunks]
-        folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
-    return folder
-
-
-def _paraphrases(
-    context: StageContext, questions: Mapping[str, StageFolder]
-) -> dict[str, dict[str, dict[str, str]]]:
-    """Return by data set and way to ask the words for its types, and log the types without any."""
-    known = known_paraphrases(context.sections.evaluate.paraphrases_file)
-    found = {}
-    for dataset, gold in questions.items():
-        keys = gold.require_manifest().rows_of_chunk
-        types = sorted(
-            {name for key in keys for name in gold.read_columns(key, ["type"])["type"].to_pylist()}
-        )
-        found[dataset] = paraphrased(types, known)
-        missing = [name for name in types if not any(name in words for words in found[dataset].values())]
-        if missing:
-            log.warning(
-                f"evaluate: {dataset} has no paraphrases for {', '.join(map(repr, missing))}, so that "
-                "protocol paraphrase leaves these types out; give some in evaluate.paraphrases_file"
-            )
-    return found
-
-
-def _paraphrased_cells(
-    cells: Mapping[str, Sequence[ResultCell]], words: Mapping[str, Mapping[str, dict[str, str]]]
-) -> dict[tuple[str, str], list[ParaphrasedCell]]:
-    """Return by system and data set the cells with the answers in other words."""
-    return {
-        (name, dataset): [
-            ParaphrasedCell(way=way, words=by_type, cell=named[paraphrased_name(dataset, way)])
-            for way, by_type in ways.items()
-            if paraphrased_name(dataset, way) in named
-        ]
-        for name, answered in cells.items()
-        for named in [{cell.dataset: cell for cell in answered}]
-        for dataset, ways in words.items()
-    }
-
-
-def _cut_paraphrased(
-    stage: StageFolder, dataset: str, gold: StageFolder, way: str, words: dict[str, str]
-) -> StageFolder:
-    """Write a data set's questions in other words, once. Other words get another folder."""
-    started = time.monotonic()
-    identity = Identity(
-        stage="evaluate gold", settings={"paraphrase": {way: words}}, parents={dataset: gold.digest()}
-    )
-    name = paraphrased_name(dataset, way)
-    folder = stage / "gold" / f"{name}-{short_digest(identity.content())}"
-    if not folder.begin(identity):
-        summaries = [folder.write_chunk(chunk) for chunk in paraphrased_questions(gold, words)]
         folder.write_manifest(Manifest.of(identity, summaries, time.monotonic() - started))
     return folder
 
