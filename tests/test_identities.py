@@ -51,6 +51,7 @@ def identity(tmp_path, base, monkeypatch, stage_context):
             {"build": {"negatives": "none", "negatives_per_passage": 3}},
         ),
         ("build", {}, {"build": {"synonym_share": 0.1, "description_share": 0.9}}),
+        ("build", {}, {"build": {"near_synonym_likeness": 0.9}}),
         ("build", {}, {"describe": {"prompt": "prompt.txt"}}),
         (
             "build",

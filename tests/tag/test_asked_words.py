@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 
 from uniner.errors import UserError
@@ -74,7 +75,28 @@ def test_relatives_are_the_synonyms_of_descriptions_and_types_that_share_mention
     build.write_json("near-synonyms.json", [pair])
     assert read_relatives(build) == {"film": ["movie", "show"], "movie": ["film"], "show": ["film"]}
     other = stage_context(stage, config(student="some/model"))
-    assert known_relatives(other) == {}
+    assert known_relatives(other, FACTS) == {}
+
+
+def test_a_type_that_was_not_learnt_is_related_to_the_one_whose_name_is_closest(
+    monkeypatch, config, stage_context
+):
+    class NamesAlike:
+        """In place of a trained text encoder."""
+
+        def __init__(self, model, setting):
+            assert (model, setting) == ("some/encoder", "tag.nearest_encoder")
+
+        def vectors(self, names):
+            alike = {"writer": 0, "person": 0, "movie": 1, "city": 2, "xyz": 3}
+            return np.eye(4, dtype=np.float32)[[alike[name] for name in names]]
+
+    monkeypatch.setattr("uniner.tag.student.NameEncoder", NamesAlike)
+    asked = {"types": ["writer", "xyz", "city"], "unknown_types": "nearest"}
+    context = stage_context(stage, config(student="some/model", nearest_encoder="some/encoder", **asked))
+    relatives = known_relatives(context, FACTS)
+    assert relatives == {"writer": ["person"]}
+    assert types_of(context.sections.tag, relatives=relatives).words_of("") == ("person", "xyz", "city")
 
 
 class Model:

@@ -22,18 +22,27 @@ from uniner.build.conversations import (
     sample_passages,
 )
 from uniner.build.filters import MentionFilters, plural_types
-from uniner.build.near_synonyms import NearSynonyms, Words, find_near_synonyms, merged, neighbours
+from uniner.build.near_synonyms import (
+    NearSynonyms,
+    Words,
+    find_near_synonyms,
+    merged,
+    neighbours,
+    with_close_names,
+)
 from uniner.build.type_forms import TypeForms, with_synonyms
 from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import is_listed, label_renamer, tag_column
 from uniner.gold.reader import absolute_gold, gold_digest, read_gold, verify_gold
+from uniner.inference.type_names import NameEncoder
 from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute, explained, filesystem
 from uniner.storage.manifest import ChunkEntry, Identity, Manifest, StageTotals
+from uniner.storage.model_folders import model_address, model_digest, require_model
 from uniner.storage.stage_folder import Chunk, StageFolder
 from uniner.teacher.prompts import PASSAGE, annotation_prompt
 from uniner.templates import make_template
@@ -77,6 +86,8 @@ def check(context: StageContext) -> None:
         )
     if settings.type_descriptions_file:
         _read_file(settings.type_descriptions_file)
+    if settings.near_synonym_encoder:
+        require_model(settings.near_synonym_encoder, setting="build.near_synonym_encoder")
     context.folder.check_identity(_identity(context, parents={}))
 
 
@@ -269,7 +280,11 @@ def _deciding(build: Build, describes: bool, in_questions: bool) -> dict[str, An
         without |= {"negatives_per_positive", "negatives_per_passage", "skip_near_synonyms"}
     elif build.negatives_per_passage is not None:
         without.add("negatives_per_positive")
-    return {name: value for name, value in build.identity().items() if name not in without}
+    encoder = build.near_synonym_encoder if build.teacher_weight else None
+    if not encoder:
+        without |= {"near_synonym_encoder", "near_synonym_likeness"}
+    deciding = {name: value for name, value in build.identity().items() if name not in without}
+    return deciding | ({"near_synonym_encoder": model_digest(model_address(encoder))} if encoder else {})
 
 
 def _count_mentions(
@@ -301,7 +316,12 @@ def _count_mentions(
         filters = replace(filters, renamed=plural_types(mentions))
         for plural, singular in filters.renamed.items():
             mentions[singular] += mentions.pop(plural)
-    return filters, mentions, find_near_synonyms(merged(words, filters.renamed))
+    all_words = merged(words, filters.renamed)
+    near_synonyms = find_near_synonyms(all_words)
+    if settings.near_synonym_encoder:
+        encoder = NameEncoder(settings.near_synonym_encoder, "build.near_synonym_encoder")
+        near_synonyms = with_close_names(near_synonyms, all_words, encoder, settings.near_synonym_likeness)
+    return filters, mentions, near_synonyms
 
 
 def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) -> tuple[dict[str, int], Words]:

@@ -205,6 +205,12 @@ class Build(Section):
     """Never ask for a type as a negative beside one that means nearly the same, such as location where the
     passage has a country: its answer would be wrong. Two types are close if the teacher gave them to the same
     words in different passages; build/near-synonyms.json and the data card list them with the evidence."""
+    near_synonym_encoder: str | None = None
+    """Also take two types for near-synonyms whose names are close by this text encoder, such as
+    "sentence-transformers/all-MiniLM-L6-v2" (a folder or hub name; one made for likeness of sentences). The
+    machine of the driver runs it on its CPU: 13,000 names take it about a minute."""
+    near_synonym_likeness: Share = 0.75
+    """Likeness of two names, a cosine, from which they are close."""
     type_descriptions_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """JSON file of descriptions and synonyms, in place of what describe wrote: {"person": {"description": "a
     human being, called by a name", "synonyms": ["individual"]}}. The content is identity. Unset: those of
@@ -533,7 +539,11 @@ class Tag(Section):
     unknown_types: Literal["itself", "nearest", "both"] = "itself"
     """How types are asked that the student was not trained on: as themselves, as the nearest that it was
     trained on (where there is one), or as both, merged. Tables keep the name. The nearest is a type with that
-    synonym, one that shared its mentions in the annotations, or one with a similar name."""
+    synonym, one that shared its mentions in the annotations, one whose name is close by nearest_encoder, or
+    one with a similar name."""
+    nearest_encoder: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    """A text encoder that finds the nearest type by its name (a folder or hub name, such as
+    "sentence-transformers/all-MiniLM-L6-v2"): a "writer" is then an "author". The words are identity."""
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str = "student"

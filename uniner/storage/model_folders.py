@@ -37,7 +37,12 @@ RELEASED_TEMPLATES = {
     "UniNER-7B-all": "type",
 }
 """The templates of the models that the paper's authors released, by the last part of their names."""
-_BASES = {"encoder.base": "answerdotai/ModernBERT-base"}
+_OF_NAMES = "sentence-transformers/all-MiniLM-L6-v2"
+_BASES = {
+    "encoder.base": "answerdotai/ModernBERT-base",
+    "build.near_synonym_encoder": _OF_NAMES,
+    "tag.nearest_encoder": _OF_NAMES,
+}
 """Settings of another kind of model than a generative one, each with an example."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -128,7 +128,7 @@ def check(context: StageContext) -> None:
     exists = student_exists(context) and not evaluate_comes_first(context)
     if exists and (tag.calibration is None or tag.calibration in read_calibrations(student)):
         facts = read_facts(context)
-        types = selected_types(tag, facts, known_relatives(context))
+        types = selected_types(tag, facts, known_relatives(context, facts))
         context.folder.check_identity(_identity(context, facts, types, parents={}))
     if (fp8_suffix(engine) or exists) and not gold:  # with gold, evaluate may still come before tag
         require_f1_of_8_bits(context, student)
@@ -279,7 +279,7 @@ def _text_tagger(
     require_gpus_here(context.sections.engine.gpus)
     facts = read_facts(context)
     rules = entity_rules(context, facts)
-    types = selected_types(context.sections.tag, facts, known_relatives(context))
+    types = selected_types(context.sections.tag, facts, known_relatives(context, facts))
     _warn_of_unasked_types(context, types)
     if facts.template == ENCODER:
         return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types
@@ -300,7 +300,7 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     tag, student, passages = context.sections.tag, student_address(context), context.run_folder / "ingest"
     require_trained(context)
     facts = read_facts(context)
-    relatives = known_relatives(context)
+    relatives = known_relatives(context, facts)
     types = selected_types(tag, facts, relatives)
     if facts.base == student and facts.template != ENCODER:
         log.info(f"tag: {student} does not say how it is asked; asking by the template {facts.template!r}")

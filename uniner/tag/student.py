@@ -12,6 +12,8 @@ from uniner.inference.encoder_settings import EncoderSettings, require_room_for_
 from uniner.inference.engine import EngineSettings
 from uniner.inference.fp8_gate import require_f1, require_f1_of_training
 from uniner.inference.questions import start_asker
+from uniner.inference.type_names import NameEncoder, nearest_names
+from uniner.labels import normalize_type, unknown_types
 from uniner.metrics.cascade import CascadePoint, choose_threshold
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
@@ -95,9 +97,19 @@ def selected_types(
     return replace(types, words=words)
 
 
-def known_relatives(context: StageContext) -> dict[str, list[str]]:
-    """Return what this run's build knows of types that mean the same, if a model of this run tags."""
-    return read_relatives(context.run_folder / "build") if is_own(context) else {}
+def known_relatives(context: StageContext, facts: StudentFacts) -> dict[str, list[str]]:
+    """Return by type others that mean the same or nearly so, the nearest first.
+
+    By this run's build, if a model of this run tags, and by tag.nearest_encoder.
+    """
+    tag = context.sections.tag
+    relatives = read_relatives(context.run_folder / "build") if is_own(context) else {}
+    if tag.nearest_encoder:
+        unknown = unknown_types(_selected_types(tag, facts.types, facts.template).all(), facts.types)
+        encoder = NameEncoder(tag.nearest_encoder, "tag.nearest_encoder")
+        for name, near in nearest_names(unknown, facts.types, encoder).items():
+            relatives.setdefault(normalize_type(name), []).append(near)
+    return relatives
 
 
 def _selected_types(tag: Tag, learnt: Sequence[str], template: str) -> TypeSelection:
@@ -298,6 +310,8 @@ def check_asking(context: StageContext) -> None:
             "tag.prefilter_threshold is set without a prefilter; set tag.prefilter too, such as encoder"
         )
     _check_encoder_settings(context)
+    if tag.nearest_encoder:
+        require_model(tag.nearest_encoder, setting="tag.nearest_encoder")
     if not is_own(context):
         by_encoder = tags_by_encoder(context)
         require_model(address, ENCODER_CONFIG if by_encoder else "config.json", "tag.student")

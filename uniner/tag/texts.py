@@ -39,6 +39,7 @@ from uniner.tag.student import (
     check_asking,
     entity_rules,
     is_own,
+    known_relatives,
     read_facts,
     selected_types,
     student_address,
@@ -116,8 +117,9 @@ def open_tagger(
         )
     check_asking(context)
     context = _context(_filled(tree, facts.max_tokens, by_encoder=by_encoder, in_ray=in_ray))
-    rules, selected = entity_rules(context, facts), selected_types(context.sections.tag, facts)
-    if line := unknown_types_line(selected.everywhere, facts.types):
+    rules, relatives = entity_rules(context, facts), known_relatives(context, facts)
+    selected = selected_types(context.sections.tag, facts, relatives)
+    if line := unknown_types_line(selected.everywhere, facts.types, relatives):
         log.warning(f"tag: {line}")
     make, _ = worker_of(context, facts, selected, rules)
     tokenizer = None if by_encoder else load_tokenizer(student_address(context), "student")
