@@ -1,8 +1,10 @@
 """The file of rules: what is right is read, and every bad line is named with an example."""
 
 import json
+import re
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -206,6 +208,18 @@ def test_matches_have_no_blanks_around_them_and_are_not_empty():
         (is_iban, "DE89370400440532013000", True),
         (is_iban, "DE8937040044053201", False),
         (is_iban, "ZZ89370400440532013000", False),
+        (is_iban, "IBAN DE89 3704 0044 0532 0130 00", True),
+        (is_iban, "iban: DE89370400440532013000", True),
+        (is_iban, "IBAN-Nr. DE89370400440532013000", True),
+        (is_iban, "IBAN DE88370400440532013000", False),
+        (is_iban, "ISBN DE89370400440532013000", False),
+        (is_card, "Card 4111 1111 1111 1111", True),
+        (is_card, "Credit card number: 4111-1111-1111-1111", True),
+        (is_card, "card no. 4111 1111 1111 1112", False),
+        (is_card, "IBAN 4111 1111 1111 1111", False),
+        (is_isbn, "ISBN no. 0-306-40615-2", True),
+        (is_isbn, "ISBN 1306406153", True),
+        (is_isbn, "ISBN-13: 978-0-306-40615-7", True),
     ],
 )
 def test_numbers_as_they_are_printed_and_of_the_right_length(check, text, right):
@@ -222,3 +236,34 @@ def test_a_named_character_is_no_number_of_repeats_and_stop_words_have_words():
     assert parse_rule(json.dumps({"label": "a", "regex": "\\N{DIGIT ONE}+"}), 1)
     with pytest.raises(ValueError, match=r"'\.\.\.' has no word"):
         parse_rule(json.dumps({"label": "a", "stop_words": ["..."]}), 1)
+
+
+FUZZY = ["(?:foo){1<=e<=3}", "(?:foo){e}", "x{e<=0}", "x{2i+2d+1s<=4}", "x{d<=1:[a-z]}", "x{e", r"\[{e}]",
+         "(?x)a # [ \n (?:b){e}", "(?x)a[#]\n(?:b){i}", "(?x:a{1, 3})", "a#(?:b){s<2}?"]  # fmt: skip
+TEXT = ["[{x]", "[^]{e]x", r"[\]{e]", r"\{e}", "x{ab}", "{", "x{}", "x{2}", "x{2,}", "x{,2}", "x{2,3}?", "a{1, 3}",
+        "(?x)a # {e}", "(?x: a # {e}\n)b", "(?#{e})a", "(?x)(?-x:a{1, 3})", "${name}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", FUZZY)
+def test_a_brace_that_would_allow_errors_is_refused_and_its_escape_is_right(expression):
+    fault = fault_of(expression)
+    assert fault.startswith("has the brace {") and r"write \{ for the character, such as \{" in fault
+    assert len(fault.splitlines()) == 1
+
+
+@pytest.mark.parametrize("expression", TEXT)
+def test_a_brace_that_is_text_or_a_number_of_repeats_is_right(expression):
+    assert fault_of(expression) == ""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*"{}[]()^#\n x\\e,1<=-:?", "(?x)", "(?x:", "(?-x:", "(?#", "e<=1", "{1,2}", "{e}"]),
+        max_size=12,
+    ).map("".join)
+)
+def test_what_is_accepted_matches_as_python_would(expression):
+    if fault_of(expression) == "":
+        for text in ("x", "xx", "{e}", "x{e}", "x{1, 2}", "x1", "1e", expression):
+            assert bool(regex.fullmatch(expression, text)) == bool(re.fullmatch(expression, text))

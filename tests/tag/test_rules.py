@@ -238,3 +238,26 @@ def test_stop_words_are_divided_as_entities_are(word):
         passages=[passage(text)],
     )[0]
     assert [entity.text for row in rows for entity in row.entities] == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("stop_words", "text", "dropped"),
+    [
+        (["New York"], "York", False),
+        (["New York"], "New", False),
+        (["New York"], "new  york", True),
+        (["New York"], "New York City", False),
+        (["New York", "city"], "City", True),
+        (["New York", "the"], "the York", False),
+        (["don't", "the"], "the don't", True),
+        (["don't"], "don", False),
+        (["and", "or"], "and/or", True),
+    ],
+)
+def test_a_stop_word_of_several_words_drops_only_what_is_all_of_it(stop_words, text, dropped):
+    rows = tagged(
+        [{"label": "p", "stop_words": stop_words}],
+        found(text, "p", of=text),
+        passages=[passage(text)],
+    )[0]
+    assert [entity.text for row in rows for entity in row.entities] == ([] if dropped else [text])

@@ -19,8 +19,19 @@ _PROBE_LIMIT_S = 0.2
 _LONGEST = 2_000
 _MOST_REPEATS = 1_000
 """Of the smallest part, those of the repeats around it multiplied; `regex` writes out each of them."""
-# `regex` reads a letter in braces as a number of allowed errors, `re` as text.
-_FUZZY = re.compile(r"(?<!\\)(?<!\\N)\{[^0-9,}]")
+_REPEAT = re.compile(r"\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\}")
+# The parts of an expression that matter for finding its braces, as `re` divides it.
+_PARTS = re.compile(
+    r"""
+    \\N\{[^}]*\}|\\.                                  # a named character, an escaped one
+    |\[\^?\]?(?:\\.|[^\]\\])*\]                        # a class: braces in it are characters
+    |\(\?\#[^)]*\)                                     # a comment
+    |\(\?(?P<on>[aiLmsux]*)(?:-(?P<off>[imsx]+))?:    # a group with flags
+    |\(|\)|\#|\{
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_IN_BRACES = re.compile(r"\{[0-9A-Za-z<=+,\s]*")
 _PROBES = tuple(
     text * (300 // len(text)) + end
     for text in ("a", "0", "A", " ", "aA1", "a ", "1,", "Aa ", "-a.", "\n")
@@ -84,14 +95,53 @@ def fault_of(expression: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # what `re` and `regex` will read differently
             re.compile(expression)
-        if _FUZZY.search(expression):
-            return r"has a brace that is no number of repeats; write \{ for the character"
+        if brace := _fuzzy_brace(expression):
+            return (
+                f"has the brace {brace:.40}, which is text for Python's re and repeats or errors for the package "
+                rf"regex; write \{{ for the character, such as \{brace:.40}"
+            )
         if _repeats(_parser.parse(expression)) > _MOST_REPEATS:
             return f"repeats a part more than {_MOST_REPEATS:,} times; write + or less, such as {{2,9}}"
         compiled = regex.compile(expression)
     except (re.error, regex.error, OverflowError, RecursionError, ValueError, FutureWarning) as error:
         return rf"is not a regular expression of Python ({' '.join(str(error).split())}); such as \d{{4}}"
     return _slowness(compiled)
+
+
+def _fuzzy_brace(expression: str) -> str:
+    """Return the first brace that is a character for `re` and something else for `regex`; "" without one.
+
+    `regex` reads (?:foo){e<=2} and (?:foo){1<=e<=3} as a number of errors that a match may have.
+    """
+    verbose = bool(re.compile(expression).flags & re.VERBOSE)
+    groups, place = list[bool](), 0
+    while part := _PARTS.search(expression, place):
+        place, text = part.end(), part[0]
+        if text == "#" and verbose:
+            place = expression.find("\n", place) + 1 or len(expression)
+        elif text == "(" or part["on"] is not None:
+            groups.append(verbose)
+            verbose = (verbose or "x" in (part["on"] or "")) and "x" not in (part["off"] or "")
+        elif text == ")" and groups:
+            verbose = groups.pop()
+        elif text == "{" and not _REPEAT.match(expression, part.start()):
+            rest = expression[part.start() :]
+            rest = re.sub(r"#[^\n]*", "", rest) if verbose else rest
+            inside = _IN_BRACES.match(rest)
+            brace = f"{inside[0] if inside else text}}}"
+            if not _is_text(brace, verbose):
+                return brace
+    return ""
+
+
+def _is_text(brace: str, verbose: bool) -> bool:
+    """Tell whether `regex` takes a brace behind a letter for the characters that it has."""
+    try:
+        compiled = regex.compile(f"x{brace}", regex.VERBOSE if verbose else 0)
+    except regex.error:
+        return False
+    match = compiled.fullmatch("x" + ("".join(brace.split()) if verbose else brace))
+    return bool(match) and not any(match.fuzzy_counts)
 
 
 def _slowness(compiled: Any) -> str:

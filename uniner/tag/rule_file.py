@@ -245,9 +245,9 @@ def _name_fault(content: Any) -> str:
     return fault or ("has a line break" if len(content.splitlines()) > 1 else "")
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str) -> tuple[str, ...]:
     """Return a text's words: letters with their marks, and digits."""
-    return _LETTERS.findall(text)
+    return tuple(_LETTERS.findall(text))
 
 
 def _stop_words_fault(content: Any) -> str:

@@ -5,7 +5,7 @@ import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -220,16 +220,19 @@ class _Drop:
     def __init__(self, rule: Rule):
         self.rule = rule
         self._deny = frozenset(map(self._key, rule.deny))
-        # Divided as an entity is, so that "New York" and "don't" are words that can be found.
-        self._stop_words = frozenset(word for text in rule.stop_words for word in words_of(self._key(text)))
+        # Divided as an entity is, so that "don't" can be found. "New York" is two words: neither of them goes
+        # without the other.
+        divided = [(text, words_of(self._key(text))) for text in rule.stop_words]
+        self._stop_words = frozenset(words for text, words in divided if len(text.split()) == 1)
+        self._stop_phrases = frozenset(words for text, words in divided if len(text.split()) > 1)
 
     def drops(self, text: str) -> bool:
         """Tell whether the rule drops an entity with this text."""
         if self._deny:
             return self._key(text) in self._deny
-        if self._stop_words:
+        if self.rule.stop_words:
             words = words_of(self._key(text))
-            return bool(words) and all(word in self._stop_words for word in words)
+            return words in self._stop_phrases or (bool(words) and _consists_of(words, self._stop_words))
         if self.rule.min_length:
             return len(text) < self.rule.min_length
         return not CHECKS[self.rule.check](text)
@@ -237,6 +240,16 @@ class _Drop:
     def _key(self, text: str) -> str:
         joined = " ".join(text.split())
         return joined if self.rule.match_case else joined.casefold()
+
+
+def _consists_of(words: tuple[str, ...], parts: Set[tuple[str, ...]]) -> bool:
+    """Tell whether a row of words is some of these parts, one after another."""
+    longest, ends = max(map(len, parts), default=0), {0}
+    for start in range(len(words)):
+        if start in ends:
+            last = min(start + longest, len(words))
+            ends |= {end for end in range(start + 1, last + 1) if words[start:end] in parts}
+    return len(words) in ends
 
 
 def _with_additions(
