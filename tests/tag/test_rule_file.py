@@ -240,8 +240,8 @@ def test_a_named_character_is_no_number_of_repeats_and_stop_words_have_words():
 
 FUZZY = ["(?:foo){1<=e<=3}", "(?:foo){e}", "x{e<=0}", "x{2i+2d+1s<=4}", "x{d<=1:[a-z]}", "x{e", r"\[{e}]",
          "(?x)a # [ \n (?:b){e}", "(?x)a[#]\n(?:b){i}", "(?x:a{1, 3})", "a#(?:b){s<2}?"]  # fmt: skip
-TEXT = ["[{x]", "[^]{e]x", r"[\]{e]", r"\{e}", "x{ab}", "{", "x{}", "x{2}", "x{2,}", "x{,2}", "x{2,3}?", "a{1, 3}",
-        "(?x)a # {e}", "(?x: a # {e}\n)b", "(?#{e})a", "(?x)(?-x:a{1, 3})", "${name}"]  # fmt: skip
+TEXT = ["[{x]", "[^]{e]x", r"[\]{e]", r"\{e}", "x{ab}", "{", "x{}", "x{2}", "x{2,}", "x{,2}", "x{2,3}?",
+        "a{1, 3}", "(?x)a # {e}", "(?x: a # {e}\n)b", "(?#{e})a", "(?x)(?-x:a{1, 3})", "${name}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("expression", FUZZY)

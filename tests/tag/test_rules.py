@@ -256,8 +256,6 @@ def test_stop_words_are_divided_as_entities_are(word):
 )
 def test_a_stop_word_of_several_words_drops_only_what_is_all_of_it(stop_words, text, dropped):
     rows = tagged(
-        [{"label": "p", "stop_words": stop_words}],
-        found(text, "p", of=text),
-        passages=[passage(text)],
+        [{"label": "p", "stop_words": stop_words}], found(text, "p", of=text), passages=[passage(text)]
     )[0]
     assert [entity.text for row in rows for entity in row.entities] == ([] if dropped else [text])

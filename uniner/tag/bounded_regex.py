@@ -97,7 +97,7 @@ def fault_of(expression: str) -> str:
             re.compile(expression)
         if brace := _fuzzy_brace(expression):
             return (
-                f"has the brace {brace:.40}, which is text for Python's re and repeats or errors for the package "
+                f"has the brace {brace:.40}, which is text for re and repeats or errors for the package "
                 rf"regex; write \{{ for the character, such as \{brace:.40}"
             )
         if _repeats(_parser.parse(expression)) > _MOST_REPEATS:
