@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 import regex
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.errors import UserError
-from uniner.tag.bounded_regex import BoundedRegex, fault_of
+from uniner.tag.bounded_regex import BoundedRegex, _slowness, fault_of
 from uniner.tag.checksums import is_card, is_iban, is_isbn
 from uniner.tag.rule_file import Rule, parse_rule, read_rules, unused_labels_line
 
@@ -267,3 +268,49 @@ def test_what_is_accepted_matches_as_python_would(expression):
     if fault_of(expression) == "":
         for text in ("x", "xx", "{e}", "x{e}", "x{1, 2}", "x1", "1e", expression):
             assert bool(regex.fullmatch(expression, text)) == bool(re.fullmatch(expression, text))
+
+
+def test_the_time_of_all_expressions_of_a_file_is_bounded_and_the_slowest_lines_named(tmp_path, monkeypatch):
+    tried = []
+
+    def seconds(expression):
+        tried.append(expression)
+        return "", 0.4 if expression.endswith("y") else 0.3 if expression.endswith("x") else 0.001
+
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", seconds)
+    quick = [{"label": "a", "regex": f"q{number}"} for number in range(200)]
+    assert len(read_rules(write(tmp_path, *quick)).rules) == 200  # many quick ones are no slow one
+    slow = [{"label": "a", "regex": f"{number}x"} for number in range(30)]
+    slow[4]["regex"] = "4y"
+    tried.clear()
+    with pytest.raises(UserError) as error:
+        read_rules(write(tmp_path, *slow, "no rule"))
+    message = str(error.value)
+    assert 'line 17 has regex = "16x", which makes the expressions up to here need more than 5 s' in message
+    assert "a+ in place of (a|aa)+" in message and "the slowest: line 5 (0.40 s), line 1 (0.30 s)" in message
+    assert len(tried) == 17 and len(message.splitlines()) == 1
+    # A pattern of tokens with many expressions is bounded in the same way.
+    tokens = [{"LOWER": {"REGEX": {"IN": [f"{number}x" for number in range(30)]}}}]
+    tried.clear()
+    with pytest.raises(UserError, match=r"line 1 has pattern = .* more than 5 s"):
+        read_rules(write(tmp_path, {"label": "a", "pattern": tokens}))
+    assert len(tried) == 17
+
+
+def test_the_hard_texts_of_one_expression_are_bounded_together(monkeypatch):
+    monkeypatch.setattr("uniner.tag.bounded_regex._PROBE_LIMIT_S", 0.1)
+    monkeypatch.setattr("uniner.tag.bounded_regex._PROBES_LIMIT_S", 0.03)
+    asked = []
+
+    class Slow:
+        """Needs 0.01 s on each text, which is no fault of one."""
+
+        def finditer(self, text, timeout):
+            asked.append(timeout)
+            end = time.thread_time() + 0.01
+            while time.thread_time() < end:
+                pass
+            return []
+
+    assert "or more than 0.03 s on several such texts" in _slowness(Slow())
+    assert len(asked) <= 4 and asked == sorted(asked, reverse=True)

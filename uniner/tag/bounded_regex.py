@@ -8,6 +8,10 @@ import functools
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -15,7 +19,11 @@ import regex
 
 LIMIT_S = 1.0
 """Seconds of processor time for one expression on one text; a usual one needs some microseconds."""
-_PROBE_LIMIT_S = 0.2
+_PROBE_LIMIT_S, _PROBES_LIMIT_S = 0.2, 0.5
+"""Processor time on one hard text, and on all of them together."""
+FILE_LIMIT_S = 5.0
+"""The same of all expressions of a file, beyond what a usual one needs."""
+_USUAL_S = 0.002
 _LONGEST = 2_000
 _MOST_REPEATS = 1_000
 """Of the smallest part, those of the repeats around it multiplied; `regex` writes out each of them."""
@@ -86,9 +94,59 @@ class BoundedRegex:
             return None
 
 
-@functools.lru_cache(maxsize=10_000)
+@dataclass
+class ProbeTime:
+    """Processor time that the expressions of a file have taken on hard texts, beyond what usual ones need."""
+
+    spent_s: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether they took more than they may."""
+        return self.spent_s > FILE_LIMIT_S
+
+
+_OF_FILE: ContextVar[ProbeTime | None] = ContextVar("the probe time of the file that is read", default=None)
+
+
+@contextmanager
+def probe_time_of_file() -> Iterator[ProbeTime]:
+    """Add up the time of all expressions that `fault_of` judges inside: too much of it is a fault too."""
+    token = _OF_FILE.set(time_of_file := ProbeTime())
+    try:
+        yield time_of_file
+    finally:
+        _OF_FILE.reset(token)
+
+
 def fault_of(expression: str) -> str:
     """Return what is wrong with an expression, in words; "" where nothing is."""
+    of_file = _OF_FILE.get()
+    if of_file and of_file.is_over:
+        return _syntax_fault(expression)  # the file is refused without more probes
+    fault, seconds = _tried(expression)
+    if of_file and not fault:
+        # What an earlier call measured counts again, so that a file is refused whenever it is read.
+        of_file.spent_s += max(0.0, seconds - _USUAL_S)
+        if of_file.is_over:
+            return (
+                f"makes the expressions up to here need more than {FILE_LIMIT_S:g} s on hard texts; write "
+                "the repeats of the slow ones so that only one way fits, such as a+ in place of (a|aa)+"
+            )
+    return fault
+
+
+@functools.lru_cache(maxsize=10_000)
+def _tried(expression: str) -> tuple[str, float]:
+    """Return what is wrong with an expression, and the seconds that it took on hard texts."""
+    if fault := _syntax_fault(expression):
+        return fault, 0.0
+    started = time.thread_time()
+    fault = _slowness(regex.compile(expression))
+    return fault, time.thread_time() - started
+
+
+def _syntax_fault(expression: str) -> str:
     if len(expression) > _LONGEST:
         return f"has {len(expression):,} characters; write at most {_LONGEST:,}"
     try:
@@ -102,10 +160,10 @@ def fault_of(expression: str) -> str:
             )
         if _repeats(_parser.parse(expression)) > _MOST_REPEATS:
             return f"repeats a part more than {_MOST_REPEATS:,} times; write + or less, such as {{2,9}}"
-        compiled = regex.compile(expression)
+        regex.compile(expression)
     except (re.error, regex.error, OverflowError, RecursionError, ValueError, FutureWarning) as error:
         return rf"is not a regular expression of Python ({' '.join(str(error).split())}); such as \d{{4}}"
-    return _slowness(compiled)
+    return ""
 
 
 def _fuzzy_brace(expression: str) -> str:
@@ -146,19 +204,21 @@ def _is_text(brace: str, verbose: bool) -> bool:
 
 def _slowness(compiled: Any) -> str:
     """Try an expression on texts that are hard for bad ones."""
+    left = _PROBES_LIMIT_S
     for text in _PROBES:
-        started = time.thread_time()
+        limit, started = min(_PROBE_LIMIT_S, left), time.thread_time()
         try:
-            for _ in compiled.finditer(text, timeout=_PROBE_LIMIT_S):
+            for _ in compiled.finditer(text, timeout=limit):
                 pass
-            slow = time.thread_time() - started > _PROBE_LIMIT_S  # some repeats are not interrupted
+            slow = time.thread_time() - started > limit  # some repeats are not interrupted
         except TimeoutError:
             slow = True
-        if slow:
+        left -= time.thread_time() - started
+        if slow or left <= 0:
             return (
-                f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}...: its "
-                "repeats can divide a text in too many ways; write each so that only one way fits, such as "
-                "a+ in place of (a|aa)+"
+                f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}..., or "
+                f"more than {_PROBES_LIMIT_S} s on several such texts: its repeats can divide a text in too many "
+                "ways; write each so that only one way fits, such as a+ in place of (a|aa)+"
             )
     return ""
 

@@ -12,7 +12,7 @@ from uniner.errors import UserError
 from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
-from uniner.tag.bounded_regex import fault_of
+from uniner.tag.bounded_regex import fault_of, probe_time_of_file
 from uniner.tag.checksums import CHECKS
 from uniner.tag.token_patterns import token_pattern_fault
 
@@ -107,14 +107,21 @@ def read_rules(url: str, language: str = "en") -> RuleSet:
     """
     rules: list[Rule] = []
     faults: list[str] = []
-    with explained(url):
+    seconds: dict[int, float] = {}
+    with explained(url), probe_time_of_file() as time:
         for number, line in read_text_lines(url):
             if not line.strip():
                 continue
+            before = time.spent_s
             try:
                 rules.append(replace(parse_rule(line, number), number=len(rules) + 1))
             except ValueError as error:
                 faults.append(f"line {number} {error}")
+            seconds[number] = time.spent_s - before
+            if time.is_over:
+                worst = sorted(seconds, key=lambda number: -round(seconds[number], 2))[:3]
+                slowest = ", ".join(f"line {number} ({seconds[number]:.2f} s)" for number in worst)
+                raise UserError(f"{url}: {faults[-1]}; the slowest: {slowest}")
     if faults:
         more = len(faults) - _FAULTS_SHOWN
         shown = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more:,} more lines" if more > 0 else "")
