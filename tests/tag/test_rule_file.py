@@ -289,6 +289,13 @@ def test_the_time_of_all_expressions_of_a_file_is_bounded_and_the_slowest_lines_
     assert 'line 17 has regex = "16x", which makes the expressions up to here need more than 5 s' in message
     assert "a+ in place of (a|aa)+" in message and "the slowest: line 5 (0.40 s), line 1 (0.30 s)" in message
     assert len(tried) == 17 and len(message.splitlines()) == 1
+    # Expressions that are refused take time too.
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", lambda expression: ("is slow", seconds("x")[1]))
+    tried.clear()
+    with pytest.raises(UserError, match=r"line 17 has regex = .* is slow; .*; the slowest: line 1"):
+        read_rules(write(tmp_path, *slow))
+    assert len(tried) == 17
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", seconds)
     # A pattern of tokens with many expressions is bounded in the same way.
     tokens = [{"LOWER": {"REGEX": {"IN": [f"{number}x" for number in range(30)]}}}]
     tried.clear()

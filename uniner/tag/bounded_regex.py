@@ -125,10 +125,10 @@ def fault_of(expression: str) -> str:
     if of_file and of_file.is_over:
         return _syntax_fault(expression)  # the file is refused without more probes
     fault, seconds = _tried(expression)
-    if of_file and not fault:
+    if of_file:
         # What an earlier call measured counts again, so that a file is refused whenever it is read.
         of_file.spent_s += max(0.0, seconds - _USUAL_S)
-        if of_file.is_over:
+        if of_file.is_over and not fault:
             return (
                 f"makes the expressions up to here need more than {FILE_LIMIT_S:g} s on hard texts; write "
                 "the repeats of the slow ones so that only one way fits, such as a+ in place of (a|aa)+"
@@ -217,8 +217,8 @@ def _slowness(compiled: Any) -> str:
         if slow or left <= 0:
             return (
                 f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}..., or "
-                f"more than {_PROBES_LIMIT_S} s on several such texts: its repeats can divide a text in too many "
-                "ways; write each so that only one way fits, such as a+ in place of (a|aa)+"
+                f"more than {_PROBES_LIMIT_S} s on several such texts: its repeats can divide a text in too "
+                "many ways; write each so that only one way fits, such as a+ in place of (a|aa)+"
             )
     return ""
 
