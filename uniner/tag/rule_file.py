@@ -6,14 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import regex
-
 from uniner.errors import UserError
 from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 from uniner.tag.bounded_regex import fault_of, probe_time_of_file
 from uniner.tag.checksums import CHECKS
+from uniner.tag.rule_words import words_of
 from uniner.tag.token_patterns import token_pattern_fault
 
 Action = Literal["add", "retype", "drop"]
@@ -31,7 +30,6 @@ _EXAMPLES = {
     "min_length": '{"label": "*", "min_length": 2}',
     "retype": '{"label": "year", "regex": "[0-9]{4}", "retype": ["date"]}',
 }
-_LETTERS = regex.compile(r"[\w\p{M}]+")  # \w lacks the signs that many scripts put on their letters
 _ACTIONS = ("pattern", "regex", "deny", "stop_words", "min_length")
 _KEYS = {*_EXAMPLES, "label", "id", "match_case"}
 
@@ -250,11 +248,6 @@ def _text_fault(content: Any) -> str:
 def _name_fault(content: Any) -> str:
     fault = _text_fault(content)
     return fault or ("has a line break" if len(content.splitlines()) > 1 else "")
-
-
-def words_of(text: str) -> tuple[str, ...]:
-    """Return a text's words: letters with their marks, and digits."""
-    return tuple(_LETTERS.findall(text))
 
 
 def _stop_words_fault(content: Any) -> str:
