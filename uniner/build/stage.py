@@ -343,12 +343,12 @@ class _ConversationBuilder:
     """Makes the conversations of a chunk of annotations, or of a gold data set, by key."""
 
     annotations: StageFolder | None
-    corrected: frozenset[str]
     settings: Build
     gold: dict[str, str]
     sampler: NegativeSampler
     conversation: ConversationSettings
     filters: MentionFilters
+    corrected: frozenset[str] = frozenset()
 
     def __call__(self, key: str) -> Chunk:
         if self.annotations and not key.startswith(_GOLD):
