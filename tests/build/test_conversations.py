@@ -18,6 +18,8 @@ from uniner.build.conversations import (
     sample_passages,
 )
 from uniner.build.filters import MentionFilters
+from uniner.build.stage import _corrected_texts
+from uniner.config.schema import Build
 from uniner.gold.catalogue import label_renamer
 from uniner.gold.records import GoldEntity, GoldPassage, rename_types
 from uniner.records import Annotation, Entity
@@ -219,3 +221,25 @@ def test_the_template_words_tags_the_places_that_are_known_and_counts_what_it_ca
     (row,), counts = gold_conversations(passages, "news", "none", settings, dataset_line=False)
     assert row.conversations[-1]["value"] == "Ann O Lee O met O Ann B-person in O Bonn O . O"
     assert counts["unheld_off_boundary"] == 1
+
+
+def test_what_the_teacher_said_of_a_corrected_passage_is_dropped_and_counted():
+    entities = [Entity(text="Ann", type="person", start=0, end=3)]
+    annotations = [annotation(0, entities), annotation(1, entities, text="Ann left.")]
+    sampler = NegativeSampler(Counter(person=2), "none")
+    kept, counts = annotation_conversations(annotations, sampler, SETTINGS, FILTERS, {"Ann left."})
+    assert [row.passage_id for row in kept] == ["p0"]
+    assert (counts["passages"], counts["dropped_corrected"]) == (2, 1)
+
+
+def test_only_the_passages_of_a_review_that_are_trained_on_count_as_corrected(tmp_path):
+    entity = {"start": 0, "end": 3, "text": "Ann", "type": "person"}
+    rows = [{"id": f"{n}", "text": f"Ann {n}", "entities": [entity]} for n in range(4)]
+    reviewed = tmp_path / "train.jsonl"
+    reviewed.write_text("".join(json.dumps({**row, "reviewers": ["Bo"]}) + "\n" for row in rows))
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps({**row, "text": f"Ann p{n}"}) + "\n" for n, row in enumerate(rows)))
+    gold = {"review": str(reviewed), "mine": str(plain)}
+    assert _corrected_texts(gold, Build(), 0) == {f"Ann {n}" for n in range(4)}
+    assert len(_corrected_texts(gold, Build(supervised_examples=3), 0)) == 3
+    assert _corrected_texts(gold, Build(supervised_weight=0), 0) == set()

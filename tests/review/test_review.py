@@ -230,3 +230,35 @@ def test_before_tag_or_before_a_round_the_error_says_what_to_run(passages, tagge
     (run.folder / "tag" / "manifest.json").unlink()
     early = invoke("export", run.config)
     assert early.exit_code == 2 and "uniner tag CONFIG" in early.output
+
+
+def test_import_says_what_is_left_out_passed_over_and_of_a_type_that_was_not_given_out(
+    passages, tagged_run, tmp_path
+):
+    run = tagged_run(passages(), settings="passages = 12\nrandom_share = 0")
+    invoke("export", run.config)
+    facts = json.loads((run.folder / "review" / "round-001" / "round.json").read_text())
+    assert facts["types"] == ["person", "city"]
+    first, second = ids(run, 1)[:2]
+
+    def change(row):
+        row = {**correct(row), "reviewer": "Ann", "at": "2026-11-27T10:00:00Z"}
+        if row["id"] == first:
+            row["entities"][0] = {"start": 0}
+        if row["id"] == second:
+            row["entities"][0]["type"] = "persn"
+        return row
+
+    def older(row):
+        return {**correct(row), "reviewer": "ANN", "at": "2026-11-26T10:00:00Z", "entities": []}
+
+    file = corrected_file(run, tmp_path, change=change)
+    result = invoke("import", run.config, "--file", file)
+    output = " ".join(result.output.split())
+    assert result.exit_code == 0, result.output
+    assert "review: left out: " in output and "1 of 12 reviews are wrong and left out" in output
+    assert "the type 'persn' was not given out and is taken: 1 entities" in output
+    assert first not in {row["id"] for row in run.rows("gold.jsonl")}
+    file = corrected_file(run, tmp_path, change=older, name="older.jsonl")
+    output = " ".join(invoke("import", run.config, "--file", file).output.split())
+    assert "11 older reviews are passed over" in output and "reviewed by Ann, 0 skipped" in output

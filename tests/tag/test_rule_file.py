@@ -1,13 +1,16 @@
 """The file of rules: what is right is read, and every bad line is named with an example."""
 
 import json
+import re
+import time
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniner.errors import UserError
-from uniner.tag.bounded_regex import BoundedRegex, fault_of
+from uniner.tag.bounded_regex import BoundedRegex, _slowness, fault_of
 from uniner.tag.checksums import is_card, is_iban, is_isbn
 from uniner.tag.rule_file import Rule, parse_rule, read_rules, unused_labels_line
 
@@ -206,6 +209,18 @@ def test_matches_have_no_blanks_around_them_and_are_not_empty():
         (is_iban, "DE89370400440532013000", True),
         (is_iban, "DE8937040044053201", False),
         (is_iban, "ZZ89370400440532013000", False),
+        (is_iban, "IBAN DE89 3704 0044 0532 0130 00", True),
+        (is_iban, "iban: DE89370400440532013000", True),
+        (is_iban, "IBAN-Nr. DE89370400440532013000", True),
+        (is_iban, "IBAN DE88370400440532013000", False),
+        (is_iban, "ISBN DE89370400440532013000", False),
+        (is_card, "Card 4111 1111 1111 1111", True),
+        (is_card, "Credit card number: 4111-1111-1111-1111", True),
+        (is_card, "card no. 4111 1111 1111 1112", False),
+        (is_card, "IBAN 4111 1111 1111 1111", False),
+        (is_isbn, "ISBN no. 0-306-40615-2", True),
+        (is_isbn, "ISBN 1306406153", True),
+        (is_isbn, "ISBN-13: 978-0-306-40615-7", True),
     ],
 )
 def test_numbers_as_they_are_printed_and_of_the_right_length(check, text, right):
@@ -222,3 +237,87 @@ def test_a_named_character_is_no_number_of_repeats_and_stop_words_have_words():
     assert parse_rule(json.dumps({"label": "a", "regex": "\\N{DIGIT ONE}+"}), 1)
     with pytest.raises(ValueError, match=r"'\.\.\.' has no word"):
         parse_rule(json.dumps({"label": "a", "stop_words": ["..."]}), 1)
+
+
+FUZZY = ["(?:foo){1<=e<=3}", "(?:foo){e}", "x{e<=0}", "x{2i+2d+1s<=4}", "x{d<=1:[a-z]}", "x{e", r"\[{e}]",
+         "(?x)a # [ \n (?:b){e}", "(?x)a[#]\n(?:b){i}", "(?x:a{1, 3})", "a#(?:b){s<2}?"]  # fmt: skip
+TEXT = ["[{x]", "[^]{e]x", r"[\]{e]", r"\{e}", "x{ab}", "{", "x{}", "x{2}", "x{2,}", "x{,2}", "x{2,3}?",
+        "a{1, 3}", "(?x)a # {e}", "(?x: a # {e}\n)b", "(?#{e})a", "(?x)(?-x:a{1, 3})", "${name}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", FUZZY)
+def test_a_brace_that_would_allow_errors_is_refused_and_its_escape_is_right(expression):
+    fault = fault_of(expression)
+    assert fault.startswith("has the brace {") and r"write \{ for the character, such as \{" in fault
+    assert len(fault.splitlines()) == 1
+
+
+@pytest.mark.parametrize("expression", TEXT)
+def test_a_brace_that_is_text_or_a_number_of_repeats_is_right(expression):
+    assert fault_of(expression) == ""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*"{}[]()^#\n x\\e,1<=-:?", "(?x)", "(?x:", "(?-x:", "(?#", "e<=1", "{1,2}", "{e}"]),
+        max_size=12,
+    ).map("".join)
+)
+def test_what_is_accepted_matches_as_python_would(expression):
+    if fault_of(expression) == "":
+        for text in ("x", "xx", "{e}", "x{e}", "x{1, 2}", "x1", "1e", expression):
+            assert bool(regex.fullmatch(expression, text)) == bool(re.fullmatch(expression, text))
+
+
+def test_the_time_of_all_expressions_of_a_file_is_bounded_and_the_slowest_lines_named(tmp_path, monkeypatch):
+    tried = []
+
+    def seconds(expression):
+        tried.append(expression)
+        return "", 0.4 if expression.endswith("y") else 0.3 if expression.endswith("x") else 0.001
+
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", seconds)
+    quick = [{"label": "a", "regex": f"q{number}"} for number in range(200)]
+    assert len(read_rules(write(tmp_path, *quick)).rules) == 200  # many quick ones are no slow one
+    slow = [{"label": "a", "regex": f"{number}x"} for number in range(30)]
+    slow[4]["regex"] = "4y"
+    tried.clear()
+    with pytest.raises(UserError) as error:
+        read_rules(write(tmp_path, *slow, "no rule"))
+    message = str(error.value)
+    assert 'line 17 has regex = "16x", which makes the expressions up to here need more than 5 s' in message
+    assert "a+ in place of (a|aa)+" in message and "the slowest: line 5 (0.40 s), line 1 (0.30 s)" in message
+    assert len(tried) == 17 and len(message.splitlines()) == 1
+    # Expressions that are refused take time too.
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", lambda expression: ("is slow", seconds("x")[1]))
+    tried.clear()
+    with pytest.raises(UserError, match=r"line 17 has regex = .* is slow; .*; the slowest: line 1"):
+        read_rules(write(tmp_path, *slow))
+    assert len(tried) == 17
+    monkeypatch.setattr("uniner.tag.bounded_regex._tried", seconds)
+    # A pattern of tokens with many expressions is bounded in the same way.
+    tokens = [{"LOWER": {"REGEX": {"IN": [f"{number}x" for number in range(30)]}}}]
+    tried.clear()
+    with pytest.raises(UserError, match=r"line 1 has pattern = .* more than 5 s"):
+        read_rules(write(tmp_path, {"label": "a", "pattern": tokens}))
+    assert len(tried) == 17
+
+
+def test_the_hard_texts_of_one_expression_are_bounded_together(monkeypatch):
+    monkeypatch.setattr("uniner.tag.bounded_regex._PROBE_LIMIT_S", 0.1)
+    monkeypatch.setattr("uniner.tag.bounded_regex._PROBES_LIMIT_S", 0.03)
+    asked = []
+
+    class Slow:
+        """Needs 0.01 s on each text, which is no fault of one."""
+
+        def finditer(self, text, timeout):
+            asked.append(timeout)
+            end = time.thread_time() + 0.01
+            while time.thread_time() < end:
+                pass
+            return []
+
+    assert "or more than 0.03 s on several such texts" in _slowness(Slow())
+    assert len(asked) <= 4 and asked == sorted(asked, reverse=True)

@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity, TaggedPassage
 from uniner.storage.manifest import StageTotals, Summary, few_examples
 from uniner.tag.rule_file import RuleSet, parse_rule
+from uniner.tag.rule_words import TextWithoutCase, word_starts, words_of
 from uniner.tag.rules import describe_rules, rules_line, without_rule_figures
 from uniner.tag.tagger import EntityRules, apply_rules
 
@@ -238,3 +241,96 @@ def test_stop_words_are_divided_as_entities_are(word):
         passages=[passage(text)],
     )[0]
     assert [entity.text for row in rows for entity in row.entities] == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("stop_words", "text", "dropped"),
+    [
+        (["New York"], "York", False),
+        (["New York"], "New", False),
+        (["New York"], "new  york", True),
+        (["New York"], "New York City", False),
+        (["New York", "city"], "City", True),
+        (["New York", "the"], "the York", False),
+        (["don't", "the"], "the don't", True),
+        (["don't"], "don", False),
+        (["and", "or"], "and/or", True),
+    ],
+)
+def test_a_stop_word_of_several_words_drops_only_what_is_all_of_it(stop_words, text, dropped):
+    rows = tagged(
+        [{"label": "p", "stop_words": stop_words}], found(text, "p", of=text), passages=[passage(text)]
+    )[0]
+    assert [entity.text for row in rows for entity in row.entities] == ([] if dropped else [text])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "places"),
+    [
+        ("STRASSE", "😀 Die straße, die Straße und STRASSE.", ["straße", "Straße", "STRASSE"]),
+        ("straße", "😀 STRASSE ß", ["STRASSE"]),
+        ("stras", "straße stras", ["stras"]),
+        ("s", "ß S", ["S"]),
+        ("ΟΔΟΣ", "ŉ οδος οδοσ", ["οδος", "οδοσ"]),
+        ("istanbul", "İstanbul ISTANBUL", ["ISTANBUL"]),
+        ("İSTANBUL", "ß İstanbul istanbul", ["İstanbul"]),
+        ("ﬁsch", "FISCH ﬁsch", ["FISCH", "ﬁsch"]),
+        ("ram", "राम RAM", ["RAM"]),
+    ],
+)
+def test_case_is_ignored_in_one_way_by_all_rules_and_offsets_stay_right(pattern, text, places):
+    adds = {"label": "a", "pattern": pattern, "match_case": False}
+    rows = tagged([adds], passages=[passage(text)])[0]
+    assert [entity.text for entity in rows[0].entities] == places  # `tagged` compares the offsets
+    for place in dict.fromkeys(places):
+        entity = found(place, "b", of=text)
+        assert shown(tagged([{**adds, "retype": ["b"]}], entity, passages=[passage(text)])[0]) == [
+            (place, "a", RETYPED)
+        ]
+        for drops in ({"deny": [pattern]}, {"stop_words": [pattern]}):
+            assert not shown(tagged([{"label": "b", **drops}], entity, passages=[passage(text)])[0])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text("aAsSßẞİiıIﬁŉſΣσς k\u0301😀", max_size=12), st.text("aAsSßİiIﬁſΣς", min_size=1, max_size=3))
+def test_places_without_case_are_those_whose_text_folds_to_the_phrase(text, phrase):
+    size = range(len(text) + 1)
+    spans = [(start, end) for start in size for end in size if start < end]
+    wanted = [span for span in spans if text[span[0] : span[1]].casefold() == phrase.casefold()]
+    assert TextWithoutCase(text).places(phrase.casefold()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("दिल्ली की", ["दिल्ली", "की"]),
+        ("مُحَمَّد", ["مُحَمَّد"]),
+        ("jose\u0301 e\u0301te\u0301", ["jose\u0301", "e\u0301te\u0301"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("don't ❤\ufe0f a_1", ["don", "t", "a_1"]),
+    ],
+)
+def test_a_word_has_its_marks(text, words):
+    assert list(words_of(text)) == words
+    starts = word_starts(text)
+    assert {text.index(word) for word in words} <= set(starts)
+    assert len(starts) == len(words) + text.count("'") + text.count("❤")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("दिल्ली", "की ओर"), ("مُحَمَّد", "بن علي"), ("de\u0301ja\u0300", "vu la")]
+)
+def test_a_word_with_marks_counts_as_one_where_matches_of_rules_overlap(one, two):
+    text = f"{one} {two}"
+    first, *_ = two.split()
+    rows, _, _ = tagged(
+        [{"label": "short", "pattern": f"{one} {first}"}, {"label": "long", "regex": f"{first}.*"}],
+        passages=[passage(text)],
+    )
+    # Both have two words, so the earlier one stays, however many marks the other has.
+    assert shown(rows) == [(f"{one} {first}", "short", BY_RULE)]
+    rows, _, _ = tagged(
+        [{"label": "short", "pattern": one}, {"label": "long", "regex": f"{one[-1]} {two}"}],
+        passages=[passage(text)],
+    )
+    assert [label for _, label, _ in shown(rows)] == ["long"]  # three words against one

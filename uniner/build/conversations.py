@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -108,8 +108,11 @@ def annotation_conversations(
     sampler: NegativeSampler,
     settings: ConversationSettings,
     filters: MentionFilters,
+    corrected: Container[str] = (),
 ) -> tuple[list[Conversation], dict[str, int]]:
     """Return the conversations of a chunk's annotations, and counts of what was dropped.
+
+    corrected: texts that people have corrected; what the teacher said of them is dropped (dropped_corrected).
 
     Counts: passages; dropped_<outcome> (annotations that are not ok); dropped_no_entities (no mention left,
     as in the paper); mentions_<filter> (mentions that each filter dropped); mentions; unheld_<reason>
@@ -119,6 +122,9 @@ def annotation_conversations(
     counts.update(f"dropped_{annotation.outcome}" for annotation in annotations if annotation.outcome != "ok")
     conversations = []
     for annotation, filtered in _filtered(annotations, filters):
+        if annotation.text in corrected:
+            counts["dropped_corrected"] += 1
+            continue
         counts.update({f"mentions_{name}": count for name, count in filtered.dropped.items()})
         if not filtered.mentions:
             counts["dropped_no_entities"] += 1

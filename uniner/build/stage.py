@@ -7,8 +7,9 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 from uniner.build import card
@@ -35,6 +36,7 @@ from uniner.config.schema import Build
 from uniner.errors import UserError
 from uniner.gold.catalogue import is_listed, label_renamer, tag_column
 from uniner.gold.reader import absolute_gold, gold_digest, read_gold, verify_gold
+from uniner.gold.records import GoldPassage
 from uniner.inference.type_names import NameEncoder
 from uniner.labels import LABEL_WORDS, normalize_type
 from uniner.records import CONVERSATION, Annotation, from_table, to_table
@@ -130,10 +132,13 @@ def run(context: StageContext) -> Manifest:
         near=near,
         seed=context.seed,
     )
+    gold_addresses = {name: absolute_gold(address) for name, address in settings.supervised.items()}
+    corrected = _corrected_texts(gold_addresses, settings, context.seed) if annotations else frozenset()
     conversation_builder = _ConversationBuilder(
         annotations=annotations,
+        corrected=corrected,
         settings=settings,
-        gold={name: absolute_gold(address) for name, address in settings.supervised.items()},
+        gold=gold_addresses,
         sampler=NegativeSampler(mentions, settings.negatives, kept_apart),
         conversation=replace(_conversation_settings(context), forms=forms),
         filters=filters,
@@ -329,6 +334,30 @@ def _count_types(key: str, annotations: StageFolder, filters: MentionFilters) ->
     return dict(counts), words
 
 
+def _gold_sample(name: str, address: str, settings: Build, seed: int) -> list[GoldPassage]:
+    rename = label_renamer(name, settings.labels)
+    passages = read_gold(address, rename=rename, tag_column=tag_column(name))
+    return sample_passages(passages, name, settings.supervised_examples, seed)
+
+
+def _is_of_review(name: str, address: str) -> bool:
+    """Tell by its first passage whether a gold data set is a file of a review."""
+    return any(passage.reviewed for passage in islice(read_gold(address, tag_column=tag_column(name)), 1))
+
+
+def _corrected_texts(gold: Mapping[str, str], settings: Build, seed: int) -> frozenset[str]:
+    """Return the texts that people corrected in a review and that are trained on so."""
+    if not settings.supervised_weight:
+        return frozenset()
+    return frozenset(
+        passage.text
+        for name, address in gold.items()
+        if _is_of_review(name, address)
+        for passage in _gold_sample(name, address, settings, seed)
+        if passage.reviewed
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _ConversationBuilder:
     """Makes the conversations of a chunk of annotations, or of a gold data set, by key."""
@@ -339,19 +368,18 @@ class _ConversationBuilder:
     sampler: NegativeSampler
     conversation: ConversationSettings
     filters: MentionFilters
+    corrected: frozenset[str] = frozenset()
 
     def __call__(self, key: str) -> Chunk:
         if self.annotations and not key.startswith(_GOLD):
             annotations = from_table(self.annotations.read_chunk(key).table, Annotation)
             conversations, counts = annotation_conversations(
-                annotations, self.sampler, self.conversation, self.filters
+                annotations, self.sampler, self.conversation, self.filters, self.corrected
             )
         else:
             name, settings = key.removeprefix(_GOLD), self.settings
-            rename = label_renamer(name, settings.labels)
-            passages = read_gold(self.gold[name], rename=rename, tag_column=tag_column(name))
             conversations, counts = gold_conversations(
-                sample_passages(passages, name, settings.supervised_examples, self.conversation.seed),
+                _gold_sample(name, self.gold[name], settings, self.conversation.seed),
                 name,
                 settings.negatives,
                 replace(self.conversation, weight=settings.supervised_weight),

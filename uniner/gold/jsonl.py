@@ -1,7 +1,11 @@
-"""Our own format: {"text", "entities": [{"start", "end", "text", "type"}]}, "id" optional."""
+"""Our own format: {"text", "entities": [{"start", "end", "text", "type"}]}, "id" optional.
+
+The files that `review import` writes name the `reviewers` of each passage.
+"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from uniner.gold.json_rows import JsonRow, decoded_rows, id_of
 from uniner.gold.records import GoldEntity, GoldRow, LeftOut, MarkedSpan, annotated_row
@@ -14,6 +18,7 @@ class _AnnotatedText:
     text: str
     entities: tuple[GoldEntity, ...]
     id: str | int | None = None
+    reviewers: Any = None
 
 
 def recognise(row: object) -> bool | None:
@@ -32,4 +37,6 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
 
 def _read_row(row: JsonRow, where: str, annotated: _AnnotatedText) -> Iterator[GoldRow]:
     mentions = [MarkedSpan(where, e.start, e.end, e.text, e.type) for e in annotated.entities]
-    yield annotated_row(row.number, row.place, annotated.text, mentions, id_of(annotated.id))
+    made = annotated_row(row.number, row.place, annotated.text, mentions, id_of(annotated.id))
+    reviewed = isinstance(annotated.reviewers, list) and bool(annotated.reviewers)
+    yield made._replace(passage=replace(made.passage, reviewed=reviewed))

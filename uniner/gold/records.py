@@ -34,7 +34,7 @@ class GoldPassage:
 
     questions: the questions that the file itself asks (published conversations); whether the passage has any
     other type is unknown. None: the passage is annotated for all types of its data set. left_out: number of
-    annotations that became no entity, by reason.
+    annotations that became no entity, by reason. reviewed: people corrected it, as the file of a review says.
     """
 
     text: str
@@ -42,6 +42,7 @@ class GoldPassage:
     id: str
     questions: tuple[GoldQuestion, ...] | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    reviewed: bool = False
 
 
 class GoldRow(NamedTuple):

@@ -1,16 +1,26 @@
 """The review form: one HTML file that works from disk without network, and the JSON file that it saves."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from uniner.review.read_back import ReadReview, given_text, read_spans
+from uniner.review.layouts import (
+    ReadReview,
+    Unreadable,
+    given_text,
+    read_each,
+    read_reviewer,
+    read_spans,
+    read_text,
+    read_time,
+)
 from uniner.review.tasks import ReviewTask
 
 FORM = "uniner-review"
 """Marks the form's saved files."""
 _PLACE = "__REVIEW_DATA__"
+_REVIEWS = '[{"id": "doc-1-0", "text": "Ann left.", "outcome": "ok", "entities": []}]'
 
 
 def review_form(title: str, types: Sequence[str], tasks: Sequence[ReviewTask]) -> str:
@@ -42,19 +52,22 @@ def is_saved_form(value: Any) -> bool:
     return isinstance(value, dict) and value.get("format") == FORM
 
 
-def read_saved_form(value: dict[str, Any]) -> Iterator[ReadReview]:
+def read_saved_form(value: Mapping[str, Any]) -> Iterator[ReadReview | Unreadable]:
     """Yield the reviews of a saved form.
 
     Raises:
-        KeyError, TypeError: where the file has another layout.
+        UserError: where it has no list of reviews.
     """
-    for review in value["reviews"]:
-        yield ReadReview(
-            passage_id=str(review["id"]),
-            text=review["text"],
-            reviewer=given_text(value.get("reviewer")),
-            at=given_text(review.get("at")),
-            outcome=str(review["outcome"]),
-            note=given_text(review.get("note")),
-            spans=read_spans(review["entities"]),
+
+    def read(review: Mapping[str, Any]) -> ReadReview:
+        return ReadReview(
+            passage_id=read_text(review, "id", '"doc-1-0"'),
+            text=read_text(review, "text", '"Ann left."'),
+            reviewer=read_reviewer(value),
+            at=read_time(review, "at"),
+            outcome=read_text(review, "outcome", '"ok"'),
+            note=given_text(review, "note", '"not sure"'),
+            spans=read_spans(review),
         )
+
+    return read_each(value, "reviews", _REVIEWS, read)

@@ -10,13 +10,27 @@ from itertools import accumulate
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from uniner.errors import UserError
 from uniner.gold.records import same_words
-from uniner.review.read_back import ReadReview, ReadSpan
+from uniner.review.layouts import (
+    ReadReview,
+    ReadSpan,
+    Unreadable,
+    read_each,
+    read_list,
+    read_text,
+    read_time,
+    shown,
+    visible_name,
+)
 from uniner.review.tasks import REVIEWED, SKIPPED, ReviewTask
 
 _CONTROL, _OBJECT = "label", "text"
-_MARK_NO_SPAN = {"choices", "textarea", "rating", "number", "datetime", "taxonomy", "relation"}
+_MARK_NO_SPAN = {
+    *("choices", "textarea", "rating", "number", "datetime", "taxonomy", "relation", "pairwise", "ranker")
+}
 """Controls that say something of a region, or of the task, and mark none themselves."""
+_REGION = '{"type": "labels", "value": {"start": 0, "end": 3, "text": "Ann", "labels": ["person"]}}'
 # Without pre-wrap, Label Studio trims blanks.
 _STYLE = ".htx-text { white-space: pre-wrap; }"
 
@@ -69,47 +83,65 @@ def is_export(row: object) -> bool:
     return isinstance(row, dict) and isinstance(row.get("data"), dict) and "annotations" in row
 
 
-def read_export(row: Mapping[str, Any]) -> Iterator[ReadReview]:
+def read_export(row: Mapping[str, Any]) -> Iterator[ReadReview | Unreadable]:
     """Yield the reviews of a task: one per annotation, by who made it. Relations and choices are ignored.
 
     Raises:
-        KeyError, TypeError, ValueError: where the task has another layout.
+        UserError: where the task has no passage, or no list of annotations.
     """
-    data = row["data"]
-    for annotation in row["annotations"]:
-        yield ReadReview(
-            passage_id=str(data["passage_id"]),
-            text=data["text"],
+    passage_id = read_text(row["data"], "passage_id", '"doc-1-0"')
+    text = read_text(row["data"], "text", '"Ann left."')
+
+    def read(annotation: Mapping[str, Any]) -> ReadReview:
+        cancelled = bool(annotation.get("was_cancelled"))
+        return ReadReview(
+            passage_id=passage_id,
+            text=text,
             reviewer=_who(annotation.get("completed_by")),
-            at=str(annotation.get("updated_at") or annotation.get("created_at") or ""),
-            outcome=SKIPPED if annotation.get("was_cancelled") else REVIEWED,
-            spans=tuple(_spans(data["text"], annotation["result"])),
+            at=read_time(annotation, "updated_at", "created_at"),
+            outcome=SKIPPED if cancelled else REVIEWED,
+            spans=() if cancelled else tuple(_spans(text, read_list(annotation, "result", f"[{_REGION}]"))),
         )
+
+    return read_each(row, "annotations", f'[{{"result": [{_REGION}]}}]', read, passage_id)
 
 
 def _who(completed_by: Any) -> str:
-    """Return the e-mail address of a user, or the number that Label Studio gave to the user."""
+    """Return the e-mail address of a user, or the number that Label Studio gave to the user.
+
+    Empty where neither is there, or nobody could see it.
+    """
     if isinstance(completed_by, dict):
-        return str(completed_by.get("email") or completed_by.get("id") or "")
-    return "" if completed_by is None else f"label-studio-{completed_by}"
+        email = completed_by.get("email")
+        if isinstance(email, str) and visible_name(email):
+            return visible_name(email)
+        completed_by = completed_by.get("id")
+    if isinstance(completed_by, str) and not completed_by.strip().isdecimal():
+        return visible_name(completed_by)
+    if completed_by is None or (type(completed_by) is int or isinstance(completed_by, str)):
+        return "" if completed_by is None else f"label-studio-{int(completed_by)}"
+    raise UserError(f'completed_by must be a user, such as {{"id": 3}} or 3, not {shown(completed_by)}')
 
 
-def _spans(text: str, results: Iterable[Mapping[str, Any]]) -> Iterator[ReadSpan]:
+def _spans(text: str, results: Iterable[Any]) -> Iterator[ReadSpan]:
     for result in results:
-        value = result.get("value", {})
-        if result.get("type") != "labels":
-            if (
-                "start" in value and result.get("type") not in _MARK_NO_SPAN
-            ):  # a marked region of another control: what was marked would be lost
-                raise TypeError(
-                    f"a region of type {result.get('type')!r}; label with {_CONTROL!r} of the config"
-                )
-            continue  # a relation or a choice
-        start, end, marked, labels = value["start"], value["end"], value.get("text"), value.get("labels")
+        kind = result.get("type") if isinstance(result, dict) else None
+        if not isinstance(kind, str):
+            raise UserError(f"a region must be an object with a type, such as {_REGION}, not {shown(result)}")
+        if kind in _MARK_NO_SPAN:
+            continue
+        if kind != "labels":  # what was marked with another control would be lost
+            raise UserError(f"a region of type {kind!r:.60}; label with {_CONTROL!r} of the config")
+        value = result.get("value")
+        if not isinstance(value, dict):
+            raise UserError(f"a region must have a value, such as {_REGION}, not {shown(result)}")
+        start, end, marked, labels = (value.get(name) for name in ("start", "end", "text", "labels"))
         if type(start) is not int or type(end) is not int:
-            raise TypeError(f"start and end must be whole numbers, not {start!r} and {end!r}")
+            raise UserError(
+                f"start and end must be whole numbers, not {shown(start)} and {shown(end)}, such as {_REGION}"
+            )
         if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
-            raise TypeError(f"labels must be a list of types, not {labels!r}")
+            raise UserError(f"labels must be a list of types, not {labels!r:.60}, such as {_REGION}")
         if isinstance(marked, str) and not same_words(text[start:end], marked):
             start, end = _from_utf16(text, start, end, marked)
         for name in labels:

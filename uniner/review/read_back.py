@@ -4,38 +4,31 @@ A review with a span that does not fit its text gets the outcome `bad_span`: wit
 would be wrong gold data. A file's line says file, passage and span.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from uniner.errors import UserError
 from uniner.gold.json_rows import json_value, read_rows
 from uniner.gold.records import GoldEntity, checked_entity, most_faults
-from uniner.labels import is_visible
+from uniner.labels import is_visible, nearest_type
+from uniner.review.layouts import (
+    ENTITY,
+    ReadReview,
+    Unreadable,
+    given_text,
+    read_reviewer,
+    read_spans,
+    read_text,
+    read_time,
+    visible_name,
+)
 from uniner.review.tasks import BAD_SPAN, REVIEWED, SKIPPED, Review, ReviewTask
 
-
-class ReadSpan(NamedTuple):
-    """A span as a file has it, in code points. text: None where the file does not repeat it."""
-
-    start: int
-    end: int
-    text: str | None
-    type: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadReview:
-    """A review as a file has it, not yet checked."""
-
-    passage_id: str
-    text: str
-    reviewer: str
-    spans: tuple[ReadSpan, ...]
-    at: str = ""
-    outcome: str = REVIEWED
-    note: str = ""
+_TYPES_SHOWN = 5
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ]|$)")
 
 
 class ReviewFormat(NamedTuple):
@@ -43,7 +36,7 @@ class ReviewFormat(NamedTuple):
 
     name: str
     recognise: Callable[[Any], bool]
-    read: Callable[[Any], Iterable[ReadReview]]
+    read: Callable[[Any], Iterable[ReadReview | Unreadable]]
 
 
 @dataclass
@@ -73,28 +66,47 @@ def read_reviews(
     Raises:
         UserError: where the file cannot be read, or no row has a known layout.
     """
-    formats, before = list(formats), into.rows
+    formats, before, any_known = list(formats), into.rows, False
     for row in read_rows(url):
         where, value = f"{url}, {row.place}", json_value(row.data)
         known = next((each for each in formats if each.recognise(value)), None)
-        if known is None:
-            names = ", ".join(each.name for each in formats)
-            raise UserError(f"{where}: is none of {names}; name the file that the tool exported or saved")
-        try:
-            read = list(known.read(value))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        any_known = any_known or known is not None
+        for review in _reviews_of(value, known, formats):
             into.rows += 1
-            into.errors.append(
-                f"{where}: is not as {known.name} writes it ({error!r}); export the file again"
-            )
-            continue
-        for review in read:
-            into.rows += 1
+            if isinstance(review, Unreadable):
+                into.errors.append(f"{where}{review.place and ', '}{review.place}: {review.error}")
+                continue
             checked, errors = _checked(where, review, tasks.get(review.passage_id), reviewer, into.now)
             into.errors += errors
             into.reviews += [checked] if checked else []
     if into.rows == before:
         raise UserError(f"{url}: has no review; correct some passages and export or save the file again")
+    if not any_known:
+        raise UserError(into.errors[-(into.rows - before)])
+
+
+def _reviews_of(
+    value: Any, known: ReviewFormat | None, formats: Sequence[ReviewFormat]
+) -> Iterator[ReadReview | Unreadable]:
+    """Yield the reviews of a row, each that cannot be read with an error in words."""
+    if known is None:
+        names = ", ".join(each.name for each in formats)
+        fault = "is not JSON, and so" if isinstance(value, str) else "is"
+        yield Unreadable(
+            "",
+            f"{fault} none of {names}; name the file that the tool exported or saved, or write lines such as "
+            f'{{"id": "doc-1-0", "text": "Ann left.", "entities": [{ENTITY}]}}',
+        )
+        return
+
+    def unreadable(place: str, error: object) -> Unreadable:
+        return Unreadable(place, f"is not as {known.name} writes it: {error}; export the file again")
+
+    try:
+        for review in known.read(value):
+            yield unreadable(*review) if isinstance(review, Unreadable) else review
+    except UserError as error:
+        yield unreadable("", error)
 
 
 def _checked(
@@ -108,7 +120,8 @@ def _checked(
         return None, [
             f"{where}: its text is not the one that was given out; correct spans and types, never the text"
         ]
-    if not (read.reviewer or reviewer.strip()):
+    who = read.reviewer or visible_name(reviewer)
+    if not who:
         return None, [f"{where}: does not say who reviewed it; name the person, such as --reviewer Ann"]
     if read.at and _instant(read.at) is None:
         return None, [f"{where}: at = {read.at[:60]!r} is not a time, such as 2026-11-27T10:00:00Z"]
@@ -126,7 +139,7 @@ def _checked(
             errors.append(str(error))
     review = Review(
         passage_id=read.passage_id,
-        reviewer=read.reviewer or reviewer.strip(),
+        reviewer=who,
         at=read.at or now,
         note=read.note,
         outcome=BAD_SPAN if errors else read.outcome,
@@ -140,14 +153,61 @@ def _checked(
 def latest(reviews: Iterable[Review]) -> list[Review]:
     """Keep each reviewer's last review of a passage, by when it was made, then by the order given.
 
-    One with a span that does not fit takes no other's place.
+    One with a span that does not fit takes no other's place. "Ann" and "ann" are one reviewer, with the name
+    that comes first.
     """
     kept: dict[tuple[str, str], Review] = {}
+    names: dict[str, str] = {}
     for review in reviews:
-        key = (review.passage_id, review.reviewer)
+        person = _person(review)
+        review = replace(review, reviewer=names.setdefault(person, review.reviewer))
+        key = (review.passage_id, person)
         if key not in kept or _rank(kept[key]) <= _rank(review):
             kept[key] = review
     return [kept[key] for key in sorted(kept)]
+
+
+def passed_over(reviews: Iterable[Review], kept: Iterable[Review]) -> int:
+    """Count the reviews that say something else than the same reviewer's one that is kept.
+
+    Those with a span that does not fit are not counted: they are errors.
+    """
+    said = {(review.passage_id, _person(review)): _said(review) for review in kept}
+    return sum(
+        review.outcome != BAD_SPAN and _said(review) != said[review.passage_id, _person(review)]
+        for review in reviews
+    )
+
+
+def unknown_type_lines(reviews: Iterable[Review], types: Sequence[str]) -> list[str]:
+    """Return a line for each type that nobody was asked for, the most frequent first, five at most.
+
+    types: those that were given out to choose from.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for review in reviews:
+        for entity in review.entities:
+            if entity.type not in types:
+                found.setdefault(entity.type, []).append((entity.text, review.passage_id))
+    lines = []
+    for name, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        text, passage_id = places[0]
+        near = nearest_type(name, types)
+        lines.append(
+            f"the type {name!r:.60} was not given out and is taken: {len(places):,} entities, such as "
+            f"{text!r:.60} in passage {passage_id!r}; if it is a slip{f' (for {near!r})' if near else ''}, "
+            "correct the file and import it again"
+        )
+    more = len(lines) - _TYPES_SHOWN
+    return lines[:_TYPES_SHOWN] + ([f"and {more:,} more types that were not given out"] if more > 0 else [])
+
+
+def _person(review: Review) -> str:
+    return " ".join(review.reviewer.split()).casefold()
+
+
+def _said(review: Review) -> tuple[str, str, tuple[GoldEntity, ...]]:
+    return review.outcome, review.note, review.entities
 
 
 def _rank(review: Review) -> tuple[bool, float]:
@@ -156,16 +216,13 @@ def _rank(review: Review) -> tuple[bool, float]:
 
 def _instant(at: str) -> float | None:
     """Return a time as seconds; None where it is none. Without a zone it is of UTC."""
+    if not _DATE.match(at):  # fromisoformat takes plain numbers too
+        return None
     try:
         moment = datetime.fromisoformat(at)
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def given_text(value: Any) -> str:
-    """Return a text that a file may leave out or have as null, without blanks around it."""
-    return "" if value is None else str(value).strip()
 
 
 def gold_lines_format() -> ReviewFormat:
@@ -177,37 +234,13 @@ def _is_gold_row(value: Any) -> bool:
     return isinstance(value, dict) and {"id", "text", "entities"} <= value.keys()
 
 
-def _read_gold_row(value: dict[str, Any]) -> Iterator[ReadReview]:
+def _read_gold_row(value: Mapping[str, Any]) -> Iterator[ReadReview]:
     yield ReadReview(
-        passage_id=str(value["id"]),
-        text=value["text"],
-        reviewer=given_text(value.get("reviewer")),
-        at=given_text(value.get("at")),
-        outcome=str(value.get("outcome", REVIEWED)),
-        note=given_text(value.get("note")),
-        spans=read_spans(value["entities"]),
+        passage_id=read_text(value, "id", '"doc-1-0"'),
+        text=read_text(value, "text", '"Ann left."'),
+        reviewer=read_reviewer(value),
+        at=read_time(value, "at"),
+        outcome=given_text(value, "outcome", f'"{REVIEWED}"') or REVIEWED,
+        note=given_text(value, "note", '"not sure"'),
+        spans=read_spans(value),
     )
-
-
-def read_spans(entities: Any) -> tuple[ReadSpan, ...]:
-    """Return the spans of a list.
-
-    Raises:
-        KeyError, TypeError: it is no list, or a span is wrong.
-    """
-    if not isinstance(entities, list):
-        raise TypeError(f"entities must be a list, not {entities!r}")
-    return tuple(map(read_span, entities))
-
-
-def read_span(entity: Mapping[str, Any]) -> ReadSpan:
-    """Return a span of {"start", "end", "text", "type"}; text may be missing.
-
-    Raises:
-        KeyError, TypeError: where something else is missing or has another type.
-    """
-    start, end, text, name = entity["start"], entity["end"], entity.get("text"), entity["type"]
-    right = all(type(place) is int for place in (start, end)) and isinstance(name, str)
-    if not (right and isinstance(text, str | None)):
-        raise TypeError(f"{dict(entity)} is no span: start and end are whole numbers, text and type are text")
-    return ReadSpan(start, end, text, name)

@@ -2,7 +2,7 @@
 
 review/round-001/passages.jsonl   what was given out: passages, the student's entities, why they were chosen
                  label-studio.json, label-studio.xml, gold.jsonl, form.html      for people to correct
-                 round.json       written last at export
+                 round.json       the types to choose from, and more; written last at export
                  reviews.jsonl    each person's reviews; result.json: what they say of the student
 review/gold.jsonl                 corrected passages of all rounds, as gold data
        train.jsonl, evaluate.jsonl       of these the chosen ones, and those drawn at random
@@ -29,13 +29,15 @@ _ROUND = re.compile(r"round-(\d+)/round\.json")
 class ReviewRound:
     """A round: its number, counted through all runs that go on from one another, and what is known of it.
 
-    after: the folder of the earlier run; empty for the first. result: None until reviews are imported.
+    after: the folder of the earlier run; empty for the first. types: to choose from; empty in a round of a
+    version that did not keep them. result: None until reviews are imported.
     """
 
     number: int
     folder: Folder
     tasks: tuple[ReviewTask, ...]
     after: str = ""
+    types: tuple[str, ...] = ()
     reviews: tuple[Review, ...] = ()
     result: RoundResult | None = None
 
@@ -129,6 +131,7 @@ def _read(folder: Folder, number: int) -> ReviewRound:
         number=number,
         folder=folder,
         after=facts["after"],
+        types=tuple(facts.get("types", ())),
         tasks=tuple(read_json_lines(passages, ReviewTask, folder.path(PASSAGES))),
         reviews=tuple(read_json_lines(reviews, Review, folder.path(REVIEWS))),
         result=msgspec.convert(result, RoundResult) if result else None,

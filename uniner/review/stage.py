@@ -3,8 +3,7 @@
 It runs in the driver alone, without Ray: choosing is one pass over the columns of tag's chunks.
 """
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 
@@ -12,7 +11,15 @@ from uniner.errors import UserError
 from uniner.gold.records import GoldEntity
 from uniner.review import form, label_studio
 from uniner.review.choice import Chooser, divide, passage_hash
-from uniner.review.read_back import ReadBack, ReviewFormat, gold_lines_format, latest, read_reviews
+from uniner.review.read_back import (
+    ReadBack,
+    ReviewFormat,
+    gold_lines_format,
+    latest,
+    passed_over,
+    read_reviews,
+    unknown_type_lines,
+)
 from uniner.review.results import result_lines, summarise
 from uniner.review.rounds import RESULT, REVIEWS, ReviewRound, earlier_rounds, rounds_of, write_round
 from uniner.review.tagged import read_tasks, scan
@@ -46,8 +53,6 @@ _WORDS = {
     UNSURE: "least sure",
 }
 
-log = logging.getLogger(__name__)
-
 
 def export_round(context: StageContext) -> ReviewRound:
     """Choose the passages of the next round and write them for people to correct. Prints what is in it.
@@ -80,13 +85,15 @@ def export_round(context: StageContext) -> ReviewRound:
             )
         number = max((each.number for each in earlier), default=0) + 1
         parts = {part: sum(task.part == part for task in given) for part in PARTS}
+        types = _types(manifest, given)
         facts = {
+            "types": types,
             "after": absolute(settings.after) if settings.after else "",
             "run": run.name,
             "tag": manifest.digest,
             "parts": parts,
         }
-        files = _files_for_people(f"{run.name} round {number}", _types(manifest, given), given)
+        files = _files_for_people(f"{run.name} round {number}", types, given)
         made = write_round(context.folder, number, tasks, facts, files)
     counts = ", ".join(f"{count:,} {_WORDS[part]}" for part, count in parts.items() if count)
     print(f"review: round {number}, {len(given):,} passages: {counts}")
@@ -113,9 +120,8 @@ def import_reviews(
         for file in files:
             read_reviews(absolute(file), chosen.tasks_by_id, _FORMATS, reviewer, read)
         read.check()
-        for error in read.errors:
-            log.warning(f"review: left out: {error}")
-        reviews = latest([*chosen.reviews, *read.reviews])
+        before_and_now = [*chosen.reviews, *read.reviews]
+        reviews = latest(before_and_now)
         chosen.folder.write(REVIEWS, json_lines(reviews))
         others = [*earlier_rounds(context.sections.review.after), *rounds]
         earlier = [each for each in others if each.number < chosen.number]
@@ -129,6 +135,8 @@ def import_reviews(
             for passage in (chosen if each.number == chosen.number else each).merged()
         ]
         written = _write_gold(context.folder, gold)
+    for line in _import_lines(chosen, read, passed_over(before_and_now, reviews)):
+        print(f"review: {line}")
     estimates = [(each.number, each.result.estimate) for each in earlier if each.result]
     before = next(((number, found) for number, found in reversed(estimates) if found), None)
     for line in result_lines(chosen.number, result, before):
@@ -138,6 +146,17 @@ def import_reviews(
         if name in written:
             print(f"review: {use}={context.folder.path(name)}")
     return chosen
+
+
+def _import_lines(chosen: ReviewRound, read: ReadBack, older: int) -> Iterator[str]:
+    """Say which reviews became no gold data, and which types nobody was asked for."""
+    yield from (f"left out: {error}" for error in read.errors)
+    if read.errors:
+        yield f"{len(read.errors):,} of {read.rows:,} reviews are wrong and left out"
+    if older:
+        yield f"{older:,} older reviews are passed over: the same person reviewed the passage again later"
+    if chosen.types:
+        yield from unknown_type_lines(read.reviews, chosen.types)
 
 
 def _finished(context: StageContext) -> list[ReviewRound]:

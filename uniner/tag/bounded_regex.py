@@ -8,6 +8,10 @@ import functools
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -15,12 +19,27 @@ import regex
 
 LIMIT_S = 1.0
 """Seconds of processor time for one expression on one text; a usual one needs some microseconds."""
-_PROBE_LIMIT_S = 0.2
+_PROBE_LIMIT_S, _PROBES_LIMIT_S = 0.2, 0.5
+"""Processor time on one hard text, and on all of them together."""
+FILE_LIMIT_S = 5.0
+"""The same of all expressions of a file, beyond what a usual one needs."""
+_USUAL_S = 0.002
 _LONGEST = 2_000
 _MOST_REPEATS = 1_000
 """Of the smallest part, those of the repeats around it multiplied; `regex` writes out each of them."""
-# `regex` reads a letter in braces as a number of allowed errors, `re` as text.
-_FUZZY = re.compile(r"(?<!\\)(?<!\\N)\{[^0-9,}]")
+_REPEAT = re.compile(r"\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\}")
+# The parts of an expression that matter for finding its braces, as `re` divides it.
+_PARTS = re.compile(
+    r"""
+    \\N\{[^}]*\}|\\.                                  # a named character, an escaped one
+    |\[\^?\]?(?:\\.|[^\]\\])*\]                        # a class: braces in it are characters
+    |\(\?\#[^)]*\)                                     # a comment
+    |\(\?(?P<on>[aiLmsux]*)(?:-(?P<off>[imsx]+))?:    # a group with flags
+    |\(|\)|\#|\{
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_IN_BRACES = re.compile(r"\{[0-9A-Za-z<=+,\s]*")
 _PROBES = tuple(
     text * (300 // len(text)) + end
     for text in ("a", "0", "A", " ", "aA1", "a ", "1,", "Aa ", "-a.", "\n")
@@ -75,40 +94,131 @@ class BoundedRegex:
             return None
 
 
-@functools.lru_cache(maxsize=10_000)
+@dataclass
+class ProbeTime:
+    """Processor time that the expressions of a file have taken on hard texts, beyond what usual ones need."""
+
+    spent_s: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether they took more than they may."""
+        return self.spent_s > FILE_LIMIT_S
+
+
+_OF_FILE: ContextVar[ProbeTime | None] = ContextVar("the probe time of the file that is read", default=None)
+
+
+@contextmanager
+def probe_time_of_file() -> Iterator[ProbeTime]:
+    """Add up the time of all expressions that `fault_of` judges inside: too much of it is a fault too."""
+    token = _OF_FILE.set(time_of_file := ProbeTime())
+    try:
+        yield time_of_file
+    finally:
+        _OF_FILE.reset(token)
+
+
 def fault_of(expression: str) -> str:
     """Return what is wrong with an expression, in words; "" where nothing is."""
+    of_file = _OF_FILE.get()
+    if of_file and of_file.is_over:
+        return _syntax_fault(expression)  # the file is refused without more probes
+    fault, seconds = _tried(expression)
+    if of_file:
+        # What an earlier call measured counts again, so that a file is refused whenever it is read.
+        of_file.spent_s += max(0.0, seconds - _USUAL_S)
+        if of_file.is_over and not fault:
+            return (
+                f"makes the expressions up to here need more than {FILE_LIMIT_S:g} s on hard texts; write "
+                "the repeats of the slow ones so that only one way fits, such as a+ in place of (a|aa)+"
+            )
+    return fault
+
+
+@functools.lru_cache(maxsize=10_000)
+def _tried(expression: str) -> tuple[str, float]:
+    """Return what is wrong with an expression, and the seconds that it took on hard texts."""
+    if fault := _syntax_fault(expression):
+        return fault, 0.0
+    started = time.thread_time()
+    fault = _slowness(regex.compile(expression))
+    return fault, time.thread_time() - started
+
+
+def _syntax_fault(expression: str) -> str:
     if len(expression) > _LONGEST:
         return f"has {len(expression):,} characters; write at most {_LONGEST:,}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # what `re` and `regex` will read differently
             re.compile(expression)
-        if _FUZZY.search(expression):
-            return r"has a brace that is no number of repeats; write \{ for the character"
+        if brace := _fuzzy_brace(expression):
+            return (
+                f"has the brace {brace:.40}, which is text for re and repeats or errors for the package "
+                rf"regex; write \{{ for the character, such as \{brace:.40}"
+            )
         if _repeats(_parser.parse(expression)) > _MOST_REPEATS:
             return f"repeats a part more than {_MOST_REPEATS:,} times; write + or less, such as {{2,9}}"
-        compiled = regex.compile(expression)
+        regex.compile(expression)
     except (re.error, regex.error, OverflowError, RecursionError, ValueError, FutureWarning) as error:
         return rf"is not a regular expression of Python ({' '.join(str(error).split())}); such as \d{{4}}"
-    return _slowness(compiled)
+    return ""
+
+
+def _fuzzy_brace(expression: str) -> str:
+    """Return the first brace that is a character for `re` and something else for `regex`; "" without one.
+
+    `regex` reads (?:foo){e<=2} and (?:foo){1<=e<=3} as a number of errors that a match may have.
+    """
+    verbose = bool(re.compile(expression).flags & re.VERBOSE)
+    groups, place = list[bool](), 0
+    while part := _PARTS.search(expression, place):
+        place, text = part.end(), part[0]
+        if text == "#" and verbose:
+            place = expression.find("\n", place) + 1 or len(expression)
+        elif text == "(" or part["on"] is not None:
+            groups.append(verbose)
+            verbose = (verbose or "x" in (part["on"] or "")) and "x" not in (part["off"] or "")
+        elif text == ")" and groups:
+            verbose = groups.pop()
+        elif text == "{" and not _REPEAT.match(expression, part.start()):
+            rest = expression[part.start() :]
+            rest = re.sub(r"#[^\n]*", "", rest) if verbose else rest
+            inside = _IN_BRACES.match(rest)
+            brace = f"{inside[0] if inside else text}}}"
+            if not _is_text(brace, verbose):
+                return brace
+    return ""
+
+
+def _is_text(brace: str, verbose: bool) -> bool:
+    """Tell whether `regex` takes a brace behind a letter for the characters that it has."""
+    try:
+        compiled = regex.compile(f"x{brace}", regex.VERBOSE if verbose else 0)
+    except regex.error:
+        return False
+    match = compiled.fullmatch("x" + ("".join(brace.split()) if verbose else brace))
+    return bool(match) and not any(match.fuzzy_counts)
 
 
 def _slowness(compiled: Any) -> str:
     """Try an expression on texts that are hard for bad ones."""
+    left = _PROBES_LIMIT_S
     for text in _PROBES:
-        started = time.thread_time()
+        limit, started = min(_PROBE_LIMIT_S, left), time.thread_time()
         try:
-            for _ in compiled.finditer(text, timeout=_PROBE_LIMIT_S):
+            for _ in compiled.finditer(text, timeout=limit):
                 pass
-            slow = time.thread_time() - started > _PROBE_LIMIT_S  # some repeats are not interrupted
+            slow = time.thread_time() - started > limit  # some repeats are not interrupted
         except TimeoutError:
             slow = True
-        if slow:
+        left -= time.thread_time() - started
+        if slow or left <= 0:
             return (
-                f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}...: its "
-                "repeats can divide a text in too many ways; write each so that only one way fits, such as "
-                "a+ in place of (a|aa)+"
+                f"needs more than {_PROBE_LIMIT_S} s on {len(text)} characters such as {text[:12]!r}..., or "
+                f"more than {_PROBES_LIMIT_S} s on several such texts: its repeats can divide a text in too "
+                "many ways; write each so that only one way fits, such as a+ in place of (a|aa)+"
             )
     return ""
 

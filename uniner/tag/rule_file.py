@@ -6,14 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import regex
-
 from uniner.errors import UserError
 from uniner.labels import is_visible, nearest_type
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
-from uniner.tag.bounded_regex import fault_of
+from uniner.tag.bounded_regex import fault_of, probe_time_of_file
 from uniner.tag.checksums import CHECKS
+from uniner.tag.rule_words import words_of
 from uniner.tag.token_patterns import token_pattern_fault
 
 Action = Literal["add", "retype", "drop"]
@@ -31,7 +30,6 @@ _EXAMPLES = {
     "min_length": '{"label": "*", "min_length": 2}',
     "retype": '{"label": "year", "regex": "[0-9]{4}", "retype": ["date"]}',
 }
-_LETTERS = regex.compile(r"[\w\p{M}]+")  # \w lacks the signs that many scripts put on their letters
 _ACTIONS = ("pattern", "regex", "deny", "stop_words", "min_length")
 _KEYS = {*_EXAMPLES, "label", "id", "match_case"}
 
@@ -107,14 +105,21 @@ def read_rules(url: str, language: str = "en") -> RuleSet:
     """
     rules: list[Rule] = []
     faults: list[str] = []
-    with explained(url):
+    seconds: dict[int, float] = {}
+    with explained(url), probe_time_of_file() as time:
         for number, line in read_text_lines(url):
             if not line.strip():
                 continue
+            before = time.spent_s
             try:
                 rules.append(replace(parse_rule(line, number), number=len(rules) + 1))
             except ValueError as error:
                 faults.append(f"line {number} {error}")
+            seconds[number] = time.spent_s - before
+            if time.is_over:
+                worst = sorted(seconds, key=lambda number: -round(seconds[number], 2))[:3]
+                slowest = ", ".join(f"line {number} ({seconds[number]:.2f} s)" for number in worst)
+                raise UserError(f"{url}: {faults[-1]}; the slowest: {slowest}")
     if faults:
         more = len(faults) - _FAULTS_SHOWN
         shown = "; ".join(faults[:_FAULTS_SHOWN]) + (f"; and {more:,} more lines" if more > 0 else "")
@@ -243,11 +248,6 @@ def _text_fault(content: Any) -> str:
 def _name_fault(content: Any) -> str:
     fault = _text_fault(content)
     return fault or ("has a line break" if len(content.splitlines()) > 1 else "")
-
-
-def words_of(text: str) -> list[str]:
-    """Return a text's words: letters with their marks, and digits."""
-    return _LETTERS.findall(text)
 
 
 def _stop_words_fault(content: Any) -> str:

@@ -1,11 +1,10 @@
 """Apply the rules of tag.rules to the entities of passages: change types, add entities, drop entities."""
 
 import functools
-import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,13 +14,13 @@ from uniner.passages import owns
 from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity
 from uniner.tag.bounded_regex import BoundedRegex
 from uniner.tag.checksums import CHECKS
-from uniner.tag.rule_file import EVERY_TYPE, Rule, RuleSet, words_of
+from uniner.tag.rule_file import EVERY_TYPE, Rule, RuleSet
+from uniner.tag.rule_words import TextWithoutCase, without_case, word_starts, words_of
 from uniner.tag.token_patterns import TokenMatcher
 
 _MOST_LATE = 3
 """Passages of a chunk on which a rule may reach its time limit; then the rule is given up for the chunk."""
 _EXAMPLE_CHARACTERS = 60
-_WORD = re.compile(r"\w+|[^\w\s]")
 _FIGURE = "rule "
 _TOTALS = {
     "added": "rules_added",
@@ -77,11 +76,13 @@ class RuleRunner:
 
     def __init__(self, rules: RuleSet):
         self._lock = threading.Lock()
-        self._phrases = [rule for rule in rules.rules if rule.phrase and rule.action == "add"]
-        self._regexes = {rule.line: _expression(rule) for rule in rules.rules if _needs_expression(rule)}
-        self._found_by_regex = [
-            rule for rule in rules.rules if rule.action == "add" and rule.line in self._regexes
+        adding = [rule for rule in rules.rules if rule.action == "add"]
+        self._phrases = [rule for rule in adding if rule.phrase and rule.match_case]
+        self._without_case = [
+            (rule, without_case(rule.phrase)) for rule in adding if rule.phrase and not rule.match_case
         ]
+        self._regexes = {rule.line: BoundedRegex(rule.regex) for rule in rules.rules if rule.regex}
+        self._found_by_regex = [rule for rule in adding if rule.regex]
         self._retyping = [rule for rule in rules.rules if rule.action == "retype"]
         self._dropping = [_Drop(rule) for rule in rules.rules if rule.action == "drop"]
         self._by_tokens = [rule for rule in rules.rules if rule.tokens]
@@ -121,7 +122,7 @@ class RuleRunner:
     def _of_passage(self, number: int, passage: Passage, work: RuleWork) -> list[RuleMatch]:
         """Change the types of a passage's entities, and return what the rules find in it."""
         by_tokens, late = list[tuple[Rule, int, int]](), list[Rule]()
-        starts = [match.start() for match in _WORD.finditer(passage.text)] if self._finds_alone else []
+        starts = word_starts(passage.text) if self._finds_alone else []
         if self._tokens:
             given_up = [place for place, rule in enumerate(self._by_tokens) if _given_up(rule, work)]
             token_matches, starts = self._tokens.matches(passage.text, given_up)
@@ -148,21 +149,23 @@ class RuleRunner:
     @property
     def _finds_alone(self) -> bool:
         """Whether there are rules that find entities, and no spaCy that gives a passage's words."""
-        return self._tokens is None and bool(self._phrases or self._found_by_regex)
+        return self._tokens is None and bool(self._phrases or self._without_case or self._found_by_regex)
 
     def _plain_matches(self, text: str, work: RuleWork, late: list[Rule]) -> Iterator[tuple[Rule, int, int]]:
         """Yield the matches of plain texts and regular expressions that add entities."""
         for rule in self._phrases:
-            if rule.match_case:
-                for start, end in whole_word_spans(text, rule.phrase):
+            for start, end in whole_word_spans(text, rule.phrase):
+                yield rule, start, end
+        if self._without_case:
+            folded = TextWithoutCase(text)
+            for rule, phrase in self._without_case:
+                for start, end in whole_word_spans(text, folded.places(phrase)):
                     yield rule, start, end
         for rule in self._found_by_regex:
             expression = self._expression(rule, work, late)
             spans = expression.spans(text) if expression else []
             if expression and expression.timed_out:
                 late.append(rule)
-            if rule.phrase:
-                spans = whole_word_spans(text, spans)
             for start, end in spans:
                 if not rule.check or CHECKS[rule.check](text[start:end]):
                     yield rule, start, end
@@ -194,8 +197,9 @@ class RuleRunner:
                 continue
             if rule.tokens:
                 fits = (rule.line, start, end) in places
-            elif rule.phrase and rule.match_case:
-                fits = entity.text == rule.phrase
+            elif rule.phrase:
+                key = str if rule.match_case else without_case
+                fits = key(entity.text) == key(rule.phrase)
             else:
                 expression = self._expression(rule, work, late)
                 fits = bool(expression and expression.fullmatch(entity.text))
@@ -220,23 +224,36 @@ class _Drop:
     def __init__(self, rule: Rule):
         self.rule = rule
         self._deny = frozenset(map(self._key, rule.deny))
-        # Divided as an entity is, so that "New York" and "don't" are words that can be found.
-        self._stop_words = frozenset(word for text in rule.stop_words for word in words_of(self._key(text)))
+        # Divided as an entity is, so that "don't" can be found. "New York" is two words: neither of them goes
+        # without the other.
+        divided = [(text, words_of(self._key(text))) for text in rule.stop_words]
+        self._stop_words = frozenset(words for text, words in divided if len(text.split()) == 1)
+        self._stop_phrases = frozenset(words for text, words in divided if len(text.split()) > 1)
 
     def drops(self, text: str) -> bool:
         """Tell whether the rule drops an entity with this text."""
         if self._deny:
             return self._key(text) in self._deny
-        if self._stop_words:
+        if self.rule.stop_words:
             words = words_of(self._key(text))
-            return bool(words) and all(word in self._stop_words for word in words)
+            return words in self._stop_phrases or (bool(words) and _consists_of(words, self._stop_words))
         if self.rule.min_length:
             return len(text) < self.rule.min_length
         return not CHECKS[self.rule.check](text)
 
     def _key(self, text: str) -> str:
         joined = " ".join(text.split())
-        return joined if self.rule.match_case else joined.casefold()
+        return joined if self.rule.match_case else without_case(joined)
+
+
+def _consists_of(words: tuple[str, ...], parts: Set[tuple[str, ...]]) -> bool:
+    """Tell whether a row of words is some of these parts, one after another."""
+    longest, ends = max(map(len, parts), default=0), {0}
+    for start in range(len(words)):
+        if start in ends:
+            last = min(start + longest, len(words))
+            ends |= {end for end in range(start + 1, last + 1) if words[start:end] in parts}
+    return len(words) in ends
 
 
 def _with_additions(
@@ -311,14 +328,6 @@ def without_rule_figures(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _given_up(rule: Rule, work: RuleWork) -> bool:
     return work.figures[f"{_FIGURE}{rule.number} late"] >= _MOST_LATE
-
-
-def _needs_expression(rule: Rule) -> bool:
-    return bool(rule.regex or (rule.phrase and not rule.match_case))
-
-
-def _expression(rule: Rule) -> BoundedRegex:
-    return BoundedRegex(rule.regex or f"(?i){re.escape(rule.phrase)}")
 
 
 def _words(starts: Sequence[int], start: int, end: int) -> int:
