@@ -538,12 +538,11 @@ class Tag(Section):
     """Also ask for this many of the most frequent types of the student's training set, at most 200."""
     unknown_types: Literal["itself", "nearest", "both"] = "itself"
     """How types are asked that the student was not trained on: as themselves, as the nearest that it was
-    trained on (where there is one), or as both, merged. Tables keep the name. The nearest is a type with that
-    synonym, one that shared its mentions in the annotations, one whose name is close by nearest_encoder, or
-    one with a similar name."""
+    trained on (where there is one), or as both, merged. Tables keep the name. The nearest has that synonym,
+    shared its mentions, is close by nearest_encoder, or has a similar name."""
     nearest_encoder: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
-    """A text encoder that finds the nearest type by its name (a folder or hub name, such as
-    "sentence-transformers/all-MiniLM-L6-v2"): a "writer" is then an "author". The words are identity."""
+    """A text encoder that finds the nearest type by its name, such as
+    "sentence-transformers/all-MiniLM-L6-v2" (a folder or hub name). The words asked are identity."""
     types_of_source: dict[str, list[TypeName]] = {}
     """Types for passages of these sources, in place of all others; an empty list asks for none."""
     student: str = "student"
