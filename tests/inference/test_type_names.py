@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, T5Config, T5Model
 
 from uniner.build.near_synonyms import find_near_synonyms, merged, with_close_names, words_of
 from uniner.errors import UserError
@@ -46,6 +46,16 @@ def test_a_names_vector_does_not_depend_on_the_names_beside_it(encoder_folder):
 def test_a_folder_without_a_model_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"build\.near_synonym_encoder"):
         NameEncoder(str(tmp_path), "build.near_synonym_encoder")
+
+
+def test_a_model_that_reads_no_names_is_one_line(tmp_path):
+    tokenizer = make_tokenizer()
+    sizes = {"d_model": 32, "d_ff": 32, "d_kv": 16, "num_heads": 2, "num_layers": 1}
+    T5Model(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"tag\.nearest_encoder") as error:
+        NameEncoder(str(tmp_path), "tag.nearest_encoder")
+    assert "\n" not in str(error.value)
 
 
 def test_pairs_are_found_across_blocks(monkeypatch):

@@ -33,7 +33,8 @@ class NameEncoder:
             place = local_model(model)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
             self._model: Any = AutoModel.from_pretrained(place).eval()
-        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+            self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+            self.vectors(["city", "a name of two"])  # a model of another kind fails here
 
     def vectors(self, names: Sequence[str]) -> Vectors:
         """Return the vectors of names, in their order."""
