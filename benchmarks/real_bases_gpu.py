@@ -96,8 +96,7 @@ def prepare(options: argparse.Namespace) -> None:
     )
     bases = {"student": folder / STUDENT_BASE, "encoder": folder / ENCODER_BASE}
     sections = plain.sections(of_plain, folder, bases, {})
-    sections["train"]["epochs"] = 3
-    sections["train"] |= {"validation_questions": 0, "checkpoint_steps": 1_000_000}
+    sections["train"] |= {"epochs": 3, "validation_questions": 0, "checkpoint_steps": 1_000_000}
     sections["encoder"]["checkpoint_steps"] = 1_000_000  # only when measured: a run takes a minute
     (folder / CONFIG).write_text(toml(sections), encoding="utf-8")
     words = [str(folder / CONFIG)]

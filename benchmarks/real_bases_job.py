@@ -126,7 +126,7 @@ def words_of_rate(folder: Path, job: Job) -> list[str]:
 
 
 def _chosen_rate(folder: Path, system: str) -> float | None:
-    """Return the rate with the best F1 on the held-out passages; None if none was tried."""
+    """Return the rate with the best F1 on the validation passages; None if none was tried."""
     found = {}
     for rate in RATES.get(system, ()):
         tried = result_file(folder, Job(system, rate=rate).name)

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from uniner.storage.model_folders import loading, local_model
 
-CLOSE, RELATED = 0.75, 0.6
-"""Likeness of two names, a cosine, judged by eye on those types with all-MiniLM-L6-v2: 34 pairs reach the
-first, such as drug and medication, of which 32 mean nearly the same. The second is enough for the nearest of
-all: writer and author have 0.70, human being and person 0.64."""
+RELATED = 0.6
+"""Likeness of two names, a cosine, that is enough for the nearest of all, judged by eye with
+all-MiniLM-L6-v2: writer and author have 0.70, human being and person 0.64."""
 _BATCH, _ROWS = 256, 1024
 
 Vectors = npt.NDArray[np.float32]

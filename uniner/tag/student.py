@@ -104,8 +104,10 @@ def known_relatives(context: StageContext, facts: StudentFacts) -> dict[str, lis
     """
     tag = context.sections.tag
     relatives = read_relatives(context.run_folder / "build") if is_own(context) else {}
-    if tag.nearest_encoder:
-        unknown = unknown_types(_selected_types(tag, facts.types, facts.template).all(), facts.types)
+    if not tag.nearest_encoder:
+        return relatives
+    unknown = unknown_types(_selected_types(tag, facts.types, facts.template).all(), facts.types)
+    if unknown:  # else no model is loaded
         encoder = NameEncoder(tag.nearest_encoder, "tag.nearest_encoder")
         for name, near in nearest_names(unknown, facts.types, encoder).items():
             relatives.setdefault(normalize_type(name), []).append(near)
