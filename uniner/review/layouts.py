@@ -5,13 +5,15 @@ A review that cannot be read is left out alone: the others of its row are kept.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from uniner.errors import UserError
 from uniner.labels import is_visible
 from uniner.review.tasks import REVIEWED
+
+Kind = TypeVar("Kind")
 
 ENTITY = '{"start": 0, "end": 3, "text": "Ann", "type": "person"}'
 _TIME, _NAME = '"2026-11-27T10:00:00Z"', '"Ann"'
@@ -77,10 +79,7 @@ def read_list(row: Mapping[str, Any], name: str, example: str) -> list[Any]:
     Raises:
         UserError: where it is not.
     """
-    value = row.get(name)
-    if not isinstance(value, list):
-        raise UserError(_wrong(row, name, "a list", example))
-    return value
+    return _field(row, name, list, "a list", example)
 
 
 def read_text(row: Mapping[str, Any], name: str, example: str) -> str:
@@ -89,10 +88,7 @@ def read_text(row: Mapping[str, Any], name: str, example: str) -> str:
     Raises:
         UserError: where it is not.
     """
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise UserError(_wrong(row, name, "a text", example))
-    return value
+    return _field(row, name, str, "a text", example)
 
 
 def given_text(row: Mapping[str, Any], name: str, example: str) -> str:
@@ -149,6 +145,9 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _wrong(row: Mapping[str, Any], name: str, kind: str, example: str) -> str:
-    found = f", not {shown(row[name])}" if name in row else "; it is missing"
-    return f"{name} must be {kind}{found}, such as {example}"
+def _field(row: Mapping[str, Any], name: str, kind: type[Kind], in_words: str, example: str) -> Kind:
+    value = row.get(name)
+    if not isinstance(value, kind):
+        found = f", not {shown(row[name])}" if name in row else "; it is missing"
+        raise UserError(f"{name} must be {in_words}{found}, such as {example}")
+    return value
