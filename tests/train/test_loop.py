@@ -124,7 +124,7 @@ def test_flash_attention_gets_the_samples_bounds(samples):
 
 def test_attention_is_chosen_by_the_machine_or_named(base):
     config = AutoConfig.from_pretrained(base)
-    assert model.choose_attention("auto", config, CPU, torch.bfloat16) is None
+    assert model.choose_attention("auto", config, CPU, torch.bfloat16) == "varlen"
     assert load(base).config._attn_implementation == "sdpa"
     assert model.choose_attention("flex_attention", config, CPU, torch.float32) == "flex_attention"
     if not is_flash_attn_3_available():

@@ -89,9 +89,10 @@ def test_it_is_chosen_for_models_and_gpus_that_it_suits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
     llama = LlamaConfig(vocab_size=300, **SIZES)
     assert varlen.suits(llama, gpu, torch.bfloat16)
-    assert not varlen.suits(llama, CPU, torch.bfloat16)
+    assert varlen.suits(llama, CPU, torch.bfloat16) and varlen.suits(llama, CPU, torch.float32)
     assert not varlen.suits(llama, gpu, torch.float32)
-    assert not varlen.suits(Gemma2Config(attn_logit_softcapping=50.0), gpu, torch.bfloat16)
+    for device in (gpu, CPU):
+        assert not varlen.suits(Gemma2Config(attn_logit_softcapping=50.0), device, torch.bfloat16)
     assert not varlen.suits(LlamaConfig(head_dim=512, **SIZES), gpu, torch.bfloat16)
     capability[0] = (7, 5)
     assert not varlen.suits(llama, gpu, torch.bfloat16)

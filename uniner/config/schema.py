@@ -320,8 +320,9 @@ class Train(Section):
         "auto", "varlen", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = Field("auto", json_schema_extra=NOT_IDENTITY)
     """Attention by transformers' names, and torch's own varlen kernel; each keeps the samples of a packed row
-    apart. auto: on a GPU in bfloat16 an installed FlashAttention, else varlen, which computes only the pairs
-    of tokens that see each other; else, and on CPU, sdpa. flex_attention trains on GPUs alone."""
+    apart. auto: on a GPU in bfloat16 an installed FlashAttention; else, and on CPU, varlen, which computes only
+    the pairs of tokens that see each other; sdpa for models that it does not suit. flex_attention trains on
+    GPUs alone."""
     compile: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compile each layer with torch.compile: faster on GPUs, minutes more before the first step."""
     shard_workers: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)

@@ -255,7 +255,7 @@ def _cpu_speed(job: TrainJob, data: TrainingData, config: Any) -> CpuSpeed:
     lengths = [sum(map(len, row)) for row in rows]
     average = sum(lengths) / len(lengths)
     row = min(zip(lengths, rows, strict=True), key=lambda each: abs(each[0] - average))[1]
-    attention = None if train.attention == "auto" else train.attention
+    attention = model.choose_attention(train.attention, config, torch.device("cpu"), job.torch_dtype)
     return cpu_speed(config, row, job.torch_dtype, train.activation_checkpointing, job.lora, attention)
 
 

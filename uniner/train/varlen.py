@@ -3,7 +3,8 @@
 torch's own kernel for samples of any length (`torch.nn.attention.varlen`, FlashAttention's) takes their
 bounds in the row. It computes only what causal attention needs: SDPA with a mask of the row computes all
 pairs of its tokens. It is registered with transformers as `varlen`; the loop passes the bounds. On CPU, which
-has no such kernel, each sample goes through SDPA by itself.
+has no such kernel, each sample goes through SDPA by itself: measured on one core, a step of a Llama of 1 M to
+135 M weights is 1.2 to 3 times faster than with the mask, the more samples a row has.
 """
 
 import inspect
@@ -22,16 +23,18 @@ _HEAD_MULTIPLE = (
 
 def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether it can train this model here. The kernel needs half precision, and Ampere or newer."""
-    if device.type != "cuda":
-        return False
     sizes = config.get_text_config()
     special = (
         getattr(sizes, "attn_logit_softcapping", None)  # Gemma 2
         or getattr(sizes, "attention_dropout", 0)
         or sizes.model_type == "gpt_oss"  # attention sinks
     )
+    if special:
+        return False
+    if device.type == "cpu":
+        return True
     kernel = _kernel()
-    if special or kernel is None or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or kernel is None or dtype not in (torch.bfloat16, torch.float16):
         return False
     head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     windows = "window_size" in inspect.signature(kernel).parameters
