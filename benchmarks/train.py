@@ -28,7 +28,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from uniner.storage.folder import Folder
-from uniner.train import loop, model, packing
+from uniner.train import loop, model, packing, varlen
 from uniner.train.checkpoint import Checkpoints, TrainState
 from uniner.train.loop import LoopSettings
 from uniner.train.packing import IGNORED, Sample, collate
@@ -90,6 +90,7 @@ def measure(steps: int) -> dict[str, list[float]]:
     lengths = [len(sample) for sample in samples]
     schedule = packing.schedule(lengths, [1] * len(lengths), seed=0, epochs=1, batch=BATCH, row_tokens=PADDED)
     released, packed = make_model(), make_model()
+    model.set_attention(packed, varlen.NAME)  # as train.attention = "auto" does on CPU
     model.shard(packed, torch.float32, CPU)
     optimizer = loop.make_optimizer(released, 0.0)
     for group in optimizer.param_groups:
