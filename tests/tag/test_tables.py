@@ -187,8 +187,8 @@ def test_chunks_read_with_duckdb_as_the_readme_says(tmp_path):
 
 
 def documented():
-    """Return the tables of docs/tagging.md, by their order: column to type."""
-    lines = (Path(__file__).parents[2] / "docs" / "tagging.md").read_text().splitlines()
+    """Return the tables of docs/output.md, by their order: column to type."""
+    lines = (Path(__file__).parents[2] / "docs" / "output.md").read_text().splitlines()
     tables, row = [], re.compile(r"\| `(\w+)` \| `([\w<>]+)` \|")
     for line in lines:
         if line.startswith("|---"):

@@ -320,9 +320,9 @@ class Train(Section):
         "auto", "varlen", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = Field("auto", json_schema_extra=NOT_IDENTITY)
     """Attention by transformers' names, and torch's own varlen kernel; each keeps the samples of a packed row
-    apart. auto: on a GPU in bfloat16 an installed FlashAttention; else, and on CPU, varlen, which computes only
-    the pairs of tokens that see each other; sdpa for models that it does not suit. flex_attention trains on
-    GPUs alone."""
+    apart. auto: on a GPU in bfloat16 an installed FlashAttention; else, and on CPU, varlen, which computes
+    only the pairs of tokens that see each other; sdpa for models that it does not suit. flex_attention trains
+    on GPUs alone."""
     compile: bool = Field(False, json_schema_extra=NOT_IDENTITY)
     """Compile each layer with torch.compile: faster on GPUs, minutes more before the first step."""
     shard_workers: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -582,7 +582,7 @@ class Tag(Section):
     rules: Annotated[str, Field(min_length=1)] | None = None
     """File of rules that add, change or drop entities after the model, one JSON object per line: patterns in
     the layout of spaCy's EntityRuler, such as {"label": "company", "pattern": "Acme Corp"}, and others (see
-    docs/tagging.md). Other rules need another run; another file name does not."""
+    docs/rules.md). Other rules need another run; another file name does not."""
     rules_language: Name = "en"
     """Whose spaCy tokenizer divides passages into words for the token patterns of tag.rules, such as de; xx:
     that of no language."""

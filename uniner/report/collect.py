@@ -27,7 +27,7 @@ EXAMPLES = 5
 TYPES, SURFACES, RULES = 25, 8, 25
 PASSAGES = 2_000
 _EXAMPLE_CHARACTERS = 600
-# tag's table of surfaces and the tables' manifest, see docs/tagging.md
+# tag's table of surfaces and the tables' manifest, see docs/output.md
 _SURFACE_TABLE, _TABLES = "aggregate.parquet", "tables.json"
 
 Curve = tuple[tuple[int, float], ...]
