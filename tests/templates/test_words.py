@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+import tracemalloc
 from functools import lru_cache
 from itertools import pairwise
 
@@ -94,6 +95,27 @@ def test_repeated_words_cost_no_more():
     started = time.process_time()
     align(words, written)
     assert time.process_time() - started < 2
+
+
+def test_a_long_text_is_aligned_in_pieces_past_skipped_added_and_changed_words():
+    words = [str(number) for number in range(9_000)]
+    written = ["x", *words[1:2_500], *["y"] * 300, *words[2_500:5_000], *words[5_700:]]
+    aligned = align(words, written)
+    assert [written[place] for place in aligned[1:5_000]] == words[1:5_000]
+    assert aligned[0] == 0 and set(aligned[5_000:5_700]) == {-1}
+    assert [written[place] for place in aligned[5_700:]] == words[5_700:]
+
+
+def test_the_memory_of_a_long_answer_does_not_grow_with_its_square():
+    def peak(size):
+        words = [str(number) for number in range(size)]
+        tracemalloc.start()
+        align(words, words[::-1])
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(20_000) < 6 * peak(5_000)
 
 
 PASSAGE = "Ann Lee left Bonn . Ann went to New York City ."
