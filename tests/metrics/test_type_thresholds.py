@@ -68,3 +68,18 @@ def test_a_precision_is_reached_with_as_many_mentions_as_can_be_or_not_proposed(
     found = propose_thresholds({"a": mentions(scores, right)}, precision=0.9)["a"]
     assert 0.43 < found.threshold < 0.47 and found.precision == pytest.approx(0.9, abs=0.02)
     assert propose_thresholds({"a": mentions(scores, np.zeros(100, bool))}, precision=0.9) == {}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.99990, 0.99998), (1e-6, 2e-5), (1 - 2e-16, 1.0)])
+def test_scores_that_lie_close_together_are_told_apart(low, high):
+    scores = [low] * 40 + [high] * 40
+    found = propose_thresholds({"a": mentions(scores, [False] * 40 + [True] * 40)}, precision=0.9)["a"]
+    assert low < found.threshold <= high and (found.precision, found.recall) == (1, 1)
+    setting = as_setting({"\U0001f34e é": found}).split(" (on passages")[0].removeprefix("tag.")
+    assert tomllib.loads(setting) == {"min_score_of_type": {"\U0001f34e é": found.threshold}}
+
+
+def test_the_line_says_the_precision_that_was_reached():
+    scores = np.linspace(0.01, 1, 100)
+    found = propose_thresholds({"a": mentions(scores, scores > 0.5)}, precision=0.9)
+    assert f"precision {found['a'].precision:.3f}" in as_setting(found)

@@ -55,9 +55,12 @@ def propose_thresholds(
 
 def as_setting(thresholds: Mapping[str, TypeThreshold]) -> str:
     """Return the thresholds as tag takes them, with what each does."""
-    values = ", ".join(f"{json.dumps(name)} = {found.threshold:g}" for name, found in thresholds.items())
+    values = ", ".join(
+        f"{json.dumps(name, ensure_ascii=False)} = {found.threshold}" for name, found in thresholds.items()
+    )
     gains = ", ".join(
-        f"{name} F1 {found.plain_f1:.3f} to {found.f1:.3f}" for name, found in thresholds.items()
+        f"{name} F1 {found.plain_f1:.3f} to {found.f1:.3f}, precision {found.precision:.3f}"
+        for name, found in thresholds.items()
     )
     return f"tag.min_score_of_type = {{{values}}} (on passages that they were not chosen on: {gains})"
 
@@ -106,7 +109,14 @@ def _choose(
         last = int(precise[-1])
     if last == len(ordered) - 1:
         return 0.0
-    return round(float(ordered[last] + ordered[last + 1]) / 2, 4)
+    return _between(float(ordered[last + 1]), float(ordered[last]))
+
+
+def _between(dropped: float, kept: float) -> float:
+    """Return a number above one score and up to the next, of four digits where these are enough."""
+    middle = (dropped + kept) / 2
+    numbers = (round(middle, digits) for digits in range(4, 17))
+    return next((number for number in numbers if dropped < number <= kept), kept)
 
 
 def _f1(right: float, found: float, gold: float) -> float:
