@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer, T5Config, XLNetConfig
 
 from tests.encoder.conftest import HEADS
-from uniner.encoder.folder import CONFIG, LoadedEncoder, load_encoder, save_encoder
+from uniner.encoder.folder import CONFIG, LoadedEncoder, load_encoder, most_tokens, save_encoder
 from uniner.errors import UserError
 from uniner.inference.encoder import EncoderSettings, EncoderTagger
 
@@ -125,6 +126,7 @@ def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(make_enc
         ({"hidden_size": 16}, "the weights do not fit the config"),
         ({"num_rnn_layers": 1}, "lacks rnn.lstm"),
         ({"encoder_config": {"model_type": "no-such"}}, "cannot be loaded as an encoder"),
+        ({"encoder_config": {"model_type": "t5"}}, "a text encoder of kind t5 is not supported"),
         ({"encoder_config": "x"}, "cannot be loaded as an encoder"),
         ({"max_len": 0}, "max_len = 0 is not a right value"),
         ({"max_width": float("nan")}, "max_width = nan is not a right value"),
@@ -139,6 +141,14 @@ def test_what_cannot_be_loaded_is_one_line(make_encoder, tmp_path, change, said)
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(UserError, match=said):
         load_encoder(str(folder))
+
+
+def test_a_text_encoder_without_positions_reads_as_much_as_attention_bears(make_base):
+    tokenizer = AutoTokenizer.from_pretrained(make_base("bert"))
+    tokenizer.model_max_length = 1 << 30
+    config = XLNetConfig(d_model=32, n_layer=1, n_head=2, d_inner=32)  # its positions are -1
+    assert most_tokens(config, tokenizer) == 1024
+    assert most_tokens(T5Config(), tokenizer) == 1024
 
 
 def test_a_folder_without_its_files_is_one_line(make_encoder, tmp_path):

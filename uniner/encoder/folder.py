@@ -117,8 +117,9 @@ def collator_of(
 def most_tokens(text_config: Any, tokenizer: Any) -> int:
     """Return how many tokens a text encoder reads at once: what its tokenizer and its positions allow."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNLIMITED else []
-    if getattr(text_config, "position_biased_input", True):  # DeBERTa-v3's positions are relative alone
-        positions = text_config.max_position_embeddings
+    positions = getattr(text_config, "max_position_embeddings", 0)  # T5 has none
+    # DeBERTa-v3's positions are relative alone, and XLNet's, which says -1.
+    if getattr(text_config, "position_biased_input", True) and positions > 0:
         if text_config.model_type in ("roberta", "xlm-roberta", "camembert"):
             positions -= (text_config.pad_token_id or 0) + 1  # theirs begin after the padding's
         limits.append(positions)
@@ -176,6 +177,11 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
             raise ValueError(f"model_max_length = {tokenizer.model_max_length!r} is no number")
     except _UNREADABLE as error:
         raise _not_loaded(folder, error) from None
+    if getattr(text_config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{folder}: a text encoder of kind {text_config.model_type} is not supported. Score it with its "
+            "own library, as evaluate's system of kind gliner"
+        )
     if config["vocab_size"] != -1:
         text_config.vocab_size = config["vocab_size"]
     elif config["class_token_index"] == -1:
