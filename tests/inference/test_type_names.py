@@ -1,9 +1,11 @@
 """Types whose names a text encoder finds close."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5Model
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast, T5Config, T5Model
 
 from uniner.build.near_synonyms import find_near_synonyms, merged, with_close_names, words_of
 from uniner.errors import UserError
@@ -41,6 +43,43 @@ def test_a_names_vector_does_not_depend_on_the_names_beside_it(encoder_folder):
     assert np.allclose(np.linalg.norm(together, axis=1), 1)
     for name, vector in zip(names, together, strict=True):
         assert np.allclose(encoder.vectors([name])[0], vector, atol=1e-5)
+
+
+def test_names_with_words_that_the_encoder_does_not_know_are_close_to_none(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "city", "town"]
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = NameEncoder(str(tmp_path), "tag.nearest_encoder")
+    thai = ["\u0e0a\u0e37\u0e48\u0e2d", "\u0e2a\u0e16\u0e32\u0e19"]  # name, place
+    assert list(close_pairs(encoder.vectors([*thai, "city", "city"]), 0.99)) == [(2, 3, pytest.approx(1))]
+    assert nearest_names(thai[:1], [thai[1], "city"], encoder) == {}
+
+
+def test_an_end_token_in_place_of_unknown_words_says_nothing_of_a_name(encoder_folder, tmp_path):
+    shutil.copytree(encoder_folder, tmp_path / "encoder")
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    tokenizer.unk_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    encoder = NameEncoder(str(tmp_path / "encoder"), "tag.nearest_encoder")
+    names = [f"city{tokenizer.eos_token}", "city"]
+    assert np.allclose(np.linalg.norm(encoder.vectors(names), axis=1), 1)
+
+
+def test_a_name_longer_than_the_encoder_reads_counts_up_to_there(encoder_folder):
+    vectors = NameEncoder(encoder_folder, "tag.nearest_encoder").vectors(["city " * 3_000, "city " * 2_000])
+    assert np.allclose(vectors[0], vectors[1], atol=1e-5)
+
+
+def test_vectors_that_are_no_numbers_are_one_line(encoder_folder, tmp_path):
+    model = BertModel.from_pretrained(encoder_folder)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"tag\.nearest_encoder = .* not finite"):
+        NameEncoder(str(tmp_path), "tag.nearest_encoder")
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):
