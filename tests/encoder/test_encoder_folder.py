@@ -132,6 +132,7 @@ def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(make_enc
         ({"max_width": float("nan")}, "max_width = nan is not a right value"),
         ({"max_types": "a"}, "max_types = 'a' is not a right value"),
         ({"embed_ent_token": "false"}, "embed_ent_token = 'false' is not a right value"),
+        ({"class_token_index": 3}, "has <<ENT>> as number .*, and class_token_index .* is 3; copy"),
         ({"ent_token": 5}, "ent_token = 5 is not a right value"),
     ],
 )
@@ -193,6 +194,12 @@ def test_a_config_that_is_no_object_is_one_line(make_encoder, tmp_path):
         (folder / CONFIG).write_text(text)
         with pytest.raises(UserError, match=CONFIG):
             load_encoder(str(folder))
+
+
+def test_a_config_that_is_a_folder_is_one_line(tmp_path):
+    (tmp_path / CONFIG).mkdir()
+    with pytest.raises(UserError, match=f"{CONFIG} cannot be read as JSON .*; copy the folder again"):
+        load_encoder(str(tmp_path))
 
 
 def test_a_tokenizer_whose_length_is_no_number_is_one_line(make_encoder, tmp_path):

@@ -95,6 +95,10 @@ def test_a_tokenizer_of_another_model_is_refused_when_the_encoder_is_loaded(enco
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["zzz"] = 10_000
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"has <<ENT>> as number \d+, and class_token_index .* is \d+; copy"):
+        load_encoder(str(folder))
+    config = json.loads((folder / "gliner_config.json").read_text()) | {"class_token_index": -1}
+    (folder / "gliner_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"tokenizer has ids up to 10,000, and its weights have \d+ embed"):
         load_encoder(str(folder))
     assert load_encoder(str(encoder_folder))

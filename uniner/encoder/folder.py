@@ -182,6 +182,12 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
             f"{folder}: a text encoder of kind {text_config.model_type} is not supported. Score it with its "
             "own library, as evaluate's system of kind gliner"
         )
+    mark, stated = config["ent_token"], config["class_token_index"]
+    if stated not in (-1, number := tokenizer.convert_tokens_to_ids(mark)):
+        raise UserError(
+            f"{folder}: its tokenizer has {mark} as number {number:,}, and class_token_index of its {CONFIG} "
+            f"is {stated:,}; copy the folder again, with the tokenizer that belongs to the weights"
+        )
     if config["vocab_size"] != -1:
         text_config.vocab_size = config["vocab_size"]
     elif config["class_token_index"] == -1:
@@ -196,8 +202,8 @@ def read_config(folder: str) -> dict[str, Any]:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is not an encoder: it has no {CONFIG}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({_line(error)}); copy the folder again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({_line(error)}); copy the folder again") from None
     if not isinstance(stated, dict):
         raise UserError(f"{path}: must be an object of settings, as GLiNER writes it")
     config = with_defaults(stated)
