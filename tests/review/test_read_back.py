@@ -150,6 +150,14 @@ def test_a_blank_name_is_no_name(read, blank):
     ]
 
 
+def test_values_of_thousands_of_characters_are_short_lines_and_no_traceback(read):
+    long = "9" * 5_000
+    assert who(read(exported({"completed_by": long}))) == [(long, "p", "ok", 1)]
+    for row in (gold(ANN, id=long), gold(ANN, outcome=long), gold(ANN, at=long)):
+        (error,) = read(row).errors
+        assert len(error) < 500
+
+
 def review(reviewer, at, *entities, passage="p", outcome="ok"):
     return Review(passage_id=passage, reviewer=reviewer, at=at, entities=entities, outcome=outcome)
 

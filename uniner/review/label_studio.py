@@ -5,6 +5,7 @@ counted UTF-16 units; a span that fits its own text only so is moved to code poi
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -31,6 +32,7 @@ _MARK_NO_SPAN = {
 }
 """Controls that say something of a region, or of the task, and mark none themselves."""
 _REGION = '{"type": "labels", "value": {"start": 0, "end": 3, "text": "Ann", "labels": ["person"]}}'
+_NUMBER = re.compile(r"\d{1,20}")  # Python turns no text of thousands of digits into a number
 # Without pre-wrap, Label Studio trims blanks.
 _STYLE = ".htx-text { white-space: pre-wrap; }"
 
@@ -116,7 +118,7 @@ def _who(completed_by: Any) -> str:
         if isinstance(email, str) and visible_name(email):
             return visible_name(email)
         completed_by = completed_by.get("id")
-    if isinstance(completed_by, str) and not completed_by.strip().isdecimal():
+    if isinstance(completed_by, str) and not _NUMBER.fullmatch(completed_by.strip()):
         return visible_name(completed_by)
     if completed_by is None or (type(completed_by) is int or isinstance(completed_by, str)):
         return "" if completed_by is None else f"label-studio-{int(completed_by)}"

@@ -113,7 +113,7 @@ def _checked(
     where: str, read: ReadReview, task: ReviewTask | None, reviewer: str, now: str
 ) -> tuple[Review | None, list[str]]:
     """Return a review whose spans all fit the passage's text, or one with the outcome bad_span."""
-    where = f"{where}, passage {read.passage_id!r}"
+    where = f"{where}, passage {read.passage_id!r:.80}"
     if task is None:
         return None, [f"{where}: is not in this round; name another one, such as --round 1"]
     if read.text != task.text:
@@ -126,7 +126,7 @@ def _checked(
     if read.at and _instant(read.at) is None:
         return None, [f"{where}: at = {read.at[:60]!r} is not a time, such as 2026-11-27T10:00:00Z"]
     if read.outcome not in (REVIEWED, SKIPPED):
-        return None, [f"{where}: the outcome {read.outcome!r} must be {REVIEWED!r} or {SKIPPED!r}"]
+        return None, [f"{where}: the outcome {read.outcome!r:.60} must be {REVIEWED!r} or {SKIPPED!r}"]
     entities, errors = dict[tuple[int, int, str], GoldEntity](), list[str]()
     for span in read.spans:
         try:
