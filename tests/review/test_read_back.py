@@ -179,6 +179,11 @@ def test_a_reviewer_is_one_whatever_the_case_and_older_reviews_are_counted():
     assert passed_over([new, again], latest([new, again])) == 0
 
 
+def test_a_reviewer_is_one_however_the_accents_are_written():
+    whole, apart = review("Jos\u00e9", "2026-11-27T10:00:00Z"), review("Jose\u0301", "2026-11-26T10:00:00Z")
+    assert [(each.reviewer, each.at[:10]) for each in latest([whole, apart])] == [("Jos\u00e9", "2026-11-27")]
+
+
 def test_each_type_that_was_not_given_out_is_a_line_with_a_count_and_an_example(read):
     persn = {**ANN, "type": "persn"}
     back = read(gold(persn, {**ANN, "type": "person"}), gold(persn, id="q"))

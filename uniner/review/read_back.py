@@ -5,6 +5,7 @@ would be wrong gold data. A file's line says file, passage and span.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -154,7 +155,7 @@ def latest(reviews: Iterable[Review]) -> list[Review]:
     """Keep each reviewer's last review of a passage, by when it was made, then by the order given.
 
     One with a span that does not fit takes no other's place. "Ann" and "ann" are one reviewer, with the name
-    that comes first.
+    that comes first; so is a name with its accents written in another way.
     """
     kept: dict[tuple[str, str], Review] = {}
     names: dict[str, str] = {}
@@ -203,7 +204,8 @@ def unknown_type_lines(reviews: Iterable[Review], types: Sequence[str]) -> list[
 
 
 def _person(review: Review) -> str:
-    return " ".join(review.reviewer.split()).casefold()
+    # Letters as one code point or with their marks apart, as different keyboards write them.
+    return unicodedata.normalize("NFKC", " ".join(review.reviewer.split()).casefold())
 
 
 def _said(review: Review) -> tuple[str, str, tuple[GoldEntity, ...]]:
