@@ -130,6 +130,12 @@ def test_a_wrong_file_is_named(tmp_path, content, message):
         load([str(path)])
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(config_file, tmp_path):
+    marked = tmp_path / "marked.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + Path(config_file).read_bytes().replace(b"\n", b"\r\n"))
+    assert load([str(marked)]) == load([str(config_file)])
+
+
 def test_a_file_says_only_what_differs_from_the_one_it_is_like(config_file, tmp_path):
     (tmp_path / "more.toml").write_text(
         'like = "config.toml"\n[ingest]\nsample = 0.5\n[tag]\ntypes = ["a"]\n'

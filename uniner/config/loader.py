@@ -113,7 +113,7 @@ def checked(tree: Mapping[str, Any]) -> Config:
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a TOML file, laid over the file that its `like` names."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"config file {path}: {error.strerror or error}; name a TOML file, such as my-run.toml"
