@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uniner.inference.mention_scores import AnswerPiece, mention_scores, split_answer
+from uniner.errors import UserError
+from uniner.inference.mention_scores import AnswerPiece, mention_scores, split_answer, text_probability
 
 
 def answer(*pieces: tuple[str, float]) -> list[AnswerPiece]:
@@ -44,6 +45,14 @@ def test_an_answer_that_names_types_gives_each_type_its_mentions():
 def test_an_empty_answer_has_no_mentions_and_a_mention_of_no_letters_a_score():
     assert mention_scores(answer(("[]", 0.9))) == mention_scores([]) == {}
     assert mention_scores(answer(('["', 0.5), ('"]', 0.5))) == {(None, ""): 0.25}
+
+
+def test_a_probability_that_is_no_number_is_an_error_and_not_a_sure_mention():
+    pieces = [AnswerPiece('["', 0.0), AnswerPiece("Ann", math.nan), AnswerPiece('"]', 0.0)]
+    with pytest.raises(UserError, match=r"no numbers; set engine\.dtype"):
+        mention_scores(pieces)
+    with pytest.raises(UserError, match="no numbers"):
+        text_probability(pieces)([(0, 6)])
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,9 +21,11 @@ import json
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
+
+from uniner.errors import UserError
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?', re.DOTALL)
 
@@ -85,8 +87,7 @@ def mention_scores(answer: Sequence[AnswerPiece]) -> dict[tuple[str | None, str]
         last = first
         while ends[last] < quoted_end:
             last += 1
-        total = sum(piece.logprob for piece in answer[first : last + 1])
-        scores.setdefault((type_name, string), math.exp(min(0.0, total)))
+        scores.setdefault((type_name, string), _probability(answer[first : last + 1]))
     return scores
 
 
@@ -103,9 +104,24 @@ def text_probability(answer: Sequence[AnswerPiece]) -> Callable[[Sequence[tuple[
         for start, end in parts:
             first, last = bisect_right(ends, stripped + start), bisect_left(ends, stripped + end)
             overlapped.update(range(first, last + 1))
-        return math.exp(min(0.0, sum(answer[number].logprob for number in overlapped)))
+        return _probability(answer[number] for number in overlapped)
 
     return probability
+
+
+def _probability(pieces: Iterable[AnswerPiece]) -> float:
+    """Return the probability, 0 to 1, of all of these pieces.
+
+    Raises:
+        UserError: a probability is not a number. Left alone it would be a score of 1.
+    """
+    total = sum(piece.logprob for piece in pieces)
+    if math.isnan(total):
+        raise UserError(
+            "the student's probabilities are no numbers; set engine.dtype=bfloat16 or float32. If they are "
+            "none then either, the model's weights are damaged"
+        )
+    return math.exp(min(0.0, total))
 
 
 def _ends(answer: Sequence[AnswerPiece]) -> list[int]:
