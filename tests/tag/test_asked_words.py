@@ -74,6 +74,10 @@ def test_relatives_are_the_synonyms_of_descriptions_and_types_that_share_mention
     pair = {"first": "film", "second": "show", "shared": 4, "share": 0.2, "expected": 0.1}
     build.write_json("near-synonyms.json", [pair])
     assert read_relatives(build) == {"film": ["movie", "show"], "movie": ["film"], "show": ["film"]}
+    for wrong in ({"first": "film"}, ["film"], [{"first": "film", "second": 5}], "film"):
+        build.write_json("near-synonyms.json", wrong)
+        with pytest.raises(UserError, match=r"near-synonyms\.json: .* is not a pair of types, such as"):
+            read_relatives(build)
     other = stage_context(stage, config(student="some/model"))
     assert known_relatives(other, FACTS) == {}
 

@@ -1,9 +1,9 @@
 """The words that types are asked by at tagging: with a description, or as the nearest learnt type."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from uniner.errors import UserError
 from uniner.inference.questions import TypeAnswer
@@ -114,6 +114,9 @@ def read_relatives(build: Folder) -> dict[str, list[str]]:
     """Return for types the types that build found to mean the same or nearly so, the nearest first.
 
     By the synonyms of descriptions, then by the mentions that two types share; nothing without a build.
+
+    Raises:
+        UserError: a file of build has other content.
     """
     found: defaultdict[str, dict[str, None]] = defaultdict(dict)
     data = build.read_if_exists("descriptions.json")
@@ -122,7 +125,21 @@ def read_relatives(build: Folder) -> dict[str, list[str]]:
         for synonym in entry.synonyms:
             found[synonym][name] = None
             found[name][synonym] = None
-    for pair in build.read_json("near-synonyms.json") or []:
-        found[pair["first"]][pair["second"]] = None
-        found[pair["second"]][pair["first"]] = None
+    for first, second in _pairs(build.read_json("near-synonyms.json"), build.path("near-synonyms.json")):
+        found[first][second] = None
+        found[second][first] = None
     return {name: list(others) for name, others in found.items()}
+
+
+def _pairs(content: Any, url: str) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of types of a file of near-synonyms; content: its JSON, None without one."""
+    pairs = [] if content is None else content
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        match pair:
+            case {"first": str() as first, "second": str() as second}:
+                yield first, second
+            case _:
+                raise UserError(
+                    f"{url}: {str(pair)[:60]!r} is not a pair of types, such as "
+                    '{"first": "film", "second": "movie"}; copy the file again'
+                )
