@@ -65,6 +65,22 @@ def test_an_unknown_type_is_asked_as_itself_its_nearest_or_both(tag, how, asked)
     assert types_of(tag(types=["film"], unknown_types=how), unlearnt).words_of("") == ("film",)
 
 
+def test_the_page_asks_typed_types_as_a_run_does(stage_context, config, monkeypatch):
+    served = {}
+    monkeypatch.setattr(stage, "_text_tagger", lambda context: (None, types_of(context.sections.tag)))
+    monkeypatch.setattr(stage, "known_relatives", lambda context, facts: RELATIVES)
+    monkeypatch.setattr(
+        stage.interactive, "serve_page", lambda _, types, select, port: served.update(by=select)
+    )
+    context = stage_context(stage, config(types=["city"], unknown_types="both"))
+    as_types, as_definitions = ("film", "movie", "person (x)"), ("film", "movie", "person: x", "person")
+    for template, asked in (("type", as_types), ("definition", as_definitions)):
+        facts = StudentFacts(template=template, max_tokens=256, base="b", types=FACTS.types)
+        monkeypatch.setattr(stage, "read_facts", lambda context, facts=facts: facts)
+        stage.serve_page(context, 7860)
+        assert served["by"](["film", "person: x"]).words_of("") == asked
+
+
 def test_relatives_are_the_synonyms_of_descriptions_and_types_that_share_mentions(
     tmp_path, config, stage_context
 ):

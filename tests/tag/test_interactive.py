@@ -216,7 +216,7 @@ def test_types_are_separated_by_commas_or_line_breaks():
 def test_without_gradio_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"the page needs Gradio.*pip install 'uniner\[page\]'"):
-        interactive.serve_page(None, (), 1)
+        interactive.serve_page(None, (), None, 1)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs Gradio")

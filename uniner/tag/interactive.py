@@ -21,7 +21,7 @@ from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
-from uniner.tag.types import TypeSelection, select_types
+from uniner.tag.types import TypeSelection
 from uniner.templates import Template
 
 log = logging.getLogger(__name__)
@@ -155,10 +155,15 @@ def print_text(text: str, passages: Sequence[TaggedPassage], console: Console) -
         console.print(visible(line), style="dim", markup=False, highlight=False)
 
 
-def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], port: int) -> None:
+def serve_page(
+    tagger: TextTagger | EncoderTextTagger,
+    types: Sequence[str],
+    select: Callable[[Sequence[str]], TypeSelection],
+    port: int,
+) -> None:
     """Serve the page on this machine's loopback address until the job is stopped.
 
-    types: the first few are suggested.
+    types: the first few are suggested. select: says how the types that somebody types in are asked.
 
     Raises:
         UserError: Gradio is missing or the port is taken.
@@ -174,7 +179,7 @@ def serve_page(tagger: TextTagger | EncoderTextTagger, types: Sequence[str], por
         if not names:
             raise gradio.Error("Name a type to look for, such as person.")
         try:
-            passages = await tagger.tag(require_text(text), select_types(names, [], None, {}, []))
+            passages = await tagger.tag(require_text(text), select(names))
         except UserError as error:
             raise gradio.Error(str(error)) from None
         pieces, colours = highlighted(text, passages)

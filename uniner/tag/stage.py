@@ -64,6 +64,7 @@ from uniner.tag.student import (
     student_address,
     student_exists,
     tags_by_encoder,
+    typed_types,
     worker_of,
 )
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
@@ -269,7 +270,9 @@ def tag_text(context: StageContext, text: str) -> None:
 def serve_page(context: StageContext, port: int) -> None:
     """Serve a page on 127.0.0.1 that tags typed text, until the command is stopped. Needs Gradio."""
     tagger, types = _text_tagger(context)
-    interactive.serve_page(tagger, types.everywhere, port)
+    facts = read_facts(context)
+    select = partial(typed_types, context.sections.tag, facts, known_relatives(context, facts))
+    interactive.serve_page(tagger, types.everywhere, select, port)
 
 
 def _text_tagger(

@@ -97,6 +97,14 @@ def selected_types(
     return replace(types, words=words)
 
 
+def typed_types(
+    tag: Tag, facts: StudentFacts, relatives: Mapping[str, Sequence[str]], types: Sequence[str]
+) -> TypeSelection:
+    """Return how types that somebody types in are asked: as a run asks those of tag.types."""
+    others: dict[str, Any] = {"types_file": None, "top_types": None, "types_of_source": {}}
+    return selected_types(tag.model_copy(update={"types": list(types), **others}), facts, relatives)
+
+
 def known_relatives(context: StageContext, facts: StudentFacts) -> dict[str, list[str]]:
     """Return by type others that mean the same or nearly so, the nearest first.
 
