@@ -91,6 +91,12 @@ def test_thresholds_go_by_type(make_encoder):
     assert high.answers[1].spans == ()
 
 
+def test_the_best_score_keeps_its_digits_however_low(reads_names):
+    (answer,) = reads_names.answer([("Ann", ["city"])])
+    best = float(answer.answers[0].text)  # which a prefilter's threshold, such as 0.00012, is compared with
+    assert best == pytest.approx(torch.sigmoid(torch.tensor(-9.0)).item(), rel=1e-3)
+
+
 def test_texts_without_words_or_types_have_no_mentions(make_encoder):
     tagger = EncoderTagger(make_encoder(), EncoderSettings(threshold=0.1))
     answers = tagger.answer([("", ["city"]), (" \n", ["city"]), ("Ann", [])])

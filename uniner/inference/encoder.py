@@ -169,7 +169,7 @@ def _type_answer(passage: str, name: str, spans: Sequence[TypedSpan], best: floa
         name,
         "ok",
         scores,
-        f"{best:.4f}",
+        f"{best:.4g}",
         spans=tuple((span.start, span.end) for span in spans),
         span_scores=tuple(span.score for span in spans),
     )
