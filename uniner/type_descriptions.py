@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,8 +112,8 @@ def _entry(name: str, value: Any, url: str) -> tuple[str, TypeDescription]:
 
 def _unique(url: str) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in items]
-        if repeated := [name for name in names if names.count(name) > 1]:
+        counts = Counter(name for name, _ in items)
+        if repeated := [name for name, count in counts.items() if count > 1]:
             raise UserError(f"{url}: {repeated[0]!r} occurs twice; remove one of the two")
         return dict(items)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -222,8 +223,8 @@ def _require_keys(value: Mapping[str, Any]) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    repeated = next((key for key in keys if keys.count(key) > 1), None)
+    counts = Counter(key for key, _ in pairs)
+    repeated = next((key for key, count in counts.items() if count > 1), None)
     if repeated is not None:
         raise ValueError(f"the key {repeated!r} occurs twice")
     return dict(pairs)
