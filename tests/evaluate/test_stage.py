@@ -148,7 +148,7 @@ def test_types_that_a_student_was_not_trained_on_are_said(make_context, columns,
     student = StageFolder(str(tmp_path / "student"))
     student.write_json(
         "uniner.json",
-        {"template": "published", "max_tokens": 256, "base": base, "types": ["person", "city name"]},
+        {"template": "type", "max_tokens": 256, "base": base, "types": ["person", "city name"]},
     )
     context = make_context(systems=["base", str(tmp_path / "student")])
     stage._say_unknown_types(stage._systems(context), {"toy": stage._cut_gold(context, "toy", columns)})

@@ -105,6 +105,10 @@ def test_a_flipped_bit_in_a_student_s_facts_is_named(student):
 @pytest.mark.parametrize("facts", [
     {"template": "type"}, {"template": "type", "types": [], "more": 1}, [1],
     {"template": "type", "types": "person"}, {"template": "type", "types": [], "threshold": "high"},
+    *({"template": "grouped", "max_tokens": 256, "base": "b", "types": [], **wrong} for wrong in (
+        {"template": "typ"}, {"template": ["type"]}, {"group_types": "5"}, {"group_types": -1},
+        {"max_tokens": "256"}, {"max_tokens": True},
+    )),
 ])  # fmt: skip
 def test_facts_that_are_not_a_students_are_one_line(folder, facts):
     assert find_student_facts(folder.url) is None

@@ -16,6 +16,7 @@ from typing import Any
 from uniner.errors import UserError
 from uniner.storage.filesystem import absolute, explained, is_remote, read_part
 from uniner.storage.folder import Folder
+from uniner.templates import TEMPLATES
 
 FACTS, CARD, CALIBRATION = "uniner.json", "README.md", "calibration.json"
 ENCODER_CONFIG = "gliner_config.json"
@@ -303,8 +304,14 @@ def digests_of(folder: Path) -> dict[str, str]:
         return dict(zip((file.name for file in files), pool.map(digest, files), strict=True))
 
 
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= least  # true is no number
+
+
 _RIGHT: dict[str, Callable[[Any], bool]] = {
-    "template": lambda value: isinstance(value, str),
+    "template": lambda value: value in (*TEMPLATES, ENCODER),
+    "group_types": lambda value: value is None or _whole(1)(value),
+    "max_tokens": _whole(0),
     "types": lambda value: isinstance(value, list) and all(isinstance(name, str) and name for name in value),
     "threshold": lambda value: value is None or (isinstance(value, int | float) and 0 <= value <= 1),
 }
@@ -331,8 +338,9 @@ def find_student_facts(url: str) -> StudentFacts | None:
         return StudentFacts(**{**facts, "types": tuple(facts["types"])})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{url}/{FACTS} is not a student's ({error}); it needs template (such as type), max_tokens, base "
-            'and types (a list, such as ["person"]), and threshold is 0 to 1'
+            f"{url}/{FACTS} is not a student's ({error}); it needs template (such as type; one of "
+            f"{', '.join(TEMPLATES)}), max_tokens (such as 512), base and types (a list, such as "
+            '["person"]); group_types is at least 1, and threshold 0 to 1'
         ) from None
 
 
