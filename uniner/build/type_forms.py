@@ -59,9 +59,9 @@ class TypeForms:
         if share < self.synonym_share:
             fitting = [synonym for synonym in entry.synonyms if synonym not in forbidden]
             return fitting[choice % len(fitting)] if fitting else name
-        if entry.description and share < self.synonym_share + self.description_share:
-            return with_description(name, entry.description)
-        return name
+        described = with_description(name, entry.description)
+        by_description = entry.description and share < self.synonym_share + self.description_share
+        return described if by_description and described not in forbidden else name
 
     def count(self, conversations: Iterable[Conversation], template: Template) -> dict[str, int]:
         """Count the questions that ask by name, by synonym and with the description; 0 of all without any."""
