@@ -109,6 +109,10 @@ def test_a_word_takes_back_what_the_file_says(config_file):
             'evaluate.system={"a/b"={kind="chat", teacher={}}}',
             "evaluate.system: the name 'a/b' must be letters",
         ),
+        (
+            "build.near_synonym_likeness=0",
+            "build.near_synonym_likeness = 0: must be greater than or equal to 0.5",
+        ),
         ("nonsense", "'nonsense' is not of the form section.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),
     ],

@@ -209,8 +209,9 @@ class Build(Section):
     """Also take two types for near-synonyms whose names are close by this text encoder, such as
     "sentence-transformers/all-MiniLM-L6-v2" (a folder or hub name; one made for likeness of sentences). The
     machine of the driver runs it on its CPU: 13,000 names take it about a minute."""
-    near_synonym_likeness: Share = 0.75
-    """Likeness of two names, a cosine, from which they are close."""
+    near_synonym_likeness: Annotated[float, Field(ge=0.5, le=1)] = 0.75
+    """Likeness of two names, a cosine, from which they are close. With less than 0.5 so many unrelated names
+    would be close that their pairs fill the driver's memory."""
     type_descriptions_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """JSON file of descriptions and synonyms, in place of what describe wrote: {"person": {"description": "a
     human being, called by a name", "synonyms": ["individual"]}}. The content is identity. Unset: those of
