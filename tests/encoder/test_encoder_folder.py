@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Config, XLNetConfig
 
 from tests.encoder.conftest import HEADS
-from uniner.encoder.folder import CONFIG, LoadedEncoder, load_encoder, most_tokens, save_encoder
+from uniner.encoder.folder import CONFIG, WEIGHTS, LoadedEncoder, load_encoder, most_tokens, save_encoder
 from uniner.errors import UserError
 from uniner.inference.encoder import EncoderSettings, EncoderTagger
 
@@ -106,13 +107,24 @@ def test_a_folder_of_gliner_s_loads_here_and_finds_the_same(make_base, tmp_path,
     assert tag(encoder) == [pytest.approx(expected, abs=1e-4) for expected in found]
 
 
-def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(make_encoder, tmp_path):
+@pytest.mark.parametrize("states_numbers", [False, True])
+def test_a_folder_that_names_its_base_takes_tokenizer_and_sizes_from_it(
+    make_encoder, tmp_path, states_numbers
+):
+    """In the form of the models published in 2024, which have a row for [FLERT] before those of the marks."""
     encoder = make_encoder()
     folder = Path(save(encoder, tmp_path / "encoder"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    config = json.loads((folder / CONFIG).read_text())
-    config |= {"encoder_config": None, "class_token_index": -1, "vocab_size": -1}
+    weights = load_file(folder / WEIGHTS)
+    name = "token_rep_layer.bert_layer.model.embeddings.word_embeddings.weight"
+    rows = weights[name]
+    weights[name] = torch.cat([rows[:-2], torch.full_like(rows[:1], 9.0), rows[-2:]])
+    save_file(weights, folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_text()) | {"encoder_config": None}
+    config |= {"class_token_index": len(rows) - 1, "vocab_size": len(rows) + 1}
+    if not states_numbers:
+        config |= {"class_token_index": -1, "vocab_size": -1}
     (folder / CONFIG).write_text(json.dumps(config))
     assert tag(load_encoder(str(folder))) == tag(encoder)
 

@@ -22,6 +22,8 @@ from uniner.errors import UserError
 CONFIG = "gliner_config.json"
 WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 TYPE_MARK, SEPARATOR_MARK = "<<ENT>>", "<<SEP>>"
+_UNUSED_MARK = "[FLERT]"
+"""GLiNER's library adds it before its two marks; nothing uses it, but it has a row of the embeddings."""
 _TEXT_ENCODER = "token_rep_layer.bert_layer.model."
 _DEFAULTS: dict[str, Any] = {
     "max_width": 12,
@@ -172,6 +174,7 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
         own = (Path(folder) / "tokenizer_config.json").exists()
         tokenizer = AutoTokenizer.from_pretrained(folder if own else base)
         text_config = _text_config(config, base)
+        _add_unused_mark(tokenizer, config)
         add_marks(tokenizer, config)
         if not isinstance(tokenizer.model_max_length, int | float):
             raise ValueError(f"model_max_length = {tokenizer.model_max_length!r} is no number")
@@ -183,7 +186,8 @@ def read_parts(folder: str) -> tuple[dict[str, Any], Any, Any]:
             "own library, as evaluate's system of kind gliner"
         )
     mark, stated = config["ent_token"], config["class_token_index"]
-    if stated not in (-1, number := tokenizer.convert_tokens_to_ids(mark)):
+    number = tokenizer.convert_tokens_to_ids(mark)
+    if -1 not in (stated, config["vocab_size"]) and stated != number:
         raise UserError(
             f"{folder}: its tokenizer has {mark} as number {number:,}, and class_token_index of its {CONFIG} "
             f"is {stated:,}; copy the folder again, with the tokenizer that belongs to the weights"
@@ -232,6 +236,17 @@ def with_defaults(stated: dict[str, Any]) -> dict[str, Any]:
 def add_marks(tokenizer: Any, config: dict[str, Any]) -> None:
     """Add the marks of types and of the text to a tokenizer that lacks them, as its last tokens."""
     tokenizer.add_tokens([config["ent_token"], config["sep_token"]], special_tokens=True)
+
+
+def _add_unused_mark(tokenizer: Any, config: dict[str, Any]) -> None:
+    """Add what stands before the marks in the library, to a tokenizer that lacks them.
+
+    The published models of 2024 have no tokenizer and no numbers of the marks: both come from the base.
+    """
+    index, rows = config["class_token_index"], config["vocab_size"]
+    comes_first = -1 in (index, rows) or index == len(tokenizer) + 1
+    if comes_first and config["ent_token"] not in tokenizer.get_vocab():
+        tokenizer.add_tokens([_UNUSED_MARK], special_tokens=True)
 
 
 def new_encoder(base: str, config: dict[str, Any]) -> LoadedEncoder:
