@@ -12,6 +12,11 @@ ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols without a shape: Hangul's fillers and Braille's blank."""
 
+_AROUND = re.compile(
+    r"^[\s\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"
+    r"|[\s\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+$"
+)
+
 LABEL_WORDS = 3
 """Number of the rules below; a new one makes new questions of data sets outside the catalogue."""
 COMMON_LABELS: Mapping[str, str] = {
@@ -50,6 +55,11 @@ _TYPES_SHOWN = 10
 def normalize_type(type_name: str) -> str:
     """Lower-case a type, collapse white space, strip punctuation: 'Person ' and 'person' are one type."""
     return " ".join(type_name.lower().split()).strip(" .:;,\"'")
+
+
+def stripped(name: str) -> str:
+    """Return a name without blanks around it, nor characters without width, which a copied name may have."""
+    return _AROUND.sub("", name)
 
 
 def is_visible(name: str) -> bool:

@@ -84,6 +84,7 @@ def test_a_word_takes_back_what_the_file_says(config_file):
             "tag.types.0 = '': must be a line in visible characters, without blanks around it",
         ),
         ('tag.types=["\u200b"]', "tag.types.0 = '\\u200b': must be a line in visible characters"),
+        ('tag.types=["person\u200b"]', "tag.types.0 = 'person\\u200b': must be a line in visible characters"),
         ('tag.types_of_source={a=["\u3164"]}', "must be a line in visible characters, without blanks"),
         (
             'tag.min_score_of_type={" x"=0.4}',

@@ -210,6 +210,7 @@ def test_the_table_has_overlapping_and_ungrounded_entities_too():
 
 def test_types_are_separated_by_commas_or_line_breaks():
     assert interactive.parse_types(" person, city\nriver ,, city\n") == ("person", "city", "river")
+    assert interactive.parse_types("\ufeffperson\u200b,\u202ecity") == ("person", "city")
     assert interactive.parse_types(" \n,") == ()
 
 

@@ -67,6 +67,7 @@ def test_the_identity_is_the_content_and_not_the_place(tmp_path):
         ({"label": "a"}, ["says nothing to do", "pattern, regex"]),
         ({"label": "a", "min_len": 2}, ["min_len", "min_length"]),
         ({"label": " a", "pattern": "x"}, ["blanks around it"]),
+        ({"label": "a\u200b", "pattern": "x"}, ["characters without width"]),
         ({"label": "a\nb", "pattern": "x"}, ["line break"]),
         ({"label": 3, "pattern": "x"}, ["label = 3"]),
         ({"label": "*", "pattern": "x"}, ["needs a type"]),

@@ -36,6 +36,12 @@ def test_a_file_has_one_type_in_each_line_and_comments(tmp_path):
     assert read_types(str(path)) == ["person", "C# program", "Überschrift"]
 
 
+def test_characters_without_width_around_a_type_are_no_part_of_it(tmp_path):
+    path = tmp_path / "types.txt"
+    path.write_text("\u200bperson\ufeff\n\u202dcity\u202c \nfarsi\u200cword\n", encoding="utf-8")
+    assert read_types(str(path)) == ["person", "city", "farsi\u200cword"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from uniner.labels import is_visible
+from uniner.labels import is_visible, stripped
 
 NOT_IDENTITY: JsonDict = {"identity": False}
 """Marks a field that may change when a run resumes: it says where or how fast, not what comes out."""
@@ -19,7 +19,7 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 
 
 def _type_name(name: str) -> str:
-    if name != name.strip() or len(name.splitlines()) > 1 or not is_visible(name):
+    if name != stripped(name) or len(name.splitlines()) > 1 or not is_visible(name):
         raise ValueError('must be a line in visible characters, without blanks around it, such as "person"')
     return name
 

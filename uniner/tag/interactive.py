@@ -15,7 +15,7 @@ from uniner.display import TaggedText, displayed_entities, terminal_text, type_c
 from uniner.errors import Stopped, UserError
 from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
-from uniner.labels import is_visible
+from uniner.labels import is_visible, stripped
 from uniner.passages import PassageSpan, cut_passages
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
@@ -217,8 +217,7 @@ def serve_page(
 
 def parse_types(names: str) -> tuple[str, ...]:
     """Return the types in a text, separated by commas or line breaks, each once."""
-    stripped = (name.strip() for name in re.split(r"[,\n]", names))
-    return tuple(dict.fromkeys(filter(is_visible, stripped)))
+    return tuple(dict.fromkeys(filter(is_visible, map(stripped, re.split(r"[,\n]", names)))))
 
 
 def highlighted(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from uniner.errors import UserError
-from uniner.labels import is_visible, nearest_type
+from uniner.labels import is_visible, nearest_type, stripped
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 from uniner.tag.bounded_regex import fault_of, probe_time_of_file
@@ -239,8 +239,8 @@ def _shown(content: Any) -> str:
 def _text_fault(content: Any) -> str:
     if not isinstance(content, str) or not is_visible(content):
         return "is not a text with a visible character"
-    if content != content.strip():
-        return "has blanks around it"
+    if content != stripped(content):
+        return "has blanks around it, or characters without width"
     if len(content) > _LONGEST_TEXT:
         return f"has more than {_LONGEST_TEXT:,} characters"
     return "has half of a surrogate pair" if _has_surrogate(content) else ""

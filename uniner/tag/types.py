@@ -7,7 +7,7 @@ from itertools import chain
 
 from uniner.errors import UserError
 from uniner.inference.questions import TypeAnswer
-from uniner.labels import is_visible, nearest_type
+from uniner.labels import is_visible, nearest_type, stripped
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 from uniner.tag.asked_words import answers_by_type, described_words, split_types
@@ -114,7 +114,7 @@ def read_types(url: str) -> list[str]:
     lines: dict[str, int] = {}
     with explained(url):
         for number, line in read_text_lines(url):
-            name = _COMMENT.sub("", line).strip()
+            name = stripped(_COMMENT.sub("", line))
             if name in lines:
                 raise UserError(
                     f"{url}, line {number}: '{name}' is already in line {lines[name]}; remove one"
