@@ -250,6 +250,8 @@ def sections(
     """Return the config of the run."""
     machine = {"workers": 1 if options.gpu else 2, "use_gpu": options.gpu, "dtype": "bfloat16"}
     steps = {"max_steps": options.student_steps} if options.student_steps else {}
+    if not options.gpu:
+        steps["pack_tokens"] = 2560  # a row a worker and step: gradients are exchanged once
     # On a GPU the prefilter needs room beside vLLM.
     of_machine = {"gpus": 1, "gpu_memory_utilization": 0.7} if options.gpu else {"gpus": 0, "block_size": 32}
     return {
@@ -257,9 +259,9 @@ def sections(
         "student": {"base": str(bases["student"]), "max_tokens": 1024},
         "ingest": {"shards": [str(root / "passages.jsonl")], "max_tokens": 700, "chunk_passages": 256},
         "teacher": {"kind": "recording", "path": str(root / "replies.jsonl")},
-        "build": {"negatives_per_positive": 1.0, "validation_share": 0.05},
+        "build": {"negatives_per_positive": 2.0, "validation_share": 0.05},
         "train": machine | steps | {
-            "epochs": 1, "batch_conversations": 16, "learning_rate": 3e-4, "checkpoint_steps": 10,
+            "epochs": 1, "batch_conversations": 8, "learning_rate": 3e-4, "checkpoint_steps": 20,
             "validation_questions": 100 if options.gpu else 0, "check_export": False,
         },
         "encoder": machine | {
