@@ -147,8 +147,7 @@ def test_labels_are_asked_for_in_plain_words_which_evaluate_can_change(make_cont
 def test_types_that_a_student_was_not_trained_on_are_said(make_context, columns, tmp_path, base, capsys):
     student = StageFolder(str(tmp_path / "student"))
     student.write_json(
-        "uniner.json",
-        {"template": "type", "max_tokens": 256, "base": base, "types": ["person", "city name"]},
+        "uniner.json", {"template": "type", "max_tokens": 256, "base": base, "types": ["person", "city name"]}
     )
     context = make_context(systems=["base", str(tmp_path / "student")])
     stage._say_unknown_types(stage._systems(context), {"toy": stage._cut_gold(context, "toy", columns)})

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import os
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from uniner.errors import UserError
 from uniner.storage.model_folders import StudentFacts
 from uniner.train import export, loop, model, packing, prepare
 from uniner.train.loop import LoopSettings
+from uniner.train.steps import device_of
 
 CPU = torch.device("cpu")
 
@@ -113,6 +115,16 @@ def test_trying_the_fullest_row_leaves_the_curve_as_it_is(base, samples):
     assert tried == [max(sum(len(samples[n]) for n in row) for step in schedule.steps for row in step)]
     assert all(weight.grad is None for weight in net.parameters())
     assert [step.loss for step in run(net, samples, schedule)] == [step.loss for step in expected]
+
+
+def test_a_worker_on_cpu_keeps_few_kernels_of_rows_of_other_lengths(monkeypatch):
+    kept = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for stated, expected in ((None, "32"), ("7", "7")):
+        monkeypatch.setenv(kept, stated or "")
+        if stated is None:
+            monkeypatch.delenv(kept)
+        assert device_of(False) == CPU
+        assert os.environ[kept] == expected
 
 
 def test_flash_attention_gets_the_samples_bounds(samples):
