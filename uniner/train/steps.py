@@ -51,8 +51,8 @@ def device_of(use_gpu: bool) -> torch.device:
     """Return the device of a training process, before it computes anything."""
     if use_gpu:
         return torch.device("cuda", torch.cuda.current_device())
-    # oneDNN keeps the kernels of 1,024 shapes, and each row has a length of its own: after 160 rows in bfloat16
-    # the process of a model of 9 M weights had 3.5 GB, and with 32 kept 2.0 GB, at the same speed.
+    # oneDNN keeps the kernels of 1,024 shapes, and each row has a length of its own: after 160 rows in
+    # bfloat16 the process of a model of 9 M weights had 3.5 GB, and with 32 kept 2.0 GB, at the same speed.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     # On CPU a worker has one thread (Ray sets OMP_NUM_THREADS to the CPUs it reserves): to use more cores,
     # take more workers. Two threads on a busy machine were measured 20 times slower than one.
