@@ -12,10 +12,8 @@ ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols without a shape: Hangul's fillers and Braille's blank."""
 
-_AROUND = re.compile(
-    r"^[\s\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"
-    r"|[\s\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+$"
-)
+_UNSEEN = r"[\s\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]+"
+_AROUND = re.compile(f"^{_UNSEEN}|{_UNSEEN}$")
 
 LABEL_WORDS = 3
 """Number of the rules below; a new one makes new questions of data sets outside the catalogue."""
