@@ -9,7 +9,8 @@ each arm: negatives none, uniform, by frequency and three times as many; and the
 trained on as many tokens. `run`, on the GPU, trains students and encoders by the stages' own training loop,
 each in a process (`benchmarks.real_bases_job`), three epochs and three seeds, and has them answer the gold
 questions by the stages' own code, students by `benchmarks.torch_engine`. First it tries learning rates on the
-arm `frequency`; the one with the best F1 on the validation passages that build keeps apart is taken for all.
+arm `frequency`; the one with the best F1 on the validation passages that build keeps apart is taken for all,
+and what was trained with it is the first seed.
 GLiNER's own trainer gets the encoder's samples and steps where the library is importable.
 
 What is done stays in FOLDER/results, so the same command goes on. After --seconds it ends what runs and
@@ -20,24 +21,26 @@ SECTION.KEY=VALUE, such as train.max_steps=2, all is trained so.
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import real_bases as plain
 from benchmarks.cascade import run_uniner, toml
 from benchmarks.real_bases_job import (
+    ANSWERS,
     ARMS,
     CHOSEN_ON,
     COLUMNS,
@@ -50,15 +53,21 @@ from benchmarks.real_bases_job import (
     STUDENT_BASE,
     VALIDATION,
     Job,
+    log_file,
     result_file,
+    run_logged,
     train_job,
+    tried_as,
     words_of_arm,
 )
 from benchmarks.table import say
 from uniner.config.loader import load
 from uniner.errors import UserError
 from uniner.evaluate.gold_questions import cut_questions
-from uniner.records import Conversation, from_table
+from uniner.metrics.cascade import CascadePoint, cascade_points
+from uniner.metrics.matching import strict
+from uniner.metrics.protocols import ScoredAnswer
+from uniner.records import Conversation, Prediction, from_table
 from uniner.storage.stage_folder import run_folder
 from uniner.train import prepare as training
 
@@ -69,11 +78,11 @@ def phases() -> list[list[Job]]:
     """Return the jobs, the most important first. The jobs of a phase need those of the phases before."""
     tried = [Job(system, rate=rate) for system, rates in RATES.items() for rate in rates]
     seeds = range(SEEDS)
-    chosen = [Job("student", seed=seed) for seed in seeds] + [Job("encoder", seed=seed) for seed in seeds]
-    others = [Job("student", arm, seed) for seed in seeds for arm in ("none", "uniform", "frequency-3")]
-    templates = [Job("student", "words"), Job("student", "grouped")]
+    chosen = [Job(system, seed=seed) for seed in seeds for system in ("student", "encoder")]
+    others = [Job("student", arm, seed) for seed in seeds for arm in ("none", "uniform")]
+    templates = [Job("student", arm) for arm in ("words", "grouped", "frequency-3")]
     peers = [Job("gliner", seed=seed) for seed in seeds if importlib.util.find_spec("gliner")]
-    return [tried, chosen, [*others, *templates, *peers, Job("base")]]
+    return [tried, chosen, [*others, *templates, Job("base"), *peers]]
 
 
 def all_jobs() -> list[Job]:
@@ -96,8 +105,11 @@ def prepare(options: argparse.Namespace) -> None:
     )
     bases = {"student": folder / STUDENT_BASE, "encoder": folder / ENCODER_BASE}
     sections = plain.sections(of_plain, folder, bases, {})
+    # Checkpoints are written only when a run is measured: it takes a minute. A step is one row.
     sections["train"] |= {"epochs": 3, "validation_questions": 0, "checkpoint_steps": 1_000_000}
-    sections["encoder"]["checkpoint_steps"] = 1_000_000  # only when measured: a run takes a minute
+    sections["train"] |= {"batch_conversations": 16}
+    sections["encoder"] |= {"checkpoint_steps": 1_000_000, "row_tokens": 16_384}
+    sections["engine"]["max_answer_tokens"] = 128
     (folder / CONFIG).write_text(toml(sections), encoding="utf-8")
     words = [str(folder / CONFIG)]
     run_uniner(["ingest", *words, "run.name=annotated"])
@@ -154,29 +166,40 @@ def run(options: argparse.Namespace) -> None:
     """Run the jobs that are missing, a few at a time."""
     folder, deadline = Path(options.folder).absolute(), time.monotonic() + options.seconds
     (folder / RESULTS).mkdir(exist_ok=True)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["__main__", "benchmarks.real_bases_job"])  # importing it takes long
 
     def finish(job: Job) -> None:
         if not result_file(folder, job.name).exists():
-            say(f"{job.name}: {_run_process(folder, job, options.settings, deadline - time.monotonic())}")
+            same = tried_as(folder, job)
+            if same:
+                _copy(folder, same, job)
+                return
+            process = processes.Process(target=run_logged, args=(folder, job, options.settings))
+            say(f"{job.name}: {_run_process(process, folder, job, deadline - time.monotonic())}")
 
     for phase in phases():
         with ThreadPoolExecutor(options.at_once) as pool:
             list(pool.map(finish, phase))
 
 
-def _run_process(folder: Path, job: Job, settings: Sequence[str], seconds: float) -> str:
+def _copy(folder: Path, done: Job, job: Job) -> None:
+    for suffix in (ANSWERS, ".json"):
+        source, copied = (result_file(folder, each.name).with_suffix(suffix) for each in (done, job))
+        shutil.copy(source, copied)
+
+
+def _run_process(process: BaseProcess, folder: Path, job: Job, seconds: float) -> str:
     """Run a job to its end, or until the seconds are over. Returns what to say of it."""
     if seconds <= 0:
         return "not begun: no time is left"
-    command = [sys.executable, "-m", "benchmarks.real_bases_job", str(folder), json.dumps(asdict(job))]
-    with (folder / RESULTS / f"{job.name}.log").open("w+") as log:
-        try:
-            subprocess.run([*command, *settings], stdout=log, stderr=log, timeout=seconds, check=True)
-        except subprocess.TimeoutExpired:
-            return "ended: no time is left"
-        except subprocess.CalledProcessError:
-            log.seek(0)
-            return f"failed\n{log.read()[-1500:]}"
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        return "ended: no time is left"
+    if process.exitcode:
+        return f"failed\n{log_file(folder, job).read_text()[-1500:]}"
     return _brief(folder, job.name)
 
 
@@ -187,14 +210,49 @@ def _brief(folder: Path, name: str) -> str:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Print the rates that were tried, and F1 by system and arm: the mean over the seeds and their range."""
+    """Print the rates that were tried, F1 by system and arm, and what the encoder does as a prefilter."""
     folder = Path(options.folder)
     results = {
         job: json.loads(result_file(folder, job.name).read_text())
         for job in all_jobs()
         if result_file(folder, job.name).exists()
     }
-    say("\n".join([*rate_lines(results), "", *score_lines(results)]))
+    both = [
+        (_answers(folder, student), _answers(folder, encoder))
+        for student, encoder in (
+            (Job("student", seed=seed), Job("encoder", seed=seed)) for seed in range(SEEDS)
+        )
+        if student in results and encoder in results
+    ]
+    say("\n".join([*rate_lines(results), "", *score_lines(results), "", *cascade_lines(both)]))
+
+
+def _answers(folder: Path, job: Job) -> list[Prediction]:
+    answers = from_table(pq.read_table(result_file(folder, job.name).with_suffix(ANSWERS)), Prediction)
+    return [answer for answer in answers if answer.dataset in plain.DATASETS]
+
+
+def cascade_lines(both: Sequence[tuple[Sequence[Prediction], Sequence[Prediction]]]) -> list[str]:
+    """Return the lines of the table of thresholds, in Markdown, as means over the seeds.
+
+    both: by seed the answers of the student and of the encoder to the same questions. F1 is of all questions.
+    """
+    points = [points_of(*answers) for answers in both]
+    lines = ["| threshold | questions saved | right answers lost | F1 |", "|---:|---:|---:|---:|"]
+    for of_seeds in zip(*points, strict=True):
+        saved, lost, f1 = (
+            100 * statistics.fmean(getattr(point, name) for point in of_seeds)
+            for name in ("saved", "recall_lost", "f1")
+        )
+        lines.append(f"| {of_seeds[0].threshold:g} | {saved:.1f} % | {lost:.1f} % | {f1:.1f} |")
+    return lines
+
+
+def points_of(student: Sequence[Prediction], encoder: Sequence[Prediction]) -> list[CascadePoint]:
+    """Return what each threshold of the encoder does to a student's answers to the same questions."""
+    found = [strict(answer.predicted_set, answer.gold_set) for answer in map(ScoredAnswer, student)]
+    best = [float(answer.reply or 0.0) for answer in encoder]
+    return cascade_points(best, *np.array([(each.tp, each.fp, each.fn) for each in found]).T)
 
 
 def rate_lines(results: Mapping[Job, Mapping[str, Any]]) -> list[str]:

@@ -1,17 +1,14 @@
-"""A model of `benchmarks.real_bases_gpu`: train it and have it answer, in a process of its own, without Ray.
+"""A model of `benchmarks.real_bases_gpu`: train it and have it answer, in its own process, without Ray."""
 
-python -m benchmarks.real_bases_job FOLDER JOB [SECTION.KEY=VALUE ...]     JOB: a `Job`, as JSON
-"""
-
-import argparse
 import asyncio
 import gc
 import itertools
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +23,11 @@ from uniner.config.loader import load
 from uniner.config.schema import Config
 from uniner.errors import UserError
 from uniner.evaluate.gold_questions import prediction
-from uniner.evaluate.scoring import DatasetScores, score
+from uniner.evaluate.scoring import score
 from uniner.evaluate.systems.windows import WindowedSystem
 from uniner.inference.encoder_settings import EncoderSettings, start_encoder
-from uniner.inference.questions import PassageAnswers, QuestionAsker, Questions
-from uniner.records import Question, from_table
+from uniner.inference.questions import QuestionAsker
+from uniner.records import PREDICTION, Prediction, Question, from_table, to_table
 from uniner.storage.manifest import merge
 from uniner.storage.model_folders import ENCODER_THRESHOLD, find_student_facts, own_model
 from uniner.storage.stage_folder import StageFolder, run_folder
@@ -49,7 +46,7 @@ ARMS: dict[str, dict[str, str | float]] = {
     "words": {"student.template": "words", "student.max_tokens": 2560},
 }
 """Settings by arm."""
-CONFIG, GOLD, RESULTS, STEPS = "real-bases.toml", "gold", "results", "steps.json"
+CONFIG, GOLD, RESULTS, STEPS, ANSWERS = "real-bases.toml", "gold", "results", "steps.json", ".parquet"
 VALIDATION, HELD_OUT, CHOSEN_ON = "validation", "held_out", "frequency"
 RATES = {"student": (1e-4, 3e-4, 1e-3), "encoder": (5e-5, 1e-4, 2e-4, 5e-4)}
 HEAD_FACTOR = 5.0
@@ -94,12 +91,14 @@ def run_job(folder: Path, job: Job, settings: Sequence[str] = ()) -> None:
         "answers": {},
         "seconds": {"training": round(trained - started, 1)},
     }
+    predictions, result["answers"] = _predictions(folder, job, config)
+    result["scores"] = {
+        name: scored.without_examples().to_json() for name, scored in score(predictions).items()
+    }
+    result["seconds"]["answers"] = round(time.monotonic() - trained, 1)
     written = result_file(folder, job.name)
-    for dataset, scored, counts in _scored(folder, job, config):
-        result["scores"][dataset] = scored.without_examples().to_json()
-        result["answers"][dataset] = counts
-        result["seconds"]["answers"] = round(time.monotonic() - trained, 1)
-        written.with_suffix(".part").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    pq.write_table(to_table(predictions, PREDICTION), written.with_suffix(ANSWERS), compression="zstd")
+    written.with_suffix(".part").write_text(json.dumps(result, indent=1), encoding="utf-8")
     written.with_suffix(".part").rename(written)
     if job.system != "encoder":  # whose samples GLiNER's trainer gets
         shutil.rmtree(work)
@@ -123,6 +122,14 @@ def words_of_rate(folder: Path, job: Job) -> list[str]:
         return []
     words = [f"{'encoder' if system == 'encoder' else 'train'}.learning_rate={rate}"]
     return words + ([f"encoder.head_learning_rate={HEAD_FACTOR * rate}"] if system == "encoder" else [])
+
+
+def tried_as(folder: Path, job: Job) -> Job | None:
+    """Return the finished job that tried a rate and is this one, whose rate was chosen after it."""
+    if job.rate is not None or job.seed or job.arm != CHOSEN_ON:
+        return None
+    rate = _chosen_rate(folder, job.system)
+    return None if rate is None else Job(job.system, rate=rate)
 
 
 def _chosen_rate(folder: Path, system: str) -> float | None:
@@ -159,7 +166,8 @@ def _trained(folder: Path, job: Job, config: Config) -> dict[str, Any]:
     if job.system == "gliner":
         from benchmarks.gliner_peer import train_gliner
 
-        encoder = Job("encoder", seed=job.seed).name
+        same = Job("encoder", seed=job.seed)
+        encoder = (tried_as(folder, same) or same).name
         steps = json.loads(result_file(folder, encoder).read_text())["training"]["steps"]
         ours = own_model(run_folder(config.run.root, encoder), "encoder").url
         shutil.copytree(ours, own_model(run, "encoder").url)
@@ -195,22 +203,25 @@ def train_job(config: Config, run: StageFolder, *, use_gpu: bool) -> TrainJob:
     )
 
 
-def _scored(folder: Path, job: Job, config: Config) -> Iterator[tuple[str, DatasetScores, dict[str, float]]]:
-    """Have a model answer the questions. Yields data set, scores, and seconds and counts of its answers."""
-    system = _system(job, config)
-    for dataset in COLUMNS:
-        path = folder / GOLD / f"{dataset}.parquet"
-        if not path.exists():
-            continue
-        questions = list(from_table(pq.read_table(path), Question))
-        started = time.monotonic()
-        answers = asyncio.run(_answers(system, questions))
-        counts = {
-            "seconds": round(time.monotonic() - started, 2), **merge([each.figures for each in answers])
-        }  # fmt: skip
-        replies = [reply for answer in answers for reply in answer.answers]
-        scores = score(prediction(*pair) for pair in zip(questions, replies, strict=True))
-        yield dataset, scores[dataset], counts
+def _predictions(folder: Path, job: Job, config: Config) -> tuple[list[Prediction], dict[str, float]]:
+    """Have a model answer all questions, in the largest batches. Returns also the counts of the answers."""
+    questions = [
+        question
+        for dataset in COLUMNS
+        if (path := folder / GOLD / f"{dataset}.parquet").exists()
+        for question in from_table(pq.read_table(path), Question)
+    ]
+    asked = [list(group) for _, group in itertools.groupby(questions, key=_passage)]
+    answers = asyncio.run(
+        _system(job, config).ask_all([(group[0].text, [each.type for each in group]) for group in asked])
+    )
+    replies = [reply for answer in answers for reply in answer.answers]
+    found = [prediction(*pair) for pair in zip(questions, replies, strict=True)]
+    return found, merge([each.figures for each in answers])
+
+
+def _passage(question: Question) -> tuple[str, str, str]:
+    return question.dataset, question.passage_id, question.text
 
 
 def _system(job: Job, config: Config) -> Any:
@@ -235,28 +246,18 @@ def _system(job: Job, config: Config) -> Any:
     return start_encoder(model, EncoderSettings(threshold=kept, on_gpu=on_gpu))
 
 
-async def _answers(system: Any, questions: Sequence[Question]) -> Sequence[PassageAnswers]:
-    asked: Questions = [
-        (text, [question.type for question in group])
-        for (_, text), group in itertools.groupby(questions, key=lambda each: (each.passage_id, each.text))
-    ]
-    answers: Sequence[PassageAnswers] = await system.ask_all(asked)
-    return answers
-
-
-def main() -> None:
-    """Run the job of the command line."""
-    parser = argparse.ArgumentParser(description="Train and score one model of the real bases.")
-    parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("job", metavar="JOB")
-    parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
-    options = parser.parse_args()
-    job = Job(**json.loads(options.job))
+def run_logged(folder: Path, job: Job, settings: Sequence[str]) -> None:
+    """Run a job in a process of its own; what it prints goes to its log file."""
+    with log_file(folder, job).open("w") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
     try:
-        run_job(Path(options.folder), job, options.settings)
+        run_job(folder, job, settings)
     except UserError as error:
         sys.exit(str(error))
 
 
-if __name__ == "__main__":
-    main()
+def log_file(folder: Path, job: Job) -> Path:
+    """Return the file of what a job prints."""
+    return folder / RESULTS / f"{job.name}.log"

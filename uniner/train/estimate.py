@@ -23,6 +23,8 @@ ALLOCATOR, CUDA = 1.1, 1e9
 LAYER_SECONDS = 0.009
 """Forward and backward pass of a row take at least this long a decoder layer on a GPU, since Python starts
 the kernels one by one: benchmarks/gpu.py on an H100 and an H200, 24 and 28 layers, by a CPU that was slow."""
+ONE_PIECE = 1_000_000_000
+"""Weights of the largest model that a worker alone keeps in one piece: at most 12 GB more than by layer."""
 CPU_SPARE = 0.3  # share that the C library's allocator keeps, as measured with a Llama of 135 M weights
 PROCESS = 0.7e9  # a worker's process on CPU before it has a model: Python, torch, transformers and Ray
 
@@ -102,6 +104,15 @@ class WorkerMemory:
         return self.states + self.gathered + self.activations + self.host
 
 
+def in_one_piece(parameters: int, workers: int) -> bool:
+    """Tell whether a model is one unit of FSDP, and not one a layer.
+
+    A worker alone has nobody to share its weights with. Each unit costs a small model more time than its
+    computation: 30 layers of SmolLM2-135M's size took 2.1 ms of CPU a layer and row, in one piece 1.4.
+    """
+    return workers == 1 and parameters <= ONE_PIECE
+
+
 def memory(
     shape: ModelShape,
     load: TrainingLoad,
@@ -117,7 +128,8 @@ def memory(
     frozen one) / workers. A quantized weight takes half a byte, and its scale 4 bytes for 64 weights, which
     every worker has.
     gathered: what FSDP holds whole: the outer weights (embedding, output), two layers (one in use, one being
-    gathered) and a layer's gradients in float32; with quantized weights also the unpacked weight in use.
+    gathered) and a layer's gradients in float32; of a model in one piece (`in_one_piece`) all weights and
+    their gradients, in both formats; with quantized weights also the unpacked weight in use.
     activations: for the fullest row what autograd keeps; with checkpointing 1 hidden a token and layer, with
     selective checkpointing also what it saves, and all of one layer. Also the answer tokens' logits, twice in
     float32 and once in the forward pass's format.
@@ -137,7 +149,10 @@ def memory(
     kept = stored + shape.kept / shape.layers if checkpointing else shape.kept
     logits = load.row_answers * shape.vocabulary * (2 * FLOAT32 + number_bytes)
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
-    gathered = unpacked + (gathered if workers > 1 else 0)
+    if workers == 1:
+        piece = in_one_piece(shape.parameters, workers)
+        gathered = number_bytes * frozen + (2 * number_bytes + FLOAT32) * shape.trained if piece else 0
+    gathered += unpacked
     activations = load.row_tokens * kept + logits
     host = 0.0
     if on_cpu:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 
 from uniner.errors import UserError
@@ -230,14 +231,26 @@ def _backward(
     seed: str,
 ) -> list[torch.Tensor]:
     """Compute the gradients of a step. Returns the losses of this worker's rows."""
-    row_losses = []
+    row_losses, alone = [], dist.get_world_size() == 1 and not _has_sharded_layers(model)
     for turn, batch in enumerate(local_batches(rows, samples, task)):
+        if alone:  # with nobody to share with, weights are cast and gradients collected once a step
+            _set_last_row(model, turn == len(rows) - 1)
         # By the row, so that dropout does not depend on which worker has it.
         torch.manual_seed(zlib.crc32(f"{seed} {turn * dist.get_world_size() + dist.get_rank()}".encode()))
         loss = task.loss(model, batch, device) / units
         (loss * dist.get_world_size()).backward()  # FSDP takes the mean over the workers
         row_losses.append(loss.detach())
     return row_losses
+
+
+def _has_sharded_layers(model: Any) -> bool:
+    return any(isinstance(module, FSDPModule) for module in model.modules() if module is not model)
+
+
+def _set_last_row(model: Any, last: bool) -> None:
+    model.set_requires_gradient_sync(last, recurse=False)
+    model.set_reshard_after_backward(last, recurse=False)
+    model.set_is_last_backward(last)
 
 
 def _update(optimizer: torch.optim.Optimizer, rate: float, faster: float) -> None:

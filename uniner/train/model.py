@@ -15,7 +15,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from uniner.errors import UserError
 from uniner.train import varlen
 from uniner.train.activations import checkpoint_layers, decoder_layers, kept_bytes
-from uniner.train.estimate import Checkpointing, ModelShape
+from uniner.train.estimate import Checkpointing, ModelShape, in_one_piece
 from uniner.train.float8 import use_float8
 from uniner.train.lora import LoraSettings, add_adapters, frozen_layers
 
@@ -147,7 +147,9 @@ def shard(
     layers: Sequence[Any] | None = None,
     section: str = "train",
 ) -> None:
-    """Shard each layer and the rest over all workers; gradients are reduced in float32.
+    """Shard each layer and the rest over all workers, or all in one piece (`estimate.in_one_piece`).
+
+    Gradients are reduced in float32.
 
     layers: unset, the decoder layers of a model of transformers. section: of the settings, for messages.
 
@@ -161,8 +163,9 @@ def shard(
     sizes = (world,) if copies == 1 else (copies, world // copies)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in decoder_layers(model) if layers is None else layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    if not in_one_piece(sum(weight.numel() for weight in model.parameters()), world):
+        for layer in decoder_layers(model) if layers is None else layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 

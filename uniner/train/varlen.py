@@ -8,6 +8,7 @@ has no such kernel, each sample goes through SDPA by itself: measured on one cor
 """
 
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def suits(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
     if device.type != "cuda" or kernel is None or dtype not in (torch.bfloat16, torch.float16):
         return False
     head = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    windows = "window_size" in inspect.signature(kernel).parameters
+    windows = "window_size" in _kernel_arguments()
     return (
         head <= _LARGEST_HEAD
         and (windows or not getattr(sizes, "sliding_window", None))
@@ -87,9 +88,9 @@ def _varlen(
     scale: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    kernel = _kernel()
+    kernel, names = _kernel(), _kernel_arguments()
     assert kernel, "chosen only where there is one"
-    names, options = inspect.signature(kernel).parameters, dict[str, Any](scale=scale)
+    options = dict[str, Any](scale=scale)
     if "window_size" in names:
         # It counts the tokens before a token; 0 after it makes the attention causal.
         options["window_size"] = ((sliding_window or 0) - 1, 0)
@@ -138,6 +139,12 @@ def _kernel() -> Any | None:
     except ImportError:
         return None
     return varlen_attn
+
+
+@cache
+def _kernel_arguments() -> frozenset[str]:
+    """Return the names of the kernel's arguments, which differ by version."""
+    return frozenset(inspect.signature(_kernel()).parameters) if _kernel() else frozenset()
 
 
 def _no_mask(*_arguments: Any, **_options: Any) -> None:
