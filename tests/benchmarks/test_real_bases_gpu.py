@@ -2,8 +2,10 @@
 
 import json
 
-from benchmarks.real_bases_gpu import phases, rate_lines, score_lines
-from benchmarks.real_bases_job import COLUMNS, RESULTS, Job, words_of_rate
+from benchmarks.real_bases_gpu import cascade_lines, phases, points_of, rate_lines, score_lines
+from benchmarks.real_bases_job import COLUMNS, RESULTS, Job, tried_as, words_of_rate
+from uniner.evaluate.scoring import score
+from uniner.records import Prediction
 
 
 def result(*f1):
@@ -27,17 +29,47 @@ def test_the_rate_of_an_encoders_new_layers_is_higher(tmp_path):
     ]
 
 
+def answers(best_scores=None):
+    """Ten questions of a data set: a student that answers "Ann" to all, or an encoder with these scores."""
+    return [
+        Prediction(
+            dataset="mit_movie", passage_id=str(number), text="Ann left", type="person",
+            reply="" if best_scores is None else str(best_scores[number]), predicted=("Ann",),
+            gold=("Ann",) if number < 5 else (), gold_spans=(), outcome="ok",
+        )
+        for number in range(10)
+    ]  # fmt: skip
+
+
 def test_the_table_has_the_mean_of_the_gold_sets_and_the_range_of_the_seeds():
-    results = {
-        Job("student", rate=1e-3): result(0.25, 0.5, 0.0, 0.0, 0.0, 0.0),
-        Job("student", seed=0): result(0.5, 0.5, 0.1, 0.2, 0.3, 0.4),
-        Job("student", seed=1): result(0.7, 0.5, 0.3, 0.2, 0.3, 0.4),
-    }
+    (scored,) = score(answers()).values()  # five right, five wrong
+    (all_right,) = score(answers()[:5]).values()
+    one, other = (dict.fromkeys(COLUMNS, each) for each in (scored, all_right))
+    lines = score_lines({("student", "frequency"): [one, other], ("base", "frequency"): [other]})
+    assert lines[2] == f"| student | frequency | 2 |{' 83.3 (66.7 to 100.0) |' * 7}"
+    assert lines[3] == f"| base | frequency | 1 |{' 100.0 [100.0, 100.0] |' * 7}"
+
+
+def test_a_threshold_spares_the_student_what_the_encoder_finds_unlikely():
+    unsure_of_the_absent = [0.9, 0.9, 0.9, 0.9, 0.2, 0.05, 0.05, 0.05, 0.05, 0.05]
+    points = points_of(answers(), answers(unsure_of_the_absent))
+    shown = {line.split(" | ")[0]: line for line in cascade_lines([points, points])[2:]}
+    assert shown["| 0.1"] == "| 0.1 | 50.0 % | 0.0 % | 100.0 |"
+    assert shown["| 0.3"] == "| 0.3 | 60.0 % | 20.0 % | 88.9 |"
+
+
+def test_what_was_trained_with_the_chosen_rate_is_the_first_seed(tmp_path):
+    (tmp_path / RESULTS).mkdir()
+    assert tried_as(tmp_path, Job("student")) is None
+    written = tmp_path / RESULTS / f"{Job('student', rate=1e-3).name}.json"
+    written.write_text(json.dumps(result(0.5, 0.0, 0.0, 0.0, 0.0, 0.0)))
+    assert tried_as(tmp_path, Job("student")) == Job("student", rate=1e-3)
+    assert tried_as(tmp_path, Job("student", seed=1)) is tried_as(tmp_path, Job("student", "none")) is None
+
+
+def test_the_table_of_rates_has_the_passages_they_are_chosen_on():
+    results = {Job("student", rate=1e-3): result(0.25, 0.5, 0.0, 0.0, 0.0, 0.0), Job("student"): {}}
     assert rate_lines(results)[2:] == ["| student | 0.001 | 25.0 | 50.0 |"]
-    assert score_lines(results)[2:] == [
-        "| student | frequency | 2 | 60.0 (50.0 to 70.0) | 50.0 (50.0 to 50.0) | 20.0 (10.0 to 30.0) | "
-        "20.0 (20.0 to 20.0) | 30.0 (30.0 to 30.0) | 40.0 (40.0 to 40.0) | 27.5 (25.0 to 30.0) |"
-    ]
 
 
 def test_rates_are_tried_before_they_are_needed():
