@@ -261,3 +261,9 @@ def test_recipes_differ_where_they_say(monkeypatch):
     assert differing("further-training.toml") >= {"student.base", "train.learning_rate", "train.epochs"}
     further = load([str(REPOSITORY / "jobs" / "configs" / "further-training.toml")])
     assert further.build.supervised.keys() == {"my-labels"} and further.build.teacher_weight == 0
+
+
+@pytest.mark.parametrize("word", ["tag.min_score", "tag.min_score_of_type.person", "tag.chunk_passages"])
+def test_true_is_no_number(config_file, word):
+    with pytest.raises(UserError, match=re.escape(word) + ".*must be a number, not true or false"):
+        load([config_file, f"{word}=true"])

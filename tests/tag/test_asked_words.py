@@ -66,9 +66,8 @@ def test_an_unknown_type_is_asked_as_itself_its_nearest_or_both(tag, how, asked)
 
 
 def test_the_page_asks_typed_types_as_a_run_does(stage_context, config, monkeypatch):
-    served = {}
-    monkeypatch.setattr(stage, "_text_tagger", lambda context: (None, types_of(context.sections.tag)))
-    monkeypatch.setattr(stage, "known_relatives", lambda context, facts: RELATIVES)
+    served, found = {}, []
+    monkeypatch.setattr(stage, "known_relatives", lambda *_: found.append(RELATIVES) or RELATIVES)
     monkeypatch.setattr(
         stage.interactive, "serve_page", lambda _, types, select, port: served.update(by=select)
     )
@@ -79,6 +78,7 @@ def test_the_page_asks_typed_types_as_a_run_does(stage_context, config, monkeypa
         monkeypatch.setattr(stage, "read_facts", lambda context, facts=facts: facts)
         stage.serve_page(context, 7860)
         assert served["by"](["film", "person: x"]).words_of("") == asked
+    assert len(found) == 2, "relatives are found once a page: it may load a model"
 
 
 def test_relatives_are_the_synonyms_of_descriptions_and_types_that_share_mentions(

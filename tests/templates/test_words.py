@@ -202,6 +202,19 @@ def test_a_word_has_one_tag_and_what_gives_way_is_counted(answers, answer, unhel
     assert rendered == answer and WORDS.unheld("Ann Lee met Ann", answers) == unheld
 
 
+@pytest.mark.parametrize(
+    ("passage", "words"),
+    [
+        ("हिन्दी भाषा, 2½", ["हिन्दी", "भाषा", ",", "2½"]),
+        ("Jose\u0301 e\u0301crit", ["Jose\u0301", "e\u0301crit"]),
+        ("กรุงเทพ", ["ก", "รุ", "ง", "เ", "ท", "พ"]),
+        ("❤\ufe0f!", ["❤\ufe0f", "!"]),
+    ],
+)
+def test_marks_belong_to_their_letter(passage, words):
+    assert [passage[start:end] for start, end in find_words(passage)] == words
+
+
 def test_known_places_are_those_that_get_tags():
     ((_, answer),) = WORDS.render("Ann Lee met Ann", {"a": ["Ann"]}, {"a": [(12, 15)]})
     assert answer == "Ann O Lee O met O Ann B-a"

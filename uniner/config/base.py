@@ -2,20 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from uniner.labels import is_visible, stripped
 
 NOT_IDENTITY: JsonDict = {"identity": False}
 """Marks a field that may change when a run resumes: it says where or how fast, not what comes out."""
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Epochs = Annotated[int, Field(ge=1, le=10_000)]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+NUMBER = BeforeValidator(_no_truth)
+"""Refuses true and false, which Python takes for 1 and 0."""
+Share = Annotated[float, NUMBER, Field(ge=0, le=1)]
+Count = Annotated[int, NUMBER, Field(ge=1)]
+Epochs = Annotated[int, NUMBER, Field(ge=1, le=10_000)]
 """Passes over data. All of a run's steps are laid out before the first, so there is a limit."""
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Temperature = Annotated[float, Field(ge=0, le=2)]
+Positive = Annotated[float, NUMBER, Field(gt=0)]
+NotNegative = Annotated[float, NUMBER, Field(ge=0)]
+Temperature = Annotated[float, NUMBER, Field(ge=0, le=2)]
 
 
 def _type_name(name: str) -> str:
@@ -65,7 +75,9 @@ class Serving(Section):
     """Questions (for a teacher: passages) decoded together."""
     max_num_batched_tokens: Count = Field(8192, json_schema_extra=NOT_IDENTITY)
     """Tokens computed in one engine step."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(0.9, json_schema_extra=NOT_IDENTITY)
+    gpu_memory_utilization: Annotated[float, NUMBER, Field(gt=0, le=1)] = Field(
+        0.9, json_schema_extra=NOT_IDENTITY
+    )
     """Share of the GPU's memory for weights and KV cache."""
     block_size: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """KV-cache block in tokens. On CPU set 32: with vLLM's default, short passages never share a prefix."""

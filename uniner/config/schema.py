@@ -10,6 +10,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from uniner.config.base import (
     NOT_IDENTITY,
+    NUMBER,
     Count,
     Epochs,
     Name,
@@ -37,7 +38,7 @@ class Run(Section):
     """Folder of all runs: a local path or s3://bucket/prefix."""
     name: Name = Field(json_schema_extra=NOT_IDENTITY)
     """The run's own folder under the root. Take another name for another recipe."""
-    seed: int = 0
+    seed: Annotated[int, NUMBER] = 0
     """Seed of sampling, negatives, split and training order."""
     budget_usd: NotNegative | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Most US dollars that generate, annotate and describe may spend together, by the teacher's prices. The
@@ -57,7 +58,7 @@ class Student(Section):
     a sentence that defines it; `grouped`, group_types per question (fewer questions, slightly less exact);
     `all_in_one`, all in one question; `words`, all in one question that is answered by each word of the
     passage with its tag, about twice the passage's tokens whatever the number of types."""
-    group_types: Annotated[int, Field(ge=2)] | None = None
+    group_types: Annotated[int, NUMBER, Field(ge=2)] | None = None
     """Types per question of the templates `grouped` and `words`. Unset: 5 for grouped, 50 for words."""
     max_tokens: Count = 1024
     """Longest conversation in tokens, in training and tagging (paper: 1,024). With the template `words` it
@@ -107,12 +108,12 @@ class Ingest(Section):
     generate.domains."""
     max_tokens: Count = 256
     """Longest passage in tokens of the student's tokenizer (paper: 256)."""
-    overlap_tokens: Annotated[int, Field(ge=0)] = 0
+    overlap_tokens: Annotated[int, NUMBER, Field(ge=0)] = 0
     """Tokens that a passage shares with the next, so that an entity at a cut is whole in one of the two and
     counted once. At most half of max_tokens."""
     chunk_passages: Count = 128
     """Passages per chunk: about a minute of a teacher's or a student's work."""
-    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    sample: Annotated[float, NUMBER, Field(gt=0, le=1)] = 1.0
     """Share of the passages to take, each with the same chance, by seed and place in the corpus. Only
     documents with a sampled passage are tokenised."""
     sample_of_source: dict[str, Share] = {}
@@ -123,7 +124,9 @@ class Ingest(Section):
     fewer. Unset: all."""
     stratified: bool = False
     """Take the same number of max_passages from each source, as far as it has them."""
-    zstd_window_mib: Annotated[int, Field(ge=128, le=2048)] = Field(128, json_schema_extra=NOT_IDENTITY)
+    zstd_window_mib: Annotated[int, NUMBER, Field(ge=128, le=2048)] = Field(
+        128, json_schema_extra=NOT_IDENTITY
+    )
     """Largest window in MiB of a .zst shard (`zstd --long=31` uses 2048). Each reader may take that much
     memory."""
     read_mb: Count | None = None
@@ -178,7 +181,7 @@ class Annotate(Section):
 class Describe(Section):
     """Types to descriptions and synonyms by the teacher, for build's questions."""
 
-    types: Annotated[int, Field(ge=0)] = 0
+    types: Annotated[int, NUMBER, Field(ge=0)] = 0
     """Number of the most frequent types of the annotations that the teacher describes, a request each. 0: the
     stage is skipped. build then asks for these types by name, by synonym and by name with description."""
     prompt: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -209,7 +212,7 @@ class Build(Section):
     """Also take two types for near-synonyms whose names are close by this text encoder, such as
     "sentence-transformers/all-MiniLM-L6-v2" (a folder or hub name; one made for likeness of sentences). The
     machine of the driver runs it on its CPU: 13,000 names take it about a minute."""
-    near_synonym_likeness: Annotated[float, Field(ge=0.5, le=1)] = 0.75
+    near_synonym_likeness: Annotated[float, NUMBER, Field(ge=0.5, le=1)] = 0.75
     """Likeness of two names, a cosine, from which they are close. With less than 0.5 so many unrelated names
     would be close that their pairs fill the driver's memory."""
     type_descriptions_file: str | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -288,12 +291,12 @@ class Train(Section):
     """Largest gradient norm; larger gradients are scaled down."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the forward pass. Master weights and reductions stay float32."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
+    lora_rank: Annotated[int, NUMBER, Field(ge=0)] = 0
     """Rank of LoRA's adapters; 0 trains all weights (paper). The student is base and adapters merged; the
     adapters alone are in train/adapter. Frozen weights are kept in dtype."""
     lora_alpha: Positive = 16.0
     """Scale of the adapters: their product counts alpha / rank times."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_dropout: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.0
     """Dropout on an adapter's inputs in training."""
     lora_modules: list[str] | Literal["all-linear"] = "all-linear"
     """Layers with adapters, by the ends of their names, such as ["q_proj", "v_proj"]; all-linear: every
@@ -313,7 +316,7 @@ class Train(Section):
     """Compute activations again in the backward pass instead of keeping them: true, or "selective", which
     keeps the results of matrix products and attention. A 7B Llama then keeps about half of its activations
     and takes hardly longer; with true it keeps a tenth and takes a third longer."""
-    validation_questions: Annotated[int, Field(ge=0)] = Field(200, json_schema_extra=NOT_IDENTITY)
+    validation_questions: Annotated[int, NUMBER, Field(ge=0)] = Field(200, json_schema_extra=NOT_IDENTITY)
     """Validation questions, drawn by the seed, that the student answers at the end of each epoch, for an F1
     beside the validation loss; 0: none. The reference is the teacher (or the gold data that are trained on);
     evaluate measures on unseen gold data."""
@@ -345,10 +348,12 @@ class Train(Section):
     export: Literal["last", "best"] = "last"
     """The step that becomes the student: the last (paper), or of the steps measured at each epoch's end the
     one with the lowest validation loss, whose checkpoint is then kept too."""
-    loss_spike_factor: Annotated[float, Field(gt=1)] | None = Field(None, json_schema_extra=NOT_IDENTITY)
+    loss_spike_factor: Annotated[float, NUMBER, Field(gt=1)] | None = Field(
+        None, json_schema_extra=NOT_IDENTITY
+    )
     """Stop at a step whose loss is this many times the median of the last 20, and name its passages. Unset:
     only a loss or gradient that is not finite stops the run."""
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=NOT_IDENTITY)
+    max_failures: Annotated[int, NUMBER, Field(ge=0)] = Field(3, json_schema_extra=NOT_IDENTITY)
     """Worker failures after which training goes on from the last checkpoint; one more ends the run."""
     check_export: bool = Field(True, json_schema_extra=NOT_IDENTITY)
     """Before the stage is complete, load the student into vLLM as [engine] says (on CPU where training was)
@@ -356,7 +361,7 @@ class Train(Section):
     tracker: Literal["wandb", "mlflow"] | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Also log the curves to Weights & Biases or MLflow, configured by their own variables (WANDB_*,
     MLFLOW_*). TensorBoard's are always in train/tensorboard."""
-    share_of_peak: Annotated[float, Field(gt=0, le=1)] = Field(0.4, json_schema_extra=NOT_IDENTITY)
+    share_of_peak: Annotated[float, NUMBER, Field(gt=0, le=1)] = Field(0.4, json_schema_extra=NOT_IDENTITY)
     """Share of a GPU's peak speed that the estimate counts with, recomputation included."""
     usd_per_gpu_hour: NotNegative = Field(0.0, json_schema_extra=NOT_IDENTITY)
     """Price of a GPU-hour, for the estimate."""
@@ -392,7 +397,7 @@ class Encoder(Section):
     embed_ent_token: bool = True
     """The mark before a type stands for it, as in GLiNER's models. false: the type's first token does, which
     a base of random weights learns sooner; types that begin alike are then harder to tell apart."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout: Annotated[float, NUMBER, Field(ge=0, lt=1)] = 0.3
     """Dropout of the layers above the base, in training (GLiNER: 0.3)."""
     epochs: Epochs = 3
     """Passes over the conversations."""
@@ -414,7 +419,7 @@ class Encoder(Section):
     """Number format of the forward pass. Master weights and reductions stay float32."""
     eval_steps: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
     """Steps between measurements of loss and F1 on validation passages. Unset: each epoch's end."""
-    eval_passages: Annotated[int, Field(ge=0)] = Field(500, json_schema_extra=NOT_IDENTITY)
+    eval_passages: Annotated[int, NUMBER, Field(ge=0)] = Field(500, json_schema_extra=NOT_IDENTITY)
     """Most validation passages tagged for that F1, whose best threshold is kept for tagging; 0: none, which
     needs export = "last"."""
     patience: Count | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -434,7 +439,7 @@ class Encoder(Section):
     """Steps between checkpoints, which are written in the background."""
     keep_checkpoints: Count = Field(2, json_schema_extra=NOT_IDENTITY)
     """Newest checkpoints kept while training."""
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, json_schema_extra=NOT_IDENTITY)
+    max_failures: Annotated[int, NUMBER, Field(ge=0)] = Field(3, json_schema_extra=NOT_IDENTITY)
     """Worker failures after which training goes on from the last checkpoint; one more ends the run."""
 
 
@@ -447,7 +452,7 @@ class EngineSection(Serving):
     """Smallest number of engines at once; more start while chunks wait, and end when none are left."""
     max_answer_tokens: Count = 256
     """Longest answer in tokens (paper: 256); a longer one gets the outcome `too_long`."""
-    retry_answer_tokens: Annotated[int, Field(ge=0)] = 1024
+    retry_answer_tokens: Annotated[int, NUMBER, Field(ge=0)] = 1024
     """An answer cut there goes on once to this length in tag, as far as the model's window allows; 0: never.
     evaluate keeps the paper's limit, so that its scores can be compared."""
     quantization: Literal["fp8"] | None = None
@@ -625,7 +630,7 @@ class ReviewSection(Section):
 class Report(Section):
     """The run's page."""
 
-    passages: Annotated[int, Field(ge=0, le=20_000)] = Field(2_000, json_schema_extra=NOT_IDENTITY)
+    passages: Annotated[int, NUMBER, Field(ge=0, le=20_000)] = Field(2_000, json_schema_extra=NOT_IDENTITY)
     """Most passages to show on the page, the same ones each time; 0: none. A thousand take about 1 MB."""
 
 

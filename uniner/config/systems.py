@@ -10,6 +10,7 @@ from pydantic import Field
 
 from uniner.config.base import (
     NOT_IDENTITY,
+    NUMBER,
     Count,
     Epochs,
     Name,
@@ -36,7 +37,7 @@ class TemplateSystem(Section):
     template: TemplateName | None = None
     """As student.template. Unset: the template the model was trained with, as its folder says or as is known
     of the released UniNER models, else student.template."""
-    group_types: Annotated[int, Field(ge=2)] | None = None
+    group_types: Annotated[int, NUMBER, Field(ge=2)] | None = None
     """Types per question of the templates `grouped` and `words`. Unset: as for template."""
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from uniner.config.base import NOT_IDENTITY, Count, NotNegative, Positive, Section, Serving
+from uniner.config.base import NOT_IDENTITY, NUMBER, Count, NotNegative, Positive, Section, Serving
 
 _EXAMPLE = "http://127.0.0.1:8000/v1"
 _OWN_FIELDS = {
@@ -34,7 +34,7 @@ class HttpTeacher(Section):
     """Requests in flight per actor."""
     timeout_s: Positive = Field(60.0, json_schema_extra=NOT_IDENTITY)
     """Seconds until a request is given up and tried again."""
-    retries: Annotated[int, Field(ge=0)] = Field(6, json_schema_extra=NOT_IDENTITY)
+    retries: Annotated[int, NUMBER, Field(ge=0)] = Field(6, json_schema_extra=NOT_IDENTITY)
     """Further tries, with back-off, after 408, 409, 429, 5xx, a time-out, a lost connection or an unreadable
     body."""
     requests_per_minute: Positive | None = Field(None, json_schema_extra=NOT_IDENTITY)
@@ -119,7 +119,9 @@ class BatchTeacher(ServerTeacher):
 
     kind: Literal["batch"] = Field("batch", json_schema_extra=NOT_IDENTITY)
     """`batch`."""
-    batch_price_share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, json_schema_extra=NOT_IDENTITY)
+    batch_price_share: Annotated[float, NUMBER, Field(gt=0, le=1)] = Field(
+        0.5, json_schema_extra=NOT_IDENTITY
+    )
     """What a token costs in a batch, as a share of the two prices, which are those of requests online."""
 
 

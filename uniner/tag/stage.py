@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -262,30 +262,34 @@ def _chunk_passages(context: StageContext, passages: int) -> int:
 def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
     text = interactive.read_input(sys.stdin.buffer) if text == "-" else interactive.require_text(text)
-    tagger, types = _text_tagger(context)
+    tagger, types, _ = _text_tagger(context)
     log.info(f"tag: loading {student_address(context)}, for a generative student about half a minute")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
 
 
 def serve_page(context: StageContext, port: int) -> None:
     """Serve a page on 127.0.0.1 that tags typed text, until the command is stopped. Needs Gradio."""
-    tagger, types = _text_tagger(context)
-    facts = read_facts(context)
-    select = partial(typed_types, context.sections.tag, facts, known_relatives(context, facts))
+    tagger, types, select = _text_tagger(context)
     interactive.serve_page(tagger, types.everywhere, select, port)
 
 
 def _text_tagger(
     context: StageContext,
-) -> tuple[interactive.TextTagger | interactive.EncoderTextTagger, TypeSelection]:
+) -> tuple[
+    interactive.TextTagger | interactive.EncoderTextTagger,
+    TypeSelection,
+    Callable[[Sequence[str]], TypeSelection],
+]:
+    """Return what tags a text, the types of the config, and how typed ones are asked."""
     check_asking(context)
     require_gpus_here(context.sections.engine.gpus)
     facts = read_facts(context)
-    rules = entity_rules(context, facts)
-    types = selected_types(context.sections.tag, facts, known_relatives(context, facts))
+    rules, relatives = entity_rules(context, facts), known_relatives(context, facts)
+    types = selected_types(context.sections.tag, facts, relatives)
+    select = partial(typed_types, context.sections.tag, facts, relatives)
     _warn_of_unasked_types(context, types)
     if facts.template == ENCODER:
-        return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types
+        return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types, select
     if context.sections.tag.prefilter:
         log.warning("tag: a text is asked all types; tag.prefilter chooses among them only in a run")
     tagger = interactive.TextTagger(
@@ -295,7 +299,7 @@ def _text_tagger(
         rules,
         engine_settings(context),
     )
-    return tagger, types
+    return tagger, types, select
 
 
 def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from uniner.config.loader import checked
 from uniner.config.schema import EngineSection
 from uniner.errors import UserError
-from uniner.labels import is_visible, unknown_types_line
+from uniner.labels import is_visible, stripped, unknown_types_line
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.runtime.gpu import require_gpus_here
 from uniner.runtime.held_worker import HeldWorker, WorkerHere, uses_ray
@@ -224,7 +224,7 @@ def _given_types(types: Iterable[str] | None) -> list[str]:
     if not given:
         raise UserError(f"types is empty; name some, {example}, or leave it out for the student's own")
     for number, name in enumerate(given):
-        if not isinstance(name, str) or name != name.strip() or not _is_line(name):
+        if not isinstance(name, str) or name != stripped(name) or not _is_line(name):
             raise UserError(
                 f"types[{number}] is {_named(name)}, not a type; give a line in visible characters, without "
                 f"blanks around it, {example}"

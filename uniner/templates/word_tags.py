@@ -4,9 +4,9 @@ An answer is the passage's words, each followed by its tag, all separated by bla
 
     Ada B-person Lovelace I-person lived O in O London B-city . O
 
-A word is a run of letters and digits or another single sign, so that no word has a hyphen and a letter: a
-passage that contains "B-person" has three words there, and cannot be taken for a tag. A type's blanks are
-written as `_`, so that a tag has none.
+A word is a run of letters, their marks and digits, or another single sign, so that no word has a hyphen and a
+letter: a passage that contains "B-person" has three words there, and cannot be taken for a tag. A type's
+blanks are written as `_`, so that a tag has none.
 """
 
 import re
@@ -14,13 +14,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import regex
+
 from uniner.grounding import UNSPACED, locate
 from uniner.overlaps import settle
 from uniner.templates.interface import Mentions, Offsets, Spans
 
 OUTSIDE = "O"
-# In scripts without blanks each character is a word, so that a mention can end anywhere.
-_WORD = re.compile(rf"[^\W{UNSPACED}]+|\S")
+# Marks belong to their letter. In scripts without blanks each letter is a word, so that a mention can end
+# anywhere. \x1c to \x1f are white space to Python, by whose split answers are read.
+_WORD = regex.compile(rf"(?V1)[[\w\p{{No}}]--[{UNSPACED}]]+|[^\s\x1c-\x1f]\p{{M}}*")
 _ESCAPED = re.compile(r"[\\_]|[^\S ]")
 
 

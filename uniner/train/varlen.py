@@ -144,7 +144,8 @@ def _kernel() -> Any | None:
 @cache
 def _kernel_arguments() -> frozenset[str]:
     """Return the names of the kernel's arguments, which differ by version."""
-    return frozenset(inspect.signature(_kernel()).parameters) if _kernel() else frozenset()
+    kernel = _kernel()
+    return frozenset(inspect.signature(kernel).parameters) if kernel else frozenset()
 
 
 def _no_mask(*_arguments: Any, **_options: Any) -> None:
