@@ -48,6 +48,7 @@ ARMS: dict[str, dict[str, str | float]] = {
 """Settings by arm."""
 CONFIG, GOLD, RESULTS, STEPS, ANSWERS = "real-bases.toml", "gold", "results", "steps.json", ".parquet"
 VALIDATION, HELD_OUT, CHOSEN_ON = "validation", "held_out", "frequency"
+SEEDS = 3
 RATES = {"student": (1e-4, 3e-4, 1e-3), "encoder": (5e-5, 1e-4, 2e-4, 5e-4)}
 HEAD_FACTOR = 5.0
 """The rate of the encoder's new layers, over the one of its base."""

@@ -2,8 +2,9 @@
 
 import json
 
-from benchmarks.real_bases_gpu import cascade_lines, phases, points_of, rate_lines, score_lines
+from benchmarks.real_bases_gpu import phases
 from benchmarks.real_bases_job import COLUMNS, RESULTS, Job, tried_as, words_of_rate
+from benchmarks.real_bases_table import cascade_lines, points_of, rate_lines, score_lines
 from uniner.evaluate.scoring import score
 from uniner.records import Prediction
 
