@@ -48,7 +48,11 @@ def error_line(capsys):
 @pytest.mark.parametrize(
     ("stage", "words", "message"),
     [
-        ("ingest", ["ingest.max_token=3"], "unknown setting ingest.max_token (did you mean max_tokens?)"),
+        (
+            "ingest",
+            ["ingest.max_token=3"],
+            "unknown setting ingest.max_token (did you mean ingest.max_tokens?)",
+        ),
         ("ingest", ["ingest.sample=2"], "ingest.sample = 2: must be less than or equal to 1"),
         ("ingest", ['ingest.shards=["{tmp}/absent.jsonl.zst"]'], "absent.jsonl.zst: no such file"),
         ("ingest", ['ingest.shards=["{tmp}/*.parquet"]'], "*.parquet: the glob matches no file"),

@@ -54,7 +54,7 @@ def test_a_word_takes_back_what_the_file_says(config_file):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("ingest.max_token=3", "unknown setting ingest.max_token (did you mean max_tokens?)"),
+        ("ingest.max_token=3", "unknown setting ingest.max_token (did you mean ingest.max_tokens?)"),
         ("ingestion.max_tokens=3", "unknown setting ingestion (did you mean ingest?)"),
         ("foo.bar=3", "unknown setting foo: there is no such section; the sections are run, student, "),
         ("run.foo=3", "unknown setting run.foo; `uniner settings run` lists those that exist"),

@@ -6,7 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 
-from uniner.metrics.type_thresholds import TypeMentions, _choose, as_setting, propose_thresholds
+from uniner.metrics.type_thresholds import TypeMentions, _choose, as_setting, gains_of, propose_thresholds
 
 
 def mentions(scores, right, missed=0):
@@ -50,7 +50,7 @@ def test_scores_that_tell_get_a_threshold_and_its_gain():
     assert 0.34 < date.threshold < 0.9
     assert date.precision == 1 and date.recall == pytest.approx(40 / 44, abs=1e-3)
     assert date.f1 > date.plain_f1 + 0.2
-    setting = as_setting(found).split(" (on passages")[0].removeprefix("tag.")
+    setting = as_setting(found).removeprefix("tag.")
     assert tomllib.loads(setting) == {"min_score_of_type": {"date": date.threshold}}
 
 
@@ -75,11 +75,11 @@ def test_scores_that_lie_close_together_are_told_apart(low, high):
     scores = [low] * 40 + [high] * 40
     found = propose_thresholds({"a": mentions(scores, [False] * 40 + [True] * 40)}, precision=0.9)["a"]
     assert low < found.threshold <= high and (found.precision, found.recall) == (1, 1)
-    setting = as_setting({"\U0001f34e é": found}).split(" (on passages")[0].removeprefix("tag.")
+    setting = as_setting({"\U0001f34e é": found}).removeprefix("tag.")
     assert tomllib.loads(setting) == {"min_score_of_type": {"\U0001f34e é": found.threshold}}
 
 
 def test_the_line_says_the_precision_that_was_reached():
     scores = np.linspace(0.01, 1, 100)
     found = propose_thresholds({"a": mentions(scores, scores > 0.5)}, precision=0.9)
-    assert f"precision {found['a'].precision:.3f}" in as_setting(found)
+    assert f"precision {found['a'].precision:.3f}" in gains_of(found)

@@ -14,7 +14,7 @@ from uniner.storage.model_folders import StudentFacts
 from uniner.storage.stage_folder import Chunk
 from uniner.tag import stage
 from uniner.tag.asked_words import lowest_scores, read_relatives
-from uniner.tag.student import known_relatives, selected_types
+from uniner.tag.student import known_relatives, selected_types, unlearnt_line
 from uniner.tag.tagger import EncoderWorker, EntityRules, Tagger
 from uniner.tag.types import select_types
 
@@ -63,6 +63,19 @@ def test_an_unknown_type_is_asked_as_itself_its_nearest_or_both(tag, how, asked)
     assert types.words_of("") == asked
     unlearnt = StudentFacts(template="type", max_tokens=256, base="b", types=())
     assert types_of(tag(types=["film"], unknown_types=how), unlearnt).words_of("") == ("film",)
+
+
+def test_how_an_unlearnt_type_is_asked_is_said(tag):
+    settings = tag(types=["film", "city"], unknown_types="nearest")
+    line = unlearnt_line(settings, types_of(settings), FACTS, RELATIVES)
+    assert "'film' (nearest: 'movie')" in line and "those with a nearest type are asked as it" in line
+    assert unlearnt_line(tag(types=["city"]), types_of(tag(types=["city"])), FACTS, RELATIVES) == ""
+
+
+@pytest.mark.parametrize("types", [["person", "Person"], ["film", "FILM: a moving picture"]])
+def test_types_that_differ_in_case_alone_are_an_error(tag, types):
+    with pytest.raises(UserError, match="differ in case alone, and both would be asked; keep one"):
+        types_of(tag(types=types))
 
 
 def test_the_page_asks_typed_types_as_a_run_does(stage_context, config, monkeypatch):

@@ -72,17 +72,23 @@ def test_a_terminal_shows_colours_unless_no_color_is_set(monkeypatch, no_color, 
     entity = TaggedEntity(text="Ann", type="person", start=7, end=10, score=0.9, grounding="exact")
     interactive.print_text(
         "First\n\nAnn [b]sleeps[/b].\n",
-        [
-            TaggedPassage(
-                doc_id="", passage_id="0", char_start=7, entities=(entity,), outcome="ok", failed_types=()
-            )
-        ],
+        interactive.TextTags(
+            [
+                TaggedPassage(
+                    doc_id="", passage_id="0", char_start=7, entities=(entity,), outcome="ok", failed_types=()
+                )
+            ],
+            ["line 2 (city, deny): dropped 1: Bonn (city)"],
+        ),
         console,
     )
     shown = terminal.getvalue()
     assert ("\x1b[30;48;2;255;214;165mAnn [person]" in shown) == coloured
     assert ("48;2;" in shown) == coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == "First\n\nAnn [person] [b]sleeps[/b].\n"
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == (
+        "First\n\nAnn [person] [b]sleeps[/b].\n"
+        "person: Ann 0.90\nline 2 (city, deny): dropped 1: Bonn (city)\n"
+    )
 
 
 def test_a_student_without_types_is_an_error(config, tmp_path, stage_context, monkeypatch):
@@ -270,8 +276,10 @@ def test_the_terminal_gets_no_control_characters_of_the_text():
         passage_id="0", doc_id="", char_start=0, outcome="ok", failed_types=(), entities=(entity,)
     )
     sink = io.StringIO()
-    interactive.print_text("Ann\x1b[2J", [passage], Console(file=sink, width=100))
-    assert sink.getvalue() == "Ann\ufffd[2J\nnot in the text: x\ufffd[2J [a\ufffdb]\n"
+    interactive.print_text("Ann\x1b[2J", interactive.TextTags([passage], []), Console(file=sink, width=100))
+    assert (
+        sink.getvalue() == "Ann\ufffd[2J\na\ufffdb: x\ufffd[2J 0.50\nnot in the text: x\ufffd[2J [a\ufffdb]\n"
+    )
 
 
 @pytest.mark.parametrize("words", [["--text", "Ann", "--estimate"], ["--text", "Ann", "--serve", "7860"]])

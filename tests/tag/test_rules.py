@@ -11,7 +11,7 @@ from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity, TaggedPassag
 from uniner.storage.manifest import StageTotals, Summary, few_examples
 from uniner.tag.rule_file import RuleSet, parse_rule
 from uniner.tag.rule_words import TextWithoutCase, word_starts, words_of
-from uniner.tag.rules import describe_rules, rules_line, without_rule_figures
+from uniner.tag.rules import describe_rules, rule_lines, rules_line, without_rule_figures
 from uniner.tag.tagger import EntityRules, apply_rules
 
 TEXT = "😀 Ann Lee of Acme Corp paid DE89 3704 0044 0532 0130 00 in Łódź on 3 May 1999."
@@ -203,6 +203,7 @@ def test_the_manifest_says_what_each_rule_did_with_examples():
     assert "added 10 entities" in rules_line(described) and "1 of 2 rules had no effect" in rules_line(
         described
     )
+    assert rule_lines(described) == ["line 1 (c, pattern): added 10: Acme 0, Acme 1, Acme 2"]
     assert without_rule_figures(totals.figures) == {"rules_added": 10, "entities": 25}
     backwards = StageTotals()
     for number in reversed(range(5)):

@@ -60,7 +60,7 @@ def test_wrong_texts_are_one_line(texts, message):
         ("x", None, {"tag.types": ["a"]}, "settings: tag.types is the argument types; give it there"),
         ("x", None, {"min_score": 0.5}, r"settings: 'min_score' is not a setting of \[student"),
         ("x", None, {"train.epochs": 2}, r"settings: 'train.epochs' is not a setting of \[student"),
-        ("x", None, {"tag.min_scor": 0.5}, r"unknown setting tag.min_scor \(did you mean min_score"),
+        ("x", None, {"tag.min_scor": 0.5}, r"unknown setting tag.min_scor \(did you mean tag.min_score"),
         ("x", None, {"tag.min_score": 2}, r"tag.min_score = 2: must be less than or equal to 1"),
         ("x", None, {"tag.min_score": 1, "tag.min_score.a": 1}, "min_score is a value, not a section"),
     ],

@@ -218,7 +218,7 @@ def _unknown(name: str, keys: Sequence[str], section: type[Section]) -> str:
             return f"unknown setting {name}: only teacher.kind = {' or '.join(map(repr, having))} has it"
     near = difflib.get_close_matches(key, list(section.model_fields), n=1)
     if near:
-        return f"unknown setting {name} (did you mean {near[0]}?)"
+        return f"unknown setting {name} (did you mean {'.'.join([*keys[:-1], near[0]])}?)"
     if section is Config:
         listed = ", ".join(Config.model_fields)
         return f"unknown setting {name}: there is no such section; the sections are {listed}"

@@ -43,7 +43,7 @@ from uniner.gold.reader import gold_digest, verify_gold
 from uniner.labels import LABEL_WORDS, unknown_types_line
 from uniner.metrics.protocols import PROTOCOL
 from uniner.metrics.significance import Comparison, compare_with_first, comparison_lines
-from uniner.metrics.type_thresholds import as_setting
+from uniner.metrics.type_thresholds import as_setting, gains_of
 from uniner.records import FAILED
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.stage_context import StageContext
@@ -430,11 +430,15 @@ def _update_manifest(
 def _threshold_lines(
     system: str, scores: Mapping[str, DatasetScores], precision: float | None
 ) -> Iterator[str]:
-    """Yield for each data set the lowest scores that would do, as tag takes them."""
+    """Yield for each data set the lowest scores that would do, on a line as tag takes them."""
     goal = "a better F1" if precision is None else f"a precision of {precision:g}"
     for dataset, score in scores.items():
         if score.thresholds:
-            yield f"{system} on {dataset}: for {goal} set {as_setting(score.thresholds)}"
+            gains = gains_of(score.thresholds)
+            yield (
+                f"{system} on {dataset}: lowest scores for {goal} (on passages that they were not chosen on: "
+                f"{gains}):\n{as_setting(score.thresholds)}"
+            )
 
 
 def _lines(scores: Mapping[str, Mapping[str, DatasetScores]]) -> Iterator[str]:

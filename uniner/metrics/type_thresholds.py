@@ -54,15 +54,19 @@ def propose_thresholds(
 
 
 def as_setting(thresholds: Mapping[str, TypeThreshold]) -> str:
-    """Return the thresholds as tag takes them, with what each does."""
+    """Return the thresholds as tag takes them."""
     values = ", ".join(
         f"{json.dumps(name, ensure_ascii=False)} = {found.threshold}" for name, found in thresholds.items()
     )
-    gains = ", ".join(
+    return f"tag.min_score_of_type = {{{values}}}"
+
+
+def gains_of(thresholds: Mapping[str, TypeThreshold]) -> str:
+    """Return what each threshold does on passages that it was not chosen on."""
+    return ", ".join(
         f"{name} F1 {found.plain_f1:.3f} to {found.f1:.3f}, precision {found.precision:.3f}"
         for name, found in thresholds.items()
     )
-    return f"tag.min_score_of_type = {{{values}}} (on passages that they were not chosen on: {gains})"
 
 
 def _propose(found: TypeMentions, precision: float | None) -> TypeThreshold | None:

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from rich.console import Console
@@ -17,9 +18,10 @@ from uniner.inference.engine import Engine, EngineSettings
 from uniner.inference.questions import QuestionAsker
 from uniner.labels import is_visible, stripped
 from uniner.passages import PassageSpan, cut_passages
-from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
+from uniner.records import PASSAGE, Passage, TaggedEntity, TaggedPassage, from_table, to_table
 from uniner.storage.model_folders import local_model
 from uniner.storage.stage_folder import Chunk
+from uniner.tag.rules import describe_rules, rule_lines
 from uniner.tag.tagger import EncoderWorker, EntityRules, PassageTagger, Tagger
 from uniner.tag.types import TypeSelection
 from uniner.templates import Template
@@ -29,6 +31,20 @@ log = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
 _SUGGESTED_TYPES = 12
 _COLUMNS = ("text", "type", "start", "end", "score", "grounding")
+
+
+@dataclass(frozen=True)
+class TextTags:
+    """A text's passages with their entities, and a line for each rule that did something."""
+
+    passages: list[TaggedPassage]
+    rules: list[str]
+
+    @classmethod
+    def of(cls, chunk: Chunk, rules: EntityRules) -> "TextTags":
+        """Read them from the chunk that a tagger returns."""
+        did = describe_rules(rules.patterns, chunk.figures, chunk.examples) if rules.patterns else {"did": ()}
+        return cls(list(from_table(chunk.table, TaggedPassage)), rule_lines(did))
 
 
 class TextTagger:
@@ -45,14 +61,13 @@ class TextTagger:
         self._asker = QuestionAsker(self._engine, template)
         self._max_tokens, self._rules = max_tokens, rules
 
-    async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
-        """Cut a text into passages as ingest does, and tag them. A blank text has no passages."""
+    async def tag(self, text: str, types: TypeSelection) -> TextTags:
+        """Cut a text into passages as ingest does, and tag them."""
         passages = cut_text(text, self._engine.tokenizer, self._max_tokens)
         tagger = Tagger(self._asker, types, self._rules)
-        chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
-        return list(from_table(chunk.table, TaggedPassage))
+        return TextTags.of(await tagger(Chunk("text", to_table(passages, PASSAGE))), self._rules)
 
-    async def tag_once(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+    async def tag_once(self, text: str, types: TypeSelection) -> TextTags:
         """Tag a text, and end the engine."""
         try:
             return await self.tag(text, types)
@@ -68,18 +83,17 @@ class EncoderTextTagger:
         self._start, self._rules = start, rules
         self._encoder: PassageTagger | None = None
 
-    async def tag(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
-        """Tag a text as one passage: the encoder reads it in windows. A blank text has no passages."""
+    async def tag(self, text: str, types: TypeSelection) -> TextTags:
+        """Tag a text as one passage: the encoder reads it in windows."""
         passages = whole_text(text)
         if not passages:
-            return []
+            return TextTags([], [])
         if self._encoder is None:
             self._encoder = await asyncio.to_thread(self._start)
         tagger = EncoderWorker(self._encoder, types, self._rules)
-        chunk = await tagger(Chunk("text", to_table(passages, PASSAGE)))
-        return list(from_table(chunk.table, TaggedPassage))
+        return TextTags.of(await tagger(Chunk("text", to_table(passages, PASSAGE))), self._rules)
 
-    async def tag_once(self, text: str, types: TypeSelection) -> list[TaggedPassage]:
+    async def tag_once(self, text: str, types: TypeSelection) -> TextTags:
         """Tag a text."""
         return await self.tag(text, types)
 
@@ -144,15 +158,26 @@ def remarks(passages: Sequence[TaggedPassage]) -> Iterator[str]:
             yield f"{passage.outcome}, from character {passage.char_start}: {', '.join(passage.failed_types)}"
 
 
-def print_text(text: str, passages: Sequence[TaggedPassage], console: Console) -> None:
-    """Print the text with its entities in colour, and the remarks below it."""
-    if not passages:
+def print_text(text: str, tags: TextTags, console: Console) -> None:
+    """Print the text with its entities in colour; below it their scores, the remarks, and what rules did."""
+    if not tags.passages:
         console.print("nothing to tag: the text is blank")
         return
-    tagged = tagged_text(text.rstrip(), passages)
+    tagged = tagged_text(text.rstrip(), tags.passages)
     console.print(terminal_text(tagged, type_colours([tagged])), soft_wrap=True)
-    for line in remarks(passages):
+    for line in (*_score_lines(tags.passages), *remarks(tags.passages), *tags.rules):
         console.print(visible(line), style="dim", markup=False, highlight=False)
+
+
+def _score_lines(passages: Sequence[TaggedPassage]) -> Iterator[str]:
+    """Yield a line of the entities and scores of each type, the surest first."""
+    by_type: dict[str, list[TaggedEntity]] = {}
+    for passage in passages:
+        for entity in passage.entities:
+            by_type.setdefault(entity.type, []).append(entity)
+    for name, entities in by_type.items():
+        scored = sorted(entities, key=lambda entity: -entity.score)
+        yield f"{name}: {', '.join(f'{entity.text} {entity.score:.2f}' for entity in scored)}"
 
 
 def serve_page(
@@ -179,12 +204,12 @@ def serve_page(
         if not names:
             raise gradio.Error("Name a type to look for, such as person.")
         try:
-            passages = await tagger.tag(require_text(text), select(names))
+            tags = await tagger.tag(require_text(text), select(names))
         except UserError as error:
             raise gradio.Error(str(error)) from None
-        pieces, colours = highlighted(text, passages)
+        pieces, colours = highlighted(text, tags.passages)
         marked = gradio.HighlightedText(value=pieces, color_map=colours)
-        return marked, entity_rows(passages), "\n".join(remarks(passages))
+        return marked, entity_rows(tags.passages), "\n".join([*remarks(tags.passages), *tags.rules])
 
     with gradio.Blocks(title="UniNER", analytics_enabled=False) as page:
         text = gradio.Textbox(label="Text", lines=6)
@@ -194,7 +219,7 @@ def serve_page(
         button = gradio.Button("Tag", variant="primary")
         marked = gradio.HighlightedText(label="Entities and their scores")
         table = gradio.Dataframe(label="All entities", headers=list(_COLUMNS))
-        lines = gradio.Textbox(label="Not in the text, or failed")
+        lines = gradio.Textbox(label="Not in the text or failed; what rules did")
         button.click(tag, [text, type_names], [marked, table, lines], api_name="tag", concurrency_limit=16)
     try:
         page.launch(

@@ -14,7 +14,7 @@ from uniner.storage.line_reader import read_text_lines
 from uniner.tag.bounded_regex import fault_of, probe_time_of_file
 from uniner.tag.checksums import CHECKS
 from uniner.tag.rule_words import words_of
-from uniner.tag.token_patterns import token_pattern_fault
+from uniner.tag.token_patterns import token_pattern_fault, unknown_key
 
 Action = Literal["add", "retype", "drop"]
 EVERY_TYPE = "*"
@@ -133,17 +133,22 @@ def read_rules(url: str, language: str = "en") -> RuleSet:
 def unused_labels_line(rules: RuleSet, asked: Collection[str]) -> str:
     """Return a line on types whose entities rules change or drop, and which nothing gives; "" without any."""
     given = {*asked, EVERY_TYPE, *(rule.label for rule in rules.rules if rule.action != "drop")}
+    unused: dict[str, int] = {}
     for rule in rules.rules:
-        named = rule.retype if rule.action == "retype" else (rule.label,)
-        unused = next((name for name in named if name not in given), None)
-        if unused is not None:
-            near = nearest_type(unused, sorted(given - {EVERY_TYPE}))
-            return (
-                f"tag.rules, line {rule.line}: {unused!r} is neither a type that is asked for nor the label "
-                f"of a pattern{f' (nearest: {near!r})' if near else ''}; name a type as it is asked, or "
-                'write "*" for all types'
-            )
-    return ""
+        for name in rule.retype if rule.action == "retype" else (rule.label,):
+            if name not in given:
+                unused.setdefault(name, rule.line)
+    if not unused:
+        return ""
+    near = {name: nearest_type(name, sorted(given - {EVERY_TYPE})) for name in unused}
+    named = (
+        f"line {line}: {name!r}" + (f" (nearest: {near[name]!r})" if near[name] else "")
+        for name, line in unused.items()
+    )
+    return (
+        f"tag.rules, {', '.join(named)} {'is' if len(unused) == 1 else 'are'} neither a type that is asked "
+        'for nor the label of a pattern; name a type as it is asked, or write "*" for all types'
+    )
 
 
 def parse_rule(line: str, number: int) -> Rule:
@@ -194,8 +199,9 @@ def _require_keys(value: Mapping[str, Any]) -> None:
     """Check that a line's keys are known and go together."""
     unknown = [key for key in value if key not in _KEYS]
     if unknown:
-        known = ", ".join(sorted(_KEYS))
-        raise ValueError(f"has {_shown(unknown[0])}, and the keys are {known}; such as {_PATTERN_EXAMPLE}")
+        raise ValueError(
+            f"has {_shown(unknown[0])}, {unknown_key(unknown[0], _KEYS)}; such as {_PATTERN_EXAMPLE}"
+        )
     if "label" not in value:
         raise ValueError(f"has no label; such as {_PATTERN_EXAMPLE}")
     actions = [key for key in _ACTIONS if key in value]

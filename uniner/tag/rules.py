@@ -321,6 +321,16 @@ def rules_line(described: Mapping[str, Any]) -> str:
     return line
 
 
+def rule_lines(described: Mapping[str, Any]) -> list[str]:
+    """Return a line for each rule that did something, of what `describe_rules` returned."""
+    return [
+        f"line {rule['line']} ({rule['label']}, {rule['kind']}): "
+        + ", ".join(f"{done} {rule[done]:,}" for done in _TOTALS if done in rule)
+        + (f": {', '.join(rule['examples'])}" if rule["examples"] else "")
+        for rule in described["did"]
+    ]
+
+
 def without_rule_figures(figures: Mapping[str, float]) -> dict[str, float]:
     """Return a stage's figures without those of single rules, which `describe_rules` shows."""
     return {name: count for name, count in figures.items() if not name.startswith(_FIGURE)}

@@ -17,7 +17,6 @@ from uniner.gold.catalogue import resolve_group
 from uniner.inference.engine_pool import engine_pool
 from uniner.inference.fp8_gate import fp8_suffix
 from uniner.inference.gpu_sharing import read_sizes
-from uniner.labels import unknown_types_line
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table
 from uniner.runtime import chunk_pipeline
 from uniner.runtime.chunk_pipeline import Pool
@@ -52,6 +51,7 @@ from uniner.tag.student import (
     engine_settings,
     entity_rules,
     evaluate_comes_first,
+    half_a_minute,
     is_own,
     known_relatives,
     pattern_rules,
@@ -65,6 +65,7 @@ from uniner.tag.student import (
     student_exists,
     tags_by_encoder,
     typed_types,
+    unlearnt_line,
     worker_of,
 )
 from uniner.tag.tables import ENTITIES, TABLES, SurfaceCounts, TablePartWriter, divide_into_parts, write_top
@@ -82,11 +83,6 @@ from uniner.templates import Renderer, make_template
 SECTIONS = ("student", "ingest", "engine", "evaluate", "tag")
 _CHUNKS, _MOST_CHUNK_PASSAGES = 1_000, 2_048
 """By default a run has at least so many chunks, and a chunk at most so many passages."""
-_UNKNOWN = {
-    "itself": "they are asked as themselves; tag.unknown_types=nearest or =both asks for the nearest",
-    "nearest": "those with a nearest type are asked as it (tag.unknown_types)",
-    "both": "those with a nearest type are asked as themselves and as it (tag.unknown_types)",
-}
 _SURFACES = 10_000
 """Surfaces per type that are counted exactly; beyond, the rarest are dropped from time to time."""
 
@@ -263,7 +259,7 @@ def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
     text = interactive.read_input(sys.stdin.buffer) if text == "-" else interactive.require_text(text)
     tagger, types, _ = _text_tagger(context)
-    log.info(f"tag: loading {student_address(context)}, for a generative student about half a minute")
+    log.info(f"tag: loading {student_address(context)}{half_a_minute(read_facts(context))}")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
 
 
@@ -287,6 +283,8 @@ def _text_tagger(
     rules, relatives = entity_rules(context, facts), known_relatives(context, facts)
     types = selected_types(context.sections.tag, facts, relatives)
     select = partial(typed_types, context.sections.tag, facts, relatives)
+    if line := unlearnt_line(context.sections.tag, types, facts, relatives):
+        log.warning(f"tag: {line}")
     _warn_of_unasked_types(context, types)
     if facts.template == ENCODER:
         return interactive.EncoderTextTagger(encoder_starter(context, rules, types), rules), types, select
@@ -314,8 +312,8 @@ def _prepare(context: StageContext, chunks: ChunkList) -> tuple[Identity, Pool]:
     if not (tag.types or tag.types_file):
         asked = types.everywhere
         log.info(f"tag: asking for the student's {len(asked)} most frequent types: {', '.join(asked)}")
-    elif line := unknown_types_line(types.everywhere, facts.types, relatives):
-        log.warning(f"tag: {line}; {_UNKNOWN[tag.unknown_types]}")
+    elif line := unlearnt_line(tag, types, facts, relatives):
+        log.warning(f"tag: {line}")
     _warn_of_unasked_types(context, types)
     keys = [chunk.key for chunk in passages.require_manifest().chunks]
     sources = (set(passages.read_columns(key, ["source"])["source"].unique().to_pylist()) for key in keys)

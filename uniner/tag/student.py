@@ -13,7 +13,7 @@ from uniner.inference.engine import EngineSettings
 from uniner.inference.fp8_gate import require_f1, require_f1_of_training
 from uniner.inference.questions import start_asker
 from uniner.inference.type_names import NameEncoder, nearest_names
-from uniner.labels import normalize_type, unknown_types
+from uniner.labels import normalize_type, unknown_types, unknown_types_line
 from uniner.metrics.cascade import CascadePoint, choose_threshold
 from uniner.runtime.stage_context import StageContext
 from uniner.storage.filesystem import absolute
@@ -42,6 +42,11 @@ from uniner.tag.token_patterns import require_spacy
 from uniner.tag.types import TypeSelection, read_types, select_types, unasked_types_line
 from uniner.templates import Template, make_template
 
+_HOW_ASKED = {
+    "itself": "they are asked as themselves; tag.unknown_types=nearest or =both asks for the nearest",
+    "nearest": "those with a nearest type are asked as it (tag.unknown_types)",
+    "both": "those with a nearest type are asked as themselves and as it (tag.unknown_types)",
+}
 _CALIBRATED_FROM = 0.05  # raw scores below are not worth calibrating: the overlap rules come later
 
 
@@ -95,6 +100,19 @@ def selected_types(
     types = _selected_types(tag, facts.types, facts.template)
     words = words_of_unknown(types.all(), types.words, facts.types, relatives or {}, tag.unknown_types)
     return replace(types, words=words)
+
+
+def unlearnt_line(
+    tag: Tag, types: TypeSelection, facts: StudentFacts, relatives: Mapping[str, Sequence[str]]
+) -> str:
+    """Return a line on the types that the student has not learnt and how they are asked; "" without any."""
+    line = unknown_types_line(types.everywhere, facts.types, relatives)
+    return line and f"{line}; {_HOW_ASKED[tag.unknown_types]}"
+
+
+def half_a_minute(facts: StudentFacts) -> str:
+    """Return what to say of how long a student takes to load, after its name."""
+    return "" if facts.template == ENCODER else ", about half a minute"
 
 
 def typed_types(

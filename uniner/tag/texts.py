@@ -17,7 +17,7 @@ from typing import Any, Self
 from uniner.config.loader import checked
 from uniner.config.schema import EngineSection
 from uniner.errors import UserError
-from uniner.labels import is_visible, stripped, unknown_types_line
+from uniner.labels import is_visible, stripped
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.runtime.gpu import require_gpus_here
 from uniner.runtime.held_worker import HeldWorker, WorkerHere, uses_ray
@@ -44,6 +44,7 @@ from uniner.tag.student import (
     selected_types,
     student_address,
     tags_by_encoder,
+    unlearnt_line,
     worker_of,
 )
 from uniner.tag.tagged_texts import TaggedTexts
@@ -119,7 +120,7 @@ def open_tagger(
     context = _context(_filled(tree, facts.max_tokens, by_encoder=by_encoder, in_ray=in_ray))
     rules, relatives = entity_rules(context, facts), known_relatives(context, facts)
     selected = selected_types(context.sections.tag, facts, relatives)
-    if line := unknown_types_line(selected.everywhere, facts.types, relatives):
+    if line := unlearnt_line(context.sections.tag, selected, facts, relatives):
         log.warning(f"tag: {line}")
     make, _ = worker_of(context, facts, selected, rules)
     tokenizer = None if by_encoder else load_tokenizer(student_address(context), "student")
@@ -134,7 +135,7 @@ def _start(make: Callable[[], Tagger], engine: EngineSection, address: str, *, h
         return WorkerHere(make)
     from uniner.runtime.actor_workers import ActorWorkers  # importing Ray takes a second
 
-    log.info(f"tag: loading {address}, for a generative student about half a minute")
+    log.info(f"tag: loading {address}")
     return ActorWorkers("tag", make, actors=engine.actors, cpus=engine.cpus, gpus=engine.gpus)
 
 

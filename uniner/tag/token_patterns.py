@@ -4,8 +4,9 @@ spaCy is an optional extra. Only its tokenizer and Matcher run, so a pattern can
 itself; part of speech, lemma and the like would need a trained pipeline.
 """
 
+import difflib
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uniner.errors import UserError
@@ -146,10 +147,17 @@ def _token_fault(token: Mapping[str, Any]) -> str:
             )
         check = _KEYS.get(key)
         if check is None:
-            return f"has {key!r:.40}, which is none of {', '.join(sorted(_KEYS))}"
+            return f"has {key!r:.40}, {unknown_key(key, _KEYS)}"
         if fault := check(value):
             return f"has a {key} that {fault}"
     return ""
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """Return what to say of a key that is not known, after its name."""
+    if near := difflib.get_close_matches(key, known, 1):
+        return f"which is no key (did you mean {near[0]}?)"
+    return f"which is none of {', '.join(sorted(known))}"
 
 
 def _string_fault(value: Any) -> str:

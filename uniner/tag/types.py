@@ -64,7 +64,8 @@ def select_types(
     asked beside the name; otherwise the whole entry is the type.
 
     Raises:
-        UserError: the student has learnt fewer than `top` types, or no type is selected.
+        UserError: the student has learnt fewer than `top` types, no type is selected, or two differ in case
+            alone.
     """
     if top is not None and top > len(learnt):
         raise UserError(
@@ -78,6 +79,7 @@ def select_types(
         of_source = {
             source: [*split_types(types, "tag.types_of_source")] for source, types in of_source.items()
         }
+    _require_other_letters([*named, *file])
     selected = [*named, *file, *(learnt[:top] if top else [])] or learnt
     if not selected:
         raise UserError(
@@ -89,6 +91,16 @@ def select_types(
         {source: tuple(dict.fromkeys(types)) for source, types in of_source.items()},
         described_words(described),
     )
+
+
+def _require_other_letters(names: Iterable[str]) -> None:
+    written: dict[str, str] = {}
+    for name in names:
+        other = written.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(
+                f"tag.types: {other!r} and {name!r} differ in case alone, and both would be asked; keep one"
+            )
 
 
 def unasked_types_line(named: Iterable[str], asked: TypeSelection) -> str:
