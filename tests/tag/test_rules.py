@@ -203,7 +203,7 @@ def test_the_manifest_says_what_each_rule_did_with_examples():
     assert "added 10 entities" in rules_line(described) and "1 of 2 rules had no effect" in rules_line(
         described
     )
-    assert rule_lines(described) == ["line 1 (c, pattern): added 10: Acme 0, Acme 1, Acme 2"]
+    assert rule_lines(described) == [f"line 1 (c, pattern): added 10: {', '.join(did['examples'])}"]
     assert without_rule_figures(totals.figures) == {"rules_added": 10, "entities": 25}
     backwards = StageTotals()
     for number in reversed(range(5)):
