@@ -75,9 +75,10 @@ def test_only_likely_types_are_asked_for():
     assert figures["questions"] == 3
 
 
-def config_of(tmp_path, **tag):
+def config_of(tmp_path, *, evaluate=None, **tag):
     return Config.model_validate(
         {
+            "evaluate": {"systems": ["student", "encoder"], **(evaluate or {})},
             "run": {"root": str(tmp_path), "name": "r"},
             "student": {"base": "b"},
             "tag": {"types": ["a"], **tag},
@@ -110,6 +111,20 @@ def test_the_threshold_is_what_evaluate_measured_for_these_models(tmp_path, stag
     )
     with pytest.raises(UserError, match="evaluate has not measured"):
         student.prefilter_threshold(context)
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "first"),
+    [
+        ({}, False),
+        ({"gold": {"a": "b.jsonl"}}, True),
+        ({"group": "zero-shot-7", "data": "d"}, True),
+        ({"group": "zero-shot-7", "data": "d", "systems": ["student"]}, False),
+    ],
+)
+def test_evaluate_comes_first_where_it_will_measure_the_threshold(tmp_path, stage_context, evaluate, first):
+    context = stage_context(stage, config_of(tmp_path, evaluate=evaluate, prefilter="encoder"))
+    assert student.evaluate_comes_first(context) is first
 
 
 def test_a_threshold_of_0_asks_everything_and_one_without_a_prefilter_is_refused(tmp_path, stage_context):

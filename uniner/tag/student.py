@@ -278,7 +278,7 @@ def prefilter_address(context: StageContext) -> str:
 def evaluate_comes_first(context: StageContext) -> bool:
     """Tell whether evaluate has yet to measure what decides the prefilter's threshold."""
     tag, evaluate = context.sections.tag, context.sections.evaluate
-    if not tag.prefilter or tag.prefilter_threshold is not None or not evaluate.gold:
+    if not tag.prefilter or tag.prefilter_threshold is not None or not (evaluate.gold or evaluate.group):
         return False
     will_measure = {"student", "encoder"} <= set(evaluate.systems) and tag.prefilter == "encoder"
     return will_measure and not (context.run_folder / "evaluate").manifest()
