@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none"})
+ELSE_TYPES = frozenset({"misc", "miscellaneous", "other", "else", "none", "null"})
 """Types without meaning; the published benchmark leaves them out (recipe: ELSE-like labels)."""
 
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")

@@ -133,3 +133,12 @@ def test_offsets_may_count_a_windows_line_end_as_one_character_or_two(tmp_path):
     message = r"line 3: the text from 17 to 19 is .* Windows line ends were tried as one character too"
     with pytest.raises(UserError, match=message):
         read(tmp_path, text, two.replace("20 22", "17 19"))
+
+
+def test_files_that_macos_writes_beside_are_passed_over(tmp_path):
+    (tmp_path / "a.txt").write_text("Ann left")
+    (tmp_path / "a.ann").write_text("T1\tperson 0 3\tAnn\n")
+    for name in ("._a.txt", "._a.ann"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07\xff")
+    (passage,) = read_gold(str(tmp_path))
+    assert [each.text for each in passage.entities] == ["Ann"]

@@ -106,3 +106,11 @@ def test_a_missing_broken_or_empty_file_is_named(tmp_path):
         list(read_gold(write(tmp_path / "empty.jsonl", [""])))
     with pytest.raises(UserError, match=r"none\.jsonl: contains no entities of a type .* in 1 passages"):
         list(read_gold(write(tmp_path / "none.jsonl", [LINES[1]])))
+
+
+def test_nan_in_a_field_that_is_not_read_costs_no_row(tmp_path):
+    entity = '{"start": 0, "end": 3, "text": "Ann", "type": "person"}'
+    row = f'{{"text": "Ann left", "score": NaN, "entities": [{entity}]}}\n'
+    (tmp_path / "gold.jsonl").write_text(row * 3)
+    passages = list(read_gold(str(tmp_path / "gold.jsonl")))
+    assert [[each.text for each in passage.entities] for passage in passages] == [["Ann"]] * 3

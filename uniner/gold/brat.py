@@ -35,7 +35,10 @@ def document_files(url: str) -> list[tuple[str | None, str]]:
     """Return the (text, annotations) addresses of a folder's documents; None for a text that is missing."""
     files = files_below(url)
     known = set(files)
-    annotations = [file for file in files if file.endswith(".ann")]
+    # macOS writes a file "._NAME" beside each on foreign disks.
+    annotations = [
+        file for file in files if file.endswith(".ann") and not file.rpartition("/")[2].startswith(".")
+    ]
     texts = [file.removesuffix(".ann") + ".txt" for file in annotations]
     return [(text if text in known else None, file) for text, file in zip(texts, annotations, strict=True)]
 

@@ -1,5 +1,6 @@
 """Rows of JSON files: objects or lists, one per line, in one list, or one document that is a single row."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -29,9 +30,24 @@ class JsonRow(NamedTuple):
 def json_value(data: bytes) -> object:
     """Return the value of JSON, or the string that it is if it is broken."""
     try:
-        return msgspec.json.decode(data)
+        return _decode(data, object)
     except JSON_ERRORS:
         return data.decode(errors="replace")
+
+
+def _decode(data: bytes, type_: type[_Decoded]) -> _Decoded:
+    """Decode JSON, also with NaN, which msgspec refuses as it does half a surrogate pair."""
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.ValidationError:
+        raise
+    except JSON_ERRORS as error:
+        try:
+            value = json.loads(data)
+            json.dumps(value, ensure_ascii=False).encode()  # fails at half a pair: no file could store it
+            return msgspec.convert(value, type_)
+        except (ValueError, RecursionError):
+            raise error from None
 
 
 def is_json(url: str) -> bool:
@@ -73,11 +89,10 @@ def decoded_rows(
 
     example: a right row, for the error. read: gets the row, its place with the file, and the decoded value.
     """
-    decoder = msgspec.json.Decoder(type_)
     for row in rows:
         where = f"{url}, {row.place}"
         try:
-            yield from read(row, where, decoder.decode(row.data))
+            yield from read(row, where, _decode(row.data, type_))
         except JSON_ERRORS as error:
             yield bad_row(f"{where}: {str(error)[:200]}; a row is {example}")
         except UserError as error:
