@@ -74,7 +74,7 @@ def phases() -> list[list[Job]]:
     chosen = [Job(system, seed=seed) for seed in seeds for system in ("student", "encoder")]
     others = [Job("student", arm, seed) for seed in seeds for arm in ("none", "uniform")]
     templates = [Job("student", arm) for arm in ("words", "grouped", "frequency-3")]
-    peers = [Job("gliner", seed=seed) for seed in seeds if importlib.util.find_spec("gliner")]
+    peers = [Job("gliner", seed=seed) for seed in seeds]
     return [tried, chosen, [*others, *templates, Job("base"), *peers]]
 
 
@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> None:
     processes.set_forkserver_preload(["__main__", "benchmarks.real_bases_job"])  # importing it takes long
 
     def finish(job: Job) -> None:
-        if not result_file(folder, job.name).exists():
+        missing = job.system == "gliner" and importlib.util.find_spec("gliner") is None
+        if not missing and not result_file(folder, job.name).exists():
             same = tried_as(folder, job)
             if same:
                 _copy(folder, same, job)
