@@ -104,14 +104,16 @@ def score_lines(scores: Mapping[tuple[str, str], Sequence[Scores]]) -> list[str]
         "|---|---|" + "---:|" * (len(COLUMNS) + 2),
     ]
     for (system, arm), seeds in scores.items():
-        cells = [_spread([f1_cell(of_seed[name]) for of_seed in seeds]) for name in COLUMNS]
+        cells = [
+            _spread([f1_cell(of_seed[name]) for of_seed in seeds if name in of_seed]) for name in COLUMNS
+        ]
         cells.append(_spread([mean_f1({name: of_seed[name] for name in DATASETS}) for of_seed in seeds]))
         lines.append(f"| {system} | {arm} | {len(seeds)} | {' | '.join(cells)} |")
     return lines
 
 
 def _spread(seeds: Sequence[LeaderboardCell]) -> str:
-    if len(seeds) == 1:
-        return f1_text(seeds[0])
+    if len(seeds) < 2:
+        return f1_text(seeds[0]) if seeds else ""
     f1 = [each.f1 for each in seeds]
     return f"{statistics.fmean(f1):.1f} ({min(f1):.1f} to {max(f1):.1f})"

@@ -44,7 +44,7 @@ def test_bad_rules_end_before_ray(config, stage_context, tmp_path, monkeypatch):
         check({"label": "persom", "deny": ["x"]})
     with pytest.raises(UserError, match="line 1: 'city', line 2: 'date' are neither a type"):
         check({"label": "city", "deny": ["x"]}, {"label": "date", "min_length": 2})
-    with pytest.raises(UserError, match=r'has "min_lenght", which is no key \(did you mean min_length\?\)'):
+    with pytest.raises(UserError, match=r'has "min_lenght", an unknown key \(did you mean min_length\?\)'):
         check({"label": "person", "min_lenght": 2})
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(UserError, match="pip install spacy"):

@@ -17,6 +17,7 @@ _Item = TypeVar("_Item")
 _Converted = TypeVar("_Converted")
 JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises: malformed or wrongly typed JSON, not UTF-8, nested too deep."""
+_ANY: "msgspec.json.Decoder[object]" = msgspec.json.Decoder(object)
 
 
 class JsonRow(NamedTuple):
@@ -30,22 +31,22 @@ class JsonRow(NamedTuple):
 def json_value(data: bytes) -> object:
     """Return the value of JSON, or the string that it is if it is broken."""
     try:
-        return _decode(data, object)
+        return _decode(_ANY, data)
     except JSON_ERRORS:
         return data.decode(errors="replace")
 
 
-def _decode(data: bytes, type_: type[_Decoded]) -> _Decoded:
+def _decode(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes) -> _Decoded:
     """Decode JSON, also with NaN, which msgspec refuses as it does half a surrogate pair."""
     try:
-        return msgspec.json.decode(data, type=type_)
+        return decoder.decode(data)
     except msgspec.ValidationError:
         raise
     except JSON_ERRORS as error:
         try:
             value = json.loads(data)
             json.dumps(value, ensure_ascii=False).encode()  # fails at half a pair: no file could store it
-            return msgspec.convert(value, type_)
+            return msgspec.convert(value, decoder.type)
         except (ValueError, RecursionError):
             raise error from None
 
@@ -89,10 +90,11 @@ def decoded_rows(
 
     example: a right row, for the error. read: gets the row, its place with the file, and the decoded value.
     """
+    decoder = msgspec.json.Decoder(type_)
     for row in rows:
         where = f"{url}, {row.place}"
         try:
-            yield from read(row, where, _decode(row.data, type_))
+            yield from read(row, where, _decode(decoder, row.data))
         except JSON_ERRORS as error:
             yield bad_row(f"{where}: {str(error)[:200]}; a row is {example}")
         except UserError as error:

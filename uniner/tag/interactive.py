@@ -43,7 +43,7 @@ class TextTags:
     @classmethod
     def of(cls, chunk: Chunk, rules: EntityRules) -> "TextTags":
         """Read them from the chunk that a tagger returns."""
-        did = describe_rules(rules.patterns, chunk.figures, chunk.examples) if rules.patterns else {"did": ()}
+        did = describe_rules(rules.patterns, chunk.figures, chunk.examples)
         return cls(list(from_table(chunk.table, TaggedPassage)), rule_lines(did))
 
 

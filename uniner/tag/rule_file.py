@@ -140,7 +140,8 @@ def unused_labels_line(rules: RuleSet, asked: Collection[str]) -> str:
                 unused.setdefault(name, rule.line)
     if not unused:
         return ""
-    near = {name: nearest_type(name, sorted(given - {EVERY_TYPE})) for name in unused}
+    known = sorted(given - {EVERY_TYPE})
+    near = {name: nearest_type(name, known) for name in unused}
     named = (
         f"line {line}: {name!r}" + (f" (nearest: {near[name]!r})" if near[name] else "")
         for name, line in unused.items()

@@ -51,7 +51,6 @@ from uniner.tag.student import (
     engine_settings,
     entity_rules,
     evaluate_comes_first,
-    half_a_minute,
     is_own,
     known_relatives,
     pattern_rules,
@@ -259,7 +258,8 @@ def tag_text(context: StageContext, text: str) -> None:
     """Tag a text (`-`: standard input) in this process and print it with its entities in colour."""
     text = interactive.read_input(sys.stdin.buffer) if text == "-" else interactive.require_text(text)
     tagger, types, _ = _text_tagger(context)
-    log.info(f"tag: loading {student_address(context)}{half_a_minute(read_facts(context))}")
+    wait = ", about half a minute" if isinstance(tagger, interactive.TextTagger) else ""
+    log.info(f"tag: loading {student_address(context)}{wait}")
     interactive.print_text(text, asyncio.run(tagger.tag_once(text, types)), Console())
 
 

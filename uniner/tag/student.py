@@ -110,11 +110,6 @@ def unlearnt_line(
     return line and f"{line}; {_HOW_ASKED[tag.unknown_types]}"
 
 
-def half_a_minute(facts: StudentFacts) -> str:
-    """Return what to say of how long a student takes to load, after its name."""
-    return "" if facts.template == ENCODER else ", about half a minute"
-
-
 def typed_types(
     tag: Tag, facts: StudentFacts, relatives: Mapping[str, Sequence[str]], types: Sequence[str]
 ) -> TypeSelection:

@@ -156,7 +156,7 @@ def _token_fault(token: Mapping[str, Any]) -> str:
 def unknown_key(key: str, known: Collection[str]) -> str:
     """Return what to say of a key that is not known, after its name."""
     if near := difflib.get_close_matches(key, known, 1):
-        return f"which is no key (did you mean {near[0]}?)"
+        return f"an unknown key (did you mean {near[0]}?)"
     return f"which is none of {', '.join(sorted(known))}"
 
 

@@ -36,6 +36,7 @@ from uniner.train.estimate import (
     CpuSpeed,
     WorkerMemory,
     in_bytes,
+    in_one_piece,
     in_time,
     traffic_seconds,
 )
@@ -233,7 +234,8 @@ def memory(job: EncoderJob, encoder: LoadedEncoder, kept: float) -> WorkerMemory
     """Estimate a worker's memory. kept: bytes that its fullest row keeps for the backward pass.
 
     states, gathered and host are as in `train.estimate.memory`. Where the forward pass has another number
-    format than the weights, FSDP holds what is gathered on a single worker too. On CPU it is the whole model.
+    format than the weights, FSDP holds what is gathered on a single worker too. On CPU it is the whole model,
+    as it is on a worker alone (`in_one_piece`).
     """
     section, model = job.encoder, encoder.model
     shards = section.shard_workers or section.workers
@@ -243,6 +245,8 @@ def memory(job: EncoderJob, encoder: LoadedEncoder, kept: float) -> WorkerMemory
     in_use = weights - sum(layers) + 2 * max(layers) if section.use_gpu else weights
     copies = shards > 1 or width != FLOAT32
     gathered = width * in_use + FLOAT32 * max(layers) if copies else 0.0
+    if section.use_gpu and in_one_piece(weights, section.workers):
+        gathered = (2 * width + FLOAT32) * weights
     states = ADAMW * weights / shards
     host = 0.0
     if not section.use_gpu:
