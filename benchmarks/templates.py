@@ -1,15 +1,16 @@
 """The templates type, grouped and words on the quickstart's corpus, trained on equally many tokens.
 
 python -m benchmarks.templates [--root FOLDER] [--seeds N] [--documents N] [--held-out N] [--tokens N]
-                               [--timed N] [SECTION.KEY=VALUE ...]
+                               [--timed N] [--templates NAME ...] [SECTION.KEY=VALUE ...]
+python -m benchmarks.templates --passages FOLDER --gold FOLDER [--max-passages N] ...
 
 The corpus is annotated once. For each template and seed build, train and evaluate run as in the quickstart
 (one worker); training takes the steps that have --tokens tokens, passages and questions included. Then each
 student of seed 0 tags --timed passages with 3, 10 and 50 types on one engine. The table, in Markdown, and its
 figures in templates.json:
 
-    F1           of all questions about held-out passages, each asked for all types: mean over the seeds, and
-                 the 95 % interval of the passages of all seeds together
+    F1           in per cent, of all questions about held-out passages, each asked for all types: the mean of
+                 the seeds, and the 95 % interval of the passages of all seeds together
     broken       share of the questions whose answer could not be read
     prompt       tokens a passage to compute, its questions' common beginning once, at 3, 10 and 50 types
     answer       tokens a passage of the answers
@@ -18,20 +19,31 @@ figures in templates.json:
 The default takes about two hours on two cores; --seeds 1 --documents 90 --held-out 9 --tokens 20000 --timed 6
 some minutes. After a stop the same command resumes: each run has its folder under the root, and what was
 timed is kept in templates.json. Settings over the quickstart's, such as student.base=FOLDER, go to all runs.
+
+With --passages and --gold the base is SmolLM2-135M and the data is that of `benchmarks.real_bases`, whose
+packages and folders these are: the templates learn ChatGPT's replies about Pile passages and are scored
+zero-shot on four data sets, F1 being the mean of the four.
 """
 
 import argparse
 import json
 import shutil
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
+from benchmarks import real_bases
+from benchmarks.cascade import f1_text, toml
 from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
 from uniner.config.loader import load
+from uniner.errors import UserError
+from uniner.evaluate.leaderboard import LeaderboardCell, mean_cell
 from uniner.evaluate.scoring import ProtocolTally
+from uniner.labels import normalize_type
 from uniner.metrics.counts import Counts
 from uniner.metrics.matching import strict
 from uniner.metrics.protocols import ScoredAnswer
@@ -43,6 +55,7 @@ from uniner.records import CONVERSATION, Conversation, Prediction, from_table
 from uniner.runtime.connection import connected
 from uniner.storage.model_folders import load_tokenizer
 from uniner.storage.stage_folder import StageFolder
+from uniner.teacher.reply_parser import parse_reply
 from uniner.templates import Renderer
 
 TEMPLATES = ("type", "grouped", "words")
@@ -50,37 +63,52 @@ TYPE_COUNTS = (3, 10, 50)
 PASSAGE_TOKENS = 256
 CONVERSATION_TOKENS = 1024
 ANNOTATED, RESULTS = "annotated", "templates.json"
+ANY_ANSWER = "engine.max_bad_share=1"  # speed is measured of a student that has learnt little too
 RATE_FIGURES = ("questions", "prompt_tokens", "cached_tokens", "answer_tokens")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A student's score on the held-out passages."""
+    """A student's score. broken: share of its answers. passages: the counts of each, by data set."""
 
-    f1: float
     broken: float
-    passages: list[Counts]
+    passages: Mapping[str, list[Counts]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the students learn and are timed on.
+
+    words: the command-line words of all runs. shard: whose first passages are timed. types: asked there.
+    """
+
+    words: list[str]
+    shard: Path
+    types: list[str]
 
 
 def main() -> None:
     """Run what is missing, in one Ray, and show all results."""
     options = _options()
-    with connected():
-        _measure_all(options)
+    try:
+        with connected():
+            _measure_all(options)
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def _measure_all(options: argparse.Namespace) -> None:
     root = Path(options.root).absolute()
-    words = _lay_out(root, options)
-    run_stages(["ingest", "annotate"], [*words, f"run.name={ANNOTATED}"])
+    corpus = _real(root, options) if options.passages else _made_up(root, options)
+    run_stages(["ingest", "annotate"], [*corpus.words, f"run.name={ANNOTATED}"])
     scored: dict[str, list[Scored]] = {name: [] for name in TEMPLATES}
     rates = _kept_rates(root)
     # Seed by seed, so that a stopped benchmark has compared all templates on the finished seeds.
     for seed in range(options.seeds):
-        for name in TEMPLATES:
-            scored[name].append(_train(root, words, name, seed, options.tokens))
+        for name in options.templates:
+            scored[name].append(_train(root, corpus.words, name, seed, options.tokens))
             if seed == 0:
-                _time_all(root, words, name, options, rates)
+                _time_all(root, corpus, name, options, rates)
             _write(root, scored, rates)
     say("\n" + "\n".join(table(scored, rates, options.timed)))
 
@@ -112,31 +140,27 @@ def _steps(folder: Path, tokens: int, words: Sequence[str]) -> int:
 
 
 def _time_all(
-    root: Path,
-    words: Sequence[str],
-    name: str,
-    options: argparse.Namespace,
-    rates: dict[str, dict[str, float]],
+    root: Path, corpus: Corpus, name: str, options: argparse.Namespace, rates: dict[str, dict[str, float]]
 ) -> None:
     """Tag passages with each number of types; what was timed before stays."""
     for count in TYPE_COUNTS:
         key = _key(name, count, options.timed)
         if key not in rates:
             say(f"templates: timing {key}")
-            rates[key] = _time(root, words, name, count, options.timed)
+            rates[key] = _time(root, corpus, name, count, options.timed)
 
 
-def _time(root: Path, words: Sequence[str], name: str, count: int, passages: int) -> dict[str, float]:
+def _time(root: Path, corpus: Corpus, name: str, count: int, passages: int) -> dict[str, float]:
     folder = root / f"timed-{name}-{count}-{passages}"
     shutil.rmtree(folder, ignore_errors=True)  # of a stopped benchmark: its time would not be whole
     own = [
-        *words,
+        *corpus.words,
         f"run.name={folder.name}",
-        f'ingest.shards=["{root / "corpus" / "shard-0.jsonl.zst"}"]',
+        f'ingest.shards=["{corpus.shard}"]',
         f"ingest.max_passages={passages}",
         f"ingest.chunk_passages={passages}",
         f"tag.student={root / f'{name}-0' / 'train' / 'student'}",
-        f"tag.types={json.dumps(type_names(count))}",
+        f"tag.types={json.dumps(corpus.types[:count])}",
     ]
     run_stages(["ingest", "tag"], own)
     tagged = StageFolder(str(folder / "tag"))
@@ -146,29 +170,27 @@ def _time(root: Path, words: Sequence[str], name: str, count: int, passages: int
     return {**figures, "passages_per_s": manifest.rows / seconds}
 
 
-def type_names(count: int) -> list[str]:
-    """Return types of the corpus and, where it has fewer, of the base model's own corpus."""
+def made_up_types() -> list[str]:
+    """Return types of the made-up corpus and, as it has fewer than 50, of the base model's own corpus."""
     made_up = (
         *documents(DOMAINS, 200, 0, "train", SENTENCES),
         *documents(BASE_DOMAINS, 200, 0, "base", SENTENCES),
     )
-    names = dict.fromkeys(mention.type for document in made_up for mention in document.mentions)
-    if len(names) < count:
-        raise ValueError(f"the corpora have {len(names)} types, fewer than {count}")
-    return list(names)[:count]
+    return list(dict.fromkeys(mention.type for document in made_up for mention in document.mentions))
 
 
 def read_score(folder: Path) -> Scored:
     """Return the score of the predictions in a folder."""
-    of_passage: dict[str, Counts] = {}
+    passages: defaultdict[str, dict[str, Counts]] = defaultdict(dict)
     questions = broken = 0
     for prediction in from_table(StageFolder(str(folder)).read_rows(), Prediction):
         answer = ScoredAnswer(prediction)
         counts = strict(answer.predicted_set, answer.gold_set)
-        of_passage[prediction.passage_id] = of_passage.get(prediction.passage_id, Counts()) + counts
+        of_set, passage = passages[prediction.dataset], prediction.passage_id
+        of_set[passage] = of_set.get(passage, Counts()) + counts
         questions += 1
         broken += prediction.outcome != "ok"
-    return Scored(sum(of_passage.values(), Counts()).f1, broken / questions, list(of_passage.values()))
+    return Scored(broken / questions, {name: list(of_set.values()) for name, of_set in passages.items()})
 
 
 def table(
@@ -177,13 +199,16 @@ def table(
     """Return the table's lines."""
     shown = " | ".join(str(count) for count in TYPE_COUNTS)
     lines = [
-        f"| template | seeds | F1 | 95 % interval | broken | prompt at {shown} types | answer at {shown} | "
+        f"| template | seeds | F1 | broken | prompt at {shown} types | answer at {shown} | "
         f"passages/s at {shown} |",
-        f"|---|---:|---:|---|---:|{'---:|' * 3 * len(TYPE_COUNTS)}",
+        f"|---|---:|---:|---:|{'---:|' * 3 * len(TYPE_COUNTS)}",
     ]
     for name, of_seeds in scored.items():
         if of_seeds:
-            low, high = _interval(of_seeds)
+            pooled: defaultdict[str, list[Counts]] = defaultdict(list)
+            for each in of_seeds:
+                for dataset, passages in each.passages.items():
+                    pooled[dataset] += passages
             measured = [rates.get(_key(name, count, timed)) for count in TYPE_COUNTS]
             cells = [
                 *(
@@ -193,20 +218,24 @@ def table(
                 *(_cell(rate, lambda rate: rate["answer_tokens"]) for rate in measured),
                 *(_cell(rate, lambda rate: rate["passages_per_s"], ".2f") for rate in measured),
             ]
-            f1, broken = mean(each.f1 for each in of_seeds), mean(each.broken for each in of_seeds)
-            lines.append(
-                f"| {name} | {len(of_seeds)} | {f1:.3f} | [{low:.3f}, {high:.3f}] | {broken:.1%} | "
-                f"{' | '.join(cells)} |"
-            )
+            f1 = replace(f1_of(pooled), f1=mean(f1_of(each.passages).f1 for each in of_seeds))
+            broken = mean(each.broken for each in of_seeds)
+            lines.append(f"| {name} | {len(of_seeds)} | {f1_text(f1)} | {broken:.1%} | {' | '.join(cells)} |")
     return lines
 
 
-def _interval(of_seeds: Sequence[Scored]) -> tuple[float, float]:
-    tally = ProtocolTally()
-    for each in of_seeds:
-        for counts in each.passages:
-            tally.add(counts, 1, 0)
-    return tally.score().interval
+def f1_of(passages: Mapping[str, Sequence[Counts]]) -> LeaderboardCell:
+    """Return F1 in per cent, the mean of the data sets, with its 95 % interval."""
+    cells = []
+    for counts in passages.values():
+        tally = ProtocolTally()
+        for each in counts:
+            tally.add(each, 1, 0)
+        scored = tally.score()
+        cells.append(LeaderboardCell(100 * scored.f1, *(100 * end for end in scored.interval)))
+    whole = mean_cell(cells, len(cells))
+    assert whole, "evaluate has scored a data set"
+    return whole
 
 
 def _cell(
@@ -229,7 +258,7 @@ def _write(
 ) -> None:
     """Keep all figures; the file is there as a whole or not at all."""
     scores = {
-        name: [{"f1": each.f1, "broken": each.broken} for each in of_seeds]
+        name: [{"f1": f1_of(each.passages).f1, "broken": each.broken} for each in of_seeds]
         for name, of_seeds in scored.items()
     }
     whole = root / f"{RESULTS}.part"
@@ -237,11 +266,11 @@ def _write(
     whole.replace(root / RESULTS)
 
 
-def _lay_out(root: Path, options: argparse.Namespace) -> list[str]:
-    """Write the corpus. Returns the command-line words of all runs."""
+def _made_up(root: Path, options: argparse.Namespace) -> Corpus:
+    """Write the quickstart's corpus."""
     folder = StageFolder(str(root / "corpus"))
     write(folder, options.documents, options.held_out, PASSAGE_TOKENS)
-    return [
+    words = [
         *words_of_corpus(root, folder, PASSAGE_TOKENS),
         f"student.max_tokens={CONVERSATION_TOKENS}",
         "train.workers=1",
@@ -249,9 +278,37 @@ def _lay_out(root: Path, options: argparse.Namespace) -> list[str]:
         "train.epochs=1000",
         "train.validation_questions=0",
         "engine.max_answer_tokens=256",
-        "engine.max_bad_share=1",  # speed is measured of a student that has learnt little too
+        ANY_ANSWER,
         *options.settings,
     ]
+    return Corpus(words, root / "corpus" / "shard-0.jsonl.zst", made_up_types())
+
+
+def _real(root: Path, options: argparse.Namespace) -> Corpus:
+    """Write SmolLM2 and the Pile passages with ChatGPT's replies."""
+    root.mkdir(parents=True, exist_ok=True)
+    base = real_bases.make_student_base(root / "smollm2-135m")
+    real_bases.write_corpus(Path(options.passages), root, None)
+    gold = {name: real_bases.gold_file(Path(options.gold), name) for name in real_bases.DATASETS}
+    of_run = argparse.Namespace(
+        gpu=False, student_steps=None, encoder_epochs=1, max_passages=options.max_passages
+    )
+    sections = real_bases.sections(of_run, root, {"student": base, "encoder": base}, gold)
+    del sections["encoder"]
+    sections["student"]["max_tokens"] = 2560  # `words` repeats the passage
+    sections["train"] |= {"workers": 1, "checkpoint_steps": 40, "keep_checkpoints": 1}
+    sections["engine"]["max_answer_tokens"] = 128
+    written = root / "real-base.toml"
+    written.write_text(toml(sections), encoding="utf-8")
+    words = [str(written), ANY_ANSWER, *options.settings]
+    return Corpus(words, root / "passages.jsonl", frequent_types(Path(options.passages)))
+
+
+def frequent_types(passages: Path) -> list[str]:
+    """Return the types of the replies about passages, the most frequent first."""
+    parsed = (parse_reply(reply) for _, reply in real_bases.passages_in(passages))
+    found = Counter(normalize_type(each.type) for reply in parsed if reply for each in reply.mentions)
+    return [name for name, _ in found.most_common()]
 
 
 def _options() -> argparse.Namespace:
@@ -262,6 +319,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=HELD_OUT)
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--timed", type=int, default=60)
+    parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=TEMPLATES)
+    parser.add_argument("--passages", help="folder of passages with the teacher's replies, for the real base")
+    parser.add_argument("--gold", help="folder of the data sets' folders, for the real base")
+    parser.add_argument("--max-passages", type=int, default=100, help="passages of each data set")
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
     return parser.parse_args()
 

@@ -142,3 +142,19 @@ def test_files_that_macos_writes_beside_are_passed_over(tmp_path):
         (tmp_path / name).write_bytes(b"\x00\x05\x16\x07\xff")
     (passage,) = read_gold(str(tmp_path))
     assert [each.text for each in passage.entities] == ["Ann"]
+
+
+def test_a_mention_whose_line_is_broken_in_the_annotations_alone_is_read(tmp_path):
+    (tmp_path / "a.txt").write_text("The Bank of England rose. Ann left.")
+    (tmp_path / "a.ann").write_text("T1\tOrg 4 19\tBank of\nEngland\nT2\tPerson 26 29\tAnn\n")
+    (passage,) = read_gold(str(tmp_path))
+    assert [entity.text for entity in passage.entities] == ["Bank of England", "Ann"]
+    assert passage.left_out == {}
+
+
+@pytest.mark.parametrize("start", [4, 5])
+def test_offsets_may_count_the_byte_order_mark(tmp_path, start):
+    (tmp_path / "a.txt").write_bytes("The Bank rose.".encode("utf-8-sig"))
+    (tmp_path / "a.ann").write_text(f"T1\tOrg {start} {start + 4}\tBank\n")
+    (passage,) = read_gold(str(tmp_path))
+    assert [entity.text for entity in passage.entities] == ["Bank"]

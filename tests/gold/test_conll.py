@@ -238,3 +238,27 @@ def test_layers_of_tags_are_nested_entities(tmp_path):
     assert entities(path, tag_column=(2, 3, 4)) == [
         ("IL-2 gene x", [("IL-2 gene", "DNA"), ("IL-2", "protein")])
     ]
+
+
+def test_a_line_without_a_token_ends_an_entity_as_o_does(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("Bo\tI-PER\n\tO\nLee\tI-PER\nsat\tO\n\nNew\tB-GPE\nYork\tI-GPE\n")
+    assert entities(path) == [
+        ("Bo Lee sat", [("Bo", "PER"), ("Lee", "PER")]),
+        ("New York", [("New York", "GPE")]),
+    ]
+
+
+def test_two_columns_of_bare_types_that_differ_are_an_error(tmp_path):
+    path = tmp_path / "test.conll"
+    lines = ["Bo NNP PER O", "in IN O O", "Rome NNP O GPE", "sat VBD O O"]
+    path.write_text("\n".join(lines * 9))
+    with pytest.raises(UserError, match="line 1: column 3 and the last column are both tags"):
+        list(read_gold(str(path)))
+    path.write_text(
+        "\n".join(line.replace("O GPE", "GPE GPE").replace("PER O", "PER PER") for line in lines * 9)
+    )
+    assert [entity.type for passage in read_gold(str(path)) for entity in passage.entities] == [
+        "PER",
+        "GPE",
+    ] * 9

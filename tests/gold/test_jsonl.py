@@ -46,13 +46,6 @@ def test_a_file_is_read_plain_or_compressed_without_else_types(tmp_path, name):
     assert [passage.left_out for passage in passages] == [{}, {}, {"else_type": 1}]
 
 
-def test_an_id_may_be_a_number(tmp_path):
-    lines = [{**LINES[0], "id": 7}, {**LINES[0], "id": 0}, {**LINES[0], "id": "a"}]
-    assert [passage.id for passage in read_gold(write(tmp_path / "g.jsonl", lines))] == ["7", "0", "a"]
-    with pytest.raises(UserError, match=r"line 2: Expected `int \| str \| null`, got `float`"):
-        list(read_gold(write(tmp_path / "g.jsonl", [LINES[0], {**LINES[0], "id": 0.5}])))
-
-
 def test_blanks_at_the_ends_of_a_mention_are_not_part_of_it(tmp_path):
     row = {"text": "so Ann left", "entities": [{"start": 2, "end": 7, "text": " Ann ", "type": "person"}]}
     (passage,) = read_gold(write(tmp_path / "g.jsonl", [row]))
@@ -114,3 +107,28 @@ def test_nan_in_a_field_that_is_not_read_costs_no_row(tmp_path):
     (tmp_path / "gold.jsonl").write_text(row * 3)
     passages = list(read_gold(str(tmp_path / "gold.jsonl")))
     assert [[each.text for each in passage.entities] for passage in passages] == [["Ann"]] * 3
+
+
+def test_half_a_surrogate_pair_costs_the_row_only_where_it_is_read(tmp_path):
+    sound = {"text": "Ann left", "note": "\ud83d", "entities": [entity("Ann left", "Ann", "person")]}
+    lines = [json.dumps(sound)] * 10 + [json.dumps({"text": "Ann \ud83d", "entities": []})]
+    passages = list(read_gold(write(tmp_path / "gold.jsonl", lines)))
+    assert [passage.text for passage in passages] == ["Ann left"] * 10
+    assert sum(passage.left_out.get("bad_row", 0) for passage in passages) == 1
+
+
+def test_an_id_may_be_any_value(tmp_path):
+    ids = [7, 8.0, None, [1], float("nan"), "nine", 0, 1.5]
+    lines = [{"id": each, **LINES[0]} for each in ids]
+    passages = list(read_gold(write(tmp_path / "gold.jsonl", lines)))
+    of_rows = [f"{number:07}" for number in (3, 4, 5, 8)]
+    assert [passage.id for passage in passages] == ["7", "8", *of_rows[:3], "nine", "0", of_rows[3]]
+
+
+def test_an_entity_that_nobody_sees_is_blank(tmp_path):
+    text = "Ann\u200b\u200b left"
+    unseen = {"start": 3, "end": 5, "text": "\u200b\u200b", "type": "person"}
+    lines = [{"text": text, "entities": [entity(text, "Ann", "person"), unseen]}] + [LINES[0]] * 99
+    first = next(iter(read_gold(write(tmp_path / "gold.jsonl", lines))))
+    assert [each.text for each in first.entities] == ["Ann"]
+    assert first.left_out == {"bad_annotation": 1}

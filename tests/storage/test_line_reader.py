@@ -9,7 +9,7 @@ import zstandard
 
 from uniner.errors import UserError
 from uniner.storage import decompression
-from uniner.storage.line_reader import read_lines
+from uniner.storage.line_reader import read_lines, read_text_lines
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 LINES = [f'{{"text": "{number * 7919 % 10007}"}}'.encode() for number in range(20_000)]
@@ -174,3 +174,9 @@ def test_a_line_of_200_mb_is_passed_over_without_being_held(tmp_path):
     data, kilobytes = found.stdout.rsplit(" ", 1)
     assert data == "[b'first', None, b'last']"
     assert int(kilobytes) < 60_000
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_lines_end_in_any_of_three_ways_and_keep_their_numbers(tmp_path, end):
+    (tmp_path / "types.txt").write_bytes(end.join(["person", "", "city"]).encode("utf-8-sig"))
+    assert list(read_text_lines(str(tmp_path / "types.txt"))) == [(1, "person"), (2, ""), (3, "city")]

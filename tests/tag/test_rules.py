@@ -1,6 +1,7 @@
 """Rules after the model: what they add, change and drop, in which order, and what is counted of it."""
 
 import json
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -335,3 +336,32 @@ def test_a_word_with_marks_counts_as_one_where_matches_of_rules_overlap(one, two
         passages=[passage(text)],
     )
     assert [label for _, label, _ in shown(rows)] == ["long"]  # three words against one
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("of_rule", ["NFC", "NFD"])
+@pytest.mark.parametrize("match_case", [True, False])
+def test_accents_on_the_letter_and_apart_are_the_same_for_a_rule(form, of_rule, match_case):
+    text, word = (
+        unicodedata.normalize(form, "At Café Renée today."),
+        unicodedata.normalize(of_rule, "Café Renée"),
+    )
+    name = unicodedata.normalize(form, "Café Renée")
+    rows, _, _ = tagged(
+        [{"label": "place", "pattern": word, "match_case": match_case}], passages=[passage(text)]
+    )
+    assert shown(rows) == [(name, "place", BY_RULE)]
+    entity = found(name, "company", of=text)
+    retype = {"label": "bar", "pattern": word, "match_case": match_case, "retype": ["company"]}
+    rows, _, _ = tagged([retype], entity, passages=[passage(text)])
+    assert shown(rows) == [(name, "bar", RETYPED)]
+    deny = {"label": "company", "deny": [word], "match_case": match_case}
+    rows, _, _ = tagged([deny], entity, passages=[passage(text)])
+    assert shown(rows) == []
+
+
+def test_an_entity_over_a_line_end_is_retyped_as_it_is_dropped():
+    text = "Acme\nCorp paid."
+    retype = {"label": "firm", "pattern": "Acme Corp", "retype": ["company"]}
+    rows, _, _ = tagged([retype], found("Acme\nCorp", "company", of=text), passages=[passage(text)])
+    assert shown(rows) == [("Acme\nCorp", "firm", RETYPED)]

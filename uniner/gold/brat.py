@@ -22,7 +22,9 @@ from itertools import pairwise
 from uniner.errors import UserError
 from uniner.gold.lines import gold_bytes, gold_text_lines, not_utf8
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row, faults_in, same_words
+from uniner.storage.decompression import first_bytes
 from uniner.storage.filesystem import files_below, filesystem
+from uniner.storage.line_reader import BYTE_ORDER_MARK
 
 _OFFSET = r"\d{1,12}"
 _TEXT_BOUND = re.compile(rf"T\S*\t(\S+) ({_OFFSET} {_OFFSET}(?:;{_OFFSET} {_OFFSET})*)\t(.*)")
@@ -59,18 +61,23 @@ def _document(number: int, annotations: str, text_url: str | None, name: str) ->
         raise UserError(f"{annotations}: the .txt file of this name is missing; add it or remove this file")
     try:
         text = gold_bytes(text_url).decode()
+        marked = first_bytes(text_url).startswith(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise UserError(f"{text_url}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     if not text.strip():
         return LeftOut({"empty_document": 1})
-    return _best_reading(number, annotations, text, name)
+    return _best_reading(number, annotations, text, name, marked=marked)
 
 
-def _best_reading(number: int, annotations: str, text: str, name: str) -> GoldRow:
-    """Return a document's passage. Offsets may count a Windows line end as two characters or as one."""
+def _best_reading(number: int, annotations: str, text: str, name: str, *, marked: bool) -> GoldRow:
+    """Return a document's passage. Offsets may count a Windows line end as two characters or as one.
+
+    marked: the file begins with a byte-order mark, which brat counts as a character.
+    """
     lines = list(gold_text_lines(annotations))
     windows = "\r\n" in text
     readings = [text, text.replace("\r\n", "\n")] if windows else [text]
+    readings += [f"\ufeff{reading}" for reading in readings] if marked else []
     rows = [_annotated(number, annotations, lines, reading, name) for reading in readings]
     best = min(rows, key=lambda row: (faults_in(row.passage.left_out), row.passage.left_out.get(_BROKEN, 0)))
     if windows and best.error:
@@ -136,9 +143,13 @@ def _annotations(
 def _continuation(
     lines: Sequence[tuple[int, str | None]], position: int, inside: str, mention: str
 ) -> list[str]:
-    """Return the lines from `position` on that continue a mention whose text has line ends."""
+    """Return the lines from `position` on that continue a mention.
+
+    Its text has line ends, or an editor broke the line of the .ann file: the line is the mention's beginning.
+    """
     more: list[str] = []
-    if not re.search(r"[\r\n]", inside):
+    begun, words = mention.split(), inside.split()
+    if not re.search(r"[\r\n]", inside) and begun != words[: len(begun)]:
         return more
     while not same_words(inside, mention) and position < len(lines):
         line = lines[position][1]

@@ -16,6 +16,7 @@ and counted as `bad_row`.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -39,7 +40,7 @@ class _PublishedTurn(msgspec.Struct):
 
 class _PublishedConversation(msgspec.Struct):
     conversations: list[_PublishedTurn]
-    id: str | int | None = None
+    id: Any = None
 
 
 @dataclass(frozen=True)

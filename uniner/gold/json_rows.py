@@ -1,6 +1,7 @@
 """Rows of JSON files: objects or lists, one per line, in one list, or one document that is a single row."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ _Item = TypeVar("_Item")
 _Converted = TypeVar("_Converted")
 JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises: malformed or wrongly typed JSON, not UTF-8, nested too deep."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _ANY: "msgspec.json.Decoder[object]" = msgspec.json.Decoder(object)
 
 
@@ -29,24 +31,27 @@ class JsonRow(NamedTuple):
 
 
 def json_value(data: bytes) -> object:
-    """Return the value of JSON, or the string that it is if it is broken."""
+    """Return the value of JSON, half a surrogate pair as U+FFFD, or the string that it is if it is broken."""
     try:
         return _decode(_ANY, data)
     except JSON_ERRORS:
-        return data.decode(errors="replace")
+        try:
+            return _decode(_ANY, _SURROGATE.sub(rb"\\ufffd", data))
+        except JSON_ERRORS:
+            return data.decode(errors="replace")
 
 
 def _decode(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes) -> _Decoded:
-    """Decode JSON, also with NaN, which msgspec refuses as it does half a surrogate pair."""
+    """Decode JSON, also where what is not read has NaN or half a surrogate pair, which msgspec refuses."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError:
         raise
     except JSON_ERRORS as error:
         try:
-            value = json.loads(data)
-            json.dumps(value, ensure_ascii=False).encode()  # fails at half a pair: no file could store it
-            return msgspec.convert(value, decoder.type)
+            value = msgspec.convert(json.loads(data), decoder.type)
+            msgspec.json.encode(value)  # fails at half a pair: no file could store it
+            return value
         except (ValueError, RecursionError):
             raise error from None
 
@@ -122,7 +127,12 @@ def converted(
 
 
 def id_of(value: object) -> str:
-    """Return a row's id; empty if it has none, or one that is neither a word nor a short number."""
+    """Return a row's id; empty if it has none, or one that is neither a word nor a short number.
+
+    Where rows lack ids, pandas writes those of the others as 7.0.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
         return str(value)
     return value if isinstance(value, str) else ""

@@ -17,7 +17,7 @@ EXAMPLE = '{"text", "entities": [{"start", "end", "text", "type"}]}'
 class _AnnotatedText:
     text: str
     entities: tuple[GoldEntity, ...]
-    id: str | int | None = None
+    id: Any = None
     reviewers: Any = None
 
 

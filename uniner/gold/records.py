@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from uniner.errors import UserError
+from uniner.labels import is_visible
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)*")
 
@@ -161,7 +162,7 @@ def checked_entity(
     if not type_name.strip():
         raise UserError(f"{where}: {inside[:60]!r} has a blank type; name a type or remove the entity")
     trimmed = inside.strip()
-    if not trimmed:
+    if not is_visible(trimmed):
         raise UserError(f"{where}: the text from {start} to {end} is blank; remove the entity")
     start += inside.index(trimmed)
     return GoldEntity(start, start + len(trimmed), trimmed, type_name)

@@ -67,6 +67,11 @@ def with_prefix(tag: str) -> str:
     return tag if tag == OUTSIDE else f"I-{tag}"
 
 
+def first_tag(tag: str) -> str:
+    """Return the tag of an entity's first token in place of one that continues an entity."""
+    return f"{'B' if tag[0] == 'I' else 'S'}{tag[1:]}" if tag[0] in "IEL" else tag
+
+
 def type_of(tag: str) -> str:
     """Return a tag's type; empty for O, and for I-O, B-O and O-PER, which mean the same."""
     return "" if tag[2:].upper() == OUTSIDE or tag.startswith(OUTSIDE) else tag[2:]

@@ -62,18 +62,23 @@ def read_lines(
 def read_text_lines(url: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a UTF-8 file with their numbers (from 1), without line end and byte-order mark.
 
+    A line ends in LF, CRLF or, as old programs of the Mac write it, in CR alone.
+
     Raises:
         UserError: naming a line that is not UTF-8; and as `read_lines`.
     """
+    before = 0
     for number, data, *_ in read_lines(url):
         assert data is not None, "lines of any length are read"
         try:
             text = data.decode("utf-8" if number else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{url}, line {number + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
+                f"{url}, line {before + 1} is not UTF-8 ({error.reason}); save the file as UTF-8"
             ) from None
-        yield number + 1, text.removesuffix("\r")
+        for line in text.removesuffix("\r").split("\r"):
+            before += 1
+            yield before, line
 
 
 def read_whole(url: str, expansion: int | None = None) -> bytes:

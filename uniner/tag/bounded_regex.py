@@ -162,7 +162,7 @@ def _syntax_fault(expression: str) -> str:
             return f"repeats a part more than {_MOST_REPEATS:,} times; write + or less, such as {{2,9}}"
         regex.compile(expression)
     except (re.error, regex.error, OverflowError, RecursionError, ValueError, FutureWarning) as error:
-        return rf"is not a regular expression of Python ({' '.join(str(error).split())}); such as \d{{4}}"
+        return rf"is not a regular expression of Python ({' '.join(str(error).split())})"
     return ""
 
 

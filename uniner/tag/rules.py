@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -77,10 +78,9 @@ class RuleRunner:
     def __init__(self, rules: RuleSet):
         self._lock = threading.Lock()
         adding = [rule for rule in rules.rules if rule.action == "add"]
-        self._phrases = [rule for rule in adding if rule.phrase and rule.match_case]
-        self._without_case = [
-            (rule, without_case(rule.phrase)) for rule in adding if rule.phrase and not rule.match_case
-        ]
+        phrases = [(rule, form) for rule in adding if rule.phrase for form in _spellings(rule.phrase)]
+        self._phrases = [(rule, form) for rule, form in phrases if rule.match_case]
+        self._without_case = [(rule, without_case(form)) for rule, form in phrases if not rule.match_case]
         self._regexes = {rule.line: BoundedRegex(rule.regex) for rule in rules.rules if rule.regex}
         self._found_by_regex = [rule for rule in adding if rule.regex]
         self._retyping = [rule for rule in rules.rules if rule.action == "retype"]
@@ -153,8 +153,8 @@ class RuleRunner:
 
     def _plain_matches(self, text: str, work: RuleWork, late: list[Rule]) -> Iterator[tuple[Rule, int, int]]:
         """Yield the matches of plain texts and regular expressions that add entities."""
-        for rule in self._phrases:
-            for start, end in whole_word_spans(text, rule.phrase):
+        for rule, phrase in self._phrases:
+            for start, end in whole_word_spans(text, phrase):
                 yield rule, start, end
         if self._without_case:
             folded = TextWithoutCase(text)
@@ -198,8 +198,9 @@ class RuleRunner:
             if rule.tokens:
                 fits = (rule.line, start, end) in places
             elif rule.phrase:
-                key = str if rule.match_case else without_case
-                fits = key(entity.text) == key(rule.phrase)
+                fits = _comparable(entity.text, match_case=rule.match_case) == _comparable(
+                    rule.phrase, match_case=rule.match_case
+                )
             else:
                 expression = self._expression(rule, work, late)
                 fits = bool(expression and expression.fullmatch(entity.text))
@@ -242,8 +243,19 @@ class _Drop:
         return not CHECKS[self.rule.check](text)
 
     def _key(self, text: str) -> str:
-        joined = " ".join(text.split())
-        return joined if self.rule.match_case else without_case(joined)
+        return _comparable(text, match_case=self.rule.match_case)
+
+
+def _spellings(phrase: str) -> list[str]:
+    """Return a phrase as it is, with its accents on the letters, and with accents written apart."""
+    forms = (unicodedata.normalize(form, phrase) for form in ("NFC", "NFD"))
+    return list(dict.fromkeys((phrase, *forms)))
+
+
+def _comparable(text: str, *, match_case: bool) -> str:
+    """Return a text to compare: blanks are one, letters with marks are composed."""
+    joined = unicodedata.normalize("NFC", " ".join(text.split()))
+    return joined if match_case else without_case(joined)
 
 
 def _consists_of(words: tuple[str, ...], parts: Set[tuple[str, ...]]) -> bool:
