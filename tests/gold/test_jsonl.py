@@ -101,18 +101,20 @@ def test_a_missing_broken_or_empty_file_is_named(tmp_path):
         list(read_gold(write(tmp_path / "none.jsonl", [LINES[1]])))
 
 
-def test_nan_in_a_field_that_is_not_read_costs_no_row(tmp_path):
-    entity = '{"start": 0, "end": 3, "text": "Ann", "type": "person"}'
-    row = f'{{"text": "Ann left", "score": NaN, "entities": [{entity}]}}\n'
-    (tmp_path / "gold.jsonl").write_text(row * 3)
-    passages = list(read_gold(str(tmp_path / "gold.jsonl")))
+@pytest.mark.parametrize("name", ["gold.jsonl", "list.json"])
+def test_nan_in_a_field_that_is_not_read_costs_no_row(tmp_path, name):
+    row = {"text": "Ann left", "score": float("nan"), "entities": [entity("Ann left", "Ann", "person")]}
+    lines = [json.dumps([row] * 3)] if name == "list.json" else [row] * 3
+    passages = list(read_gold(write(tmp_path / name, lines)))
     assert [[each.text for each in passage.entities] for passage in passages] == [["Ann"]] * 3
 
 
-def test_half_a_surrogate_pair_costs_the_row_only_where_it_is_read(tmp_path):
+@pytest.mark.parametrize("name", ["gold.jsonl", "list.json"])
+def test_half_a_surrogate_pair_costs_the_row_only_where_it_is_read(tmp_path, name):
     sound = {"text": "Ann left", "note": "\ud83d", "entities": [entity("Ann left", "Ann", "person")]}
-    lines = [json.dumps(sound)] * 10 + [json.dumps({"text": "Ann \ud83d", "entities": []})]
-    passages = list(read_gold(write(tmp_path / "gold.jsonl", lines)))
+    rows = [sound] * 10 + [{"text": "Ann \ud83d", "entities": []}]
+    lines = [json.dumps(rows)] if name == "list.json" else rows
+    passages = list(read_gold(write(tmp_path / name, lines)))
     assert [passage.text for passage in passages] == ["Ann left"] * 10
     assert sum(passage.left_out.get("bad_row", 0) for passage in passages) == 1
 
