@@ -24,11 +24,19 @@ from uniner.storage.sealed_parquet import open_sealed
 from uniner.storage.stage_folder import StageFolder
 
 EXAMPLES = 5
-TYPES, SURFACES, RULES = 25, 8, 25
+TYPES, SURFACES, RULES, THRESHOLDS = 25, 8, 25, 50
 PASSAGES = 2_000
 _EXAMPLE_CHARACTERS = 600
 # tag's table of surfaces and the tables' manifest, see docs/output.md
 _SURFACE_TABLE, _TABLES = "aggregate.parquet", "tables.json"
+
+_THRESHOLD_FIGURES = {
+    "threshold": "lowest score",
+    "plain_f1": "F1 without",
+    "f1": "F1 with",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 Curve = tuple[tuple[int, float], ...]
 """Points (step, value)."""
@@ -112,7 +120,7 @@ def collect(
         scores=dataset_scores(evaluated) if evaluated else (),
         published=published_boards(run / "evaluate") if evaluated else (),
         mistakes=system_mistakes(evaluated) if evaluated else (),
-        tables=_rules(tagged) if tagged else (),
+        tables=(*(_thresholds(evaluated) if evaluated else ()), *(_rules(tagged) if tagged else ())),
         types=_types(run / "tag") if tagged else (),
         sample=sample,
         examples=_examples(sample.passages) if sample.stage == "tag" else (),
@@ -172,6 +180,27 @@ def _types(tag: Folder) -> tuple[TypeSurfaces, ...]:
     return tuple(
         TypeSurfaces(type=name, mentions=mentions, surfaces=tuple(surfaces[name][:SURFACES]))
         for name, mentions in list(mentions_by_type.items())[:TYPES]
+    )
+
+
+def _thresholds(evaluate: Manifest) -> tuple[ResultTable, ...]:
+    """Return the table of the lowest scores that evaluate proposes, by system, data set and type."""
+    rows = [
+        (system, dataset, name, *(round(found[figure], 3) for figure in _THRESHOLD_FIGURES))
+        for system, datasets in evaluate.results["scores"].items()
+        for dataset, scored in datasets.items()
+        for name, found in scored.get("thresholds", {}).items()
+    ]
+    if not rows:
+        return ()
+    return (
+        ResultTable(
+            title="Proposed thresholds",
+            columns=("system", "gold data", "type", *_THRESHOLD_FIGURES.values()),
+            rows=tuple(rows[:THRESHOLDS]),
+            note="F1, precision and recall are of passages that a threshold was not chosen on. Tag takes "
+            f'them as tag.min_score_of_type = {{"{rows[0][2]}" = {rows[0][3]}}}; evaluate prints all so.',
+        ),
     )
 
 
