@@ -137,28 +137,18 @@ def unknown_types(
     relatives: by type other types that mean the same or nearly so, the nearest first. They go before types
     that only look alike.
     """
-    folded = {_folded(name) for name in known}
-    unknown = sorted({name for name in asked if _folded(name) not in folded and not is_else_type(name)})
-    near = {
-        name: next(
-            (other for other in (relatives or {}).get(normalize_type(name), ()) if other in known), None
-        )
-        for name in unknown
-    }
-    return {name: near[name] or nearest_type(name, known) for name in unknown}
+    return {name: _nearest(name, known, relatives or {}) for name in _unknown(asked, known)}
 
 
 def unknown_types_line(
     asked: Collection[str], known: Collection[str], relatives: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """Return a line on the types that are asked for but not known; empty if there are none."""
-    unknown = unknown_types(asked, known, relatives)
+    unknown = _unknown(asked, known)
     if not unknown or not known:
         return ""
-    shown = [
-        f"{name!r}" + (f" (nearest: {nearest!r})" if nearest else "")
-        for name, nearest in list(unknown.items())[:_TYPES_SHOWN]
-    ]
+    near = {name: _nearest(name, known, relatives or {}) for name in unknown[:_TYPES_SHOWN]}
+    shown = [f"{name!r}" + (f" (nearest: {nearest!r})" if nearest else "") for name, nearest in near.items()]
     more = f" and {len(unknown) - _TYPES_SHOWN} more" if len(unknown) > _TYPES_SHOWN else ""
     return (
         f"{len(unknown)} of {len(asked)} types are not among the {len(known):,} most frequent ones that the "
@@ -166,5 +156,29 @@ def unknown_types_line(
     )
 
 
-def _folded(type_name: str) -> str:
-    return re.sub(r"[^\w]+", " ", normalize_type(type_name)).strip()
+def _unknown(asked: Iterable[str], known: Iterable[str]) -> list[str]:
+    spellings = {spelling_key(name) for name in known}
+    return sorted({name for name in asked if spelling_key(name) not in spellings and not is_else_type(name)})
+
+
+def _nearest(name: str, known: Collection[str], relatives: Mapping[str, Sequence[str]]) -> str | None:
+    related = (other for other in relatives.get(normalize_type(name), ()) if other in known)
+    return next(related, None) or nearest_type(name, known)
+
+
+def known_spellings(asked: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """Return for asked types the known one that is the same type in another spelling.
+
+    A student that learnt "person" finds nothing for "PERSON".
+    """
+    exact, spellings = set(known), dict[str, str]()
+    for name in known:
+        spellings.setdefault(spelling_key(name), name)
+    others = (name for name in asked if name not in exact)
+    return {name: spellings[key] for name in others if (key := spelling_key(name)) in spellings}
+
+
+def spelling_key(type_name: str) -> str:
+    """Return what types have in common that differ in case, blanks, hyphens or the form of accents alone."""
+    composed = unicodedata.normalize("NFC", normalize_type(type_name))
+    return re.sub(r"[\s_-]+", " ", composed).strip()

@@ -72,10 +72,32 @@ def test_how_an_unlearnt_type_is_asked_is_said(tag):
     assert unlearnt_line(tag(types=["city"]), types_of(tag(types=["city"])), FACTS, RELATIVES) == ""
 
 
-@pytest.mark.parametrize("types", [["person", "Person"], ["film", "FILM: a moving picture"]])
-def test_types_that_differ_in_case_alone_are_an_error(tag, types):
-    with pytest.raises(UserError, match="differ in case alone, and both would be asked; keep one"):
+@pytest.mark.parametrize(
+    "types",
+    [["person", "Person"], ["film", "FILM: a moving picture"], ["song title", "song-title"],
+     ["song title", "song\xa0title"], ["caf\u00e9", "cafe\u0301"]],
+)  # fmt: skip
+def test_types_that_differ_in_their_spelling_alone_are_an_error(tag, types):
+    with pytest.raises(UserError, match="differ in their spelling alone, and both would be asked; keep one"):
         types_of(tag(types=types))
+    with pytest.raises(UserError, match=r"tag\.types_of_source\.law: .* differ in their spelling alone"):
+        types_of(tag(types_of_source={"law": types}))
+
+
+@pytest.mark.parametrize("how", ["itself", "nearest", "both"])
+@pytest.mark.parametrize("written", ["SONG TITLE", "song-title", "Song_Title", "song\xa0title"])
+def test_a_type_in_another_spelling_is_asked_as_the_student_learnt_it(tag, how, written):
+    facts = StudentFacts(template="type", max_tokens=256, base="b", types=("song title", "city", "C"))
+    settings = tag(types=[written, "city", "C++"], unknown_types=how)
+    types = types_of(settings, facts, {})
+    assert types.everywhere == (written, "city", "C++")
+    assert types.words_of("")[:2] == ("song title", "city")
+    assert ("C++" in types.words_of("")) == (how != "nearest")
+    assert "1 of 3 types" in unlearnt_line(settings, types, facts, {}), "only C++ is not learnt"
+    described = types_of(tag(types=[f"{written}: of a song"], unknown_types=how), facts, {})
+    assert described.words_of("") == ("song title (of a song)",)
+    # The most frequent learnt types are not asked again under their own name.
+    assert types_of(tag(types=[written], top_types=2), facts, {}).everywhere == (written, "city")
 
 
 def test_the_page_asks_typed_types_as_a_run_does(stage_context, config, monkeypatch):

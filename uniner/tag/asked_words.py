@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from uniner.errors import UserError
 from uniner.inference.questions import TypeAnswer
-from uniner.labels import unknown_types
+from uniner.labels import known_spellings, unknown_types
 from uniner.storage.folder import Folder
 from uniner.type_descriptions import read_descriptions, split_description, with_description
 
@@ -32,9 +32,18 @@ def split_types(entries: Iterable[str], setting: str) -> dict[str, str]:
     return found
 
 
-def described_words(descriptions: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the words for the types that have a description, as training asks for them."""
-    return {name: (with_description(name, text),) for name, text in descriptions.items() if text}
+def plain_words(
+    types: Iterable[str], descriptions: Mapping[str, str], learnt: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the words for the types that are not asked by their name as it is written.
+
+    A type is asked in the spelling that the student learnt, with its description, if it has one, as training
+    asks for it.
+    """
+    spelled = known_spellings(types, learnt)
+    described = {name: text for name, text in descriptions.items() if text}
+    with_text = {name: with_description(spelled.get(name, name), text) for name, text in described.items()}
+    return {name: (word,) for name, word in {**spelled, **with_text}.items()}
 
 
 def words_of_unknown(

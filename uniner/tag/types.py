@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from uniner.errors import UserError
 from uniner.inference.questions import TypeAnswer
-from uniner.labels import is_visible, nearest_type, stripped
+from uniner.labels import is_visible, nearest_type, spelling_key, stripped
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
-from uniner.tag.asked_words import answers_by_type, described_words, split_types
+from uniner.tag.asked_words import answers_by_type, plain_words, split_types
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 _SOURCES_SHOWN = 20
@@ -64,8 +64,8 @@ def select_types(
     asked beside the name; otherwise the whole entry is the type.
 
     Raises:
-        UserError: the student has learnt fewer than `top` types, no type is selected, or two differ in case
-            alone.
+        UserError: the student has learnt fewer than `top` types, no type is selected, or two differ in their
+            spelling alone (`labels.spelling_key`).
     """
     if top is not None and top > len(learnt):
         raise UserError(
@@ -79,27 +79,32 @@ def select_types(
         of_source = {
             source: [*split_types(types, "tag.types_of_source")] for source, types in of_source.items()
         }
-    _require_other_letters([*named, *file])
-    selected = [*named, *file, *(learnt[:top] if top else [])] or learnt
+    _require_one_spelling("tag.types", [*named, *file])
+    for source, types in of_source.items():
+        _require_one_spelling(f"tag.types_of_source.{source}", types)
+    spellings = set(map(spelling_key, [*named, *file]))
+    more = [name for name in learnt[: top or 0] if spelling_key(name) not in spellings]
+    selected = [*named, *file, *more] or learnt
     if not selected:
         raise UserError(
             "tag: the student lists no types of its own; set tag.types, such as "
             """tag.types='["person", "city"]', or tag.types_file"""
         )
-    return TypeSelection(
+    asked = TypeSelection(
         tuple(dict.fromkeys(selected)),
         {source: tuple(dict.fromkeys(types)) for source, types in of_source.items()},
-        described_words(described),
     )
+    return replace(asked, words=plain_words(asked.all(), described, learnt))
 
 
-def _require_other_letters(names: Iterable[str]) -> None:
+def _require_one_spelling(setting: str, names: Iterable[str]) -> None:
     written: dict[str, str] = {}
     for name in names:
-        other = written.setdefault(name.casefold(), name)
+        other = written.setdefault(spelling_key(name), name)
         if other != name:
             raise UserError(
-                f"tag.types: {other!r} and {name!r} differ in case alone, and both would be asked; keep one"
+                f"{setting}: {other!r} and {name!r} differ in their spelling alone, and both would be asked; "
+                "keep one"
             )
 
 
