@@ -66,6 +66,11 @@ def is_visible(name: str) -> bool:
     return any(unicodedata.category(sign)[0] not in "ZCM" and sign not in _FILLERS for sign in name)
 
 
+def has_surrogate(text: str) -> bool:
+    """Tell whether a text has half of a surrogate pair, which no file could store."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def is_else_type(type_name: str) -> bool:
     """Tell whether a type is one of ELSE_TYPES."""

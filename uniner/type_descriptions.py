@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uniner.errors import UserError
-from uniner.labels import is_visible, normalize_type
+from uniner.labels import has_surrogate, is_visible, normalize_type
 
 EXAMPLE = '{"person": {"description": "a human being, called by a name", "synonyms": ["individual"]}}'
 _MOST_CHARACTERS = 300
@@ -49,7 +49,7 @@ def plain_description(text: str) -> str:
 
 
 def make_description(name: str, description: Any, synonyms: Any) -> TypeDescription | None:
-    """Return a type's description; None where either part has the wrong form.
+    """Return a type's description; None where either part has the wrong form or half a surrogate pair.
 
     Synonyms that repeat the type or one another, or have more than six words, are left out.
     """
@@ -57,6 +57,8 @@ def make_description(name: str, description: Any, synonyms: Any) -> TypeDescript
         return None
     if not all(isinstance(synonym, str) for synonym in synonyms):
         return None
+    if has_surrogate(description) or any(map(has_surrogate, synonyms)):
+        return None  # no file could store it
     plain = plain_description(description)
     if len(plain) > _MOST_CHARACTERS or (plain and not is_visible(plain)):
         return None

@@ -76,3 +76,9 @@ def test_the_card_lists_them_with_the_evidence_and_what_became_of_them():
         )
         text = render(facts, {"conversations": 2}, counts, counts)
         assert "| country | location | 6 | 75% |" in text and said in text
+
+
+def test_words_of_very_many_types_tell_nothing_and_cost_nothing():
+    things = ["thing", *(f"thing {number}" for number in range(5))]
+    slips = {f"type {number}": things for number in range(5000)}
+    assert len(found([*passages(), slips])) == 1

@@ -112,8 +112,16 @@ def test_a_word_takes_back_what_the_file_says(config_file):
         ),
         (
             "build.near_synonym_likeness=0",
-            "build.near_synonym_likeness = 0: must be greater than or equal to 0.5",
+            "build.near_synonym_likeness = 0: must be greater than or equal to 0.5, such as 0.75",
         ),
+        (
+            "tag.min_score_of_type.a=1.5",
+            "tag.min_score_of_type.a = 1.5: must be less than or equal to 1, such as 1",
+        ),
+        ("train.epochs=0", "train.epochs = 0: must be greater than or equal to 1, such as 3"),
+        ("train.learning_rate=0", "train.learning_rate = 0: must be greater than 0, such as 2e-05"),
+        ('tag.rules=""', "tag.rules = '': string should have at least 1 character; leave the setting out"),
+        ('tag.rules_language=""', "must be a language by its code of ISO 639"),
         ("nonsense", "'nonsense' is not of the form section.key=value"),
         ("run.name.deeper=1", "'run.name.deeper=1': name is a value, not a section"),
     ],

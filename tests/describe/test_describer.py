@@ -27,6 +27,9 @@ READ = TypeDescription(description="a work of cinema", synonyms=("film", "motion
     [
         (GOOD, "stop", None, "ok"),
         (f"```json\n{GOOD}\n```", "stop", None, "ok"),
+        (f"```JSON\n{GOOD}\n```", "stop", None, "ok"),
+        (GOOD.replace("cinema", "\\ud83d"), "stop", None, "unparseable"),
+        (GOOD.replace("Film", "\\ud83d"), "stop", None, "unparseable"),
         (f"<think>a film</think>\n{GOOD}", "stop", None, "ok"),
         (f"Here you are: {GOOD}", "stop", None, "unparseable"),
         (GOOD[:-1], "stop", None, "unparseable"),

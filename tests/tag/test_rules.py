@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity, TaggedPassage
 from uniner.storage.manifest import StageTotals, Summary, few_examples
+from uniner.tag.bounded_regex import BoundedRegex
 from uniner.tag.rule_file import RuleSet, parse_rule
 from uniner.tag.rule_words import TextWithoutCase, word_starts, words_of
 from uniner.tag.rules import describe_rules, rule_lines, rules_line, without_rule_figures
@@ -365,3 +366,33 @@ def test_an_entity_over_a_line_end_is_retyped_as_it_is_dropped():
     retype = {"label": "firm", "pattern": "Acme Corp", "retype": ["company"]}
     rows, _, _ = tagged([retype], found("Acme\nCorp", "company", of=text), passages=[passage(text)])
     assert shown(rows) == [("Acme\nCorp", "firm", RETYPED)]
+
+
+IBAN = {"label": "iban", "regex": "[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{2,4}){3,8}", "check": "iban"}
+CARD = {"label": "card", "regex": "(?:[0-9][ -]?){12,19}", "check": "card"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "right"),
+    [
+        (IBAN, "IBAN DE89 3704 0044 0532 0130 00 BIC COBADEFFXXX", ["DE89 3704 0044 0532 0130 00"]),
+        (IBAN, "Konto DE89 3704 0044 0532 0130 00 EUR 500", ["DE89 3704 0044 0532 0130 00"]),
+        (IBAN, "GB82 WEST 1234 5698 7654 32 USD", ["GB82 WEST 1234 5698 7654 32"]),
+        (IBAN, "DE89 3704 0044 0532 0130 00 GB82 WEST 1234 5698 7654 32.",
+         ["DE89 3704 0044 0532 0130 00", "GB82 WEST 1234 5698 7654 32"]),
+        (IBAN, "KD12 3456 IBAN DE89 3704 0044 0532 0130 00", ["DE89 3704 0044 0532 0130 00"]),
+        (IBAN, "DE88 3704 0044 0532 0130 00 EUR 500", []),
+        (CARD, "4111 1111 1111 1111 12/27", ["4111 1111 1111 1111"]),
+        (CARD, "4111111111111111, 4111111111111112", ["4111111111111111"]),
+        (CARD, "7 4111 1111 1111 1111", []),  # a chance number would be found too often
+    ],
+)  # fmt: skip
+def test_what_stands_behind_a_number_does_not_hide_it_from_its_check(rule, text, right):
+    rows, _, _ = tagged([rule], passages=[passage(text)])
+    assert [name for name, _, _ in shown(rows)] == right
+
+
+def test_a_check_of_many_numbers_is_limited_in_time():
+    expression = BoundedRegex(r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{2,4})*")
+    assert expression.spans("AB12 " * 20_000, lambda _: False, sure=True) == []
+    assert expression.timed_out

@@ -107,6 +107,14 @@ def test_memory_is_sharded_and_checkpointing_saves_most_activations(llama):
     assert estimate.memory(packed, LOAD, 1, 2, True).states == pytest.approx(expected)
 
 
+def test_a_quantized_model_in_one_piece_is_gathered_with_its_packed_bytes(llama):
+    small = dataclasses.replace(llama, parameters=900_000_000, trained=9_000_000, body=800_000_000)
+    packed = dataclasses.replace(small, quantized=700_000_000)
+    whole, by_bytes = (estimate.memory(shape, LOAD, 1, 2, True).gathered for shape in (small, packed))
+    unpacked = 2 * llama.hidden * llama.intermediate
+    assert by_bytes == pytest.approx(whole - 700_000_000 * (2 - 1 / 2) + unpacked)
+
+
 def test_activations_are_those_that_autograd_keeps(llama):
     """A norm keeps its input in float32, so a layer keeps 12 hidden + 4 intermediate numbers in bfloat16."""
     numbers = 12 * 4096 + 4 * 11008

@@ -9,14 +9,14 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.distributed.checkpoint import FileSystemReader
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from uniner.errors import UserError
 from uniner.storage.stage_folder import StageFolder
 from uniner.train import export, loop, model, packing
 from uniner.train.checkpoint import Checkpoints, TrainState, fetched, load
 from uniner.train.loop import LoopSettings
-from uniner.train.lora import LoraSettings, merge_adapters
+from uniner.train.lora import LoraSettings, add_adapters, merge_adapters
 from uniner.train.worker import train
 
 CPU = torch.device("cpu")
@@ -183,3 +183,17 @@ def test_four_bits_are_counted(base, four_bits):
     )
     assert packed.quantized == packed.body - (plain.trained + (2 * 2 + 1) * 32)  # without adapters and norms
     assert dataclasses.replace(packed, quantized=0) == plain
+
+
+def test_layers_that_are_not_linear_are_refused_in_four_bits(four_bits):
+    net = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=64, n_positions=64))
+    with pytest.raises(UserError, match=r"lora_bits = 4: the layer \S+ is a Conv1D, and only Linear can be"):
+        add_adapters(net, four_bits)
+
+
+def test_packed_weights_count_as_two_for_one_piece(base, four_bits, monkeypatch):
+    counted = []
+    monkeypatch.setattr(model, "in_one_piece", lambda weights, world: counted.append(weights) or True)
+    make(base, dataclasses.replace(four_bits, bits=None))
+    make(base, four_bits)
+    assert counted[0] == counted[1]

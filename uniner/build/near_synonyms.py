@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from uniner.inference.type_names import NameEncoder, close_pairs
 
+_MOST_TYPES = 200
+"""Words of more types tell nothing about two of them, and the pairs of 5,000 types would fill the memory."""
 _MOST_NAMES = 20_000
 """Types whose names are compared, those with the most words first: the time grows with the square."""
 LEAST_SHARED, LEAST_SHARE, LEAST_SURPRISE = 4, 0.15, 4.0
@@ -89,7 +91,7 @@ def find_near_synonyms(words: MergedWords) -> list[NearSynonyms]:
     starts = np.append(0, ends[:-1])
     pairs: Counter[tuple[int, int]] = Counter()
     for start, end in zip(starts, ends, strict=True):
-        if end - start > 1:
+        if 1 < end - start <= _MOST_TYPES:
             pairs.update(combinations(types[start:end].tolist(), 2))
     total = max(1, len(ends))
     found = (_pair(names[one], names[other], words, shared, total) for (one, other), shared in pairs.items())

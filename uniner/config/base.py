@@ -35,6 +35,8 @@ def _type_name(name: str) -> str:
 
 
 TypeName = Annotated[str, AfterValidator(_type_name)]
+Language = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+"""A code of ISO 639."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Part of a file's or folder's name."""
 

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from uniner.config.base import Section
 from uniner.config.room import require_room_for_answers
@@ -67,6 +68,8 @@ _EXPECTED = {
     "model": "must be a section, such as {name}.KEY=VALUE",
 }
 """The first word of pydantic's error type to what the value must be."""
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+"""pydantic's error types of numbers out of bounds to where their context has the bound."""
 _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "must be letters, digits, '.', '_' and '-', such as my-run",
     "^[a-z]{2,3}$": 'must be a language by its code of ISO 639, such as "en"',
@@ -190,9 +193,24 @@ def _describe(problem: Any) -> tuple[str, str]:
             "number",
         )
         expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
+        expected += _right_value(problem, section.model_fields.get(keys[-1]))
     if problem["loc"][-1] == "[key]":
         return f"{'.'.join(keys[:-1])}: the name {problem['input']!r} ", expected
     return f"{name} = {problem['input']!r}: ", expected
+
+
+def _right_value(problem: Any, field: FieldInfo | None) -> str:
+    """Return an example of a value within its bounds, for a value that is not; "" of another problem."""
+    if problem["type"] == "string_too_short":
+        return "; leave the setting out where there is none" if field and field.default is None else ""
+    bound = problem.get("ctx", {}).get(_BOUNDS.get(problem["type"], ""))
+    if bound is None:
+        return ""
+    default = field.default if field else None
+    if isinstance(default, int | float):
+        return f", such as {default}"
+    inside = {"greater_than": bound + 1, "less_than": bound / 2}
+    return f", such as {inside.get(problem['type'], bound):g}"
 
 
 def _missing(name: str, keys: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from uniner.config.base import (
     NUMBER,
     Count,
     Epochs,
+    Language,
     Name,
     NotNegative,
     Positive,
@@ -142,7 +143,7 @@ class Ingest(Section):
     """Field with the name of the sub-corpus; may be absent."""
     min_tokens: Count = 1
     """Shorter passages are dropped and counted, as by the next four settings."""
-    languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
+    languages: list[Language] = []
     """Keep passages of these languages (ISO 639 codes, such as ["en"]; guessed by py3langid, at times wrongly
     for short passages, code or lists of names). Empty: all."""
     decontaminate: dict[str, str] = {}
@@ -589,7 +590,7 @@ class Tag(Section):
     """File of rules that add, change or drop entities after the model, one JSON object per line: patterns in
     the layout of spaCy's EntityRuler, such as {"label": "company", "pattern": "Acme Corp"}, and others (see
     docs/rules.md). Other rules need another run; another file name does not."""
-    rules_language: Name = "en"
+    rules_language: Language = "en"
     """Whose spaCy tokenizer divides passages into words for the token patterns of tag.rules, such as de; xx:
     that of no language."""
     calibration: Name | None = None

@@ -1,6 +1,7 @@
 """The describe stage's worker: has the teacher describe a chunk of types."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def parse_description(type_name: str, text: str) -> TypeDescription | None:
     """
     fenced = text.split("```")
     if len(fenced) == 3 and not fenced[0].strip() and not fenced[2].strip():
-        text = fenced[1].removeprefix("json")
+        text = re.sub("^json", "", fenced[1], flags=re.IGNORECASE)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

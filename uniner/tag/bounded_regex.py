@@ -8,7 +8,7 @@ import functools
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ _PARTS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_WORD_STARTS, _WORD_ENDS = re.compile(r"(?<!\w)\w"), re.compile(r"\w(?!\w)")
 _IN_BRACES = re.compile(r"\{[0-9A-Za-z<=+,\s]*")
 _PROBES = tuple(
     text * (300 // len(text)) + end
@@ -61,20 +62,55 @@ class BoundedRegex:
         """Forget that the limit was reached, before another text."""
         self.timed_out = False
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the matches that are not empty, without blanks around them; none where it is too slow."""
+    def spans(
+        self, text: str, check: Callable[[str], bool] | None = None, *, sure: bool = False
+    ) -> list[tuple[int, int]]:
+        """Return the matches that are not empty, without blanks around them; none where it is too slow.
+
+        check: what a match must be besides. Of one that is not, such as a number with the currency behind it,
+        the longest beginning counts that ends with a word, matches and is. sure: chance hardly passes the
+        check, so where no beginning does, the search goes on with the match's second word.
+        """
         started = time.thread_time()
         try:
-            found = [match.span() for match in self._compiled.finditer(text, timeout=LIMIT_S)]
+            if check:
+                found = self._checked(text, check, sure, started)
+            else:
+                matches = (match.span() for match in self._compiled.finditer(text, timeout=LIMIT_S))
+                found = [_without_blanks(text, start, end) for start, end in matches]
         except TimeoutError:
             found = []
             self.timed_out = True
         # Some repeats are not interrupted.
         self.timed_out = self.timed_out or time.thread_time() - started > LIMIT_S
-        if self.timed_out:
-            return []
-        stripped = (_without_blanks(text, start, end) for start, end in found)
-        return [(start, end) for start, end in stripped if start < end]
+        return [] if self.timed_out else [(start, end) for start, end in found if start < end]
+
+    def _checked(
+        self, text: str, check: Callable[[str], bool], sure: bool, started: float
+    ) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        place = 0
+        while match := self._compiled.search(text, place, timeout=LIMIT_S):
+            start, end = _without_blanks(text, *match.span())
+            place = max(match.end(), match.start() + 1)
+            if right := self._longest_right(text, start, end, check):
+                found.append((start, right))
+                place = right  # what a longer match had swallowed may have another
+            elif sure and (word := _WORD_STARTS.search(text, start + 1, end)):
+                place = word.start()
+            if time.thread_time() - started > LIMIT_S:
+                raise TimeoutError
+        return found
+
+    def _longest_right(self, text: str, start: int, end: int, check: Callable[[str], bool]) -> int | None:
+        """Return where the longest right match from `start` on ends; None: no beginning is right."""
+        if check(text[start:end]):
+            return end
+        for word in reversed(list(_WORD_ENDS.finditer(text, start, end))):
+            matches = word.end() < end and self._compiled.fullmatch(text, start, word.end(), timeout=LIMIT_S)
+            if matches and check(text[start : word.end()]):
+                return word.end()
+        return None
 
     def search(self, text: str) -> Any:
         """Return the first match; None without one, or where the limit is reached."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from uniner.errors import UserError
-from uniner.labels import is_visible, nearest_type, stripped
+from uniner.labels import has_surrogate, is_visible, nearest_type, stripped
 from uniner.storage.filesystem import explained
 from uniner.storage.line_reader import read_text_lines
 from uniner.tag.bounded_regex import fault_of, probe_time_of_file
@@ -250,7 +250,7 @@ def _text_fault(content: Any) -> str:
         return "has blanks around it, or characters without width"
     if len(content) > _LONGEST_TEXT:
         return f"has more than {_LONGEST_TEXT:,} characters"
-    return "has half of a surrogate pair" if _has_surrogate(content) else ""
+    return "has half of a surrogate pair" if has_surrogate(content) else ""
 
 
 def _name_fault(content: Any) -> str:
@@ -273,15 +273,11 @@ def _texts_fault(content: Any) -> str:
 def _regex_fault(content: Any) -> str:
     if not isinstance(content, str) or not content:
         return "is not a regular expression"
-    return "has half of a surrogate pair" if _has_surrogate(content) else fault_of(content)
+    return "has half of a surrogate pair" if has_surrogate(content) else fault_of(content)
 
 
 def _pattern_fault(content: Any) -> str:
     return _text_fault(content) if isinstance(content, str) else token_pattern_fault(content)
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 _FAULTS: Mapping[str, Callable[[Any], str]] = {

@@ -14,7 +14,7 @@ from uniner.overlaps import settle
 from uniner.passages import owns
 from uniner.records import BY_RULE, RETYPED, Passage, TaggedEntity
 from uniner.tag.bounded_regex import BoundedRegex
-from uniner.tag.checksums import CHECKS
+from uniner.tag.checksums import CHECKS, SURE
 from uniner.tag.rule_file import EVERY_TYPE, Rule, RuleSet
 from uniner.tag.rule_words import TextWithoutCase, without_case, word_starts, words_of
 from uniner.tag.token_patterns import TokenMatcher
@@ -163,12 +163,12 @@ class RuleRunner:
                     yield rule, start, end
         for rule in self._found_by_regex:
             expression = self._expression(rule, work, late)
-            spans = expression.spans(text) if expression else []
+            check = CHECKS[rule.check] if rule.check else None
+            spans = expression.spans(text, check, sure=rule.check in SURE) if expression else []
             if expression and expression.timed_out:
                 late.append(rule)
             for start, end in spans:
-                if not rule.check or CHECKS[rule.check](text[start:end]):
-                    yield rule, start, end
+                yield rule, start, end
 
     def _expression(self, rule: Rule, work: RuleWork, late: list[Rule]) -> BoundedRegex | None:
         """Return a rule's expression; None where it is late here or given up for the chunk."""

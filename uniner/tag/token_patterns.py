@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping, 
 from typing import Any, NamedTuple
 
 from uniner.errors import UserError
+from uniner.labels import has_surrogate
 from uniner.tag.bounded_regex import BoundedRegex, fault_of
 
 INSTALL = "`pip install spacy`"
@@ -194,7 +195,7 @@ def _strings_fault(value: Any) -> str:
 
 
 def _surrogate_fault(text: str) -> str:
-    return "has half of a surrogate pair" if any("\ud800" <= letter <= "\udfff" for letter in text) else ""
+    return "has half of a surrogate pair" if has_surrogate(text) else ""
 
 
 def _length_fault(value: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from uniner.labels import has_surrogate
 from uniner.templates.interface import Mentions, ParsedAnswer, Spans
 
 
@@ -184,6 +185,6 @@ def strings_of(value: Any) -> tuple[str, ...] | None:
     """Return the distinct strings of a list that has nothing else; None of any other value."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return None
-    if any("\ud800" <= letter <= "\udfff" for text in value for letter in text):
+    if any(map(has_surrogate, value)):
         return None  # a lone surrogate: JSON can escape it, but no file can store it
     return tuple(dict.fromkeys(value))

@@ -151,7 +151,8 @@ def memory(
     unpacked = number_bytes * shape.hidden * shape.intermediate if shape.quantized else 0
     if workers == 1:
         piece = in_one_piece(shape.parameters, workers)
-        gathered = number_bytes * frozen + (2 * number_bytes + FLOAT32) * shape.trained if piece else 0
+        whole = number_bytes * frozen + shape.quantized / 2 + (2 * number_bytes + FLOAT32) * shape.trained
+        gathered = whole if piece else 0
     gathered += unpacked
     activations = load.row_tokens * kept + logits
     host = 0.0

@@ -57,7 +57,7 @@ def add_adapters(model: Any, lora: LoraSettings | None, device: torch.device | N
     device: where weights are rounded to 4 bits, one by one; a CPU core takes minutes for 7 B.
 
     Raises:
-        UserError: the model has no layer of these names.
+        UserError: the model has no layer of these names, or has layers that cannot be kept in 4 bits.
     """
     if lora is None:
         return model
@@ -69,7 +69,12 @@ def add_adapters(model: Any, lora: LoraSettings | None, device: torch.device | N
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"train.lora_modules = {lora.modules}: {reason}") from None
     if lora.bits:
-        for _, adapted_layer, layer in frozen_layers(model):
+        for name, adapted_layer, layer in frozen_layers(model):
+            if not isinstance(layer, torch.nn.Linear):  # GPT-2's Conv1D has its weights the other way round
+                raise UserError(
+                    f"train.lora_bits = {lora.bits}: the layer {name.removesuffix('.base_layer')} is a "
+                    f"{type(layer).__name__}, and only Linear can be kept in 4 bits; leave the setting out"
+                )
             adapted_layer.base_layer = Linear4bit(layer, device)
     return model
 

@@ -163,7 +163,9 @@ def shard(
     sizes = (world,) if copies == 1 else (copies, world // copies)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("copies", "shards")[-len(sizes) :])
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    if not in_one_piece(sum(weight.numel() for weight in model.parameters()), world):
+    # Of 4 bits there are two weights in each byte.
+    weights = sum(part.numel() * (2 if part.dtype == torch.uint8 else 1) for part in model.parameters())
+    if not in_one_piece(weights, world):
         for layer in decoder_layers(model) if layers is None else layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from uniner.labels import has_surrogate
+
 MentionsByType = dict[str, tuple[str, ...]]
 _NO_MENTION = {"", "none", "n/a", "null", "[]", "-"}
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
@@ -125,7 +127,7 @@ def _are_strings(value: Any) -> bool:
     """Return whether it is a list of strings without lone surrogates, which no file can hold."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return False
-    return not any("\ud800" <= letter <= "\udfff" for text in value for letter in text)
+    return not any(map(has_surrogate, value))
 
 
 INSTRUCTIONS: dict[str, Instruction] = {"published": PublishedInstruction(), "json": JsonListInstruction()}
