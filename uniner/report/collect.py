@@ -184,11 +184,12 @@ def _types(tag: Folder) -> tuple[TypeSurfaces, ...]:
 
 
 def _thresholds(evaluate: Manifest) -> tuple[ResultTable, ...]:
-    """Return the table of the lowest scores that evaluate proposes, by system, data set and type."""
+    """Return the table of the lowest scores that evaluate proposes for the run's models."""
+    scores = evaluate.results["scores"]
     rows = [
-        (system, dataset, name, *(round(found[figure], 3) for figure in _THRESHOLD_FIGURES))
-        for system, datasets in evaluate.results["scores"].items()
-        for dataset, scored in datasets.items()
+        (system, dataset, name, *(round(found[figure], 4) for figure in _THRESHOLD_FIGURES))
+        for system in OWN_STAGES
+        for dataset, scored in scores.get(system, {}).items()
         for name, found in scored.get("thresholds", {}).items()
     ]
     if not rows:
