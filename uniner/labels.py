@@ -185,5 +185,5 @@ def known_spellings(asked: Iterable[str], known: Collection[str]) -> dict[str, s
 
 def spelling_key(type_name: str) -> str:
     """Return what types have in common that differ in case, blanks, hyphens or the form of accents alone."""
-    composed = unicodedata.normalize("NFC", normalize_type(type_name))
-    return re.sub(r"[\s_-]+", " ", composed).strip()
+    composed = unicodedata.normalize("NFC", " ".join(type_name.lower().split()))
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", composed)

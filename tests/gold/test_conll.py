@@ -262,3 +262,10 @@ def test_two_columns_of_bare_types_that_differ_are_an_error(tmp_path):
         "PER",
         "GPE",
     ] * 9
+
+
+def test_a_column_of_chunks_beside_bare_types_is_no_other_column_of_tags(tmp_path):
+    path = tmp_path / "test.conll"
+    path.write_text("UN NNP I-NP ORG\naide NN I-NP O\nEkeus NNP I-NP PERSON\n. . O O\n, , O O\n\n" * 9)
+    read = [entity.type for passage in read_gold(str(path)) for entity in passage.entities]
+    assert read == ["ORG", "PERSON"] * 9

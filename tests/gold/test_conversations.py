@@ -100,3 +100,9 @@ def turn(place, value):
 def test_a_row_that_is_not_a_conversation_is_named(tmp_path, bad, message):
     with pytest.raises(UserError, match=message):
         list(read_gold(write(tmp_path / "test.json", [GOOD, bad])))
+
+
+def test_nan_in_a_field_that_is_not_read_costs_no_row(tmp_path):
+    rows = [{**row("a", TEXT, ("book", ["Dune"])), "score": float("nan")}]
+    (passage,) = read_gold(write(tmp_path / "test.json", rows))
+    assert entities(passage) == [(0, "Dune", "book")]

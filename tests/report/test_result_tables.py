@@ -38,7 +38,7 @@ def test_the_report_shows_the_thresholds_that_evaluate_proposes():
         dataset="own", passage_id="1", text="Ann left", type="<person>", reply="", predicted=("Ann",),
         gold=("Ann",), gold_spans=(), outcome="ok",
     )  # fmt: skip
-    proposed = TypeThreshold(threshold=0.62, f1=0.9, precision=0.95, recall=0.8555, plain_f1=0.8)
+    proposed = TypeThreshold(threshold=0.99994, f1=0.9, precision=0.95, recall=0.8555, plain_f1=0.8)
     scored = replace(score([answer])["own"], thresholds={"<person>": proposed})
     results = {"scores": {"base": {"own": scored.to_json()}, "student": {"own": scored.to_json()}}}
     evaluated = Manifest.of(Identity(stage="evaluate", settings={}), [], 1.0, results=results)
@@ -46,10 +46,10 @@ def test_the_report_shows_the_thresholds_that_evaluate_proposes():
     (row,) = table.rows
     shown = dict(zip(table.columns, row, strict=True))
     assert shown == {
-        "system": "student", "gold data": "own", "type": "<person>", "lowest score": 0.62,
-        "F1 without": 0.8, "F1 with": 0.9, "precision": 0.95, "recall": 0.8555,
+        "system": "student", "gold data": "own", "type": "<person>", "lowest score": 0.99994,
+        "F1 without": 0.8, "F1 with": 0.9, "precision": 0.95, "recall": 0.856,
     }  # fmt: skip
     page = render_html(replace(REPORT, tables=tables))
-    assert "Proposed thresholds" in page and "0.62" in page and "&lt;person&gt;" in page
+    assert "Proposed thresholds" in page and "0.99994" in page and "&lt;person&gt;" in page
     results["scores"]["student"]["own"] = replace(scored, thresholds={}).to_json()
     assert _thresholds(evaluated) == ()

@@ -236,3 +236,14 @@ def test_only_types_that_are_asked_otherwise_are_in_the_stage_s_identity(config,
     assert settings(types=["film"], unknown_types="nearest")["asked_by"] == {"film": ("movie",)}
     assert settings(types=["film: a work"])["types"] == ["film"]
     assert settings(types=["film: a work"]) != plain
+
+
+def test_types_that_the_student_learnt_apart_are_asked_apart(tag):
+    facts = StudentFacts(template="type", max_tokens=256, base="b", types=("date-time", "date time", "net"))
+    assert types_of(tag(types=["date-time", "date time"]), facts, {}).words_of("") == (
+        "date-time",
+        "date time",
+    )
+    with pytest.raises(UserError, match="differ in their spelling alone"):
+        types_of(tag(types=["date-time", "Date time"]), facts, {})
+    assert types_of(tag(types=[".NET", "net"]), facts, {}).words_of("") == (".NET", "net")

@@ -192,8 +192,11 @@ def _describe(problem: Any) -> tuple[str, str]:
             "attributes_type",
             "number",
         )
+        field = section.model_fields.get(keys[-1])
         expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
-        expected += _right_value(problem, section.model_fields.get(keys[-1]))
+        if wrong_type and kind == "int" and field and isinstance(field.default, int):
+            expected = expected.replace(" 2", f" {field.default}")
+        expected += _right_value(problem, field)
     if problem["loc"][-1] == "[key]":
         return f"{'.'.join(keys[:-1])}: the name {problem['input']!r} ", expected
     return f"{name} = {problem['input']!r}: ", expected

@@ -203,7 +203,8 @@ class Columns:
         for position, line in self.bare_differs.items() if self.bare else ():
             values = self.values[position]
             few = 1 < len(values) <= _BARE_TYPES
-            if few and values[OUTSIDE] >= _BARE_OUTSIDE * self.lines:
+            chunks = {type_of(value) if is_tag(value) else value for value in values} <= {"", *_CHUNKS}
+            if position > self.token and few and not chunks and values[OUTSIDE] >= _BARE_OUTSIDE * self.lines:
                 yield position, line
 
     def check(self) -> None:

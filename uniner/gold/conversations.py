@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from uniner.errors import UserError
-from uniner.gold.json_rows import JSON_ERRORS, JsonRow, id_of
+from uniner.gold.json_rows import JSON_ERRORS, JsonRow, decode, id_of
 from uniner.gold.records import GoldEntity, GoldPassage, GoldQuestion, GoldRow, LeftOut, bad_row
 from uniner.grounding import locate
 
@@ -41,6 +41,9 @@ class _PublishedTurn(msgspec.Struct):
 class _PublishedConversation(msgspec.Struct):
     conversations: list[_PublishedTurn]
     id: Any = None
+
+
+_CONVERSATION = msgspec.json.Decoder(_PublishedConversation)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def read(url: str, rows: Iterable[JsonRow]) -> Iterator[GoldRow | LeftOut]:
 
 def _answered_passage(where: str, row: JsonRow) -> _AnsweredPassage:
     try:
-        conversation = msgspec.json.decode(row.data, type=_PublishedConversation)
+        conversation = decode(_CONVERSATION, row.data)
     except JSON_ERRORS as error:
         raise UserError(f"{where}: {error}; a row is {EXAMPLE}") from None
     turns = conversation.conversations

@@ -33,15 +33,15 @@ class JsonRow(NamedTuple):
 def json_value(data: bytes) -> object:
     """Return the value of JSON, half a surrogate pair as U+FFFD, or the string that it is if it is broken."""
     try:
-        return _decode(_ANY, data)
+        return decode(_ANY, data)
     except JSON_ERRORS:
         try:
-            return _decode(_ANY, _SURROGATE.sub(rb"\\ufffd", data))
+            return decode(_ANY, _SURROGATE.sub(rb"\\ufffd", data))
         except JSON_ERRORS:
             return data.decode(errors="replace")
 
 
-def _decode(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes) -> _Decoded:
+def decode(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes) -> _Decoded:
     """Decode JSON, also where what is not read has NaN or half a surrogate pair, which msgspec refuses."""
     try:
         return decoder.decode(data)
@@ -99,7 +99,7 @@ def decoded_rows(
     for row in rows:
         where = f"{url}, {row.place}"
         try:
-            yield from read(row, where, _decode(decoder, row.data))
+            yield from read(row, where, decode(decoder, row.data))
         except JSON_ERRORS as error:
             yield bad_row(f"{where}: {str(error)[:200]}; a row is {example}")
         except UserError as error:

@@ -1,5 +1,6 @@
 """Read a run's manifests, scores and some tagged passages into one plain value for both outputs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,13 +31,7 @@ _EXAMPLE_CHARACTERS = 600
 # tag's table of surfaces and the tables' manifest, see docs/output.md
 _SURFACE_TABLE, _TABLES = "aggregate.parquet", "tables.json"
 
-_THRESHOLD_FIGURES = {
-    "threshold": "lowest score",
-    "plain_f1": "F1 without",
-    "f1": "F1 with",
-    "precision": "precision",
-    "recall": "recall",
-}
+_FIGURES = {"plain_f1": "F1 without", "f1": "F1 with", "precision": "precision", "recall": "recall"}
 
 Curve = tuple[tuple[int, float], ...]
 """Points (step, value)."""
@@ -187,7 +182,7 @@ def _thresholds(evaluate: Manifest) -> tuple[ResultTable, ...]:
     """Return the table of the lowest scores that evaluate proposes for the run's models."""
     scores = evaluate.results["scores"]
     rows = [
-        (system, dataset, name, *(round(found[figure], 4) for figure in _THRESHOLD_FIGURES))
+        (system, dataset, name, found["threshold"], *(round(found[figure], 3) for figure in _FIGURES))
         for system in OWN_STAGES
         for dataset, scored in scores.get(system, {}).items()
         for name, found in scored.get("thresholds", {}).items()
@@ -197,10 +192,10 @@ def _thresholds(evaluate: Manifest) -> tuple[ResultTable, ...]:
     return (
         ResultTable(
             title="Proposed thresholds",
-            columns=("system", "gold data", "type", *_THRESHOLD_FIGURES.values()),
+            columns=("system", "gold data", "type", "lowest score", *_FIGURES.values()),
             rows=tuple(rows[:THRESHOLDS]),
             note="F1, precision and recall are of passages that a threshold was not chosen on. Tag takes "
-            f'them as tag.min_score_of_type = {{"{rows[0][2]}" = {rows[0][3]}}}; evaluate prints all so.',
+            f"them as tag.min_score_of_type = {{{json.dumps(rows[0][2])} = {rows[0][3]}}}.",
         ),
     )
 

@@ -39,7 +39,10 @@ _PARTS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_WORD_STARTS, _WORD_ENDS = re.compile(r"(?<!\w)\w"), re.compile(r"\w(?!\w)")
+_NEXT_WORD = re.compile(r"(?<!\w)\w")
+_WORDS, _DIGIT, _LOOKS_AHEAD = re.compile(r"\w+"), re.compile(r"\d"), re.compile(r"\(\?[=!]|\$|\\Z")
+_LONGEST_NUMBER = 64
+"""Characters of a number with a checksum, its name and the blanks in it."""
 _IN_BRACES = re.compile(r"\{[0-9A-Za-z<=+,\s]*")
 _PROBES = tuple(
     text * (300 // len(text)) + end
@@ -57,6 +60,7 @@ class BoundedRegex:
         self.expression = expression
         self.timed_out = False
         self._compiled = regex.compile(expression)
+        self._looks_ahead = _LOOKS_AHEAD.search(expression) is not None
 
     def restart(self) -> None:
         """Forget that the limit was reached, before another text."""
@@ -68,8 +72,9 @@ class BoundedRegex:
         """Return the matches that are not empty, without blanks around them; none where it is too slow.
 
         check: what a match must be besides. Of one that is not, such as a number with the currency behind it,
-        the longest beginning counts that ends with a word, matches and is. sure: chance hardly passes the
-        check, so where no beginning does, the search goes on with the match's second word.
+        the longest beginning counts that ends before a word without digits, matches and is. sure: chance
+        hardly passes the check, so a beginning may end with any word, and where none is right, the search
+        goes on with the match's second word.
         """
         started = time.thread_time()
         try:
@@ -90,26 +95,38 @@ class BoundedRegex:
     ) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         place = 0
-        while match := self._compiled.search(text, place, timeout=LIMIT_S):
+        while place <= len(text) and (match := self._compiled.search(text, place, timeout=LIMIT_S)):
             start, end = _without_blanks(text, *match.span())
             place = max(match.end(), match.start() + 1)
-            if right := self._longest_right(text, start, end, check):
+            if right := self._longest_right(text, start, end, check, sure):
                 found.append((start, right))
                 place = right  # what a longer match had swallowed may have another
-            elif sure and (word := _WORD_STARTS.search(text, start + 1, end)):
+            elif sure and (word := _NEXT_WORD.search(text, start + 1, end)):
                 place = word.start()
             if time.thread_time() - started > LIMIT_S:
                 raise TimeoutError
         return found
 
-    def _longest_right(self, text: str, start: int, end: int, check: Callable[[str], bool]) -> int | None:
+    def _longest_right(
+        self, text: str, start: int, end: int, check: Callable[[str], bool], sure: bool
+    ) -> int | None:
         """Return where the longest right match from `start` on ends; None: no beginning is right."""
         if check(text[start:end]):
             return end
-        for word in reversed(list(_WORD_ENDS.finditer(text, start, end))):
-            matches = word.end() < end and self._compiled.fullmatch(text, start, word.end(), timeout=LIMIT_S)
-            if matches and check(text[start : word.end()]):
-                return word.end()
+        if self._looks_ahead:  # what a beginning would hide from it
+            return None
+        longest = min(end, start + _LONGEST_NUMBER)
+        for word in reversed(list(_WORDS.finditer(text, start, longest))):
+            place = word.end()
+            after = _WORDS.search(text, place, end)
+            # Of ten beginnings of a row of numbers one has the checksum of a card by chance.
+            divides = place < end and (sure or not after or not _DIGIT.search(after[0]))
+            if (
+                divides
+                and self._compiled.fullmatch(text, start, place, timeout=LIMIT_S)
+                and check(text[start:place])
+            ):
+                return place
         return None
 
     def search(self, text: str) -> Any:

@@ -79,9 +79,9 @@ def select_types(
         of_source = {
             source: [*split_types(types, "tag.types_of_source")] for source, types in of_source.items()
         }
-    _require_one_spelling("tag.types", [*named, *file])
+    _require_one_spelling("tag.types", [*named, *file], learnt)
     for source, types in of_source.items():
-        _require_one_spelling(f"tag.types_of_source.{source}", types)
+        _require_one_spelling(f"tag.types_of_source.{source}", types, learnt)
     spellings = set(map(spelling_key, [*named, *file]))
     more = [name for name in learnt[: top or 0] if spelling_key(name) not in spellings]
     selected = [*named, *file, *more] or learnt
@@ -97,11 +97,12 @@ def select_types(
     return replace(asked, words=plain_words(asked.all(), described, learnt))
 
 
-def _require_one_spelling(setting: str, names: Iterable[str]) -> None:
+def _require_one_spelling(setting: str, names: Iterable[str], learnt: Sequence[str]) -> None:
+    """Check that no type is named in two spellings, unless the student has learnt both."""
     written: dict[str, str] = {}
     for name in names:
         other = written.setdefault(spelling_key(name), name)
-        if other != name:
+        if other != name and not {name, other} <= set(learnt):
             raise UserError(
                 f"{setting}: {other!r} and {name!r} differ in their spelling alone, and both would be asked; "
                 "keep one"
