@@ -29,7 +29,7 @@ _CHUNKS = {
 }  # fmt: skip
 
 
-class Line(NamedTuple):
+class TokenLine(NamedTuple):
     """A line with its columns; without columns, it ends a sentence. starts: it is a sentence's first."""
 
     number: int
@@ -61,21 +61,21 @@ class Layout(NamedTuple):
         return BAD_LINE if wrong else EMPTY_TOKEN
 
 
-def lines(url: str) -> Iterator[Line]:
+def lines(url: str) -> Iterator[TokenLine]:
     """Yield the lines of a file, comments and document marks left out."""
     starts = True
     for number, line in gold_text_lines(url):
         if line is None:
-            yield Line(number, "", ["\ufffd"], starts)
+            yield TokenLine(number, "", ["\ufffd"], starts)
             continue
         if not line.strip(_BLANK) or _DOCUMENT.match(line):
-            yield Line(number, line, [], starts=False)
+            yield TokenLine(number, line, [], starts=False)
             starts = True
             continue
         columns = _split(line)
         if starts and line.startswith("#") and not is_tag(columns[-1]):
             continue
-        yield Line(number, line, columns, starts)
+        yield TokenLine(number, line, columns, starts)
         starts = False
 
 
@@ -106,7 +106,7 @@ class Columns:
     numbers: list[int] = field(default_factory=lambda: [0, 0])
     running: bool = True
     before: int = -1
-    first_bad: Line | None = None
+    first_bad: TokenLine | None = None
     bad_lines: int = 0
     bad_bare_lines: int = 0
     tags_first: int = 0
@@ -133,7 +133,7 @@ class Columns:
         few = bare > 0 and len(self.plain) <= _BARE_TYPES
         return few and 100 * self.prefixed < bare and outside >= _BARE_OUTSIDE * self.lines
 
-    def add(self, line: Line) -> None:
+    def add(self, line: TokenLine) -> None:
         """Take the next line into account."""
         if not line.columns:
             return
@@ -176,7 +176,7 @@ class Columns:
         self.running = self.running and len(columns) > 2 and number >= 0 and follows
         self.before = number
 
-    def _add_tags(self, line: Line) -> None:
+    def _add_tags(self, line: TokenLine) -> None:
         last_type = type_of(line.columns[-1])
         for position, column in enumerate(line.columns[1:-1], start=1):
             if is_tag(column):
@@ -185,7 +185,7 @@ class Columns:
                 if type_of(column) != last_type:
                     self.differs.setdefault(position, line.number)
 
-    def _add_values(self, line: Line) -> None:
+    def _add_values(self, line: TokenLine) -> None:
         for position, value in enumerate(line.columns[1:-1], start=1):
             values = self.values.setdefault(position, Counter())
             if value in values or len(values) <= _BARE_TYPES:
@@ -239,7 +239,7 @@ class Columns:
                 f"`{self._cut}{self.token + 1},{position + 1}`"
             )
 
-    def _bad_line(self, bad: Line) -> str:
+    def _bad_line(self, bad: TokenLine) -> str:
         if not bad.text:
             return not_utf8(self.url, bad.number)
         place = f"column {', '.join(map(str, self.tag_columns))}" if self.tag_columns else "the last column"
