@@ -36,12 +36,12 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import real_bases
-from benchmarks.cascade import f1_text, toml
+from benchmarks.cascade import f1_text, mean_f1, toml
 from benchmarks.quickstart_runs import run_stages, words_of_corpus
 from benchmarks.table import say
 from uniner.config.loader import load
 from uniner.errors import UserError
-from uniner.evaluate.leaderboard import LeaderboardCell, mean_cell
+from uniner.evaluate.leaderboard import LeaderboardCell
 from uniner.evaluate.scoring import ProtocolTally
 from uniner.labels import normalize_type
 from uniner.metrics.counts import Counts
@@ -226,16 +226,11 @@ def table(
 
 def f1_of(passages: Mapping[str, Sequence[Counts]]) -> LeaderboardCell:
     """Return F1 in per cent, the mean of the data sets, with its 95 % interval."""
-    cells = []
-    for counts in passages.values():
-        tally = ProtocolTally()
-        for each in counts:
-            tally.add(each, 1, 0)
-        scored = tally.score()
-        cells.append(LeaderboardCell(100 * scored.f1, *(100 * end for end in scored.interval)))
-    whole = mean_cell(cells, len(cells))
-    assert whole, "evaluate has scored a data set"
-    return whole
+    tallies = {name: ProtocolTally() for name in passages}
+    for name, tally in tallies.items():
+        for counts in passages[name]:
+            tally.add(counts, 1, 0)
+    return mean_f1({name: tally.score() for name, tally in tallies.items()})
 
 
 def _cell(

@@ -5,7 +5,6 @@ file of the same folder.
 """
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from uniner.config.schema import Config
 from uniner.config.systems import SYSTEMS
 from uniner.config.teachers import TEACHERS
 from uniner.errors import UserError
+from uniner.labels import has_surrogate
 
 _OF_TEACHER = (
     "model", "base_url", "actors", "in_flight", "timeout_s", "retries", "requests_per_minute",
@@ -58,7 +58,7 @@ _EXAMPLES = {
 }
 """Settings that every config must have, each with an example."""
 _EXPECTED = {
-    "int": "must be a whole number, such as 2",
+    "int": "must be a whole number, such as {default}",
     "float": "must be a number, such as 0.5",
     "finite": "must be a finite number, such as 0.5",
     "bool": "must be true or false",
@@ -90,7 +90,7 @@ def load(words: Sequence[str]) -> Config:
         )
     tree = _read(Path(words[0]))
     for number, word in enumerate(words[1:], 1):
-        if re.search("[\ud800-\udfff]", word):  # a byte of the command line that is not UTF-8
+        if has_surrogate(word):  # a byte of the command line that is not UTF-8
             raise UserError(
                 f"setting {number} of the command line ({ascii(word)[1:-1][:60]}) is not UTF-8; type it in a "
                 "terminal whose locale is UTF-8, such as LANG=C.UTF-8"
@@ -193,10 +193,9 @@ def _describe(problem: Any) -> tuple[str, str]:
             "number",
         )
         field = section.model_fields.get(keys[-1])
-        expected = _EXPECTED[kind].replace("{name}", name) if wrong_type else message
-        if wrong_type and kind == "int" and field and isinstance(field.default, int):
-            expected = expected.replace(" 2", f" {field.default}")
-        expected += _right_value(problem, field)
+        default = field.default if field and isinstance(field.default, int) else 2
+        right_type = _EXPECTED.get(kind, "").replace("{name}", name).replace("{default}", str(default))
+        expected = (right_type if wrong_type else message) + _right_value(problem, field)
     if problem["loc"][-1] == "[key]":
         return f"{'.'.join(keys[:-1])}: the name {problem['input']!r} ", expected
     return f"{name} = {problem['input']!r}: ", expected

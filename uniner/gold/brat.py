@@ -20,11 +20,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from uniner.errors import UserError
-from uniner.gold.lines import gold_bytes, gold_text_lines, not_utf8
+from uniner.gold.lines import EXPANSION, gold_text_lines, not_utf8
 from uniner.gold.records import GoldRow, LeftOut, MarkedSpan, annotated_row, bad_row, faults_in, same_words
-from uniner.storage.decompression import first_bytes
 from uniner.storage.filesystem import files_below, filesystem
-from uniner.storage.line_reader import BYTE_ORDER_MARK
+from uniner.storage.line_reader import BYTE_ORDER_MARK, read_whole
 
 _OFFSET = r"\d{1,12}"
 _TEXT_BOUND = re.compile(rf"T\S*\t(\S+) ({_OFFSET} {_OFFSET}(?:;{_OFFSET} {_OFFSET})*)\t(.*)")
@@ -60,13 +59,13 @@ def _document(number: int, annotations: str, text_url: str | None, name: str) ->
     if text_url is None:
         raise UserError(f"{annotations}: the .txt file of this name is missing; add it or remove this file")
     try:
-        text = gold_bytes(text_url).decode()
-        marked = first_bytes(text_url).startswith(BYTE_ORDER_MARK)
+        data = read_whole(text_url, EXPANSION)
+        text = data.removeprefix(BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{text_url}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     if not text.strip():
         return LeftOut({"empty_document": 1})
-    return _best_reading(number, annotations, text, name, marked=marked)
+    return _best_reading(number, annotations, text, name, marked=data.startswith(BYTE_ORDER_MARK))
 
 
 def _best_reading(number: int, annotations: str, text: str, name: str, *, marked: bool) -> GoldRow:

@@ -83,6 +83,11 @@ class RuleRunner:
         self._without_case = [(rule, without_case(form)) for rule, form in phrases if not rule.match_case]
         self._regexes = {rule.line: BoundedRegex(rule.regex) for rule in rules.rules if rule.regex}
         self._found_by_regex = [rule for rule in adding if rule.regex]
+        self._retyped_texts = {
+            rule.line: _comparable(rule.phrase, match_case=rule.match_case)
+            for rule in rules.rules
+            if rule.action == "retype" and rule.phrase
+        }
         self._retyping = [rule for rule in rules.rules if rule.action == "retype"]
         self._dropping = [_Drop(rule) for rule in rules.rules if rule.action == "drop"]
         self._by_tokens = [rule for rule in rules.rules if rule.tokens]
@@ -198,9 +203,8 @@ class RuleRunner:
             if rule.tokens:
                 fits = (rule.line, start, end) in places
             elif rule.phrase:
-                fits = _comparable(entity.text, match_case=rule.match_case) == _comparable(
-                    rule.phrase, match_case=rule.match_case
-                )
+                text = _comparable(entity.text, match_case=rule.match_case)
+                fits = text == self._retyped_texts[rule.line]
             else:
                 expression = self._expression(rule, work, late)
                 fits = bool(expression and expression.fullmatch(entity.text))

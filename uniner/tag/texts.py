@@ -7,7 +7,6 @@ runs in this process, which takes no Ray, unless this process uses Ray already.
 import logging
 import math
 import os
-import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Self
 from uniner.config.loader import checked
 from uniner.config.schema import EngineSection
 from uniner.errors import UserError
-from uniner.labels import is_visible, stripped
+from uniner.labels import has_surrogate, is_visible, stripped
 from uniner.records import PASSAGE, Passage, TaggedPassage, from_table, to_table
 from uniner.runtime.gpu import require_gpus_here
 from uniner.runtime.held_worker import HeldWorker, WorkerHere, uses_ray
@@ -242,7 +241,7 @@ def _listed(values: Iterable[Any], argument: str, example: str) -> list[Any]:
 
 def _is_line(name: str) -> bool:
     """Tell whether a name is one line of visible characters, each whole."""
-    return is_visible(name) and len(name.splitlines()) == 1 and not re.search("[\ud800-\udfff]", name)
+    return is_visible(name) and len(name.splitlines()) == 1 and not has_surrogate(name)
 
 
 def _given_student(student: "str | os.PathLike[str]") -> str:
